@@ -1,0 +1,1 @@
+"""The tests of agentd: `unit` needs nothing, `integration` the real servers in `servers`."""

@@ -1,0 +1,1 @@
+"""Tests on real Consul and real nginx, each on loopback and in its own directories."""
