@@ -1,0 +1,192 @@
+"""All that the author of a handler imports.
+
+A handler turns one change into staged files. It never talks to Consul, never writes where nginx reads, and
+never claims what it did: the tree finds out what differs, and the worker records the outcome.
+
+    class Motd(Handler):
+        class Options(HandlerOptions):
+            path: str = "motd/motd.txt"
+
+        options: Options
+
+        def handle(self, change: Change, context: Context) -> None:
+            if isinstance(change, KeyState) and change.value is not None:
+                context.files.write(self.options.path, change.value)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+from agentd.errors import HandlerError, PermanentError, TemporaryError
+from agentd.options import Duration, NginxOptions, Options
+from agentd.watch.changes import (
+    Change,
+    ChecksState,
+    Event,
+    Instance,
+    KeyPrefixState,
+    KeyState,
+    NodesState,
+    Notification,
+    ServicesState,
+    ServiceState,
+    Timer,
+)
+
+__all__ = [
+    "Change",
+    "ChecksState",
+    "Completed",
+    "Context",
+    "Duration",
+    "Event",
+    "Files",
+    "Handler",
+    "HandlerError",
+    "HandlerOptions",
+    "Instance",
+    "KeyPrefixState",
+    "KeyState",
+    "Log",
+    "NginxOptions",
+    "NodesState",
+    "Notification",
+    "PermanentError",
+    "ServiceState",
+    "ServicesState",
+    "TemporaryError",
+    "Timer",
+]
+
+
+class HandlerOptions(Options):
+    """The base of a handler's `options:`: frozen, and an unknown field is refused."""
+
+
+class Files(Protocol):
+    """The tree as one attempt sees it: what is current, and over it what this attempt has staged.
+
+    A path is relative to the generation, with forward slashes, such as "tickets/current.key".
+    """
+
+    def read(self, path: str) -> bytes | None:
+        """The staged or current content, or None if there is no such file."""
+
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """Stage a file. Raises PermanentError if the path leaves the tree or belongs to another handler."""
+
+    def remove(self, path: str) -> None:
+        """Stage a removal; a file that is not there is not an error."""
+
+    def paths(self, prefix: str = "") -> list[str]:
+        """This handler's files, staged ones included, that begin with `prefix`, sorted."""
+
+    def reference(self, path: str) -> str:
+        """How nginx's configuration names the file: relative to its own directory, through `current`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A process that ended. `output` is the last 4 KiB of standard output and error together."""
+
+    returncode: int
+    output: bytes
+    duration: float
+
+
+class Run(Protocol):
+    """Runs a program; see `Context.run`."""
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        """Run `argv` without a shell in a process group of its own.
+
+        Raises:
+            TemporaryError: it could not be started, ran out of time (the whole group is ended), or, with
+                `check`, ended with a status other than 0; the message quotes the end of its output.
+        """
+
+
+class Log(Protocol):
+    """A structlog logger bound to the handler and the change: a constant dotted event name, data in fields."""
+
+    def debug(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (structlog's own signature)
+    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
+    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
+    def error(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one attempt may touch.
+
+    Attributes:
+        handler: the name of the configured handler.
+        now: unix time, in seconds, at which the attempt began; use it instead of the clock.
+        files: the staged tree.
+        store: small JSON values that are committed together with the files, and rolled back with them.
+        log: the logger.
+        run: runs a program within what is left of the attempt's time; in a dry run it only says so.
+        nginx: the nginx of this node.
+        dry_run: True in `agentd replay --dry-run`: nothing outside `files` and `store` may be touched.
+        generation: the number of the generation that is current, 0 before the first.
+    """
+
+    handler: str
+    now: float
+    files: Files
+    store: MutableMapping[str, Any]
+    log: Log
+    run: Run
+    nginx: NginxOptions
+    dry_run: bool = False
+    generation: int = 0
+
+
+class Handler:
+    """The base of every handler. One object serves one entry of the YAML map, from one thread at a time.
+
+    Attributes:
+        proves: True for a handler that, notified, proves that the new generation is live. A change whose
+            commit notified such a handler ends as applied once the proof succeeds; when it raises PermanentError the tree is
+            flipped back and the change ends as failed.
+    """
+
+    Options: ClassVar[type[HandlerOptions]] = HandlerOptions
+    proves: ClassVar[bool] = False
+
+    def __init__(self, options: HandlerOptions) -> None:
+        self.options = options
+
+    def initial(self, context: Context) -> None:
+        """Stage what nginx needs to load before any change came. Called at every start."""
+
+    def handle(self, change: Change, context: Context) -> None:
+        """Stage files, run processes, or raise TemporaryError or PermanentError.
+
+        Any other exception is a bug in the handler: logged with its traceback, retried, capped.
+        """
+        raise NotImplementedError
+
+    def due(self, now: float, context: Context) -> float | None:  # noqa: ARG002 (for those that override it)
+        """Do the timed work whose time has come at `now` (unix seconds).
+
+        Returns:
+            The unix time of the next timed work, or None if there is none. Called at the start, after
+            every commit of this handler, and when that time comes.
+        """
+        return None
+
+    def hold(self, now: float, context: Context) -> float:  # noqa: ARG002 (for those that override it)
+        """How many seconds to hold what waits, so that later changes join it; 0 to go ahead."""
+        return 0.0

@@ -1,0 +1,61 @@
+"""The value types of the YAML file: the frozen base model, `Duration`, and what agentd must know of nginx.
+
+Validators here only look at values; nothing does I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
+_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+
+
+def parse_duration(value: object) -> float:
+    """Turn "55s", "1h30m", "250ms" or a plain number of seconds into seconds.
+
+    Raises:
+        ValueError: not a duration, or negative.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    if isinstance(value, str) and value.isascii():
+        if _DURATION.fullmatch(value):
+            return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
+        if value.isdigit():
+            return float(value)
+    msg = "a duration such as 55s, 1h30m or 250ms is needed"
+    raise ValueError(msg)
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds, written as "55s" or "1h30m"."""
+
+
+class Options(BaseModel):
+    """The frozen base of every section: an unknown field is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NginxOptions(Options):
+    """The nginx on this node, as agentd checks, signals and asks it."""
+
+    binary: str = Field("nginx", description="The nginx program; found in PATH if it has no slash.")
+    conf: Path = Field(
+        Path("/etc/nginx/nginx.conf"), description="The main configuration file; the tree lies in its directory."
+    )
+    pid: Path = Field(Path("/run/nginx.pid"), description="The file in which nginx keeps the pid of its master.")
+    error_log: Path = Field(
+        Path("/var/log/nginx/error.log"), description="Where [emerg] lines are read from after a failed reload."
+    )
+    canary: Path = Field(
+        Path("/run/agentd/nginx.sock"),
+        description="Unix socket of the generation canary; nginx creates it, and it answers the generation being served.",
+    )
+    timeout: Duration = Field(30.0, description="Time limit of one `nginx -t`.")
