@@ -1,0 +1,1 @@
+"""agentd: watches Consul and turns changes into files that nginx runs."""
