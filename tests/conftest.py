@@ -1,0 +1,26 @@
+"""What all tests share: Hypothesis's settings, and the marker of those that need servers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis.database import DirectoryBasedExampleDatabase
+
+_ROOT = Path(__file__).parent.parent
+
+settings.register_profile(
+    "agentd",
+    # A shared two-core machine is no judge of how long one example may take.
+    deadline=None,
+    database=DirectoryBasedExampleDatabase(_ROOT / ".cache" / "hypothesis"),
+)
+settings.load_profile("agentd")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything under tests/integration, so that `-m 'not integration'` works."""
+    for item in items:
+        if item.path.is_relative_to(_ROOT / "tests" / "integration"):
+            item.add_marker(pytest.mark.integration)

@@ -1,0 +1,88 @@
+"""A real `agentd run`: started on a configuration file, waited for, stopped or killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import urllib3
+
+from tests.servers.process import ServerProcess
+
+_PROGRAM = str(Path(sys.executable).with_name("agentd"))
+# The log must be the machine's, whatever terminal the tests run in, and no token of the person's may leak in.
+_UNSET = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPACE", "NOTIFY_SOCKET"))
+
+
+class AgentdProcess:
+    """One daemon.
+
+    Args:
+        configuration: the YAML file.
+        log: where its standard error goes, appended over restarts.
+        status: host and port of its status server, as the configuration has it.
+        environment: variables for this daemon only.
+    """
+
+    def __init__(
+        self,
+        configuration: Path,
+        log: Path,
+        status: tuple[str, int],
+        *,
+        environment: Mapping[str, str | None] | None = None,
+    ) -> None:
+        self.configuration = configuration
+        self.log = log
+        self._status = status
+        argv = [_PROGRAM, "run", "--config", str(configuration)]
+        self.process = ServerProcess(argv, log, environment=_UNSET | dict(environment or {}))
+
+    def start(self, *, seconds: float = 20.0) -> AgentdProcess:
+        """Start the daemon and wait until /readyz answers 200."""
+        self.process.start(lambda: self.get("/readyz")[0] == 200, seconds=seconds)
+        return self
+
+    def stop(self, *, seconds: float = 20.0) -> int | None:
+        """End it with SIGTERM, as systemd does; return the exit status."""
+        return self.process.stop(signal.SIGTERM, seconds=seconds)
+
+    def kill(self) -> None:
+        """End it with SIGKILL, wherever it is."""
+        self.process.kill()
+
+    def reload(self) -> None:
+        """Have it read its configuration again (SIGHUP)."""
+        self.process.send(signal.SIGHUP)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """GET from the status server; return status and body.
+
+        Raises:
+            ConnectionError: it does not answer.
+        """
+        host, port = self._status
+        try:
+            with urllib3.HTTPConnectionPool(host, port, timeout=5, retries=False) as pool:
+                answer = pool.request("GET", path)
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(f"no answer from {host}:{port}: {error}") from error
+        return answer.status, answer.data.decode()
+
+    def log_lines(self) -> list[str]:
+        """Return what it logged so far, over all its starts."""
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+    def command(self, name: str, *arguments: str, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+        """Run another agentd command on the same configuration, e.g. `command("history", "--json")`."""
+        return subprocess.run(
+            [_PROGRAM, name, "--config", str(self.configuration), *arguments],
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
