@@ -341,10 +341,6 @@ def _cross_check(document: Document, config: Config) -> Iterator[str]:
                 yield document.problem(place, f"there is no handler named {told!r} in this file")
             elif config.handlers[told].notify:
                 yield document.problem(place, f"{told!r} notifies others itself; notifications do not chain")
-    for at, name in enumerate(config.handlers):
-        told = any(name in entry.notify for entry in config.handlers.values())
-        if not config.handlers[name].on and not told:
-            yield document.problem(("handlers", name), f"nothing reaches handler {at + 1}: it needs `on`, or a handler that notifies it")
     try:
         _ = config.prefix
     except ValueError:

@@ -6,12 +6,14 @@
     │   ├── ConsulUnavailable  no answer, no leader, a 5xx: wait and ask again
     │   └── ConsulRefused      an answer that says no: ACL, 4xx; asking again does not help
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
+    ├── JournalError           the journal cannot be read or written
     └── HandlerError
         ├── TemporaryError     retried, after `retry_after` seconds if given
         └── PermanentError     a refusal: the change is not applied, nothing changes
 
 Exceptions of libraries and of the system are translated where they enter (`watch/client.py`,
-`apply/process.py`, `apply/sources.py`, `apply/tree.py`), always with `raise ... from`. The text says what the operator can do.
+`apply/process.py`, `apply/sources.py`, `apply/tree.py`,
+`apply/journal.py`), always with `raise ... from`. The text says what the operator can do.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ class ConsulRefused(ConsulError):
 
 class TreeError(AgentdError):
     """The tree cannot be read or written; nothing is half-written, and the next attempt may succeed."""
+
+
+class JournalError(AgentdError):
+    """The journal cannot be read or written; what was being recorded is not recorded."""
 
 
 class HandlerError(AgentdError):
