@@ -140,11 +140,17 @@ class Journal:
 
     # -- what comes in
 
-    def receive(self, owed: Iterable[tuple[Change, Sequence[str]]]) -> set[str]:
+    def receive(
+        self, owed: Iterable[tuple[Change, Sequence[str]]], *, listed: Iterable[str] | None = None
+    ) -> set[str]:
         """Write down each change for each of the handlers that did not have it yet.
 
         An event is known by its ID. A state is new if it differs from the newest one of its query; it closes
         older ones of that query which still wait.
+
+        Args:
+            owed: changes, each with its handlers.
+            listed: the IDs of all events in Consul's ring, if that is what was asked; those are never pruned.
 
         Returns:
             The handlers that now have something new.
@@ -153,6 +159,9 @@ class Journal:
         with self._transaction() as db:
             for change, handlers in owed:
                 told.update(name for name in handlers if self._owe(db, name, change))
+            if listed is not None:
+                db.execute("DELETE FROM ring")
+                db.executemany("INSERT OR IGNORE INTO ring VALUES (?)", ((one,) for one in listed))
         return told
 
     def _owe(self, db: sqlite3.Connection, handler: str, change: Change) -> bool:
@@ -204,12 +213,6 @@ class Journal:
         self.receive([(change, [handler])])
         rows = self._all("SELECT * FROM changes WHERE handler = ? AND id = ?", handler, change.id)
         return _entry(rows[0])
-
-    def listed(self, ids: Iterable[str]) -> None:
-        """Remember which events Consul's ring lists now; those are never pruned."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM ring")
-            db.executemany("INSERT OR IGNORE INTO ring VALUES (?)", ((one,) for one in ids))
 
     def replay(self, identity: str, handler: str | None = None) -> list[Entry]:
         """Owe a change once more to the handlers that had it.
