@@ -1,0 +1,1 @@
+"""Talks to Consul, and does nothing else."""
