@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from agentd.apply.journal import Journal, Plan
+from agentd.apply.observer import Blind, Observer
 from agentd.apply.outcome import Ending, Report
 from agentd.apply.tree import Stage, Tree
 
@@ -30,13 +31,13 @@ class Committer:
         *,
         report: Report,
         told: Callable[[Sequence[str]], None] = lambda names: None,  # noqa: ARG005 (nobody to tell)
-        clock: Callable[[], float] = time.time,
+        observer: Observer | None = None,
     ) -> None:
         self.tree = tree
         self.journal = journal
         self._report = report
-        self._told = told
-        self._clock = clock
+        self.told = told
+        self.observer = observer or Blind()
         self._still = threading.RLock()
 
     @contextmanager
@@ -61,6 +62,7 @@ class Committer:
             TemporaryError: it cannot be checked now, because nginx's configuration is broken elsewhere.
             TreeError, JournalError: it could not be written; nothing changed.
         """
+        began = time.monotonic()
         with self._still:
             stores = self.journal.stores()
             if plan.store is not None:
@@ -81,7 +83,8 @@ class Committer:
                 self._publish(self.journal.settle(plan))
                 return None
             self._publish(self.journal.complete(made.generation))
-        self._told(plan.notify)
+        self.observer.committed(time.monotonic() - began)
+        self.told(plan.notify)
         return made.generation
 
     def _held(self) -> tuple[int, ...]:
@@ -103,6 +106,7 @@ class Committer:
             if not target or target == self.tree.current:
                 return None
             self.roll_back(target, reason, notify)
+            self.observer.rolled_back()
             return target
 
     def roll_back(self, to: int, reason: str, notify: Sequence[str], *, check: bool = False) -> None:
@@ -124,7 +128,7 @@ class Committer:
 
             self.tree.roll_back(to, prepare=prepare, check=check)
             self._publish(self.journal.complete(to))
-        self._told(plan.notify)
+        self.told(plan.notify)
 
     def end(self, endings: Sequence[Ending]) -> None:
         """Close entries that need no commit."""

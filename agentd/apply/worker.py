@@ -65,6 +65,7 @@ class Worker:
         self._handler = configured.build()
         self._committer = committer
         self._journal = committer.journal
+        self._observer = committer.observer
         self._nginx = nginx or NginxOptions()
         self._provers = tuple(provers)
         self._heartbeat = heartbeat
@@ -223,6 +224,7 @@ class Worker:
             self._committer.end([self._ending(entry, Outcome.FAILED, reason, batch)])
             return _Next.GO_ON
         wait = self._backoff.delay(attempt) if error.retry_after is None else error.retry_after
+        self._observer.retry(self.name)
         self._journal.defer([entry.seq], str(error), self._clock() + wait, failed=True)
         self._log.warning("handler.retry", change=entry.id, attempt=attempt, retry_in=round(wait, 1), reason=str(error))
         return _Next.STOP
@@ -276,12 +278,14 @@ class Worker:
         except TemporaryError as error:
             self._later(newest, error, batch)
         else:
+            self._observer.reloaded("proved", self._clock() - batch.started)
             self._committer.prove(batch.generation)
             self._end_merged(told, Outcome.APPLIED)
             self._committer.end([self._ending(newest, Outcome.APPLIED, "", batch)])
 
     def _disprove(self, told: list[Entry], error: PermanentError, batch: Batch) -> None:
         newest = told[-1]
+        self._observer.reloaded("failed", self._clock() - batch.started)
         rolled_back = isinstance(newest.change, Notification) and newest.change.rollback
         back = None if rolled_back else self._committer.disprove(str(error), self._provers)
         if back is None:  # nothing to go back to: the reload stays owed
@@ -293,6 +297,7 @@ class Worker:
 
     def _end_merged(self, told: list[Entry], outcome: Outcome) -> None:
         merged = f"merged into {told[-1].id}"
+        self._observer.reloads_merged(len(told) - 1)
         self._committer.end([self._ending(entry, outcome, merged) for entry in told[:-1]])
 
     # -- timed work
@@ -317,6 +322,13 @@ class Worker:
         if self._left_behind is not None and self._left_behind.is_alive():
             raise TemporaryError("the call before, which ran out of time, has still not returned")
         self._left_behind = None
+        began = time.monotonic()
+        try:
+            return self._limited(call)
+        finally:
+            self._observer.handled(self.name, time.monotonic() - began)
+
+    def _limited(self, call: Callable[[], float | None]) -> float | None:
         return limited(call, self._entry.timeout, name=f"handler {self.name} call", beat=self._beat)
 
     def _batch(self) -> Batch:
