@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import ssl
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 from tests.servers.consul import ConsulAgent, ConsulAnswerError
 from tests.servers.nginx import Nginx
+from tests.servers.process import ServerExitedError, ServerProcess
 from tests.servers.tls import TLS12, TLS13, Certificate, TLSClient
 from tests.servers.waiting import wait_until
 
@@ -97,14 +101,14 @@ def test_a_broken_configuration_is_in_the_emergencies(new_nginx: Callable[..., N
     before = nginx.workers()
 
     nginx.break_configuration()
-    os.kill(nginx.master, 1)
+    os.kill(nginx.master, signal.SIGHUP)
 
     assert "no_such_directive" in wait_until(nginx.emergencies, "an [emerg] line")[0]
     assert nginx.workers() == before
 
 
-@pytest.mark.parametrize("version", [TLS12, TLS13])
-@pytest.mark.parametrize("same_key", [True, False])
+@pytest.mark.parametrize("version", [TLS12, TLS13], ids=["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("same_key", [True, False], ids=["same key", "other key"])
 def test_a_session_moves_between_nodes_that_share_a_key(
     new_nginx: Callable[..., Nginx],
     certificate: Certificate,
@@ -126,3 +130,23 @@ def test_a_session_moves_between_nodes_that_share_a_key(
     second = client.connect(nodes[1].address, nodes[1].tls_port)
 
     assert (first.resumed, second.resumed) == (False, same_key)
+
+
+def test_a_server_that_exits_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    """A start that fails says what the server wrote, instead of running into the deadline."""
+    server = ServerProcess(["sh", "-c", "echo no such port; exit 3"], tmp_path / "log")
+
+    with pytest.raises(ServerExitedError, match=r"exited with 3:\nno such port"):
+        server.start(lambda: False)
+
+
+def test_a_process_left_running_fails_the_run() -> None:
+    """A passing command that leaves a daemon behind is failed, and the daemon is named and ended."""
+    command = [sys.executable, "-m", "tests.servers.leftovers", "sh", "-c", "setsid sleep 321 & true"]
+
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run.returncode == 1
+    assert "sleep 321" in run.stderr
+    pid = int(run.stderr.split("left running, now killed: ")[1].split()[0])
+    assert not Path(f"/proc/{pid}").exists()
