@@ -5,12 +5,14 @@ Validators here only look at values; nothing does I/O.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+_LAST_PORT: Final = 65535
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
@@ -48,14 +50,56 @@ class NginxOptions(Options):
 
     binary: str = Field("nginx", description="The nginx program; found in PATH if it has no slash.")
     conf: Path = Field(
-        Path("/etc/nginx/nginx.conf"), description="The main configuration file; the tree lies in its directory."
+        Path("/etc/nginx/nginx.conf"),
+        description="The main configuration file; the tree lies in its directory.",
     )
-    pid: Path = Field(Path("/run/nginx.pid"), description="The file in which nginx keeps the pid of its master.")
+    pid: Path = Field(
+        Path("/run/nginx.pid"), description="The file in which nginx keeps the pid of its master."
+    )
     error_log: Path = Field(
-        Path("/var/log/nginx/error.log"), description="Where [emerg] lines are read from after a failed reload."
+        Path("/var/log/nginx/error.log"),
+        description="Where [emerg] lines are read from after a failed reload.",
     )
     canary: Path = Field(
         Path("/run/agentd/nginx.sock"),
         description="Unix socket of the generation canary; nginx creates it, and it answers the generation being served.",
     )
     timeout: Duration = Field(30.0, description="Time limit of one `nginx -t`.")
+
+
+def parse_loopback(address: str) -> tuple[str, int]:
+    """Split "127.0.0.1:9521", "[::1]:9521" or "localhost:9521" into address and port (0: any free one).
+
+    Raises:
+        ValueError: not an address and a port, or not on loopback.
+    """
+    host, _, port = address.rpartition(":")
+    name = "127.0.0.1" if host == "localhost" else host
+    if name.startswith("[") and name.endswith("]"):
+        name = name[1:-1]
+    try:
+        loopback = ipaddress.ip_address(name).is_loopback and (":" in name) == (name != host)
+    except ValueError:
+        raise ValueError("an address and a port are needed, such as 127.0.0.1:9521") from None
+    if not loopback:
+        raise ValueError(
+            "only a loopback address (127.0.0.0/8 or [::1]) is accepted: nobody is asked who they are"
+        )
+    if not (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
+        raise ValueError("a port from 0 to 65535 is needed, as in 127.0.0.1:9521")
+    return name, int(port)
+
+
+class StatusOptions(Options):
+    """The HTTP endpoints /healthz, /readyz, /metrics and /status of this node."""
+
+    address: str | None = Field(
+        "127.0.0.1:9521", description="Loopback address and port of the HTTP endpoints; null for none."
+    )
+
+    @field_validator("address")
+    @classmethod
+    def _loopback(cls, address: str | None) -> str | None:
+        if address is not None:
+            parse_loopback(address)
+        return address

@@ -1,0 +1,124 @@
+"""Gauges that are worked out at each scrape: what the pollers know, and what handlers publish.
+
+Owns the bounds on what handlers publish. Nothing here is counted; `metrics` does that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from threading import Lock
+from typing import Final, Protocol
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+MOST_GAUGES: Final = 32
+"""How many gauges one handler may publish."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TIMESTAMP: Final = "_timestamp_seconds"
+
+
+class QueryView(Protocol):
+    """What a poller knows of itself."""
+
+    @property
+    def query(self) -> str:
+        """Identity of the query."""
+
+    @property
+    def last_contact(self) -> float | None:
+        """Unix seconds of the last good answer; None before the first."""
+
+    @property
+    def error(self) -> str | None:
+        """Why the last poll failed; None if it did not."""
+
+    @property
+    def answers(self) -> int:
+        """Good answers so far."""
+
+
+class QueryGauges(Collector):
+    """One line a configured query; a query never heard of counts from when this was made."""
+
+    def __init__(self, queries: Callable[[], Iterable[QueryView]], clock: Callable[[], float]) -> None:
+        self._queries = queries
+        self._clock = clock
+        self._since = clock()
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask the pollers."""
+        views = list(self._queries())
+        now = self._clock()
+        silence = GaugeMetricFamily(
+            "agentd_query_last_contact_seconds", "Seconds since Consul last answered.", labels=["query"]
+        )
+        failing = GaugeMetricFamily(
+            "agentd_query_failing", "1 while the last poll ended in an error.", labels=["query"]
+        )
+        answers = CounterMetricFamily("agentd_query_answers", "Good answers from Consul.", labels=["query"])
+        for view in views:
+            last = self._since if view.last_contact is None else view.last_contact
+            silence.add_metric([view.query], max(0.0, now - last))
+            failing.add_metric([view.query], view.error is not None)
+            answers.add_metric([view.query], view.answers)
+        up = any(view.error is None and view.last_contact is not None for view in views)
+        yield GaugeMetricFamily("agentd_consul_up", "1 while at least one query gets answers.", value=up)
+        yield from (silence, failing, answers)
+
+
+class HandlerGauges(Collector):
+    """What handlers publish of themselves; any thread may publish."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._values: dict[str, dict[str, float]] = {}
+
+    def publish(self, handler: str, name: str, value: float) -> None:
+        """Set one gauge.
+
+        Raises:
+            ValueError: a bad name, or more than `MOST_GAUGES` of them.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"a gauge's name is lower-case letters, digits and _, at most 64: {name!r}")
+        with self._lock:
+            values = self._values.setdefault(handler, {})
+            if name not in values and len(values) >= MOST_GAUGES:
+                raise ValueError(f"handler {handler!r} publishes more than {MOST_GAUGES} gauges")
+            values[name] = float(value)
+
+    def keep_only(self, handlers: Collection[str]) -> None:
+        """Forget what handlers published that are no longer configured."""
+        with self._lock:
+            self._values = {name: values for name, values in self._values.items() if name in handlers}
+
+    def collect(self) -> Iterator[Metric]:
+        """One family a name, and one more for the age of what happened at a time."""
+        families: dict[str, GaugeMetricFamily] = {}
+        for handler, values in self._shown().items():
+            for name, value in values.items():
+                if name not in families:
+                    families[name] = GaugeMetricFamily(
+                        f"agentd_handler_{name}", "Published by a handler.", labels=["handler"]
+                    )
+                families[name].add_metric([handler], value)
+        yield from families.values()
+
+    def _shown(self) -> dict[str, dict[str, float]]:
+        """What each handler published, and the ages that follow from it unless it published those too."""
+        with self._lock:
+            published = {handler: dict(values) for handler, values in self._values.items()}
+        now = self._clock()
+        return {
+            handler: {
+                f"{name.removesuffix(_TIMESTAMP)}_age_seconds": max(0.0, now - value)
+                for name, value in values.items()
+                if name.endswith(_TIMESTAMP)
+            }
+            | values
+            for handler, values in published.items()
+        }
