@@ -104,7 +104,9 @@ class ServiceState(Change):
     @property
     def instances(self) -> tuple[Instance, ...]:
         """The instances, sorted by address and port, so that an unchanged set stays unchanged."""
-        return tuple(sorted((_instance(entry) for entry in self.raw), key=lambda i: (i.address, i.port, i.id)))
+        return tuple(
+            sorted((_instance(entry) for entry in self.raw), key=lambda i: (i.address, i.port, i.id))
+        )
 
 
 def _instance(entry: Json) -> Instance:

@@ -1,0 +1,1 @@
+"""Tests of agentd.watch: no network, a unix socket at most."""

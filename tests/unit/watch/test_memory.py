@@ -1,0 +1,324 @@
+"""How an answer is judged by what came before."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.errors import ConsulUnavailable
+from agentd.watch.memory import RING, EventMemory, Memory, StateMemory, Verdict
+from agentd.watch.queries import EventQuery, KeyQuery, NodesQuery
+from agentd.watch.query import Snapshot
+from tests.unit.watch.sources import ScriptedSource, answer, event
+
+
+def state(value: str | None, index: int, **facts: Any) -> Snapshot:  # noqa: ANN401 - Answer's own fields
+    """A snapshot of a key; None means that there is none."""
+    raw = None if value is None else [{"Key": "k", "Value": value}]
+    return KeyQuery("k").fetch(ScriptedSource([answer(raw, index, **facts)]))
+
+
+def ring(*numbers: int, index: int = 7) -> Snapshot:
+    """A snapshot of the event ring."""
+    return EventQuery().fetch(ScriptedSource([answer([event(number) for number in numbers], index)]))
+
+
+def may() -> str | None:
+    """The token has the right."""
+    return None
+
+
+def may_not() -> str | None:
+    """The token has no right."""
+    return "no right"
+
+
+def walk(*snapshots: Snapshot) -> list[Verdict]:
+    """Judge one after the other, each by the memory of those before."""
+    memory: Memory = StateMemory()
+    verdicts = []
+    for snapshot in snapshots:
+        verdicts.append(memory.judge(snapshot, may))
+        memory = verdicts[-1].memory
+    return verdicts
+
+
+def values(verdicts: list[Verdict]) -> list[str | None]:
+    """What was delivered."""
+    raws = [verdict.news.changes[0].raw for verdict in verdicts if verdict.news]
+    return [raw and raw["Value"] for raw in raws]
+
+
+# ---------------------------------------------------------------- states
+
+
+def test_a_first_state_is_news() -> None:
+    """And the next question blocks from its index on."""
+    (verdict,) = walk(state("a", 5))
+    assert (values([verdict]), verdict.memory.index) == (["a"], 5)
+
+
+def test_the_same_index_is_no_news() -> None:
+    """The wait was over, that is all; the content is not even looked at."""
+    assert values(walk(state("a", 5), state("b", 5))) == ["a"]
+
+
+def test_the_same_content_is_no_news() -> None:
+    """Consul moves an index for reasons of its own."""
+    verdicts = walk(state("a", 5), state("a", 6))
+    assert (values(verdicts), verdicts[-1].memory.index) == (["a"], 6)
+
+
+def test_an_index_that_went_back_asks_the_leader_from_the_start() -> None:
+    """Promise 2: lower than before -> 0. The old answer itself is dropped."""
+    verdicts = walk(state("new", 9), state("old", 5))
+    memory = verdicts[-1].memory
+    assert (values(verdicts), memory.index, memory.fresh) == (["new"], 0, True)
+
+
+def test_a_server_that_lags_brings_no_old_state_back() -> None:
+    """The leader says what is."""
+    verdicts = walk(state("new", 9), state("old", 5), state("new", 9), state("newer", 10))
+    assert values(verdicts) == ["new", "newer"]
+
+
+def test_a_restored_consul_is_believed_when_its_leader_says_so() -> None:
+    """Its indexes begin low, but it is what there is."""
+    verdicts = walk(state("a", 900), state("b", 5), state("b", 5), state("c", 6))
+    assert values(verdicts) == ["a", "b", "c"]
+
+
+def test_a_key_that_is_deleted_is_news() -> None:
+    """The transition to empty is delivered once the right to read is proved."""
+    assert values(walk(state("a", 5), state(None, 6), state(None, 7), state("b", 8))) == ["a", None, "b"]
+
+
+def test_nothing_at_the_start_is_no_state() -> None:
+    """Promise 2: a first-ever empty answer is never delivered."""
+    verdicts = walk(state(None, 5), state(None, 6), state("a", 7))
+    assert values(verdicts) == ["a"]
+    assert verdicts[1].held == "empty answer held: nothing was ever there since the start"
+    assert verdicts[2].held is None
+
+
+def test_a_missing_key_asks_for_its_right_once() -> None:
+    """Consul answers for a missing key with every write to the whole KV store."""
+    asked = []
+
+    def refusal() -> str | None:
+        asked.append(1)
+        return None
+
+    memory = StateMemory().judge(state(None, 5), refusal).memory
+    memory.judge(state(None, 6), refusal)
+    assert len(asked) == 1
+
+
+def test_an_empty_answer_without_the_right_to_read_is_held() -> None:
+    """Silence may be the ACL's."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+    verdict = memory.judge(state(None, 6), may_not)
+    assert (verdict.news, verdict.held, verdict.alarming) == (None, "empty answer held: no right", True)
+
+
+def test_a_held_answer_counts_again_at_the_same_index() -> None:
+    """When the right comes back the index has not moved."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+    memory = memory.judge(state(None, 6), may_not).memory
+    assert values([memory.judge(state(None, 6), may)]) == [None]
+
+
+def test_the_old_content_after_a_held_answer_is_no_news() -> None:
+    """The right came back, and nothing had changed."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+    memory = memory.judge(state(None, 6), may_not).memory
+    verdict = memory.judge(state("a", 6), may)
+    assert (verdict.news, verdict.held) == (None, None)
+
+
+def test_a_token_that_loses_its_right_is_noticed_at_the_same_index() -> None:
+    """ACLs do not move an index."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+    assert memory.judge(state(None, 5), may_not).held == "empty answer held: no right"
+
+
+def test_an_empty_answer_at_the_same_index_is_no_news() -> None:
+    """Promise 2: same -> poll on, even if the token may read."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+    assert memory.judge(state(None, 5), may).news is None
+
+
+def test_an_answer_that_acls_filtered_is_never_an_empty_state() -> None:
+    """Newer Consuls say so themselves."""
+    verdicts = walk(state("a", 5), state(None, 6, filtered_by_acls=True))
+    assert values(verdicts) == ["a"]
+    assert verdicts[1].alarming
+
+
+def test_a_consul_that_lost_its_data_empties_nothing() -> None:
+    """Promise 6: the index went back, so that nothing is there is not believed."""
+    verdicts = walk(state("a", 900), state(None, 5), state(None, 5), state(None, 6))
+    assert values(verdicts) == ["a"]
+    assert verdicts[-1].held == "empty answer held: Consul's index went back, so its data may be lost"
+
+
+@pytest.mark.parametrize("last", [state(None, 901), state("b", 7)])
+def test_a_consul_that_lost_its_data_is_believed_again(last: Snapshot) -> None:
+    """Once it has something, or has passed where it was."""
+    verdicts = walk(state("a", 900), state(None, 5), state(None, 5), last)
+    assert verdicts[-1].news is last
+
+
+def test_an_unanswered_question_for_the_right_is_an_error() -> None:
+    """The state is judged again, when Consul can say."""
+    memory = StateMemory().judge(state("a", 5), may).memory
+
+    def cannot_say() -> str | None:
+        raise ConsulUnavailable("no leader")
+
+    with pytest.raises(ConsulUnavailable):
+        memory.judge(state(None, 6), cannot_say)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 3)), min_size=1, max_size=30))
+def test_the_last_state_delivered_is_the_present_one(steps: list[tuple[str | None, int]]) -> None:
+    """Whatever servers that lag answered in between; and no state is delivered twice in a row."""
+    memory: Memory = StateMemory()
+    history: list[Snapshot] = []
+    verdicts = []
+    for value, lag in steps:
+        history.append(state(value, len(history) + 1))
+        # The leader never lags; at the end it is asked once more.
+        shown = history[-1] if memory.fresh else history[-1 - min(lag, len(history) - 1)]
+        verdicts.append(memory.judge(shown, may))
+        memory = verdicts[-1].memory
+    verdicts.append(memory.judge(history[-1], may))
+    delivered = values(verdicts)
+    assert all(one != other for one, other in pairwise(delivered))
+    assert delivered[-1:] == values([Verdict(memory, history[-1])]) or (
+        not delivered and steps[-1][0] is None
+    )
+
+
+def test_a_list_that_became_empty_counts_as_empty() -> None:
+    """Not only keys."""
+    nodes = [NodesQuery().fetch(ScriptedSource([answer(raw, 5)])) for raw in ([], [{"Node": "n"}])]
+    assert [snapshot.empty for snapshot in nodes] == [True, False]
+
+
+# ---------------------------------------------------------------- events
+
+
+def test_the_first_list_is_all_news() -> None:
+    """The journal knows which of them were handled before."""
+    verdict = EventMemory().judge(ring(1, 2, 3), may)
+    assert verdict.news
+    assert [change.id for change in verdict.news.changes] == ["id-1", "id-2", "id-3"]
+
+
+def test_only_what_was_not_listed_before_is_news() -> None:
+    """In the order of the ring, whatever the index says."""
+    memory = EventMemory().judge(ring(1, 2, index=900), may).memory
+    verdict = memory.judge(ring(1, 2, 4, 3, index=5), may)
+    assert verdict.news
+    assert [change.id for change in verdict.news.changes] == ["id-4", "id-3"]
+    assert (verdict.gap, verdict.memory.index) == (None, 5)
+
+
+def test_a_list_without_anything_new_is_no_news() -> None:
+    """The wait was over."""
+    memory = EventMemory().judge(ring(1, 2), may).memory
+    assert memory.judge(ring(1, 2), may).news is None
+
+
+def test_a_ring_that_overflowed_is_counted() -> None:
+    """300 events since the last poll: 44 were never seen."""
+    memory = EventMemory().judge(ring(*range(1, 11)), may).memory
+    verdict = memory.judge(ring(*range(55, 55 + RING)), may)
+    assert verdict.news
+    assert (verdict.gap, verdict.missed, verdict.news.missed) == ("overflow", 44, 44)
+    assert len(verdict.news.changes) == RING
+
+
+def test_a_ring_that_turned_exactly_once_missed_nothing() -> None:
+    """The last seen event is gone, but so is no other."""
+    memory = EventMemory().judge(ring(*range(1, 11)), may).memory
+    verdict = memory.judge(ring(*range(11, 11 + RING)), may)
+    assert (verdict.gap, verdict.missed) == ("overflow", 0)
+
+
+def test_a_restarted_agent_is_told_once() -> None:
+    """Its ring is empty, then short; what was fired meanwhile is counted by Lamport time."""
+    memory = EventMemory().judge(ring(1, 2, 3), may).memory
+    empty = memory.judge(ring(), may)
+    first = empty.memory.judge(ring(9), may)
+    second = first.memory.judge(ring(9, 10), may)
+    assert [verdict.gap for verdict in (empty, first, second)] == ["restart", "restart", None]
+    assert [verdict.missed for verdict in (empty, first, second)] == [0, 5, 0]
+
+
+def test_a_restart_that_missed_nothing_is_told_once() -> None:
+    """The empty list told it."""
+    memory = EventMemory().judge(ring(1, 2, 3), may).memory
+    empty = memory.judge(ring(), may)
+    again = empty.memory.judge(ring(), may)
+    first = again.memory.judge(ring(4), may)
+    assert [verdict.gap for verdict in (empty, again, first)] == ["restart", None, None]
+
+
+def test_events_that_a_restarted_agent_lists_again_are_no_news() -> None:
+    """Gossip may bring old events back."""
+    memory = EventMemory().judge(ring(1, 2, 3), may).memory
+    memory = memory.judge(ring(), may).memory
+    assert memory.judge(ring(2), may).news is None
+
+
+def test_a_lamport_clock_that_starts_over_counts_nothing() -> None:
+    """A whole cluster was restarted."""
+    memory = EventMemory().judge(ring(500), may).memory
+    verdict = memory.judge(ring(1, 2), may)
+    later = verdict.memory.judge(ring(*range(4, 4 + RING)), may)
+    assert (verdict.gap, verdict.missed, later.missed) == ("restart", 0, 1)
+
+
+@pytest.mark.parametrize("error", [ConsulUnavailable("no leader"), None])
+def test_an_empty_list_is_held_if_the_token_may_not_read_it(error: Exception | None) -> None:
+    """With ACLs it stays empty for ever, without an error; the poll goes on in any case."""
+
+    def refusal() -> str | None:
+        if error:
+            raise error
+        return "no right"
+
+    verdict = EventMemory().judge(ring(), refusal)
+    assert verdict.held == f"event list is empty: {error or 'no right'}"
+    assert EventMemory().judge(ring(), may).held is None
+
+
+@given(st.lists(st.integers(0, 400) | st.none(), max_size=12))
+def test_no_event_is_lost_or_delivered_twice(polls: list[int | None]) -> None:
+    """Any number of events between two polls, and restarts (None) that empty the ring: against a model."""
+    memory: Memory = EventMemory()
+    fired, buffer = 0, list[int]()
+    delivered: list[int] = []
+    shown: set[int] = set()
+    missed = 0
+    for count in polls:
+        if count is None:
+            buffer = []
+        else:
+            buffer = [*buffer, *range(fired + 1, fired + count + 1)][-RING:]
+            fired += count
+        verdict = memory.judge(ring(*buffer), may)
+        memory = verdict.memory
+        shown.update(buffer)
+        delivered += [int(change.id[3:]) for change in verdict.news.changes] if verdict.news else []
+        missed += verdict.missed
+    assert delivered == sorted(shown)
+    # What came before the first poll that saw anything cannot be known.
+    unknown = min(shown, default=1) - 1
+    assert missed == max(shown, default=0) - unknown - len(shown)

@@ -1,0 +1,244 @@
+"""Requests, and all that can go wrong with them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agentd.errors import ConsulError, ConsulRefused, ConsulUnavailable
+from agentd.watch import transport
+from agentd.watch.client import ConsulClient
+from agentd.watch.credentials import Credentials
+from agentd.watch.options import ConsulOptions
+from tests.unit.watch.scripted import CUT, HANG, Half, ScriptedAgent, reply
+
+NewClient = Callable[..., ConsulClient]
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> Path:
+    """A file that holds the token "sesame"."""
+    file = tmp_path / "token"
+    file.write_text("sesame\n")
+    return file
+
+
+def test_the_token_is_on_requests_of_py_consul_too(
+    agent: ScriptedAgent, new_client: NewClient, token_file: Path
+) -> None:
+    """py-consul itself sends none with event.list."""
+    agent.script = [reply([], X_Consul_Index="1")]
+    new_client(token_file=token_file).event.list()
+    assert agent.requests[0].headers["x-consul-token"] == "sesame"
+
+
+def test_the_environment_has_no_say_in_the_token(
+    agent: ScriptedAgent, new_client: NewClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """py-consul lets CONSUL_HTTP_TOKEN override what was configured."""
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "stray")
+    agent.script = [reply("leader")]
+    new_client().leader()
+    assert "x-consul-token" not in agent.requests[0].headers
+
+
+def test_after_a_403_the_token_is_read_again(
+    agent: ScriptedAgent, new_client: NewClient, token_file: Path
+) -> None:
+    """A token that was replaced in its file takes effect without a restart."""
+    client = new_client(token_file=token_file)
+    token_file.write_text("fresh")
+    agent.script = [reply(b"ACL not found", 403), reply("leader")]
+    assert client.leader() == "leader"
+    assert [request.headers["x-consul-token"] for request in agent.requests] == ["sesame", "fresh"]
+
+
+def test_a_403_with_the_same_token_is_final(
+    agent: ScriptedAgent, new_client: NewClient, token_file: Path
+) -> None:
+    """Nothing is gained by asking again."""
+    agent.script = [reply(b"Permission denied", 403)]
+    with pytest.raises(ConsulRefused, match=r"Permission denied.*token_file"):
+        new_client(token_file=token_file).leader()
+    assert len(agent.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "status,error",
+    [
+        (301, ConsulRefused),
+        (400, ConsulRefused),
+        (401, transport.ACLsDisabledError),
+        (403, ConsulRefused),
+        (429, ConsulUnavailable),
+        (500, ConsulUnavailable),
+        (503, ConsulUnavailable),
+    ],
+)
+def test_a_status_that_says_no_becomes_an_error(
+    agent: ScriptedAgent, client: ConsulClient, status: int, error: type[ConsulError]
+) -> None:
+    """Unavailable is worth another attempt, refused is not."""
+    agent.script = [reply(b"No cluster leader", status, X_Consul_Index="1", Location="/elsewhere")]
+    with pytest.raises(error, match=f"{status}.*No cluster leader"):
+        client.get("/v1/kv/a")
+    assert len(agent.requests) == 1
+
+
+def test_an_error_never_shows_the_token(
+    agent: ScriptedAgent, new_client: NewClient, token_file: Path
+) -> None:
+    """Not even if Consul repeats it, or sends terminal escapes."""
+    agent.script = [reply(b"token sesame \x1b[31m is unknown", 403)]
+    with pytest.raises(ConsulRefused) as caught:
+        new_client(token_file=token_file).leader()
+    assert "sesame" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
+
+
+def test_an_answer_that_is_too_large_is_refused(
+    agent: ScriptedAgent, client: ConsulClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is bounded, whatever Consul sends."""
+    monkeypatch.setattr(transport, "LARGEST", 1000)
+    agent.script = [reply(b"x" * 1001)]
+    with pytest.raises(ConsulRefused, match="more than 1000 bytes"):
+        client.leader()
+
+
+def test_an_answer_that_trickles_is_given_up(
+    agent: ScriptedAgent, client: ConsulClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time is bounded too, although every read on its own is quick."""
+    monkeypatch.setattr(transport, "_BODY_TIME", -1.0)
+    agent.script = [reply("leader")]
+    with pytest.raises(ConsulUnavailable, match="did not finish"):
+        client.leader()
+
+
+@pytest.mark.parametrize(
+    "answer", [CUT, Half(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), Half(b"what?\r\n\r\n")]
+)
+def test_an_answer_cut_off_is_unavailable_and_the_next_request_connects_anew(
+    agent: ScriptedAgent, client: ConsulClient, answer: bytes
+) -> None:
+    """Half an answer is none, and a broken connection is not used again."""
+    agent.script = [answer]
+    with pytest.raises(ConsulUnavailable, match="broke"):
+        client.leader()
+    agent.script = [reply("leader")]
+    assert client.leader() == "leader"
+
+
+def test_requests_share_one_connection(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """An agent accepts 200 connections from one address, no more."""
+    agent.script = [reply("leader")] * 3
+    for _ in range(3):
+        client.leader()
+    assert agent.connections == 1
+
+
+def test_a_connection_closed_while_idle_is_replaced_unnoticed(
+    agent: ScriptedAgent, client: ConsulClient
+) -> None:
+    """An agent restarted between two requests costs nothing."""
+    agent.script = [reply("leader"), reply("leader")]
+    client.leader()
+    agent._hang_up()
+    assert client.leader() == "leader"
+    assert agent.connections == 2
+
+
+def test_a_silent_agent_is_given_up(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """The time limit of the answer counts."""
+    agent.script = [HANG]
+    with pytest.raises(ConsulUnavailable, match="did not answer in time"):
+        client._transport.request("GET", "/v1/status/leader", patience=0.05)
+
+
+def test_closing_from_another_thread_abandons_a_poll(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """A poll of a minute must not hold up the end of the daemon."""
+    agent.script = [HANG]
+    errors: list[Exception] = []
+
+    def poll() -> None:
+        try:
+            client.get("/v1/event/list", index=7)
+        except ConsulUnavailable as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    agent.asked.wait(5)
+    client.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert "closed" in str(errors)
+
+
+def test_a_closed_client_stays_closed(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """Closing twice is fine; a request afterwards is an error that says so."""
+    agent.script = [reply("leader"), reply("leader")]
+    client.leader()
+    client.close()
+    client.close()
+    with pytest.raises(ConsulUnavailable, match="closed"):
+        client.leader()
+
+
+def test_no_agent_at_all_is_said_plainly(tmp_path: Path) -> None:
+    """The text names the address and what to do."""
+    client = ConsulClient(ConsulOptions(address=f"unix://{tmp_path}/none.sock"))
+    with pytest.raises(ConsulUnavailable, match=r"no Consul agent listens on unix:.*none\.sock: start it"):
+        client.leader()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b"two tokens", b"a\r\nX-Other: b", "schl\u00fcssel".encode(), b"x" * 5000]
+)
+def test_a_token_file_must_hold_one_token(tmp_path: Path, content: bytes) -> None:
+    """Anything else would be sent as something it is not; the text shows none of it."""
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(ConsulRefused, match=r"^token_file \S+ must hold one token and nothing else$"):
+        Credentials(file)
+
+
+def test_a_token_file_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
+    """The operator learns which file, and why."""
+    with pytest.raises(ConsulRefused, match="none cannot be read: No such file"):
+        ConsulClient(ConsulOptions(token_file=tmp_path / "none"))
+
+
+def test_credentials_do_not_print_themselves(token_file: Path) -> None:
+    """A token in a traceback or a log would be a leak."""
+    assert "sesame" not in repr(Credentials(token_file))
+
+
+def test_tls_files_that_cannot_be_used_are_said_plainly(tmp_path: Path) -> None:
+    """The operator learns which files."""
+    with pytest.raises(ConsulRefused, match=r"TLS files .*ca\.pem cannot be used"):
+        ConsulClient(ConsulOptions(address="https://127.0.0.1:1", ca_file=tmp_path / "ca.pem"))
+
+
+def test_nonsense_for_py_consul_is_translated(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """No exception of a library leaves the client."""
+    agent.script = [reply(b"<html>")]
+    with pytest.raises(ConsulRefused, match="makes no sense"):
+        client.leader()
+
+
+def test_what_py_consul_sends_is_sent(agent: ScriptedAgent, client: ConsulClient) -> None:
+    """PUT, DELETE and raw reads go the same way."""
+    agent.script = [reply(b"true"), reply(b"true"), reply(b"\xff\x00")]
+    client.kv.put("a b", "value")
+    client.kv.delete("a b")
+    snapshot = client.http.get(lambda response: response.body, "/v1/snapshot", raw=True)
+    assert [(one.method, one.target.partition("?")[0], one.body) for one in agent.requests[:2]] == [
+        ("PUT", "/v1/kv/a%20b", b"value"),
+        ("DELETE", "/v1/kv/a%20b", b""),
+    ]
+    assert snapshot == b"\xff\x00"
