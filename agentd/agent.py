@@ -31,8 +31,8 @@ from agentd.crew import Crew
 from agentd.errors import AgentdError, ConfigError, JournalError, TreeError
 from agentd.report import log
 from agentd.report.heartbeat import Heartbeats
-from agentd.report.http import StatusServer
 from agentd.report.metrics import Metrics
+from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
 from agentd.watch.changes import Change, Event
 
@@ -80,8 +80,9 @@ def run(loaded: Loaded) -> int:
         AgentdError: it cannot start: another daemon runs, the state directory or the port cannot be used.
     """
     agent = Agent(loaded)
-    for number, word in {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}.items():
-        signal.signal(number, lambda _signal, _frame, word=word: agent.commands.put(word))
+    words = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
+    for number in words:
+        signal.signal(number, lambda received, _frame: agent.commands.put(words[signal.Signals(received)]))
     return agent.run()
 
 
@@ -103,8 +104,8 @@ class Agent:
         self._committer = Committer(
             open_tree(config), self._journal, report=self._report, told=self._wake, observer=self._metrics
         )
-        self._server = StatusServer(
-            config.status, live=self._stuck, ready=self._not_ready, metrics=self._metrics.render, status=self._status
+        self._server = Status(
+            config.status, self._heartbeats, self._metrics, not_ready=self._not_ready, snapshot=self._status
         )
         self._backoff = Backoff(0.5, 10.0)
         self._tidied = time.monotonic()
@@ -125,7 +126,7 @@ class Agent:
     # -- start
 
     def _recover(self) -> bool:
-        """Finish what a crash interrupted; a tree that cannot be written is waited for. False: told to stop."""
+        """Finish what a crash interrupted; wait for a tree that cannot be written. False: told to stop."""
         attempt = 0
         while True:
             try:
@@ -142,7 +143,8 @@ class Agent:
     def _start_crew(self, loaded: Loaded) -> None:
         self._loaded = loaded
         handlers = [handler.name for handler in loaded.handlers]
-        events = {on.event for handler in loaded.handlers for on in handler.entry.on if isinstance(on, OnEvent)}
+        triggers = [on for handler in loaded.handlers for on in handler.entry.on]
+        events = {on.event for on in triggers if isinstance(on, OnEvent)}
         self._metrics.configure(handlers=handlers, events=events)
         self._crew = Crew(loaded, self._committer, self._heartbeats, self)
         self._crew.start()
@@ -180,7 +182,7 @@ class Agent:
     def _look_after(self) -> None:
         """Restore a tree that somebody deleted, keep the gauges true, tidy the journal once an hour."""
         tree = self._committer.tree
-        if tree.current and not tree.intact() or not tree.current and self._journal.last_generation():
+        if not tree.intact():
             _log.error("tree.damaged", path=str(self._loaded.config.tree.path))
             _log.warning("tree.restored", generation=tree.restore())
         self._metrics.generation(tree.current)
@@ -263,9 +265,6 @@ class Agent:
             with suppress(ValueError, TypeError):  # a name or number that a metric cannot have
                 self._metrics.publish(handler, name, value)
 
-    def _stuck(self) -> list[str]:
-        return self._heartbeats.stale()
-
     def _not_ready(self) -> list[str]:
         """Why the daemon is not ready; empty if it is."""
         if self._crew is None:
@@ -282,7 +281,7 @@ class Agent:
             "reload_owed": self._journal.owed(),
             "backlog": self._journal.backlog(),
             "not_ready": self._not_ready(),
-            "stuck": self._stuck(),
+            "stuck": self._heartbeats.stale(),
             "queries": [
                 {name: getattr(status, name) for name in status.__dataclass_fields__}
                 for status in (crew.polls() if crew else [])

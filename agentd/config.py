@@ -16,9 +16,8 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 from agentd.document import Document
 from agentd.errors import ConfigError
 from agentd.handler import Handler, HandlerOptions
-from agentd.options import Duration, NginxOptions, Options
+from agentd.options import Duration, NginxOptions, Options, StatusOptions
 from agentd.plugins import resolve
-from agentd.report.http import StatusOptions
 from agentd.watch.options import ConsulOptions
 from agentd.watch.queries import (
     ChecksQuery,
@@ -80,13 +79,15 @@ class OnService(_On):
 
     service: str = Field(min_length=1, description="Name of a service.")
     tag: str | None = Field(None, description="Only instances with this tag.")
-    passing: bool = Field(True, description="Only instances all of whose checks pass.")
+    passing: bool = Field(default=True, description="Only instances all of whose checks pass.")
     near: str | None = Field(None, description="Sort by round trip from this node; `_agent` means this one.")
     filter: str | None = Field(None, description="A filter expression of Consul's.")
 
     def query(self) -> Query:
         """Equal queries share a poll."""
-        return ServiceQuery(self.service, tag=self.tag, passing=self.passing, near=self.near, filter=self.filter)
+        return ServiceQuery(
+            self.service, tag=self.tag, passing=self.passing, near=self.near, filter=self.filter
+        )
 
 
 class OnServices(_On):
@@ -164,7 +165,9 @@ On = Annotated[
 class RetryOptions(Options):
     """How often, and how far apart, a change that failed is tried again."""
 
-    attempts: int = Field(5, ge=1, le=1000, description="Attempts in all; after the last the change ends as failed.")
+    attempts: int = Field(
+        5, ge=1, le=1000, description="Attempts in all; after the last the change ends as failed."
+    )
     first: Duration = Field(1.0, description="Wait before the second attempt; doubled from then on.")
     longest: Duration = Field(60.0, description="The longest wait between attempts.")
 
@@ -174,7 +177,9 @@ class HandlerEntry(Options):
 
     use: str = Field(description="Entry-point name of a handler, or package.module:Class.")
     on: tuple[On, ...] = Field((), description="The changes that it handles.")
-    notify: tuple[str, ...] = Field((), description="Handlers told when a commit of this one changed something.")
+    notify: tuple[str, ...] = Field(
+        (), description="Handlers told when a commit of this one changed something."
+    )
     timeout: Duration = Field(60.0, gt=0, description="Time limit of one attempt.")
     expire_after: Duration | None = Field(
         None, description="A change that waited longer than this before it was handled ends as expired."
@@ -186,7 +191,9 @@ class HandlerEntry(Options):
 class TreeOptions(Options):
     """The directory that nginx includes."""
 
-    path: Path = Field(Path("/etc/nginx/agentd"), description="Where the generations lie, inside nginx's directory.")
+    path: Path = Field(
+        Path("/etc/nginx/agentd"), description="Where the generations lie, inside nginx's directory."
+    )
     keep: int = Field(10, ge=2, le=10_000, description="How many generations are kept.")
 
 
@@ -202,8 +209,12 @@ class JournalOptions(Options):
 class LogOptions(Options):
     """What is logged, and how."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
-    format: Literal["auto", "json", "text"] = Field("auto", description="auto: text on a terminal, else JSON.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="The least level that is logged."
+    )
+    format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: text on a terminal, else JSON."
+    )
 
 
 class Config(Options):
@@ -211,10 +222,13 @@ class Config(Options):
 
     consul: ConsulOptions = Field(ConsulOptions(), description="The local Consul agent.")
     nginx: NginxOptions | None = Field(
-        NginxOptions(), description="The nginx on this node; null where there is none, then nothing is checked."
+        NginxOptions(),
+        description="The nginx on this node; null where there is none, then nothing is checked.",
     )
     tree: TreeOptions = Field(TreeOptions(), description="The tree of generations.")
-    state: Path = Field(Path("/var/lib/agentd"), description="Directory of the journal; only for agentd's user.")
+    state: Path = Field(
+        Path("/var/lib/agentd"), description="Directory of the journal; only for agentd's user."
+    )
     journal: JournalOptions = Field(JournalOptions(), description="How long the journal remembers.")
     status: StatusOptions = Field(StatusOptions(), description="The HTTP endpoints on loopback.")
     log: LogOptions = Field(LogOptions(), description="Logging.")
@@ -316,7 +330,11 @@ def _configure(document: Document, problems: list[str]) -> Iterator[ConfiguredHa
     for name, raw in entries.items() if isinstance(entries, Mapping) else ():
         place = ("handlers", str(name))
         if not _NAME.fullmatch(str(name)):
-            problems.append(document.problem(place, "a name has lower-case letters, digits, - _ . and at most 64 characters"))
+            problems.append(
+                document.problem(
+                    place, "a name has lower-case letters, digits, - _ . and at most 64 characters"
+                )
+            )
         if not isinstance(raw, Mapping) or not isinstance(raw.get("use"), str):
             continue
         try:
@@ -344,4 +362,7 @@ def _cross_check(document: Document, config: Config) -> Iterator[str]:
     try:
         _ = config.prefix
     except ValueError:
-        yield document.problem(("tree", "path"), f"the tree must lie in the directory of {config.nginx.conf if config.nginx else ''}")
+        yield document.problem(
+            ("tree", "path"),
+            f"the tree must lie in the directory of {config.nginx.conf if config.nginx else ''}",
+        )

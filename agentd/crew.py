@@ -124,5 +124,3 @@ def fingerprint(handler: ConfiguredHandler) -> str:
 
 def _join(workers: Iterable[Worker], deadline: float) -> list[str]:
     return [worker.name for worker in workers if not worker.join(max(0.0, deadline - time.monotonic()))]
-
-

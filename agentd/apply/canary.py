@@ -1,4 +1,4 @@
-"""`agentd.conf`, the one file of a generation that knows its number, and the only one that nginx must include.
+"""`agentd.conf`, the file of a generation that knows its number, and the only one that nginx must include.
 
 It includes what the handlers staged for `http {}`, and holds the generation canary: a server on a unix socket
 that answers the number of the generation that the answering worker runs.
@@ -14,7 +14,8 @@ NAME = "agentd.conf"
 def render(generation: int, nginx: NginxOptions, prefix: str) -> bytes:
     """The file's content; `prefix` is the tree's path relative to nginx's configuration directory."""
     return f"""\
-# Written by agentd, new in every generation. Include it once, in http {{}}: include {prefix}/current/{NAME};
+# Written by agentd, new in every generation. Include it once, in http {{}}:
+#     include {prefix}/current/{NAME};
 include {prefix}/current/*/*.conf;
 
 server {{

@@ -98,7 +98,11 @@ def _listed(snapshot: Snapshot) -> list[str] | None:
 def _say(change: Change, takers: list[str]) -> None:
     if isinstance(change, Event):
         _log.info(
-            "event.received", event_name=change.name, change=change.id, payload=digest(change.payload), handlers=takers
+            "event.received",
+            event_name=change.name,
+            change=change.id,
+            payload=digest(change.payload),
+            handlers=takers,
         )
     else:
         _log.info("state.received", query=change.query, change=change.id, handlers=takers)

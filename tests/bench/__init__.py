@@ -1,0 +1,1 @@
+"""What is measured, side by side in one run: each module is one bench, and `rows()` its figures."""

@@ -1,0 +1,65 @@
+"""Runs the benches, prints the table, writes the JSON: `scripts/bench [NAME ...] [--json FILE]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.bench.rows import HEAD, Row
+
+BENCHES = ("latency", "serving", "burst", "idle")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run them one after the other; the exit status is 1 if a goal was missed."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument(
+        "--json", type=Path, default=Path(".cache/bench.json"), help="where the figures are written"
+    )
+    chosen = parser.parse_args(arguments)
+    unknown = set(chosen.names) - set(BENCHES)
+    if unknown:
+        parser.error(f"no bench named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+    found: list[Row] = []
+    for name in chosen.names or BENCHES:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        found += _run(name)
+    _print(found)
+    report = {"machine": _machine(), "rows": [row.json() for row in found]}
+    chosen.json.parent.mkdir(parents=True, exist_ok=True)
+    chosen.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(f"\n{_machine()}\nwritten to {chosen.json}")
+    return 0 if all(row.met for row in found) else 1
+
+
+def _run(name: str) -> list[Row]:
+    module = importlib.import_module(f"tests.bench.{name}")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"agentd-{name}-")))
+        return list(module.rows(stack, directory))
+
+
+def _print(found: Sequence[Row]) -> None:
+    lines = [HEAD, *(row.cells() for row in found)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(HEAD))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _machine() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    kernel = platform.release().split("-")[0]
+    return f"{os.cpu_count()} cores, {memory:.0f} GiB, Linux {kernel}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""The demonstration: three Consul agents, three nginx, three agentd, and the events an operator fires.
+
+Every line it prints is read from the running servers; a step that does not happen ends it with status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job, start_fleet
+from tests.servers.tls import TLS12, TLS13, Certificate, TLSClient, make_certificate
+from tests.servers.waiting import wait_until
+
+PROMOTE_AFTER = "3s"
+BLOCKED, NEIGHBOUR = "198.51.100.7", "198.51.100.8"
+FIRE_KEY = f'consul event -name={TICKET_EVENT} "$(openssl rand 48 | base64)"'
+FIRE_BLOCK = f'consul event -name={BLACKLIST_EVENT} "add {BLOCKED} 10m"'
+
+
+class StepFailedError(Exception):
+    """What should have happened did not."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demonstration; return the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave the fleet running until Ctrl-C")
+    keep = parser.parse_args(arguments).keep
+    signal.signal(signal.SIGTERM, _interrupt)
+    began = time.monotonic()
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="agentd-demo-")))
+        try:
+            show(stack, directory)
+        except (StepFailedError, TimeoutError, OSError, RuntimeError) as error:
+            print(f"\nFAILED: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+        print(f"\nAll of it happened, in {time.monotonic() - began:.0f} s.")
+        if keep:
+            wait_for_interrupt(directory)
+    print("Everything is stopped.")
+    return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def show(stack: ExitStack, directory: Path) -> None:
+    """All steps in order."""
+    certificate = make_certificate(directory)
+    step("Start three nodes: a Consul agent, agentd and an nginx with TLS on each")
+    nodes = start_fleet(stack, directory, certificate, 3, main_job(promote_after=PROMOTE_AFTER))
+    table(
+        ("node", "consul", "agentd", "nginx", "https", "generation", "ticket keys"),
+        [
+            (
+                node.name, f"pid {node.consul.process.pid}", f"pid {node.agentd.process.pid}",
+                f"pid {node.nginx.master}", f"{node.nginx.address}:{node.nginx.tls_port}",
+                node.generation, keys(node),
+            )
+            for node in nodes
+        ],
+    )  # fmt: skip
+    say("Every node began with a random key of its own, so no session can travel between nodes yet:")
+    travel(certificate, nodes, expect=False)
+
+    step("Rotate: the first key that all nodes share")
+    rotate(nodes)
+    step("Begin sessions on node1, rotate again, and resume them on node2")
+    clients = begin(certificate, nodes[0])
+    rotate(nodes)
+    resume(clients, nodes[1])
+
+    step(f"Block {BLOCKED} for ten minutes")
+    block(nodes)
+
+    step("What the nodes remember: agentd history on node3")
+    print(indent(run_agentd(nodes[2], "history")))
+    names = {path.name for node in nodes for path in (node.nginx.tree / "current").iterdir()}
+    say(f"One directory a generation, nothing half-written: {', '.join(sorted(names))}")
+    for node in nodes:
+        commands(directory, node)
+
+
+# -- the steps
+
+
+def rotate(nodes: list[Node]) -> None:
+    """Fire one key and wait until every node encrypts with it."""
+    before = {node.name: (keys(node), node.nginx.workers(), node.generation) for node in nodes}
+    old_first = {node.name: node.tickets()[0].name for node in nodes}
+    fire(nodes[0], FIRE_KEY)
+    wait_until(
+        lambda: all(len(node.tickets()) > len(before[node.name][0].split()) for node in nodes),
+        "the key to arrive",
+    )
+    say("It arrived on every node, and only decrypts until every node has had the time to get it:")
+    say("  " + "; ".join(f"{node.name} {keys(node)}" for node in nodes))
+    wait_until(
+        lambda: all(node.tickets()[0].name != old_first[node.name] for node in nodes),
+        "the key to encrypt",
+        seconds=30,
+    )
+    for node in nodes:
+        wait_until(partial(proved, node), f"the proof of generation {node.generation} on {node.name}")
+    table(
+        ("node", "generation", "keys before (first encrypts)", "keys after", "old workers", "new workers"),
+        [
+            (
+                node.name, f"{before[node.name][2]} -> {node.generation}", before[node.name][0], keys(node),
+                pids(before[node.name][1]), pids(node.nginx.workers()),
+            )
+            for node in nodes
+        ],
+    )  # fmt: skip
+    if len({node.tickets()[0].name for node in nodes}) != 1:
+        raise StepFailedError("the nodes encrypt with different keys")
+
+
+def refuses(node: Node) -> bool:
+    """Whether the node refuses the blocked address."""
+    return node.nginx.get(client=BLOCKED)[0] == 403
+
+
+def proved(node: Node) -> bool:
+    """Whether nginx runs the current generation with new workers only."""
+    page = run_canary(node)
+    return page == str(node.generation)
+
+
+def travel(certificate: Certificate, nodes: list[Node], *, expect: bool) -> None:
+    """A session begun on the first node, offered to the second."""
+    for version in (TLS12, TLS13):
+        client = TLSClient(certificate, version)
+        client.connect(nodes[0].nginx.address, nodes[0].nginx.tls_port)
+        answer = client.connect(nodes[1].nginx.address, nodes[1].nginx.tls_port)
+        say(f"  {answer.version}: begun on node1, on node2 {'resumed' if answer.resumed else 'not resumed'}")
+        if answer.resumed is not expect:
+            raise StepFailedError(f"{answer.version}: resumed is {answer.resumed}")
+
+
+def begin(certificate: Certificate, node: Node) -> list[TLSClient]:
+    """A TLS 1.2 and a TLS 1.3 session."""
+    clients = [TLSClient(certificate, version) for version in (TLS12, TLS13)]
+    for client in clients:
+        answer = client.connect(node.nginx.address, node.nginx.tls_port)
+        say(f"  {answer.version}: session begun on {node.name}, ticket good for {answer.lifetime} s")
+    return clients
+
+
+def resume(clients: list[TLSClient], node: Node) -> None:
+    """Offer the sessions to another node."""
+    for client in clients:
+        answer = client.connect(node.nginx.address, node.nginx.tls_port)
+        say(
+        across = "resumed" if answer.resumed else "NOT resumed"
+        say(f"  {answer.version}: on {node.name} {across} across the rotation")
+        )
+        if not answer.resumed:
+            raise StepFailedError(f"{answer.version}: the session did not survive the rotation")
+
+
+def block(nodes: list[Node]) -> None:
+    """Block one address and show that it, and only it, is refused."""
+    before = {node.name: node.nginx.get(client=BLOCKED)[0] for node in nodes}
+    fire(nodes[0], FIRE_BLOCK)
+    for node in nodes:
+        wait_until(partial(refuses, node), f"{node.name} to refuse {BLOCKED}")
+    rows = [
+        (node.name, before[node.name], node.nginx.get(client=BLOCKED)[0], node.nginx.get(client=NEIGHBOUR)[0])
+        for node in nodes
+    ]
+    table(("node", f"{BLOCKED} before", f"{BLOCKED} after", f"{NEIGHBOUR} after"), rows)
+    if any(row[1:] != (200, 403, 200) for row in rows):
+        raise StepFailedError(f"expected 200, 403 and 200 on every node, got {rows}")
+
+
+# -- pieces
+
+
+def fire(node: Node, command: str) -> None:
+    """Run the operator's command as it stands, in a shell."""
+    print(f"\n  $ {command}")
+    done = subprocess.run(
+        ["bash", "-c", command],
+        env={"PATH": os.environ["PATH"], **node.consul.environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    print(indent(done.stdout + done.stderr))
+    if done.returncode:
+        raise StepFailedError(f"exit status {done.returncode}")
+
+
+def run_agentd(node: Node, *arguments: str) -> str:
+    """Run an agentd command against the node."""
+    done = node.agentd.command(*arguments)
+    if done.returncode:
+        raise StepFailedError(f"agentd {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
+
+
+def run_canary(node: Node) -> str:
+    """What the node's generation canary answers."""
+    done = subprocess.run(
+        ["curl", "-s", "--max-time", "5", "--unix-socket", str(node.nginx.canary), "http://localhost/generation"],
+        capture_output=True, text=True, timeout=10, check=False,
+    )  # fmt: skip
+    return done.stdout
+
+
+def keys(node: Node) -> str:
+    """The node's ticket keys as short digests, the encrypting one first."""
+    return " ".join(hashlib.sha256(path.read_bytes()).hexdigest()[:8] for path in node.tickets())
+
+
+def pids(values: set[int]) -> str:
+    """Process ids, sorted."""
+    return " ".join(str(pid) for pid in sorted(values))
+
+
+def step(text: str) -> None:
+    """A heading."""
+    print(f"\n\N{BLACK RIGHT-POINTING TRIANGLE} {text}", flush=True)
+
+
+def say(text: str) -> None:
+    """A sentence."""
+    print(f"  {text}", flush=True)
+
+
+def indent(text: str) -> str:
+    """Two columns to the right."""
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Aligned columns."""
+    lines = [head, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    for line in lines:
+        print(
+            "    " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
+
+
+def commands(directory: Path, node: Node) -> None:
+    """Write what to try on this node into a file that a shell can source."""
+    lines = [f"export {name}={value}" for name, value in node.consul.environment.items()]
+    lines += [f"export AGENTD_CONFIG={node.configuration}", f"export PATH={os.environ['PATH']}"]
+    (directory / f"{node.name}.env").write_text("\n".join(lines) + "\n")
+
+
+def wait_for_interrupt(directory: Path) -> None:
+    """Leave everything running until Ctrl-C or SIGTERM."""
+    print(
+        f"""
+The fleet is running. In another shell:
+
+    . {directory}/node1.env
+    {FIRE_KEY}
+    {FIRE_BLOCK.replace(BLOCKED, "203.0.113.9")}
+    agentd status
+    agentd history
+    agentd generations
+    agentd rollback
+    agentd check
+    consul event -name={TICKET_EVENT} "not a key"; sleep 1; agentd history --limit 3
+
+node2 and node3 have files of their own: {directory}/node2.env, {directory}/node3.env
+Ctrl-C stops everything.""",
+        flush=True,
+    )
+    wait: Callable[[], None] = signal.pause
+    try:
+        wait()
+    except KeyboardInterrupt:
+        print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

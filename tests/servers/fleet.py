@@ -1,0 +1,138 @@
+"""A fleet: on every node a real Consul agent, a real nginx and a real agentd, on 127.0.0.1, .2, .3, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.servers.agentd import AgentdProcess
+from tests.servers.consul import ConsulAgent
+from tests.servers.nginx import Nginx
+from tests.servers.ports import free_port
+from tests.servers.tls import Certificate
+
+TICKET_EVENT = "tls-session-ticket-refresh"
+BLACKLIST_EVENT = "ip-blacklist"
+
+
+def main_job(*, promote_after: str = "60s", interval: str = "1s") -> dict[str, Any]:
+    """The `handlers:` section of the main job: ticket keys and a blacklist, both reloading nginx."""
+    return {
+        "ticket-keys": {
+            "use": "tls_ticket_keys",
+            "on": [{"event": TICKET_EVENT}],
+            "notify": ["nginx-reload"],
+            "options": {"promote_after": promote_after},
+        },
+        "blacklist": {
+            "use": "ip_blacklist",
+            "on": [{"event": BLACKLIST_EVENT}],
+            "notify": ["nginx-reload"],
+        },
+        "nginx-reload": {"use": "nginx_reload", "options": {"interval": interval}},
+    }
+
+
+class Node:
+    """One node of the fleet.
+
+    Args:
+        directory: empty and the node's own; keep its path short, it holds a unix socket.
+        certificate: shown by its nginx.
+        number: 1 for 127.0.0.1, and so on.
+        consul: the agent on the node, started by the caller.
+        handlers: the `handlers:` section.
+        settings: more of agentd's configuration, merged at the top level.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        certificate: Certificate,
+        *,
+        number: int,
+        consul: ConsulAgent,
+        handlers: Mapping[str, Any],
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        address = f"127.0.0.{number}"
+        self.name = f"node{number}"
+        self.directory = directory
+        self.consul = consul
+        (directory / "nginx").mkdir(parents=True)
+        self.nginx = Nginx(directory / "nginx", certificate, address=address)
+        self.nginx.configure(server="if ($agentd_blocked) { return 403; }")
+        port = free_port(address)
+        self.configuration = directory / "agentd.yaml"
+        self.config: dict[str, Any] = {
+            "consul": {"address": f"{consul.address}:{consul.ports['http']}"},
+            "nginx": self.nginx.agentd_section,
+            "tree": {"path": str(self.nginx.tree)},
+            "state": str(directory / "state"),
+            "status": {"address": f"{address}:{port}"},
+            "handlers": dict(handlers),
+        } | dict(settings or {})
+        self.configure()
+        self.agentd = AgentdProcess(self.configuration, directory / "agentd.log", (address, port))
+
+    def configure(self, handlers: Mapping[str, Any] | None = None) -> None:
+        """Write agentd's configuration, with other handlers if given."""
+        if handlers is not None:
+            self.config["handlers"] = dict(handlers)
+        self.configuration.write_text(yaml.safe_dump(self.config, sort_keys=False))
+
+    def start(self) -> Node:
+        """Start agentd, and then nginx on the first generation, as systemd orders them."""
+        self.agentd.start()
+        self.nginx.start()
+        return self
+
+    def stop(self) -> None:
+        """Stop both; the Consul agent is the caller's."""
+        if self.agentd.process.running:
+            self.agentd.stop()
+        if self.nginx.process.running:
+            self.nginx.stop()
+
+    @property
+    def generation(self) -> int:
+        """The generation that `current` points to."""
+        return int((self.nginx.tree / "current").readlink().name)
+
+    def read(self, path: str) -> bytes:
+        """A file of the current generation."""
+        return (self.nginx.tree / "current" / path).read_bytes()
+
+    def tickets(self) -> list[Path]:
+        """The session ticket key files, in nginx's order: the first encrypts."""
+        lines = self.read("tickets/tickets.conf").decode().splitlines()
+        named = [line.split()[1].rstrip(";") for line in lines if line.startswith("ssl_session_ticket_key")]
+        return [self.nginx.conf.parent / name for name in named]
+
+
+def start_fleet(
+    stack: ExitStack, directory: Path, certificate: Certificate, size: int, handlers: Mapping[str, Any]
+) -> list[Node]:
+    """Start `size` nodes, a Consul server on the first and clients on the others; `stack` stops them."""
+    nodes: list[Node] = []
+    for number in range(1, size + 1):
+        place = directory / f"n{number}"
+        (place / "consul").mkdir(parents=True)
+        consul = ConsulAgent(
+            place / "consul",
+            node=f"node{number}",
+            address=f"127.0.0.{number}",
+            join=nodes[0].consul if nodes else None,
+        )
+        stack.callback(consul.stop)
+        consul.start()
+        node = Node(place, certificate, number=number, consul=consul, handlers=handlers)
+        stack.callback(node.stop)
+        nodes.append(node)
+    for node in nodes:
+        node.start()
+    return nodes
