@@ -169,10 +169,8 @@ def resume(clients: list[TLSClient], node: Node) -> None:
     """Offer the sessions to another node."""
     for client in clients:
         answer = client.connect(node.nginx.address, node.nginx.tls_port)
-        say(
         across = "resumed" if answer.resumed else "NOT resumed"
         say(f"  {answer.version}: on {node.name} {across} across the rotation")
-        )
         if not answer.resumed:
             raise StepFailedError(f"{answer.version}: the session did not survive the rotation")
 
