@@ -74,11 +74,10 @@ def parse_loopback(address: str) -> tuple[str, int]:
         ValueError: not an address and a port, or not on loopback.
     """
     host, _, port = address.rpartition(":")
-    name = "127.0.0.1" if host == "localhost" else host
-    if name.startswith("[") and name.endswith("]"):
-        name = name[1:-1]
+    bracketed = host.startswith("[") and host.endswith("]")
+    name = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
     try:
-        loopback = ipaddress.ip_address(name).is_loopback and (":" in name) == (name != host)
+        loopback = ipaddress.ip_address(name).is_loopback and (":" in name) == bracketed
     except ValueError:
         raise ValueError("an address and a port are needed, such as 127.0.0.1:9521") from None
     if not loopback:

@@ -36,6 +36,10 @@ class QueryView(Protocol):
         """Why the last poll failed; None if it did not."""
 
     @property
+    def held(self) -> str | None:
+        """Why the last answer was not believed; None if it was."""
+
+    @property
     def answers(self) -> int:
         """Good answers so far."""
 
@@ -58,15 +62,19 @@ class QueryGauges(Collector):
         failing = GaugeMetricFamily(
             "agentd_query_failing", "1 while the last poll ended in an error.", labels=["query"]
         )
+        held = GaugeMetricFamily(
+            "agentd_query_held", "1 while the last answer was not believed.", labels=["query"]
+        )
         answers = CounterMetricFamily("agentd_query_answers", "Good answers from Consul.", labels=["query"])
         for view in views:
             last = self._since if view.last_contact is None else view.last_contact
             silence.add_metric([view.query], max(0.0, now - last))
             failing.add_metric([view.query], view.error is not None)
+            held.add_metric([view.query], view.held is not None)
             answers.add_metric([view.query], view.answers)
         up = any(view.error is None and view.last_contact is not None for view in views)
         yield GaugeMetricFamily("agentd_consul_up", "1 while at least one query gets answers.", value=up)
-        yield from (silence, failing, answers)
+        yield from (silence, failing, held, answers)
 
 
 class HandlerGauges(Collector):

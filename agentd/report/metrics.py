@@ -66,7 +66,6 @@ class Metrics:
             "events_missed", "User events lost to a ring overflow or a restart (estimate)."
         )
         self._refused = self._counter("events_refused", "User events refused, by configured name.", "event")
-        self._query_errors = self._counter("query_errors", "Polls that ended in an error, all queries.")
 
     def _make_handler_metrics(self) -> None:
         self._outcomes = self._counter(
@@ -120,10 +119,6 @@ class Metrics:
     def events_missed(self, count: int) -> None:
         """So many user events, by estimate, went by unseen."""
         self._missed.inc(count)
-
-    def query_error(self) -> None:
-        """A poll ended in an error; which query fails now, the scrape asks the pollers."""
-        self._query_errors.inc()
 
     # ------------------------------------------------------------------ handlers
 
