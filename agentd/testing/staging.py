@@ -1,0 +1,102 @@
+"""What one attempt of a handler sees on the bench: the staged files and the recorded log.
+
+It keeps the tree's rules about paths and owners, in memory. It touches no disk but to read the source of
+`write_file`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from agentd.handler import PermanentError
+
+_PREFIX: Final = "agentd/current"
+_PART: Final = r"[A-Za-z0-9_+=@,:~-][A-Za-z0-9._+=@,:~-]*"
+_PATH: Final = re.compile(rf"{_PART}(?:/{_PART})*")
+_RESERVED: Final = frozenset({"agentd.conf", "manifest.json"})
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that the handler logged."""
+
+    level: str
+    event: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(slots=True)
+class RecordedLog:
+    """A logger that keeps its lines."""
+
+    lines: list[LogLine] = field(default_factory=list)
+
+    def debug(self, event: str, **fields: Any) -> None:  # noqa: ANN401 (structlog's own signature)
+        """Keep a line of level debug."""
+        self.lines.append(LogLine("debug", event, fields))
+
+    def info(self, event: str, **fields: Any) -> None:  # noqa: ANN401 (as above)
+        """Keep a line of level info."""
+        self.lines.append(LogLine("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:  # noqa: ANN401 (as above)
+        """Keep a line of level warning."""
+        self.lines.append(LogLine("warning", event, fields))
+
+    def error(self, event: str, **fields: Any) -> None:  # noqa: ANN401 (as above)
+        """Keep a line of level error."""
+        self.lines.append(LogLine("error", event, fields))
+
+
+class StagedFiles:
+    """`Files` in memory: a copy of what is committed, over which one attempt writes.
+
+    Args:
+        committed: path -> (content, mode) of this handler's files.
+        foreign: path -> content of files that belong to other handlers.
+    """
+
+    def __init__(self, committed: Mapping[str, tuple[bytes, int]], foreign: Mapping[str, bytes]) -> None:
+        self.staged = dict(committed)
+        self._foreign = foreign
+
+    def read(self, path: str) -> bytes | None:
+        """See `Files.read`."""
+        if path in self.staged:
+            return self.staged[path][0]
+        return self._foreign.get(path)
+
+    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+        """See `Files.write`."""
+        self._admit(path)
+        for other in (*self.staged, *self._foreign):
+            if other.startswith(f"{path}/") or path.startswith(f"{other}/"):
+                raise PermanentError(f"{path}: {other} is there, and a file cannot also be a directory")
+        self.staged[path] = (bytes(data), mode)
+
+    def write_file(self, path: str, source: Path, mode: int = 0o644) -> None:
+        """Stage a file whose content lies on disk."""
+        self.write(path, source.read_bytes(), mode)
+
+    def remove(self, path: str) -> None:
+        """See `Files.remove`."""
+        self._admit(path)
+        self.staged.pop(path, None)
+
+    def paths(self, prefix: str = "") -> list[str]:
+        """See `Files.paths`."""
+        return sorted(path for path in self.staged if path.startswith(prefix))
+
+    def reference(self, path: str) -> str:
+        """See `Files.reference`."""
+        return f"{_PREFIX}/{path}"
+
+    def _admit(self, path: str) -> None:
+        if not _PATH.fullmatch(path) or path in _RESERVED:
+            raise PermanentError(f"{path!r}: not a path inside the tree that nginx can name")
+        if path in self._foreign:
+            raise PermanentError(f"{path}: belongs to another handler")

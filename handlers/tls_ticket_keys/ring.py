@@ -1,0 +1,138 @@
+"""The ring of session ticket keys: which key encrypts, which only decrypt, and until when.
+
+Pure: values in, values out; time is an argument and the secrets are elsewhere. A key is staged first, so
+that every node can decrypt with it before any node encrypts with it, then promoted, and demoted by the
+next one. Which key encrypts follows from the keys' order alone, never from when each came, so that nodes
+that received the same keys in different orders end with the same ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+Order = tuple[int, str]
+"""Lamport time and ID of the event that brought the key: the same on every node."""
+
+
+@dataclass(frozen=True, slots=True)
+class TicketKey:
+    """What is remembered of one key, without its secret. Times are unix seconds.
+
+    Attributes:
+        name: the 16-byte key name, in hex.
+        path: the key's file in the tree; equal for equal keys only.
+        received: when this node received it.
+        promoted: when it first encrypted here, or None.
+        demoted: since when a newer key encrypts, or None.
+    """
+
+    order: Order
+    name: str
+    path: str
+    received: float
+    promoted: float | None = None
+    demoted: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the store."""
+        return {
+            "id": list(self.order),
+            "name": self.name,
+            "path": self.path,
+            "received": self.received,
+            "promoted": self.promoted,
+            "demoted": self.demoted,
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TicketKey:
+        """The inverse of `to_json`."""
+        ltime, event = value["id"]
+        times = (value[field] for field in ("received", "promoted", "demoted"))
+        return cls((int(ltime), str(event)), value["name"], value["path"], *times)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The operator's rules. Times are seconds.
+
+    Attributes:
+        promote_after: from received to encrypting.
+        retire_after: from demoted to removed.
+        keep: the most keys besides the newest one (and besides the one that encrypts, if it is older yet).
+    """
+
+    promote_after: float
+    retire_after: float
+    keep: int
+
+
+Ring = tuple[TicketKey, ...]
+"""The key that encrypts, then the others from the newest to the oldest."""
+
+
+def admit(ring: Ring, key: TicketKey) -> Ring:
+    """Add a key. One that is there already keeps the lower of the two orders, and all else.
+
+    Raises:
+        ValueError: another key of the ring has the same name, so that tickets would find the wrong one.
+    """
+    for known in ring:
+        if known.path == key.path:
+            older = replace(known, order=min(known.order, key.order))
+            return tuple(older if other is known else other for other in ring)
+        if known.name == key.name:
+            raise ValueError(f"the ring has another key of the same name, received at {known.received:.0f}")
+    return (*ring, key)
+
+
+def settle(ring: Ring, now: float, schedule: Schedule) -> Ring:
+    """Promote, demote and remove what is due at `now`, and put the ring in order."""
+    newest_first = sorted((_not_after(key, now) for key in ring), key=lambda key: key.order, reverse=True)
+    if not newest_first:
+        return ()
+    ripe = (key for key in newest_first if _ripe_at(key, schedule) <= now)
+    encrypting = next(ripe, newest_first[0])
+    stamped = (_stamp(key, encrypting, now) for key in newest_first)
+    # By rank among all, not among the demoted: a burst stays bounded, and every node drops alike.
+    kept = [
+        key
+        for rank, key in enumerate(stamped)
+        if key.order == encrypting.order or (rank <= schedule.keep and not _over(key, now, schedule))
+    ]
+    return tuple(sorted(kept, key=lambda key: key.order != encrypting.order))
+
+
+def next_step(ring: Ring, schedule: Schedule) -> float | None:
+    """When `settle` next has something to do, in unix seconds; None if never."""
+    return min(_steps(ring, schedule), default=None)
+
+
+def _steps(ring: Ring, schedule: Schedule) -> Iterable[float]:
+    for key in ring[1:]:
+        yield _ripe_at(key, schedule) if key.demoted is None else key.demoted + schedule.retire_after
+
+
+def _ripe_at(key: TicketKey, schedule: Schedule) -> float:
+    # Once promoted it stays so, even if the operator has made `promote_after` longer since.
+    return key.received + schedule.promote_after if key.promoted is None else key.promoted
+
+
+def _stamp(key: TicketKey, encrypting: TicketKey, now: float) -> TicketKey:
+    if key.order < encrypting.order:
+        return replace(key, demoted=now if key.demoted is None else key.demoted)
+    if key.order == encrypting.order:
+        return replace(key, promoted=now if key.promoted is None else key.promoted, demoted=None)
+    return replace(key, demoted=None)
+
+
+def _over(key: TicketKey, now: float, schedule: Schedule) -> bool:
+    return key.demoted is not None and key.demoted + schedule.retire_after <= now
+
+
+def _not_after(key: TicketKey, now: float) -> TicketKey:
+    """The clock may have been set back since: a time still to come would hold the key up for that long."""
+    promoted, demoted = (None if at is None else min(at, now) for at in (key.promoted, key.demoted))
+    return replace(key, received=min(key.received, now), promoted=promoted, demoted=demoted)

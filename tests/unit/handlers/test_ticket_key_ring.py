@@ -1,0 +1,165 @@
+"""The rules of the ring, as properties over any events in any order at any time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.tls_ticket_keys.ring import Ring, Schedule, TicketKey, admit, next_step, settle
+
+SCHEDULE = Schedule(promote_after=60.0, retire_after=3600.0, keep=3)
+DAY = 86_400.0
+
+
+def ticket_key(number: int, received: float = 0.0, *, ltime: int | None = None) -> TicketKey:
+    """Key `number`, brought by an event of that Lamport time."""
+    order = (number if ltime is None else ltime, f"event-{number}")
+    return TicketKey(order, f"{number:032x}", f"tickets/{number}.key", received)
+
+
+def received(arrivals: list[tuple[TicketKey, float]], schedule: Schedule, ring: Ring = ()) -> Ring:
+    """The ring after the keys have arrived, each at its time."""
+    for key, at in arrivals:
+        ring = settle(admit(ring, replace(key, received=at)), at, schedule)
+    return ring
+
+
+def initial() -> Ring:
+    """The ring of a node that has only its own random key."""
+    return settle((replace(ticket_key(999), order=(0, "")),), 0.0, SCHEDULE)
+
+
+def fleet(ring: Ring) -> list[str]:
+    """The files of the keys that came from events, in order."""
+    return [key.path for key in ring if key.order != (0, "")]
+
+
+numbers = st.lists(st.integers(1, 40), min_size=1, max_size=12, unique=True)
+schedules = st.builds(
+    Schedule, st.sampled_from([0.0, 1.0, 60.0]), st.just(3600.0), st.integers(min_value=1, max_value=6)
+)
+
+
+@given(numbers, st.data(), schedules)
+def test_every_order_ends_with_the_same_ring(
+    keys: list[int], data: st.DataObject, schedule: Schedule
+) -> None:
+    """Two nodes that received the same keys in different orders have the same ring once all are promoted."""
+    rings = []
+    for _ in range(2):
+        order = data.draw(st.permutations(keys))
+        times = sorted(data.draw(st.lists(st.floats(1, 100), min_size=len(keys), max_size=len(keys))))
+        arrived = [(ticket_key(number), at) for number, at in zip(order, times, strict=True)]
+        rings.append(settle(received(arrived, schedule, initial()), 200.0, schedule))
+
+    assert fleet(rings[0]) == fleet(rings[1])
+    assert rings[0][0].order[0] == max(keys)
+
+
+@given(numbers, st.data())
+def test_the_same_key_in_two_events_converges(keys: list[int], data: st.DataObject) -> None:
+    """A key that two events brought has one place in the ring, whichever came first."""
+    schedule = replace(SCHEDULE, keep=50)
+    events = [ticket_key(number, ltime=ltime) for number in keys for ltime in (number, 41 + number)]
+    rings = [
+        settle(
+            received([(key, 1.0) for key in data.draw(st.permutations(events))], schedule), 100.0, schedule
+        )
+        for _ in range(2)
+    ]
+
+    assert fleet(rings[0]) == fleet(rings[1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 2000)), max_size=40), schedules)
+def test_the_ring_is_bounded_and_always_encrypts(steps: list[tuple[int, float]], schedule: Schedule) -> None:
+    """At any time the ring holds a promoted key, first, and at most `keep` demoted ones."""
+    ring, now = initial(), 0.0
+    for number, wait in steps:
+        now += wait
+        ring = settle(admit(ring, ticket_key(number, now)), now, schedule)
+
+        assert ring[0].promoted is not None
+        assert ring[0].demoted is None
+        assert sum(key.demoted is not None for key in ring) <= schedule.keep
+        assert len(ring) <= schedule.keep + 2
+
+
+@given(st.lists(st.tuples(st.integers(1, 40), st.floats(0, 2000)), max_size=40), schedules)
+def test_an_older_key_never_takes_over(steps: list[tuple[int, float]], schedule: Schedule) -> None:
+    """The order of the key that encrypts only grows, as long as no key comes twice."""
+    ring, now = initial(), 0.0
+    for number, wait in dict(steps).items():
+        now += wait
+        before = ring[0].order
+        ring = settle(admit(ring, ticket_key(number, now)), now, schedule)
+
+        assert ring[0].order >= before
+
+
+@given(numbers, st.floats(0, DAY), schedules)
+def test_settling_twice_changes_nothing(keys: list[int], now: float, schedule: Schedule) -> None:
+    """What is due is done at once, and the next step lies in the future."""
+    ring = settle(
+        received([(ticket_key(number), 0.0) for number in keys], schedule, initial()), now, schedule
+    )
+
+    assert settle(ring, now, schedule) == ring
+    step = next_step(ring, schedule)
+    assert step is None or step > now
+
+
+@given(numbers, schedules)
+def test_steps_end_with_one_key(keys: list[int], schedule: Schedule) -> None:
+    """Following the steps, in the end only the newest key is left and nothing more is due."""
+    ring = received([(ticket_key(number), 0.0) for number in keys], schedule, initial())
+    for _ in range(100):
+        step = next_step(ring, schedule)
+        if step is None:
+            break
+        ring = settle(ring, step, schedule)
+
+    assert fleet(ring) == [f"tickets/{max(keys)}.key"]
+    assert len(ring) == 1
+
+
+def test_same_name_with_another_secret() -> None:
+    """A ticket finds its key by name, so two keys of one name cannot be in the ring."""
+    ring = admit((), ticket_key(1))
+
+    with pytest.raises(ValueError, match="same name"):
+        admit(ring, replace(ticket_key(1), path="tickets/other.key"))
+
+
+def test_longer_promote_after_does_not_undo_a_promotion() -> None:
+    """A promoted key keeps encrypting when the operator makes `promote_after` longer."""
+    ring = settle(received([(ticket_key(1), 0.0)], SCHEDULE, initial()), 60.0, SCHEDULE)
+
+    ring = settle(ring, 61.0, replace(SCHEDULE, promote_after=DAY))
+
+    assert ring[0].path == "tickets/1.key"
+
+
+def test_clock_set_back() -> None:
+    """A key received while the clock was a day ahead is promoted `promote_after` from now, not tomorrow."""
+    ring = received([(ticket_key(1), DAY)], SCHEDULE, initial())
+
+    ring = settle(ring, 100.0, SCHEDULE)
+
+    assert next_step(ring, SCHEDULE) == 160.0
+
+
+def test_empty_ring() -> None:
+    """Nothing is due in an empty ring."""
+    assert settle((), 0.0, SCHEDULE) == ()
+    assert next_step((), SCHEDULE) is None
+
+
+def test_json_round_trip() -> None:
+    """A key comes back from the store as it went in."""
+    key = replace(ticket_key(3, 1.5), promoted=2.5)
+
+    assert TicketKey.from_json(key.to_json()) == key
