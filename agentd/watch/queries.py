@@ -198,6 +198,11 @@ class ServicesQuery(Query):
         """Every service."""
         return (_ALL_SERVICES,)
 
+    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
+        # Consul lists the tags in another order each time (a Go map's); unsorted, equal answers would differ.
+        tags = {name: sorted(found or ()) for name, found in (raw or {}).items()}
+        return (ServicesState(str(self), tags, index),)
+
 
 @dataclass(frozen=True)
 class NodesQuery(Query):
