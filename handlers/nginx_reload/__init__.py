@@ -85,7 +85,7 @@ class NginxReload(Handler):
         if self._found_no_master and not context.dry_run:
             with running_master(context.nginx.pid) as master:
                 if master is not None:
-                    self._reload(master, context, last_resort=True)
+                    self._reload(master, context, newer=True, last_resort=True)
                 else:
                     canary.remove_stale(context.nginx.canary)  # its last worker may have ended since
         return now + _LOOK_FOR_MASTER
@@ -107,7 +107,7 @@ class NginxReload(Handler):
             if master is None:
                 self._skip(context)
             else:
-                self._reload(master, context, last_resort=change.rollback)
+                self._reload(master, context, newer=not change.rollback, last_resort=change.rollback)
 
     def _skip(self, context: Context) -> None:
         """No master: see that nothing is in the way of the next start."""
@@ -122,9 +122,12 @@ class NginxReload(Handler):
         # Workers outlive a master that was killed: they go on serving and keep the ports from a new nginx.
         context.log.warning("nginx.orphans", serving=serving, advice="end nginx's old workers, then start it")
 
-    def _reload(self, master: Master, context: Context, *, last_resort: bool) -> None:
-        """Signal and wait for the proof; `last_resort` has no generation behind it to go back to."""
-        wanted = Wanted(context.generation, newer=not last_resort)
+    def _reload(self, master: Master, context: Context, *, newer: bool, last_resort: bool) -> None:
+        """Signal and wait for the proof, of a `newer` generation if it must be.
+
+        With `last_resort` nothing is flipped back on a failure, so that it has to be tried again.
+        """
+        wanted = Wanted(context.generation, newer=newer)
         canary.remove_stale(context.nginx.canary)
         look = _Watch(master, context)
         self._proved, self._held_since, self._signalled_at = None, None, context.now
@@ -168,8 +171,8 @@ class _Watch:
     def __call__(self) -> Look:
         alive = self._master.alive
         workers = self._master.workers()
-        new = workers.active - self.before.active - self.before.draining
-        left = workers.active & self.before.active
+        new = workers.active - self.before.children
+        left = workers.active & self.before.children
         self._writers |= new
         lines = error_log.emergencies(self._mark, self._writers)
         answer = _answer(self._context) if new and not left else None

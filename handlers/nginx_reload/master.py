@@ -25,10 +25,17 @@ _DRAINING: Final = b"nginx: worker process is shutting down"
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """The pids of a master's workers: those that accept connections, and those that only finish theirs."""
+    """The pids of a master's workers.
+
+    Attributes:
+        active: those that accept connections.
+        draining: those that only finish theirs.
+        children: these and all other children; a worker just forked has not named itself yet.
+    """
 
     active: frozenset[int]
     draining: frozenset[int]
+    children: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +56,11 @@ class Master:
         return _title(self.pid).startswith(_MASTER)
 
     def workers(self) -> Workers:
-        """The workers of this moment; a process that was forked but did not name itself yet is none."""
+        """The workers of this moment."""
         titles = {pid: _title(pid) for pid in _children(self.pid)}
         draining = frozenset(pid for pid, title in titles.items() if title.startswith(_DRAINING))
         named = frozenset(pid for pid, title in titles.items() if title.startswith(_WORKER))
-        return Workers(named - draining, draining)
+        return Workers(named - draining, draining, frozenset(titles))
 
     def reload(self) -> None:
         """Send SIGHUP (https://nginx.org/en/docs/control.html).

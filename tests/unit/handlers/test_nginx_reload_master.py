@@ -21,6 +21,7 @@ def test_the_workers_are_told_apart(tmp_path: Path) -> None:
         workers = master.workers()
 
         assert (master.pid, len(workers.active), len(workers.draining)) == (pid, 2, 1)
+        assert len(workers.children) == 4
 
 
 @pytest.mark.parametrize("content", ["", "\n", "-1", "0", "nginx", "9" * 30, "²"])
@@ -61,7 +62,7 @@ def test_a_master_that_ended_has_no_workers_and_cannot_be_reloaded(tmp_path: Pat
         os.waitpid(pid, 0)
 
         assert not master.alive
-        assert master.workers() == Workers(frozenset(), frozenset())
+        assert master.workers() == Workers(frozenset(), frozenset(), frozenset())
         with pytest.raises(TemporaryError, match="ended just before"):
             master.reload()
 
