@@ -1,0 +1,208 @@
+"""The command line: what may be typed, which command it is, and how an error is told.
+
+Owns parsing, dispatch and exit statuses: 0 all is well, 1 the thing failed, 2 wrong usage or configuration.
+What a command imports is imported only when it runs, so that each starts as fast as it can.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from agentd.commands.output import Output, printable
+from agentd.errors import AgentdError, ConfigError
+
+DEFAULT: Final = "/etc/agentd/agentd.yaml"
+_FAILED, _USAGE = 1, 2
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
+Parser = argparse.ArgumentParser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status. `argv` is without the program's name."""
+    arguments = _parser().parse_args(argv)
+    try:
+        status = _execute(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads any more; Python would complain about that once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except AgentdError as error:
+        return _tell(error)
+    except PermissionError as error:
+        return _tell(AgentdError(f"{error.filename or 'a file'}: {error.strerror}"), cause=error)
+    return status
+
+
+def _execute(arguments: argparse.Namespace) -> int:
+    module = importlib.import_module(f"agentd.commands.{arguments.command.replace('-', '_')}")
+    execute: Callable[[argparse.Namespace, Output], int] = module.execute
+    return execute(arguments, Output(sys.stdout, as_json=arguments.json))
+
+
+def _tell(error: AgentdError, cause: BaseException | None = None) -> int:
+    advice = "; run it as root (sudo agentd ...)" if _not_permitted(cause or error) else ""
+    for line in str(error).splitlines():
+        sys.stderr.write(f"agentd: {printable(line)}{advice}\n")
+    return _USAGE if isinstance(error, ConfigError) else _FAILED
+
+
+def _not_permitted(error: BaseException) -> bool:
+    return os.geteuid() != 0 and any(isinstance(one, PermissionError) for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+# ---------------------------------------------------------------- what may be typed
+
+
+class _Version(argparse.Action):
+    """Prints the installed version; looking it up takes longer than to parse a command line."""
+
+    def __call__(self, parser: Parser, *_: object) -> None:
+        from importlib.metadata import version  # noqa: PLC0415 (only --version needs it)
+
+        sys.stdout.write(f"agentd {version('agentd')}\n")
+        parser.exit()
+
+
+def _parser() -> Parser:
+    given = os.environ.get("AGENTD_CONFIG") or DEFAULT
+    parser = Parser(
+        "agentd", description="Turns Consul's events, services and keys into files that nginx serves."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    _add_common(parser, config=Path(given), as_json=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (text, add) in _COMMANDS.items():
+        own = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        # May stand before or after the command; given nowhere after it, the one before it counts.
+        _add_common(own, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+        add(own)
+    return parser
+
+
+def _add_common(parser: Parser, *, config: object, as_json: object) -> None:
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=config,
+        metavar="FILE",
+        help=f"configuration ($AGENTD_CONFIG, else {DEFAULT})",
+    )
+    parser.add_argument("--json", action="store_true", default=as_json, help="print one JSON document")
+
+
+def _none(_: Parser) -> None:
+    """Add nothing: the command has no arguments of its own."""
+
+
+def _fire(parser: Parser) -> None:
+    parser.add_argument("name", type=_word, metavar="NAME", help="name of the event")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "payload",
+        nargs="?",
+        metavar="PAYLOAD",
+        help="what to send; - is standard input. Others see it in the process list: use --file for secrets",
+    )
+    what.add_argument(
+        "--file", type=Path, metavar="F", help="read the payload from a file; - is standard input"
+    )
+
+
+def _history(parser: Parser) -> None:
+    parser.add_argument(
+        "id", nargs="?", type=_word, metavar="ID", help="all about the changes whose ID begins like this"
+    )
+    parser.add_argument("--handler", type=_word, metavar="H", help="only what came for this handler")
+    parser.add_argument("--limit", type=_count, default=30, metavar="N", help="at most so many (%(default)s)")
+
+
+def _rollback(parser: Parser) -> None:
+    parser.add_argument(
+        "generation",
+        nargs="?",
+        type=_count,
+        metavar="N",
+        help="the generation to go back to (the one before the current)",
+    )
+    _add_wait(parser)
+
+
+def _replay(parser: Parser) -> None:
+    parser.add_argument("id", type=_word, metavar="ID", help="ID of the change, or its beginning")
+    parser.add_argument("--handler", type=_word, metavar="H", help="only to this handler")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run the handler here, show what would change, and keep nothing of it",
+    )
+    _add_wait(parser)
+
+
+def _add_wait(parser: Parser) -> None:
+    parser.add_argument(
+        "--wait",
+        type=_seconds,
+        default=15.0,
+        metavar="T",
+        help="wait so long for the daemon, such as 30s or 0 (15s)",
+    )
+
+
+def _handlers(parser: Parser) -> None:
+    parser.add_argument("name", nargs="?", type=_word, metavar="NAME", help="this one in detail")
+
+
+def _import_watches(parser: Parser) -> None:
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
+    )
+
+
+_COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
+    "run": ("run the daemon", _none),
+    "check": ("check the configuration, Consul, its ACLs, nginx and the directories", _none),
+    "status": ("show how the daemon is", _none),
+    "history": ("show what came, what became of it, and why", _history),
+    "generations": ("list the generations of the tree", _none),
+    "rollback": ("make an earlier generation current again, and have nginx load it", _rollback),
+    "replay": ("hand a change to its handler once more", _replay),
+    "fire": ("fire a user event", _fire),
+    "handlers": ("list the installed handlers and their options", _handlers),
+    "import-watches": ("turn the watches of a Consul agent into handlers, as YAML", _import_watches),
+}
+
+
+def _word(text: str) -> str:
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("it must not be empty or hold control characters")
+    return text
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):  # noqa: PLR2004 (what fits SQLite)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    from agentd.options import parse_duration  # noqa: PLC0415 (brings pydantic, which most commands need anyway)
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

@@ -1,0 +1,127 @@
+"""What a command prints: aligned tables and lines for a person, or one JSON document for a program.
+
+Owns colours, alignment, and that nothing an outsider chose (the name of an event, the text of an error)
+reaches a terminal as a control character. Knows nothing of what it prints.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, TextIO
+
+Colour = Literal["red", "green", "yellow", "bold", "dim"]
+_CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
+_GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
+_BAD: Final = ("FAIL", "failed", "refused", "broken", "no")
+_DOUBTFUL: Final = ("warn", "expired", "waiting", "awaiting proof")
+
+
+class Output:
+    """Standard output of one command.
+
+    Attributes:
+        json: whether a program reads it; then `document` is called once, and nothing else prints.
+    """
+
+    def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
+        self.json = as_json
+        self._stream = stream
+        # https://no-color.org
+        self._coloured = stream.isatty() and not os.environ.get("NO_COLOR")
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character must not end us
+            stream.reconfigure(errors="backslashreplace")
+
+    def document(self, value: object) -> None:
+        """Print one JSON document."""
+        self._stream.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+    def line(self, text: str = "", colour: Colour | None = None) -> None:
+        """Print one line for a person; nothing if a program reads."""
+        if not self.json:
+            self._stream.write(self._painted(printable(text), colour) + "\n")
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "") -> None:
+        """Print rows under their columns, all but the last padded; `empty` stands for no rows."""
+        if not rows:
+            self.line(empty)
+            return
+        cells = [[printable(_text(cell)) for cell in row] for row in rows]
+        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+        self.line(_aligned(columns, columns, widths), "bold")
+        for row in cells:
+            painted = [self._painted(cell, _colour(cell)) for cell in row]
+            self._stream.write(_aligned(row, painted, widths) + "\n")
+
+    def pairs(self, values: Mapping[str, object]) -> None:
+        """Print "name  value" lines, aligned; a value of several lines is indented below its first."""
+        width = max(map(len, values), default=0)
+        for name, value in values.items():
+            first, *others = _text(value).split("\n")
+            cell = printable(first)
+            title = self._painted(name.ljust(width), "bold")
+            self._stream.write(f"{title}  {self._painted(cell, _colour(cell))}\n")
+            for other in others:
+                self.line(f"{'':{width}}  {other}".rstrip())
+
+    def _painted(self, text: str, colour: Colour | None) -> str:
+        return f"\033[{_CODES[colour]}m{text}\033[0m" if self._coloured and colour and text else text
+
+
+def printable(text: str) -> str:
+    """The text with every control character escaped, so that it cannot steer a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def moment(unix: float | None) -> str:
+    """A unix time as local time, or "-"."""
+    return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix))
+
+
+def span(seconds: float | None) -> str:
+    """A duration as a person reads it: "12 ms", "3.4 s", "5 m 10 s", "2 h 3 m", "4 d 1 h", or "-"."""
+    if seconds is None:
+        return "-"
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:  # noqa: PLR2004 (a minute)
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
+
+
+def _text(cell: object) -> str:
+    if cell is None or cell == "":
+        return "-"
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return str(cell)
+
+
+def _aligned(plain: Sequence[str], painted: Sequence[str], widths: Sequence[int]) -> str:
+    pads = [" " * (width - len(text)) for text, width in zip(plain, widths, strict=True)]
+    return "  ".join(text + pad for text, pad in zip(painted, pads, strict=True)).rstrip()
+
+
+def _colour(cell: str) -> Colour | None:
+    if cell in _GOOD:
+        return "green"
+    if cell in _BAD:
+        return "red"
+    return "yellow" if cell in _DOUBTFUL else None
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def shown(value: Any) -> str:  # noqa: ANN401 (any JSON)
+    """A JSON value in one line."""
+    return json.dumps(value, ensure_ascii=False)
