@@ -12,20 +12,17 @@ by the last seen ID whether events went by unseen.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from agentd.errors import ConsulUnavailable
 from agentd.watch.changes import Event
+from agentd.watch.inquiry import Inquiry
 from agentd.watch.query import Snapshot
 
 RING: Final = 256
 """Events that an agent keeps, of all names together."""
 _SEEN: Final = 2 * RING
-
-Refusal = Callable[[], str | None]
-"""Asks Consul whether the token may read this; None if it may, else why the answer cannot be believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +57,7 @@ class Memory(Protocol):
     def fresh(self) -> bool:
         """Whether the leader must answer."""
 
-    def judge(self, snapshot: Snapshot, refusal: Refusal) -> Verdict:
+    def judge(self, snapshot: Snapshot, inquiry: Inquiry) -> Verdict:
         """Compare with what was seen."""
 
 
@@ -86,7 +83,7 @@ class StateMemory:
     held: str | None = None
     alarming: bool = False
 
-    def judge(self, snapshot: Snapshot, refusal: Refusal) -> Verdict:
+    def judge(self, snapshot: Snapshot, inquiry: Inquiry) -> Verdict:
         """Compare with the last state.
 
         Raises:
@@ -100,13 +97,27 @@ class StateMemory:
             return self._believe(replace(now, lost=0), snapshot)
         if self.digest and not self.full:  # it was empty before
             return Verdict(now)
-        held, alarming = self._doubt(lost, snapshot, refusal)
-        if held:
-            return Verdict(replace(now, held=held, alarming=alarming), held=held, alarming=alarming)
-        return self._believe(now, snapshot)
+        if held := self._doubt(lost, snapshot, inquiry):
+            reason, alarming = held
+            return _hold(now, reason, alarming=alarming)
+        return self._prove(now, snapshot, inquiry)
 
-    def _doubt(self, lost: int, snapshot: Snapshot, refusal: Refusal) -> tuple[str | None, bool]:
-        """Why this empty answer is not believed, and whether that needs the operator."""
+    def _prove(self, now: StateMemory, snapshot: Snapshot, inquiry: Inquiry) -> Verdict:
+        """Believe an empty answer that was given between two proofs of the right to read it.
+
+        The right may have come back after the first answer was made: what that one left out is there still.
+        """
+        if snapshot.index == self.index and not self.held:
+            return Verdict(now)
+        second = inquiry.again()
+        if second.index < now.top:
+            return Verdict(replace(self, index=0, fresh=True), held=self.held, alarming=self.alarming)
+        if second.empty and (refused := inquiry.refusal()) is not None:
+            return _hold(now, f"empty answer held: {refused}", alarming=True)
+        return self._believe(replace(now, index=second.index, top=second.index), second)
+
+    def _doubt(self, lost: int, snapshot: Snapshot, inquiry: Inquiry) -> tuple[str, bool] | None:
+        """Why this empty answer is not believed, and whether that needs the operator; None if it may be."""
         if snapshot.answer.filtered_by_acls:
             return "empty answer held: Consul says that ACLs filtered it", True
         if not self.digest and self.held and not self.alarming:
@@ -114,13 +125,13 @@ class StateMemory:
                 self.held,
                 False,
             )  # asked already; a missing key answers to every write to the whole KV store
-        if (refused := refusal()) is not None:
+        if (refused := inquiry.refusal()) is not None:
             return f"empty answer held: {refused}", True
         if not self.digest:
             return "empty answer held: nothing was ever there since the start", False
         if snapshot.index <= lost:
             return "empty answer held: Consul's index went back, so its data may be lost", True
-        return None, False
+        return None
 
     def _believe(self, now: StateMemory, snapshot: Snapshot) -> Verdict:
         """Deliver, unless the index did not move or the content is what was delivered last."""
@@ -129,6 +140,10 @@ class StateMemory:
         digest = snapshot.changes[0].digest
         news = None if digest == self.digest else snapshot
         return Verdict(replace(now, digest=digest, full=not snapshot.empty), news)
+
+
+def _hold(now: StateMemory, held: str, *, alarming: bool) -> Verdict:
+    return Verdict(replace(now, held=held, alarming=alarming), held=held, alarming=alarming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +168,11 @@ class EventMemory:
         """The ring is the local agent's own: no server is asked."""
         return False
 
-    def judge(self, snapshot: Snapshot, refusal: Refusal) -> Verdict:
+    def judge(self, snapshot: Snapshot, inquiry: Inquiry) -> Verdict:
         """Find what was not listed before, and what went by unseen."""
         events = tuple(event for event in snapshot.changes if isinstance(event, Event))
         if not events:
-            return self._empty(snapshot, refusal)
+            return self._empty(snapshot, inquiry)
         listed = {event.id: event for event in events}
         before = set(self.seen)
         fresh = tuple(event for event in listed.values() if event.id not in before)
@@ -181,11 +196,11 @@ class EventMemory:
         missed = max(0, newest - self.ltime - fresh)
         return ("overflow" if len(listed) >= RING else "restart"), missed, newest
 
-    def _empty(self, snapshot: Snapshot, refusal: Refusal) -> Verdict:
+    def _empty(self, snapshot: Snapshot, inquiry: Inquiry) -> Verdict:
         """An empty ring is that of an agent just started, or of a token that may not read it."""
         now = replace(self, index=snapshot.index, gone=bool(self.last))
         try:
-            refused = refusal()
+            refused = inquiry.refusal()
         except ConsulUnavailable as error:  # the ring itself needs no server, and must not wait for one
             refused = str(error)
         gap: Literal["restart"] | None = "restart" if self.last and not self.gone else None

@@ -20,7 +20,8 @@ from tenacity.nap import sleep_using_event
 from tenacity.stop import stop_when_event_set
 from tenacity.wait import wait_base
 
-from agentd.errors import AgentdError, ConsulError, ConsulRefused, ConsulUnavailable
+from agentd.errors import AgentdError, ConsulError, ConsulRefused
+from agentd.watch.inquiry import Inquiry
 from agentd.watch.memory import EventMemory, Memory, StateMemory, Verdict
 from agentd.watch.pace import Pace
 from agentd.watch.queries import EventQuery
@@ -53,7 +54,6 @@ class PollerStatus:
         held: why the last answer was not believed, or None.
         answers: how many there were, `deliveries` of which had news.
         missed: events that went by unseen, an estimate by Lamport time.
-        gaps: how often events did.
     """
 
     query: str
@@ -64,7 +64,6 @@ class PollerStatus:
     answers: int = 0
     deliveries: int = 0
     missed: int = 0
-    gaps: int = 0
 
 
 class Poller:
@@ -157,7 +156,7 @@ class Poller:
         snapshot = self.query.fetch(client, self.memory.index, fresh=self.memory.fresh)
         took = self._timer() - began
         self._contact(snapshot)
-        verdict = self.memory.judge(snapshot, self._refusal)
+        verdict = self.memory.judge(snapshot, Inquiry(self.query, client, self._beat))
         self._report(verdict)
         if verdict.news:
             self._beat()
@@ -166,23 +165,9 @@ class Poller:
         self._stop.wait(self._pace.spend(took))
 
     def _contact(self, snapshot: Snapshot) -> None:
-        if not snapshot.answer.known_leader:
-            raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
         self.status = replace(
             self.status, last_contact=self._clock(), index=snapshot.index, answers=self.status.answers + 1
         )
-
-    def _refusal(self) -> str | None:
-        """Why the token may not read what the query asks for, or None if it may."""
-        client = self._client
-        try:
-            for resource, access, segment in self.query.needs:
-                self._beat()
-                if client is None or client.authorized(resource, access, segment) is False:
-                    return f"the token has no right to {access} {resource} {segment!r}"
-        except ConsulRefused as error:
-            return str(error)
-        return None
 
     def _report(self, verdict: Verdict) -> None:
         if verdict.held and verdict.held != self.status.held:
@@ -204,7 +189,6 @@ class Poller:
             error=None,
             deliveries=self.status.deliveries + (verdict.news is not None),
             missed=self.status.missed + verdict.missed,
-            gaps=self.status.gaps + (verdict.gap is not None),
         )
 
     def _failed(self, attempt: RetryCallState) -> None:

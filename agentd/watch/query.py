@@ -40,7 +40,8 @@ class Snapshot:
 
     Attributes:
         changes: a state: exactly one; events: as many as there are.
-        missed: events that are known to have come and gone unseen, by Lamport time; an estimate.
+        missed: events that came and went unseen; an estimate by Lamport time, which a restarted agent
+            sets one ahead.
         gap: why they are missing, if they are.
     """
 
@@ -99,11 +100,13 @@ class Query(ABC):
             fresh: ask the leader, whatever the options allow.
 
         Raises:
-            ConsulUnavailable: no answer, or one of an unexpected form.
+            ConsulUnavailable: no answer, one without a leader, or one of an unexpected form.
             ConsulRefused: an answer that says no.
         """
         stale = self.may_be_stale and source.stale and not fresh
         answer = source.get(self.path, (*self.params, *((("stale", ""),) if stale else ())), index)
+        if not answer.known_leader:
+            raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
         if not isinstance(answer.raw, self.shape | None):
             raise ConsulUnavailable(
                 f"the answer to {self.path} has an unexpected form: correct consul.address"

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.errors import ConsulUnavailable
+from agentd.watch.inquiry import Inquiry
 from agentd.watch.memory import RING, EventMemory, Memory, StateMemory, Verdict
 from agentd.watch.queries import EventQuery, KeyQuery, NodesQuery
 from agentd.watch.query import Snapshot
@@ -27,14 +28,41 @@ def ring(*numbers: int, index: int = 7) -> Snapshot:
     return EventQuery().fetch(ScriptedSource([answer([event(number) for number in numbers], index)]))
 
 
-def may() -> str | None:
-    """The token has the right."""
-    return None
+class Says(Inquiry):
+    """Answers to an empty answer's questions: a reason to refuse, in turn, and the leader's snapshot."""
+
+    def __init__(self, *refusals: str | Exception | None, leader: Snapshot | None = None) -> None:
+        self.refusals = list(refusals)
+        self.leader = leader
+        self.asked = 0
+
+    def refusal(self) -> str | None:
+        """The next reason; the last one stays."""
+        self.asked += 1
+        reason = self.refusals.pop(0) if len(self.refusals) > 1 else self.refusals[0]
+        if isinstance(reason, Exception):
+            raise reason
+        return reason
+
+    def again(self) -> Snapshot:
+        """What the leader has."""
+        assert self.leader
+        return self.leader
 
 
-def may_not() -> str | None:
-    """The token has no right."""
-    return "no right"
+class _Repeats(Says):
+    """The token may read, and the leader says the same again."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        super().__init__(None, leader=snapshot)
+
+
+def judge(memory: Memory, snapshot: Snapshot) -> Verdict:
+    """Judge it with the right to read, and a leader who agrees."""
+    return memory.judge(snapshot, _Repeats(snapshot))
+
+
+MAY_NOT = Says("no right")
 
 
 def walk(*snapshots: Snapshot) -> list[Verdict]:
@@ -42,7 +70,7 @@ def walk(*snapshots: Snapshot) -> list[Verdict]:
     memory: Memory = StateMemory()
     verdicts = []
     for snapshot in snapshots:
-        verdicts.append(memory.judge(snapshot, may))
+        verdicts.append(judge(memory, snapshot))
         memory = verdicts[-1].memory
     return verdicts
 
@@ -107,49 +135,44 @@ def test_nothing_at_the_start_is_no_state() -> None:
 
 def test_a_missing_key_asks_for_its_right_once() -> None:
     """Consul answers for a missing key with every write to the whole KV store."""
-    asked = []
-
-    def refusal() -> str | None:
-        asked.append(1)
-        return None
-
-    memory = StateMemory().judge(state(None, 5), refusal).memory
-    memory.judge(state(None, 6), refusal)
-    assert len(asked) == 1
+    says = Says(None)
+    memory = StateMemory().judge(state(None, 5), says).memory
+    memory.judge(state(None, 6), says)
+    assert says.asked == 1
 
 
 def test_an_empty_answer_without_the_right_to_read_is_held() -> None:
     """Silence may be the ACL's."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-    verdict = memory.judge(state(None, 6), may_not)
+    memory = judge(StateMemory(), state("a", 5)).memory
+    verdict = memory.judge(state(None, 6), MAY_NOT)
     assert (verdict.news, verdict.held, verdict.alarming) == (None, "empty answer held: no right", True)
 
 
 def test_a_held_answer_counts_again_at_the_same_index() -> None:
     """When the right comes back the index has not moved."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-    memory = memory.judge(state(None, 6), may_not).memory
-    assert values([memory.judge(state(None, 6), may)]) == [None]
+    memory = judge(StateMemory(), state("a", 5)).memory
+    memory = memory.judge(state(None, 6), MAY_NOT).memory
+    assert values([judge(memory, state(None, 6))]) == [None]
 
 
 def test_the_old_content_after_a_held_answer_is_no_news() -> None:
     """The right came back, and nothing had changed."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-    memory = memory.judge(state(None, 6), may_not).memory
-    verdict = memory.judge(state("a", 6), may)
+    memory = judge(StateMemory(), state("a", 5)).memory
+    memory = memory.judge(state(None, 6), MAY_NOT).memory
+    verdict = judge(memory, state("a", 6))
     assert (verdict.news, verdict.held) == (None, None)
 
 
 def test_a_token_that_loses_its_right_is_noticed_at_the_same_index() -> None:
     """ACLs do not move an index."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-    assert memory.judge(state(None, 5), may_not).held == "empty answer held: no right"
+    memory = judge(StateMemory(), state("a", 5)).memory
+    assert memory.judge(state(None, 5), MAY_NOT).held == "empty answer held: no right"
 
 
 def test_an_empty_answer_at_the_same_index_is_no_news() -> None:
     """Promise 2: same -> poll on, even if the token may read."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-    assert memory.judge(state(None, 5), may).news is None
+    memory = judge(StateMemory(), state("a", 5)).memory
+    assert judge(memory, state(None, 5)).news is None
 
 
 def test_an_answer_that_acls_filtered_is_never_an_empty_state() -> None:
@@ -175,13 +198,37 @@ def test_a_consul_that_lost_its_data_is_believed_again(last: Snapshot) -> None:
 
 def test_an_unanswered_question_for_the_right_is_an_error() -> None:
     """The state is judged again, when Consul can say."""
-    memory = StateMemory().judge(state("a", 5), may).memory
-
-    def cannot_say() -> str | None:
-        raise ConsulUnavailable("no leader")
-
+    memory = judge(StateMemory(), state("a", 5)).memory
     with pytest.raises(ConsulUnavailable):
-        memory.judge(state(None, 6), cannot_say)
+        memory.judge(state(None, 6), Says(ConsulUnavailable("no leader")))
+
+
+def test_a_right_that_came_back_after_the_answer_proves_nothing_of_it() -> None:
+    """What the first answer left out is there still, so it is the second one that counts."""
+    memory = judge(StateMemory(), state("a", 5)).memory
+    verdict = memory.judge(state(None, 6), Says(None, leader=state("a", 6)))
+    assert (verdict.news, verdict.held, verdict.memory.index) == (None, None, 6)
+
+
+def test_a_change_that_the_second_answer_has_is_news() -> None:
+    """It is the present state."""
+    memory = judge(StateMemory(), state("a", 5)).memory
+    verdict = memory.judge(state(None, 6), Says(None, leader=state("b", 8)))
+    assert (values([verdict]), verdict.memory.index) == (["b"], 8)
+
+
+def test_a_right_that_goes_while_we_ask_holds_the_state() -> None:
+    """An empty answer counts only between two proofs."""
+    memory = judge(StateMemory(), state("a", 5)).memory
+    verdict = memory.judge(state(None, 6), Says(None, "no right", leader=state(None, 6)))
+    assert (verdict.news, verdict.held) == (None, "empty answer held: no right")
+
+
+def test_a_leader_that_says_lower_is_asked_from_the_start() -> None:
+    """Its history may be a new one."""
+    memory = judge(StateMemory(), state("a", 5)).memory
+    verdict = memory.judge(state(None, 6), Says(None, leader=state(None, 2)))
+    assert (verdict.news, verdict.memory.index, verdict.memory.fresh) == (None, 0, True)
 
 
 @given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.integers(0, 3)), min_size=1, max_size=30))
@@ -194,9 +241,9 @@ def test_the_last_state_delivered_is_the_present_one(steps: list[tuple[str | Non
         history.append(state(value, len(history) + 1))
         # The leader never lags; at the end it is asked once more.
         shown = history[-1] if memory.fresh else history[-1 - min(lag, len(history) - 1)]
-        verdicts.append(memory.judge(shown, may))
+        verdicts.append(memory.judge(shown, Says(None, leader=history[-1])))
         memory = verdicts[-1].memory
-    verdicts.append(memory.judge(history[-1], may))
+    verdicts.append(judge(memory, history[-1]))
     delivered = values(verdicts)
     assert all(one != other for one, other in pairwise(delivered))
     assert delivered[-1:] == values([Verdict(memory, history[-1])]) or (
@@ -215,15 +262,15 @@ def test_a_list_that_became_empty_counts_as_empty() -> None:
 
 def test_the_first_list_is_all_news() -> None:
     """The journal knows which of them were handled before."""
-    verdict = EventMemory().judge(ring(1, 2, 3), may)
+    verdict = judge(EventMemory(), ring(1, 2, 3))
     assert verdict.news
     assert [change.id for change in verdict.news.changes] == ["id-1", "id-2", "id-3"]
 
 
 def test_only_what_was_not_listed_before_is_news() -> None:
     """In the order of the ring, whatever the index says."""
-    memory = EventMemory().judge(ring(1, 2, index=900), may).memory
-    verdict = memory.judge(ring(1, 2, 4, 3, index=5), may)
+    memory = judge(EventMemory(), ring(1, 2, index=900)).memory
+    verdict = judge(memory, ring(1, 2, 4, 3, index=5))
     assert verdict.news
     assert [change.id for change in verdict.news.changes] == ["id-4", "id-3"]
     assert (verdict.gap, verdict.memory.index) == (None, 5)
@@ -231,14 +278,14 @@ def test_only_what_was_not_listed_before_is_news() -> None:
 
 def test_a_list_without_anything_new_is_no_news() -> None:
     """The wait was over."""
-    memory = EventMemory().judge(ring(1, 2), may).memory
-    assert memory.judge(ring(1, 2), may).news is None
+    memory = judge(EventMemory(), ring(1, 2)).memory
+    assert judge(memory, ring(1, 2)).news is None
 
 
 def test_a_ring_that_overflowed_is_counted() -> None:
     """300 events since the last poll: 44 were never seen."""
-    memory = EventMemory().judge(ring(*range(1, 11)), may).memory
-    verdict = memory.judge(ring(*range(55, 55 + RING)), may)
+    memory = judge(EventMemory(), ring(*range(1, 11))).memory
+    verdict = judge(memory, ring(*range(55, 55 + RING)))
     assert verdict.news
     assert (verdict.gap, verdict.missed, verdict.news.missed) == ("overflow", 44, 44)
     assert len(verdict.news.changes) == RING
@@ -246,57 +293,51 @@ def test_a_ring_that_overflowed_is_counted() -> None:
 
 def test_a_ring_that_turned_exactly_once_missed_nothing() -> None:
     """The last seen event is gone, but so is no other."""
-    memory = EventMemory().judge(ring(*range(1, 11)), may).memory
-    verdict = memory.judge(ring(*range(11, 11 + RING)), may)
+    memory = judge(EventMemory(), ring(*range(1, 11))).memory
+    verdict = judge(memory, ring(*range(11, 11 + RING)))
     assert (verdict.gap, verdict.missed) == ("overflow", 0)
 
 
 def test_a_restarted_agent_is_told_once() -> None:
     """Its ring is empty, then short; what was fired meanwhile is counted by Lamport time."""
-    memory = EventMemory().judge(ring(1, 2, 3), may).memory
-    empty = memory.judge(ring(), may)
-    first = empty.memory.judge(ring(9), may)
-    second = first.memory.judge(ring(9, 10), may)
+    memory = judge(EventMemory(), ring(1, 2, 3)).memory
+    empty = judge(memory, ring())
+    first = judge(empty.memory, ring(9))
+    second = judge(first.memory, ring(9, 10))
     assert [verdict.gap for verdict in (empty, first, second)] == ["restart", "restart", None]
     assert [verdict.missed for verdict in (empty, first, second)] == [0, 5, 0]
 
 
 def test_a_restart_that_missed_nothing_is_told_once() -> None:
     """The empty list told it."""
-    memory = EventMemory().judge(ring(1, 2, 3), may).memory
-    empty = memory.judge(ring(), may)
-    again = empty.memory.judge(ring(), may)
-    first = again.memory.judge(ring(4), may)
+    memory = judge(EventMemory(), ring(1, 2, 3)).memory
+    empty = judge(memory, ring())
+    again = judge(empty.memory, ring())
+    first = judge(again.memory, ring(4))
     assert [verdict.gap for verdict in (empty, again, first)] == ["restart", None, None]
 
 
 def test_events_that_a_restarted_agent_lists_again_are_no_news() -> None:
     """Gossip may bring old events back."""
-    memory = EventMemory().judge(ring(1, 2, 3), may).memory
-    memory = memory.judge(ring(), may).memory
-    assert memory.judge(ring(2), may).news is None
+    memory = judge(EventMemory(), ring(1, 2, 3)).memory
+    memory = judge(memory, ring()).memory
+    assert judge(memory, ring(2)).news is None
 
 
 def test_a_lamport_clock_that_starts_over_counts_nothing() -> None:
     """A whole cluster was restarted."""
-    memory = EventMemory().judge(ring(500), may).memory
-    verdict = memory.judge(ring(1, 2), may)
-    later = verdict.memory.judge(ring(*range(4, 4 + RING)), may)
+    memory = judge(EventMemory(), ring(500)).memory
+    verdict = judge(memory, ring(1, 2))
+    later = judge(verdict.memory, ring(*range(4, 4 + RING)))
     assert (verdict.gap, verdict.missed, later.missed) == ("restart", 0, 1)
 
 
 @pytest.mark.parametrize("error", [ConsulUnavailable("no leader"), None])
 def test_an_empty_list_is_held_if_the_token_may_not_read_it(error: Exception | None) -> None:
     """With ACLs it stays empty for ever, without an error; the poll goes on in any case."""
-
-    def refusal() -> str | None:
-        if error:
-            raise error
-        return "no right"
-
-    verdict = EventMemory().judge(ring(), refusal)
+    verdict = EventMemory().judge(ring(), Says(error or "no right"))
     assert verdict.held == f"event list is empty: {error or 'no right'}"
-    assert EventMemory().judge(ring(), may).held is None
+    assert judge(EventMemory(), ring()).held is None
 
 
 @given(st.lists(st.integers(0, 400) | st.none(), max_size=12))
@@ -313,7 +354,7 @@ def test_no_event_is_lost_or_delivered_twice(polls: list[int | None]) -> None:
         else:
             buffer = [*buffer, *range(fired + 1, fired + count + 1)][-RING:]
             fired += count
-        verdict = memory.judge(ring(*buffer), may)
+        verdict = judge(memory, ring(*buffer))
         memory = verdict.memory
         shown.update(buffer)
         delivered += [int(change.id[3:]) for change in verdict.news.changes] if verdict.news else []
