@@ -48,15 +48,19 @@ class ConsulAgent:
         self.token: str | None = join.token if join else None
         names = ("http", "serf_lan", "server")
         self.ports = {name: free_port(address) for name in names}
-        self._http = urllib3.HTTPConnectionPool(
-            address, self.ports["http"], maxsize=4, block=False, retries=False, timeout=urllib3.Timeout(10)
-        )
+        self._http = self._connections()
         configuration = directory / "consul.json"
         configuration.write_text(json.dumps(self._configuration(join, server=server) | dict(extra or {})))
         argv = [shutil.which("consul") or "consul", "agent", f"-config-file={configuration}"]
         # Variables of the person who runs the tests must not reach the agent.
         unset = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPACE"))
         self.process = ServerProcess(argv, directory / "consul.log", environment=unset)
+
+    def _connections(self) -> urllib3.HTTPConnectionPool:
+        timeout = urllib3.Timeout(10)
+        return urllib3.HTTPConnectionPool(
+            self.address, self.ports["http"], maxsize=4, block=False, retries=False, timeout=timeout
+        )
 
     def _configuration(self, join: ConsulAgent | None, *, server: bool) -> dict[str, Any]:
         off = dict.fromkeys(("dns", "https", "grpc", "serf_wan"), -1)
@@ -130,6 +134,7 @@ class ConsulAgent:
         """Stop without leaving the fleet: to the others it failed, as when a machine is rebooted."""
         self.process.stop()
         self._http.close()
+        self._http = self._connections()  # a closed one refuses to serve the next start
 
     def kill(self) -> None:
         """Kill with SIGKILL."""
