@@ -1,0 +1,116 @@
+"""The payload's grammar: one operation a line.
+
+    add CIDR [TTL] [# reason]      block, for good or for a duration such as 10m
+    CIDR [# reason]                the same as add
+    remove CIDR                    block no address of this CIDR any longer
+
+Blank lines and lines that begin with `#` mean nothing. Owns the syntax only; `guards` says what may be
+blocked. One bad line refuses the whole payload, and the refusal quotes lines bounded and escaped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from agentd.handler import Duration, PermanentError
+from handlers.ip_blacklist.ranges import Block, parse_cidr
+
+_MOST_QUOTED: Final = 5
+_LONGEST_QUOTE: Final = 60
+_LONGEST_REASON: Final = 100
+_LONGEST_TTL: Final = 10 * 366 * 86_400.0
+_DURATION: Final = TypeAdapter(Duration)
+
+Guard = Callable[[Block], str | None]
+"""Why a block may not be added, or None if it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One line. `ttl` is in seconds, None for good; it and `reason` are of `add` alone."""
+
+    verb: Literal["add", "remove"]
+    block: Block
+    ttl: float | None = None
+    reason: str = ""
+
+
+def parse_payload(payload: bytes, refuses: Guard) -> list[Operation]:
+    """Read all lines, in order.
+
+    Raises:
+        PermanentError: a line is not in the grammar or is refused by the guard, or there is no operation.
+    """
+    operations, problems = [], []
+    for number, raw in enumerate(payload.split(b"\n"), start=1):
+        try:
+            operation = _parse_line(raw.decode("utf-8").strip(" \t\r"))
+            if operation is not None and operation.verb == "add" and (why := refuses(operation.block)):
+                raise ValueError(why)  # noqa: TRY301 (one place adds the line's number and text)
+        except ValueError as error:
+            problems.append(f"line {number} {_quoted(raw)}: {_said(error)}")
+        else:
+            operations += [] if operation is None else [operation]
+    if problems:
+        raise PermanentError(_listed(problems))
+    if not operations:
+        raise PermanentError("no operation: a payload is lines such as `add 192.0.2.0/24 10m`")
+    return operations
+
+
+def _parse_line(line: str) -> Operation | None:
+    text, _, comment = line.partition("#")
+    words = text.replace("\t", " ").split(" ")
+    match [word for word in words if word]:
+        case []:
+            return None
+        case ["add", cidr]:
+            return Operation("add", parse_cidr(cidr), None, _reason(comment))
+        case ["add", cidr, ttl]:
+            return Operation("add", parse_cidr(cidr), _parse_ttl(ttl), _reason(comment))
+        case ["remove", cidr]:
+            return Operation("remove", parse_cidr(cidr))
+        case ["add" | "remove", *_]:
+            raise ValueError("write `add CIDR [TTL]` or `remove CIDR`")
+        case [cidr]:
+            return Operation("add", parse_cidr(cidr), None, _reason(comment))
+        case _:
+            raise ValueError("write `add CIDR [TTL]`, `remove CIDR` or a CIDR alone")
+
+
+def _parse_ttl(text: str) -> float:
+    # A bare number would be seconds in a YAML file; here it is more likely the prefix of a broken CIDR.
+    if text.isdecimal():
+        raise ValueError("a TTL has a unit, such as 10m")
+    try:
+        ttl = _DURATION.validate_python(text)
+    except ValidationError as error:
+        raise ValueError("a TTL is a duration, such as 10m or 1h30m") from error
+    if not 0 < ttl <= _LONGEST_TTL:
+        raise ValueError("a TTL is more than 0 and at most 10 years")
+    return ttl
+
+
+def _reason(comment: str) -> str:
+    """Printable and on one line, whatever was fired: it is stored, and shown on terminals."""
+    shown = (char if char.isprintable() else "?" for char in comment.strip()[:_LONGEST_REASON])
+    return "".join(shown)
+
+
+def _said(error: ValueError) -> str:
+    return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _quoted(raw: bytes) -> str:
+    text = ascii(raw[:_LONGEST_QUOTE].decode("utf-8", errors="backslashreplace"))
+    return f"{text}..." if len(raw) > _LONGEST_QUOTE else text
+
+
+def _listed(problems: Iterable[str]) -> str:
+    every = list(problems)
+    more = len(every) - _MOST_QUOTED
+    return "; ".join(every[:_MOST_QUOTED]) + (f"; and {more} more lines" if more > 0 else "")

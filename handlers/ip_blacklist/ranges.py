@@ -1,0 +1,122 @@
+"""Addresses as integers: strict parsing, and sorted ranges that are merged, subtracted and printed.
+
+Pure and fast, for lists of a million entries: a range is a pair of integers (first, last), both included, and
+a list of ranges is sorted and without overlap unless said otherwise. What may be blocked is not decided here.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+Range = tuple[int, int]
+
+IPV4: Final = 32
+IPV6: Final = 128
+"""The widths of addresses, in bits, by which the two families are told apart."""
+
+_CIDR: Final = re.compile(r"([0-9.]{7,15}|[0-9A-Fa-f:.]{2,45})(?:/(0|[1-9][0-9]{0,2}))?")
+_MAPPED: Final = 0xFFFF  # what stands before the IPv4 address in ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
+
+
+class Block(NamedTuple):
+    """A CIDR. `bits` is IPV4 or IPV6."""
+
+    bits: int
+    first: int
+    last: int
+
+    @property
+    def range(self) -> Range:
+        """All of its addresses."""
+        return self.first, self.last
+
+    @property
+    def prefix(self) -> int:
+        """The prefix length."""
+        return self.bits - (self.last - self.first).bit_length()
+
+    def overlaps(self, other: Block) -> bool:
+        """Whether the two have an address in common."""
+        return self.bits == other.bits and self.first <= other.last and other.first <= self.last
+
+
+def parse_cidr(text: str) -> Block:
+    """Read "192.0.2.0/24", "2001:db8::/32", or an address alone.
+
+    Host bits are cleared, as feeds expect: "192.0.2.7/24" is "192.0.2.0/24". An IPv4-mapped address is its
+    IPv4 address, since nginx takes it for that. Leading zeros, signs, blanks, zones and digits beyond
+    ASCII are refused, all of which `int()` or `ipaddress` let through in some form.
+
+    Raises:
+        ValueError: it is no address or CIDR.
+    """
+    match = _CIDR.fullmatch(text)
+    if match is None:
+        raise ValueError("not an address or CIDR")
+    address, length = match.groups()
+    family, bits = (socket.AF_INET6, IPV6) if ":" in address else (socket.AF_INET, IPV4)
+    try:
+        value = int.from_bytes(socket.inet_pton(family, address))
+    except OSError as error:
+        raise ValueError("not an address or CIDR") from error
+    prefix = bits if length is None else int(length)
+    if prefix > bits:
+        raise ValueError(f"the prefix is longer than {bits} bits")
+    if bits == IPV6 and prefix >= IPV6 - IPV4 and value >> IPV4 == _MAPPED:
+        bits, prefix, value = IPV4, prefix - (IPV6 - IPV4), value - (_MAPPED << IPV4)
+    size = 1 << (bits - prefix)
+    first = value & -size
+    return Block(bits, first, first + size - 1)
+
+
+def merge(ranges: Iterable[Range]) -> list[Range]:
+    """Sort, and join what overlaps or touches. The ranges may come in any order."""
+    merged: list[Range] = []
+    current: Range | None = None
+    for first, last in sorted(ranges):
+        if current is None or first > current[1] + 1:
+            if current is not None:
+                merged.append(current)
+            current = first, last
+        elif last > current[1]:
+            current = current[0], last
+    if current is not None:
+        merged.append(current)
+    return merged
+
+
+def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
+    """What is in `ranges` and not in `holes`."""
+    left: list[Range] = []
+    at = 0
+    for first, last in ranges:
+        while at < len(holes) and holes[at][1] < first:
+            at += 1
+        begin, inside = first, at
+        while inside < len(holes) and holes[inside][0] <= last:
+            if holes[inside][0] > begin:
+                left.append((begin, holes[inside][0] - 1))
+            begin = holes[inside][1] + 1
+            inside += 1
+        if begin <= last:
+            left.append((begin, last))
+    return left
+
+
+def cidrs(bits: int, first: int, last: int) -> Iterator[str]:
+    """The fewest CIDRs that make up the range."""
+    while first <= last:
+        aligned = (first & -first).bit_length() - 1 if first else bits
+        size = min(aligned, (last - first + 1).bit_length() - 1)
+        yield f"{format_address(bits, first)}/{bits - size}"
+        first += 1 << size
+
+
+def format_address(bits: int, value: int) -> str:
+    """The usual text of an address (IPv6: RFC 5952)."""
+    if bits == IPV4:
+        return f"{value >> 24}.{value >> 16 & 255}.{value >> 8 & 255}.{value & 255}"
+    return socket.inet_ntop(socket.AF_INET6, value.to_bytes(16))
