@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from agentd.errors import HandlerError, PermanentError, TemporaryError
@@ -77,6 +78,9 @@ class Files(Protocol):
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Stage a file. Raises PermanentError if the path leaves the tree or belongs to another handler."""
+
+    def write_file(self, path: str, source: Path, mode: int = 0o644) -> None:
+        """Stage a copy of a file on disk, such as a large list that a program made; else like `write`."""
 
     def remove(self, path: str) -> None:
         """Stage a removal; a file that is not there is not an error."""
