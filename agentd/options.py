@@ -62,7 +62,7 @@ class NginxOptions(Options):
     )
     canary: Path = Field(
         Path("/run/agentd/nginx.sock"),
-        description="Unix socket of the generation canary; nginx creates it, and it answers the generation being served.",
+        description="Unix socket on which nginx answers the generation being served; nginx creates it.",
     )
     timeout: Duration = Field(30.0, description="Time limit of one `nginx -t`.")
 
