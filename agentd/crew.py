@@ -35,7 +35,8 @@ class Crew:
     def start(self) -> None:
         """Owe reconfigured handlers their states again, then start everybody."""
         for handler in self.loaded.handlers:
-            self._committer.journal.reconfigured(handler.name, fingerprint(handler))
+            queries = {str(on.query()) for on in handler.entry.on}
+            self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
         for worker in self._workers.values():
             worker.start()
         options = self.loaded.config.consul

@@ -1,17 +1,17 @@
-"""One batch of attempts: what a handler's calls may touch until it is committed or dropped.
+"""One batch: what a handler's calls may touch until all of it is committed or dropped.
 
-A call runs in a thread of its own so that it can be left behind at its time limit; all that it can reach (stage,
-store, processes) belongs to its batch and dies with it, so that a call left behind changes nothing.
+All that a call can reach (stage, store, processes) belongs to its batch and dies with it, so that a call that
+was left behind at its time limit changes nothing.
 """
 
 from __future__ import annotations
 
-import copy
+import json
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any
 
 from agentd.apply.outcome import Entry
 from agentd.apply.process import run
@@ -20,49 +20,21 @@ from agentd.errors import TemporaryError
 from agentd.handler import Completed, Context, Log
 from agentd.options import NginxOptions
 
-T = TypeVar("T")
-_BEAT: Final = 1.0
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One entry of a batch, and what its call did.
 
-class LeftBehind(TemporaryError):
-    """A call did not return within its time limit; its thread still runs."""
-
-    def __init__(self, thread: threading.Thread, timeout: float) -> None:
-        super().__init__(f"the handler did not return within {timeout:g} s")
-        self.thread = thread
-
-
-def limited(call: Callable[[], T], timeout: float, *, name: str, beat: Callable[[], None]) -> T:
-    """Call in a daemon thread and return what it returns, or raise what it raises.
-
-    Args:
-        timeout: seconds until the call is left behind.
-        beat: called about once a second meanwhile.
-
-    Raises:
-        LeftBehind: the time is over.
+    Attributes:
+        changed: it staged or stored something.
+        ran: it ran a program.
+        refused: why the handler refused it, or None.
     """
-    result: list[T] = []
-    error: list[BaseException] = []
 
-    def target() -> None:
-        try:
-            result.append(call())
-        except BaseException as raised:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
-            error.append(raised)
-
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    deadline = time.monotonic() + timeout
-    thread.start()
-    while thread.is_alive():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise LeftBehind(thread, timeout)
-        beat()
-        thread.join(min(left, _BEAT))
-    if error:
-        raise error[0]
-    return result[0]
+    entry: Entry
+    changed: bool = False
+    ran: bool = False
+    refused: str | None = None
 
 
 @dataclass
@@ -70,8 +42,14 @@ class Batch:
     """What is staged for one commit.
 
     Attributes:
-        kept: entries that are part of it, each with whether it changed anything.
-        ran: whether the call in hand ran a process.
+        store: the handler's store, as its calls see and change it.
+        generation: the generation that was current when the batch began.
+        timeout: seconds that each call has.
+        ground: what the batch stands on (see `Ledger.ground`).
+        stop: ends the programs of a call when it is set.
+        started: unix time.
+        kept: the entries that it holds so far, in order.
+        would_run: what a dry run did not run.
     """
 
     handler: str
@@ -80,68 +58,93 @@ class Batch:
     nginx: NginxOptions
     generation: int
     timeout: float
+    ground: int | None = None
     dry_run: bool = False
     stop: threading.Event | None = None
     started: float = 0.0
-    kept: list[tuple[Entry, bool]] = field(default_factory=list)
-    ran: bool = False
+    kept: list[Kept] = field(default_factory=list)
     would_run: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._clean = self.mark()
-        self._first_store = copy.deepcopy(self.store)
+        self._ran = False
+        self._first = self._last = self._mark()
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was staged or stored."""
-        return self.mark() == self._clean
+        """Whether nothing is staged or stored that differs from the beginning."""
+        return self._mark() == self._first
 
     @property
     def new_store(self) -> dict[str, Any] | None:
-        """The store, if it differs from before."""
-        return None if self.store == self._first_store else self.store
+        """The store, if it differs from the beginning."""
+        return None if self._mark()[1] == self._first[1] else self.store
 
-    def mark(self) -> tuple[object, dict[str, Any]]:
-        """What is staged now: equal marks, equal content."""
-        return self.stage.mark(), copy.deepcopy(self.store)
+    def keep(self, entry: Entry) -> None:
+        """Let the entry, with what its call staged, be part of the commit.
 
-    def reset(self, mark: tuple[object, dict[str, Any]]) -> None:
-        """Drop what was staged since the mark."""
-        self.stage.reset(mark[0])
+        Raises:
+            TypeError, ValueError: the store is not JSON.
+        """
+        mark = self._mark()
+        self.kept.append(Kept(entry, changed=mark != self._last, ran=self._ran))
+        self._last = mark
+
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """Drop what the entry's call staged; its refusal stands once the entries before it are committed."""
+        self.drop()
+        self.kept.append(Kept(entry, refused=reason))
+
+    def drop(self) -> None:
+        """Drop what was staged and stored since the last entry that was kept."""
+        self.stage.reset(self._last[0])
         self.store.clear()
-        self.store.update(copy.deepcopy(mark[1]))
+        self.store.update(json.loads(self._last[1]))
+
+    def _mark(self) -> tuple[Any, str]:
+        return self.stage.mark(), json.dumps(self.store, sort_keys=True, allow_nan=False)
 
     def context(self, now: float, log: Log) -> Context:
-        """The context of one call, whose time begins now."""
-        self.ran = False
-        deadline = time.monotonic() + self.timeout
-
-        def run_within(
-            argv: Sequence[str],
-            *,
-            stdin: bytes = b"",
-            env: Mapping[str, str] | None = None,
-            timeout: float | None = None,
-            check: bool = True,
-        ) -> Completed:
-            if self.dry_run:
-                self.would_run.append(tuple(argv))
-                return Completed(0, b"", 0.0)
-            left = max(0.05, deadline - time.monotonic())
-            self.ran = True
-            return run(
-                argv, stdin=stdin, env=env, timeout=left if timeout is None else min(left, timeout),
-                check=check, stop=self.stop,
-            )  # fmt: skip
-
+        """The context of one call, whose time begins now; `now` is unix seconds."""
+        self._ran = False
         return Context(
             handler=self.handler,
             now=now,
             files=self.stage,
             store=self.store,
             log=log,
-            run=run_within,
+            run=_Runner(self, time.monotonic() + self.timeout),
             nginx=self.nginx,
             dry_run=self.dry_run,
             generation=self.generation,
         )
+
+    def note_run(self) -> None:
+        """The call in hand runs a program."""
+        self._ran = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Runner:
+    """`Context.run` of one call, which ends at `deadline` on the monotonic clock."""
+
+    batch: Batch
+    deadline: float
+
+    def __call__(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+    ) -> Completed:
+        if self.batch.dry_run:
+            self.batch.would_run.append(tuple(argv))
+            return Completed(0, b"", 0.0)
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TemporaryError(f"no time is left to run {argv[0]}; raise the handler's timeout")
+        self.batch.note_run()
+        within = left if timeout is None else min(left, timeout)
+        return run(argv, stdin=stdin, env=env, timeout=within, check=check, stop=self.batch.stop)

@@ -1,27 +1,39 @@
 """One commit over the tree and the journal, its proof, and its roll-back: all end together or not at all.
 
-The tree's flip of `current` is the commit point; the journal holds the plan before it and carries it out after.
+The tree's flip of `current` is the commit point; the ledger holds the plan before it and carries it out
+after. Locks are taken in this order: `still`, the tree's, the journal's.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Final
 
-from agentd.apply.journal import Journal, Plan
+from agentd.apply.journal import Journal
+from agentd.apply.ledger import Ledger
 from agentd.apply.observer import Blind, Observer
 from agentd.apply.outcome import Ending, Report
+from agentd.apply.plan import Move, Plan, Rollback
 from agentd.apply.tree import Stage, Tree
+
+Beat = Callable[[], None]
+_BEAT_EVERY: Final = 1.0
+
+
+def _no_beat() -> None:
+    """Nobody watches."""
 
 
 class Committer:
     """Commits of all workers of this process, one at a time.
 
-    `told` is called with the names of the handlers that a commit notified, after it is durable.
+    Attributes:
+        told: called with the names of the handlers that a commit notified, after it is durable.
+        observer: told of commits and rollbacks.
     """
 
     def __init__(
@@ -35,106 +47,154 @@ class Committer:
     ) -> None:
         self.tree = tree
         self.journal = journal
-        self._report = report
+        self.ledger = Ledger(journal)
         self.told = told
         self.observer = observer or Blind()
+        self._report = report
         self._still = threading.RLock()
 
     @contextmanager
-    def still(self) -> Iterator[None]:
-        """Keep `current` where it is, so that a proof speaks of one generation."""
-        with self._still:
+    def still(self, beat: Beat = _no_beat) -> Iterator[None]:
+        """Keep `current` where it is, so that a proof speaks of one generation.
+
+        Args:
+            beat: called about once a second while another one holds it.
+        """
+        while not self._still.acquire(timeout=_BEAT_EVERY):
+            beat()
+        try:
             yield
+        finally:
+            self._still.release()
 
     def recover(self) -> None:
-        """After a crash: finish the commit that had flipped, forget one that had not."""
-        self.tree.recover()
-        self._publish(self.journal.recover(self.tree.current))
+        """Bring tree and journal together, whatever a crash, or a hand, did to either of them.
 
-    def commit(self, stage: Stage, plan: Plan) -> int | None:
+        Raises:
+            TreeError, JournalError: it cannot be done now; it may be tried again.
+        """
+        with self.still(), self.tree.locked():
+            self.tree.recover()
+            endings = self._reconcile()
+        self._publish(endings)
+
+    def _reconcile(self) -> list[Ending]:
+        """Finish a plan that was left behind; if `current` moved without a plan, follow it."""
+        if not self.tree.intact():
+            self.tree.restore()
+        current = self.tree.current
+        endings = self.ledger.recover(current)
+        if self.ledger.current() != current:
+            stores = self.tree.manifest(current).get("store", {}) if current else {}
+            self.journal.owe_states()
+            self.ledger.adopt(current, stores)
+        return endings
+
+    # ------------------------------------------------------------------ commit
+
+    def commit(self, stage: Stage, plan: Plan, beat: Beat = _no_beat) -> int | None:
         """Make what is staged the current generation and end, or hold for the proof, what the plan names.
 
         Returns:
-            The new generation, or None when nothing in the tree differs (the store and the outcomes are saved).
+            The new generation, or None when no file differs (the store and the outcomes are saved).
 
         Raises:
             PermanentError: the check refused it; nothing changed.
             TemporaryError: it cannot be checked now, because nginx's configuration is broken elsewhere.
+            Overtaken: what the batch stood on moved; nothing changed.
             TreeError, JournalError: it could not be written; nothing changed.
         """
         began = time.monotonic()
-        with self._still:
-            stores = self.journal.stores()
-            if plan.store is not None:
-                stores[plan.handler] = dict(plan.store)
-            parent = self.tree.current
+        with self.still(beat), self.tree.locked():
+            left = self._reconcile()
+            generation = self._flip(stage, plan)
+            ended = self.ledger.settle(plan) if generation is None else self.ledger.complete(generation)
+        if generation is not None:
+            self.observer.committed(time.monotonic() - began)
+            self.told(plan.notify)
+        self._publish([*left, *ended])
+        return generation
 
-            def prepare(generation: int, paths: tuple[str, ...]) -> None:
-                self.journal.prepare(generation, parent, replace(plan, paths=paths))
+    def _flip(self, stage: Stage, plan: Plan) -> int | None:
+        stores = self.journal.stores()
+        if plan.store is not None:
+            stores[plan.handler] = dict(plan.store)
+        made = self.tree.commit(
+            stage,
+            extra={"by": plan.handler, "store": stores},
+            prepare=self._preparing(plan),
+            floor=self.journal.last_generation(),
+            hold=self._held(),
+        )
+        return made.generation if made else None
 
-            made = self.tree.commit(
-                stage,
-                extra={"by": plan.handler, "store": stores},
-                prepare=prepare,
-                floor=self.journal.last_generation(),
-                hold=self._held(),
-            )
-            if made is None:
-                self._publish(self.journal.settle(plan))
-                return None
-            self._publish(self.journal.complete(made.generation))
-        self.observer.committed(time.monotonic() - began)
-        self.told(plan.notify)
-        return made.generation
+    def _preparing(self, move: Move) -> Callable[[int, tuple[str, ...]], None]:
+        parent = self.tree.current
+
+        def prepare(generation: int, paths: tuple[str, ...]) -> None:
+            self.ledger.prepare(generation, parent, replace(move, paths=paths))
+
+        return prepare
 
     def _held(self) -> tuple[int, ...]:
-        target = self.journal.last_proved()
+        """The generation that a failed proof goes back to is not pruned."""
+        target = self.ledger.last_proved()
         return () if target is None else (target,)
+
+    # ------------------------------------------------------------------ proof and rollback
 
     def prove(self, generation: int) -> None:
         """`generation` is live; so is all that was committed before it."""
-        self._publish(self.journal.prove(generation))
+        self._publish(self.ledger.prove(generation))
 
     def disprove(self, reason: str, notify: Sequence[str]) -> int | None:
         """What waits for its proof does not run: flip back to before it, and let `notify` load that again.
 
         Returns:
             The generation that is current again, or None when there is no earlier one to go back to.
+
+        Raises:
+            TreeError, JournalError: it could not be flipped back; nothing changed.
         """
-        with self._still:
-            target = self.journal.last_proved()
+        with self.still():
+            target = self.ledger.last_proved()
             if not target or target == self.tree.current:
                 return None
-            self.roll_back(target, reason, notify)
-            self.observer.rolled_back()
-            return target
+            self._roll_back(target, reason, notify, again=True)
+        self.observer.rolled_back()
+        return target
 
     def roll_back(self, to: int, reason: str, notify: Sequence[str], *, check: bool = False) -> None:
         """Make an earlier (or later, rolled-back) generation current again, its stores with it.
 
+        Changes committed after it, if they still wait for their proof, end as failed.
+
         Raises:
-            TreeError: there is no such generation.
+            TreeError: there is no such generation, or it could not be flipped.
             PermanentError, TemporaryError: with `check`, when nginx does not accept it.
         """
-        with self._still:
-            stores: Mapping[str, Mapping[str, Any]] = self.tree.manifest(to).get("store", {})
-            plan = Plan(
-                "rollback", notify=tuple(notify), proved_by=tuple(notify), stores=stores, rollback=True, reason=reason
+        with self.still():
+            self._roll_back(to, reason, notify, check=check)
+
+    def _roll_back(
+        self, to: int, reason: str, notify: Sequence[str], *, check: bool = False, again: bool = False
+    ) -> None:
+        with self.tree.locked():
+            left = self._reconcile()
+            move = Rollback(
+                reason, stores=self.tree.manifest(to).get("store", {}), notify=tuple(notify), again=again
             )
-            parent = self.tree.current
+            self.tree.roll_back(to, prepare=self._preparing(move), check=check)
+            ended = self.ledger.complete(to)
+        self.told(move.notify)
+        self._publish([*left, *ended])
 
-            def prepare(generation: int, paths: tuple[str, ...]) -> None:
-                self.journal.prepare(generation, parent, replace(plan, paths=paths))
-
-            self.tree.roll_back(to, prepare=prepare, check=check)
-            self._publish(self.journal.complete(to))
-        self.told(plan.notify)
+    # ------------------------------------------------------------------ outcomes
 
     def end(self, endings: Sequence[Ending]) -> None:
         """Close entries that need no commit."""
         if endings:
-            self.journal.end(endings)
-            self._publish(endings)
+            self._publish(self.journal.end(endings))
 
     def _publish(self, endings: Sequence[Ending]) -> None:
         for ending in endings:

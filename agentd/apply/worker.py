@@ -1,9 +1,7 @@
-"""The thread of one configured handler: order, batch, timeout, retry, outcome.
+"""The thread of one configured handler: what it does next, how it is woken, and how it ends.
 
-It takes what the journal holds for its handler, in the order of arrival, into one commit. A change that fails for
-now holds back those behind it, since their order may matter; one that is refused does not. What waits for a
-commit that cannot be made (nginx's configuration broken by somebody else, disk full) waits without counting attempts.
-A worker never talks to Consul, and never writes a file but through the committer.
+It takes what the journal holds for its handler; how that is handled, proved and timed stands in the modules
+of these names. A worker never talks to Consul, and never writes a file but through the committer.
 """
 
 from __future__ import annotations
@@ -11,45 +9,35 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from enum import Enum, auto
-from typing import Final, Protocol
+from itertools import takewhile
+from typing import Final
 
-import structlog
-
-from agentd.apply.attempt import Batch, LeftBehind, limited
 from agentd.apply.commit import Committer
-from agentd.apply.journal import Plan
-from agentd.apply.outcome import Ending, Entry, Outcome
-from agentd.backoff import Backoff
+from agentd.apply.desk import Desk, Heartbeat
+from agentd.apply.handling import Handling
+from agentd.apply.ledger import Overtaken
+from agentd.apply.outcome import Entry, Outcome
+from agentd.apply.proving import Proving
+from agentd.apply.rows import is_state
+from agentd.apply.timing import Timing
 from agentd.config import ConfiguredHandler
-from agentd.errors import AgentdError, PermanentError, TemporaryError, TreeError
-from agentd.handler import Context, Log
+from agentd.errors import AgentdError
+from agentd.handler import Handler
 from agentd.options import NginxOptions
 from agentd.watch.changes import Notification, Timer
 
 IDLE: Final = 1.0
 """Seconds between two looks at the journal, for what a command line wrote there."""
-_BLOCKED: Final = 10.0
-_BEAT: Final = 30.0
-
-
-class Heartbeat(Protocol):
-    """Says that a thread is alive."""
-
-    def beat(self, good_for: float) -> None:
-        """Alive now, and to be believed for `good_for` seconds."""
-
-
-class _Next(Enum):
-    GO_ON = auto()
-    STOP = auto()
-    DROP = auto()
 
 
 class Worker:
-    """Runs one handler. `start`, then `wake` whenever something may wait; `drain` or `stop`, then `join`."""
+    """Runs one handler. `start`, then `wake` whenever something may wait; `drain` or `stop`, then `join`.
 
-    def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
+    Attributes:
+        ready: set once the handler's initial files are committed.
+    """
+
+    def __init__(
         self,
         configured: ConfiguredHandler,
         *,
@@ -61,23 +49,21 @@ class Worker:
     ) -> None:
         self.name = configured.name
         self.ready = threading.Event()
-        self._entry = configured.entry
-        self._handler = configured.build()
-        self._committer = committer
-        self._journal = committer.journal
-        self._observer = committer.observer
-        self._nginx = nginx or NginxOptions()
-        self._provers = tuple(provers)
-        self._heartbeat = heartbeat
-        self._clock = clock
-        self._log: Log = structlog.get_logger().bind(handler=self.name)
-        self._backoff = Backoff(configured.entry.retry.first, configured.entry.retry.longest)
+        self._desk = Desk(
+            configured,
+            committer=committer,
+            nginx=nginx,
+            provers=provers,
+            heartbeat=heartbeat,
+            clock=clock,
+        )
+        self._handling = Handling(self._desk)
+        self._proving = Proving(self._desk, self._handling)
+        self._timing = Timing(self._desk, self._handling)
+        self._holds = type(self._desk.handler).hold is not Handler.hold
         self._wake = threading.Event()
-        self._stop = threading.Event()
         self._draining = False
-        self._left_behind: threading.Thread | None = None
-        self._due_at: float | None = 0.0
-        self._due_for = -1
+        self._held = False
         self._troubles = 0
         self._thread = threading.Thread(target=self._run, name=f"handler {self.name}", daemon=True)
 
@@ -90,13 +76,13 @@ class Worker:
         self._wake.set()
 
     def drain(self) -> None:
-        """End once nothing waits that could be handled now."""
+        """End once nothing waits that could be handled now, or is held for a moment."""
         self._draining = True
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the call in hand."""
-        self._stop.set()
+        """End after the call in hand; the programs that it runs are ended."""
+        self._desk.stop.set()
         self._wake.set()
 
     def join(self, timeout: float) -> bool:
@@ -104,272 +90,110 @@ class Worker:
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    # -- the loop
+    # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
-        while not self._stop.is_set():
-            self._beat()
-            try:
-                wait = self._turn() if self.ready.is_set() else self._begin_work()
-                self._troubles = 0
-            except Exception as error:  # nothing that goes wrong here may end the thread
-                self._troubles += 1
-                wait = self._backoff.delay(self._troubles)
-                self._log.error(
-                    "worker.failed", error=str(error), retry_in=round(wait, 1), exc_info=not isinstance(error, AgentdError)
-                )
-            if self._draining and (wait > 0 or not self.ready.is_set()):
+        while not self._desk.stop.is_set():
+            self._wake.clear()
+            wait = self._turn_safely()
+            if self._draining and wait > 0 and not self._held:
                 return
-            if wait > 0 and self._wake.wait(min(wait, IDLE)):
-                self._wake.clear()
+            if wait > 0:
+                self._wake.wait(min(wait, IDLE))
 
-    def _beat(self) -> None:
-        self._heartbeat.beat(_BEAT)
-
-    def _begin_work(self) -> float:
-        """Let the handler stage what nginx needs before any change; the first commit makes the tree exist."""
-        batch = self._batch()
-        self._call(lambda: self._handler.initial(batch.context(self._clock(), self._log)))
-        self._committer.commit(batch.stage, self._plan(batch))
-        self.ready.set()
-        return 0.0
+    def _turn_safely(self) -> float:
+        """One turn; nothing that goes wrong in it may end the thread."""
+        self._desk.beat()
+        self._held = False
+        try:
+            wait = self._turn()
+        except Exception as error:
+            self._troubles += 1
+            wait = self._desk.backoff.delay(self._troubles)
+            trace = not isinstance(error, AgentdError)  # what agentd raises itself speaks for itself
+            self._desk.log.error("worker.failed", reason=str(error), retry_in=round(wait, 1), exc_info=trace)  # noqa: TRY400 (as said)
+            return wait
+        self._troubles = 0
+        return wait
 
     def _turn(self) -> float:
         """Do what can be done now. Returns the seconds until the next look, 0 for at once."""
-        now = self._clock()
-        waiting = self._journal.pending(self.name)
-        if waiting:
-            self._wake.clear()
-            return self._take(waiting, now)
-        if self._due_for != self._committer.tree.current or (self._due_at is not None and self._due_at <= now):
-            return self._do_due(now)
-        return IDLE if self._due_at is None else min(IDLE, max(0.001, self._due_at - now))
+        if self._desk.caller.busy:  # one handler object serves one call at a time
+            return IDLE
+        if not self.ready.is_set():
+            return self._begin()
+        now = self._desk.clock()
+        waiting = self._desk.journal.pending(self.name)
+        wait = self._take(waiting, now) if waiting else IDLE
+        if wait <= 0:
+            self._timing.ask_again()
+            return 0.0
+        if any(
+            isinstance(entry.change, Timer) for entry in waiting
+        ):  # timed work that could not be committed
+            return wait
+        return min(wait, self._timing.turn(now))
 
-    def _take(self, waiting: list[Entry], now: float) -> float:
-        told = [entry for entry in waiting if isinstance(entry.change, Notification)]
-        if told:
-            return self._take_notifications(told, now)
-        ripe = _until(waiting, lambda entry: entry.not_before > now)
-        if not ripe:
-            return max(0.001, waiting[0].not_before - now)
-        held = self._handler.hold(now, self._batch().context(now, self._log))
-        if held > 0:
-            return held
-        self._work(self._fresh(ripe, now))
-        self._due_for = -1
+    def _begin(self) -> float:
+        """Let the handler stage what nginx needs before any change; the first commit makes the tree exist."""
+        batch = self._desk.batch()
+        context = batch.context(self._desk.clock(), self._desk.log)
+        self._desk.caller.call(lambda: self._desk.handler.initial(context))
+        try:
+            self._desk.commit(batch)
+        except Overtaken:
+            return 0.0
+        self.ready.set()
         return 0.0
 
+    # ------------------------------------------------------------------ what waits
+
+    def _take(self, waiting: list[Entry], now: float) -> float:
+        """Take what is ripe of it. Returns the seconds until something is, 0 if something was taken."""
+        told = [entry for entry in waiting if isinstance(entry.change, Notification)]
+        if told:
+            return self._hold_until(told[-1].not_before, now) or self._take_told(told)
+        waiting = self._newest(waiting)
+        if wait := self._hold_until(waiting[0].not_before, now):
+            return wait
+        ripe = list(takewhile(lambda entry: entry.not_before <= now, waiting))
+        self._handling.take(self._fresh(ripe, now))
+        return 0.0
+
+    def _take_told(self, told: list[Entry]) -> float:
+        self._proving.take(told)
+        return 0.0
+
+    def _hold_until(self, not_before: float, now: float) -> float:
+        """Seconds until it is time, and until the handler holds no longer; 0 to go ahead."""
+        if not_before > now:
+            return not_before - now
+        if not self._holds:
+            return 0.0
+        context = self._desk.batch().context(now, self._desk.log)
+        held = self._desk.caller.call(lambda: self._desk.handler.hold(now, context))
+        self._held = held > 0
+        return max(0.0, held)
+
+    def _newest(self, waiting: list[Entry]) -> list[Entry]:
+        """All but the states that a newer one of the same query makes void."""
+        last = {entry.change.query: entry.seq for entry in waiting}
+        void = [
+            entry for entry in waiting if is_state(entry.change) and entry.seq != last[entry.change.query]
+        ]
+        self._desk.end(void, Outcome.EXPIRED, "a newer state came")
+        return _without(waiting, void)
+
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:
-        limit = self._entry.expire_after
+        """All but those that waited too long."""
+        limit = self._desk.entry.expire_after
         if limit is None:
             return entries
         old = [entry for entry in entries if now - entry.received > limit]
-        self._committer.end([self._ending(entry, Outcome.EXPIRED, f"waited longer than {limit:g} s") for entry in old])
-        return [entry for entry in entries if now - entry.received <= limit]
-
-    # -- changes
-
-    def _work(self, entries: list[Entry]) -> None:
-        """Handle entries in order into one commit."""
-        batch = self._batch()
-        for entry in entries:
-            verdict = self._handle(batch, entry)
-            if verdict is _Next.DROP:
-                return
-            if verdict is _Next.STOP or self._stop.is_set():
-                break
-        if batch.kept:
-            self._commit(batch)
-
-    def _handle(self, batch: Batch, entry: Entry) -> _Next:
-        mark = batch.mark()
-        try:
-            self._attempt(batch, entry)
-        except PermanentError as error:
-            batch.reset(mark)
-            self._committer.end([self._ending(entry, Outcome.REFUSED, str(error), batch)])
-            return _Next.GO_ON
-        except LeftBehind as error:
-            self._left_behind = error.thread
-            self._later(entry, error, batch)
-            return _Next.DROP
-        except TemporaryError as error:
-            batch.reset(mark)
-            return self._later(entry, error, batch)
-        except Exception as error:  # a bug in the handler
-            self._log.error("handler.crashed", change=entry.id, attempt=entry.attempts + 1, exc_info=True)
-            batch.reset(mark)
-            return self._later(entry, TemporaryError(f"bug in the handler: {type(error).__name__}: {error}"), batch)
-        changed = batch.mark() != mark
-        if not changed and batch.clean:
-            self._committer.end([self._ending(entry, Outcome.APPLIED if batch.ran else Outcome.UNCHANGED, "", batch)])
-        else:
-            batch.kept.append((entry, changed))
-        return _Next.GO_ON
-
-    def _attempt(self, batch: Batch, entry: Entry) -> None:
-        now = self._clock()
-        log = self._log.bind(change=entry.id) if hasattr(self._log, "bind") else self._log
-        context = batch.context(now, log)
-        if isinstance(entry.change, Timer):
-            self._call(lambda: self._handler.due(now, context))
-        else:
-            self._call(lambda: self._handler.handle(entry.change, context))
-
-    def _later(self, entry: Entry, error: TemporaryError, batch: Batch) -> _Next:
-        attempt = entry.attempts + 1
-        owed = self._handler.proves and isinstance(entry.change, Notification)
-        if attempt >= self._entry.retry.attempts and not owed:
-            reason = f"{error} (attempt {attempt}, the last)"
-            self._committer.end([self._ending(entry, Outcome.FAILED, reason, batch)])
-            return _Next.GO_ON
-        wait = self._backoff.delay(attempt) if error.retry_after is None else error.retry_after
-        self._observer.retry(self.name)
-        self._journal.defer([entry.seq], str(error), self._clock() + wait, failed=True)
-        self._log.warning("handler.retry", change=entry.id, attempt=attempt, retry_in=round(wait, 1), reason=str(error))
-        return _Next.STOP
-
-    def _commit(self, batch: Batch) -> None:
-        try:
-            self._committer.commit(batch.stage, self._plan(batch))
-        except PermanentError as error:
-            if len(batch.kept) == 1:
-                self._committer.end([self._ending(batch.kept[0][0], Outcome.REFUSED, str(error), batch)])
-                return
-            for entry, _ in batch.kept:  # so that only the bad one is refused
-                self._work([entry])
-        except (TemporaryError, TreeError) as error:
-            self._wait_for_commit(batch, error)
-
-    def _wait_for_commit(self, batch: Batch, error: AgentdError) -> None:
-        self._troubles += 1
-        wait = min(_BLOCKED, self._backoff.delay(self._troubles))
-        seqs = [entry.seq for entry, _ in batch.kept]
-        self._journal.defer(seqs, f"waits: {error}", self._clock() + wait, failed=False)
-        self._log.warning("handler.waiting", changes=len(seqs), retry_in=round(wait, 1), reason=str(error))
-
-    # -- notifications
-
-    def _take_notifications(self, told: list[Entry], now: float) -> float:
-        """Handle the newest; those before it are merged into it."""
-        newest = told[-1]
-        if newest.not_before > now:
-            return newest.not_before - now
-        held = self._handler.hold(now, self._batch().context(now, self._log))
-        if held > 0:
-            return held
-        if not self._handler.proves:
-            self._end_merged(told, Outcome.UNCHANGED)
-            self._work([newest])
-            return 0.0
-        with self._committer.still():
-            self._prove(told)
-        return 0.0
-
-    def _prove(self, told: list[Entry]) -> None:
-        newest, batch = told[-1], self._batch()
-        try:
-            self._attempt(batch, newest)
-        except PermanentError as error:
-            self._disprove(told, error, batch)
-        except LeftBehind as error:
-            self._left_behind = error.thread
-            self._later(newest, error, batch)
-        except TemporaryError as error:
-            self._later(newest, error, batch)
-        else:
-            self._observer.reloaded("proved", self._clock() - batch.started)
-            self._committer.prove(batch.generation)
-            self._end_merged(told, Outcome.APPLIED)
-            self._committer.end([self._ending(newest, Outcome.APPLIED, "", batch)])
-
-    def _disprove(self, told: list[Entry], error: PermanentError, batch: Batch) -> None:
-        newest = told[-1]
-        self._observer.reloaded("failed", self._clock() - batch.started)
-        rolled_back = isinstance(newest.change, Notification) and newest.change.rollback
-        back = None if rolled_back else self._committer.disprove(str(error), self._provers)
-        if back is None:  # nothing to go back to: the reload stays owed
-            self._later(newest, TemporaryError(str(error)), batch)
-            return
-        self._log.error("generation.rolled_back", generation=batch.generation, to=back, reason=str(error))
-        self._end_merged(told, Outcome.FAILED)
-        self._committer.end([self._ending(newest, Outcome.FAILED, str(error), batch)])
-
-    def _end_merged(self, told: list[Entry], outcome: Outcome) -> None:
-        merged = f"merged into {told[-1].id}"
-        self._observer.reloads_merged(len(told) - 1)
-        self._committer.end([self._ending(entry, outcome, merged) for entry in told[:-1]])
-
-    # -- timed work
-
-    def _do_due(self, now: float) -> float:
-        """Let the handler do what is due; what it stages is committed and journalled like a change."""
-        batch = self._batch()
-        context = batch.context(now, self._log)
-        self._due_for, self._due_at = self._committer.tree.current, now + _BLOCKED  # should it raise
-        self._due_at = self._call(lambda: self._handler.due(now, context))
-        if not batch.clean:
-            entry = self._journal.owe(self.name, Timer("timer", {"at": now}))
-            batch.kept.append((entry, True))
-            self._due_at = now
-            self._commit(batch)
-            return 0.0
-        return 0.001 if self._due_at is not None else IDLE
-
-    # -- pieces
-
-    def _call(self, call: Callable[[], float | None]) -> float | None:
-        if self._left_behind is not None and self._left_behind.is_alive():
-            raise TemporaryError("the call before, which ran out of time, has still not returned")
-        self._left_behind = None
-        began = time.monotonic()
-        try:
-            return self._limited(call)
-        finally:
-            self._observer.handled(self.name, time.monotonic() - began)
-
-    def _limited(self, call: Callable[[], float | None]) -> float | None:
-        return limited(call, self._entry.timeout, name=f"handler {self.name} call", beat=self._beat)
-
-    def _batch(self) -> Batch:
-        tree = self._committer.tree
-        return Batch(
-            handler=self.name,
-            stage=tree.stage(self.name),
-            store=self._journal.store(self.name),
-            nginx=self._nginx,
-            generation=tree.current,
-            timeout=self._entry.timeout,
-            stop=self._stop,
-            started=self._clock(),
-        )
-
-    def _plan(self, batch: Batch) -> Plan:
-        return Plan(
-            handler=self.name,
-            seqs=tuple(entry.seq for entry, changed in batch.kept if changed),
-            unchanged=tuple(entry.seq for entry, changed in batch.kept if not changed),
-            store=batch.new_store,
-            notify=self._entry.notify,
-            proved_by=tuple(name for name in self._entry.notify if name in self._provers),
-            started=batch.started,
-        )
-
-    def _ending(self, entry: Entry, outcome: Outcome, reason: str, batch: Batch | None = None) -> Ending:
-        now = self._clock()
-        return Ending(
-            entry,
-            outcome,
-            reason,
-            duration=max(0.0, now - batch.started) if batch else 0.0,
-            waited=max(0.0, now - entry.received),
-        )
+        self._desk.end(old, Outcome.EXPIRED, f"waited longer than {limit:g} s")
+        return _without(entries, old)
 
 
-def _until(entries: list[Entry], stop: Callable[[Entry], bool]) -> list[Entry]:
-    """The entries before the first for which `stop` is true."""
-    at = next((at for at, entry in enumerate(entries) if stop(entry)), len(entries))
-    return entries[:at]
-
-
-__all__ = ["Context", "Worker"]
+def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:
+    seqs = {entry.seq for entry in gone}
+    return [entry for entry in entries if entry.seq not in seqs]

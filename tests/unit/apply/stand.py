@@ -1,0 +1,249 @@
+"""A stand on which the core runs as in the daemon, but for its clock, its check and its handlers.
+
+Journal and tree are real and lie in a temporary directory; time moves when a test says so.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from agentd.apply.commit import Committer
+from agentd.apply.journal import Journal
+from agentd.apply.outcome import Ending
+from agentd.apply.tree import Tree
+from agentd.apply.worker import Worker
+from agentd.config import ConfiguredHandler, HandlerEntry
+from agentd.handler import Change, Context, Event, Handler, KeyState, Notification
+
+
+@dataclass
+class Clock:
+    """Unix time that stands still."""
+
+    now: float = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def event(identity: str, payload: str = "", name: str = "deploy") -> Event:
+    """A user event."""
+    raw = {"ID": identity, "Name": name, "Payload": base64.b64encode(payload.encode()).decode(), "LTime": 1}
+    return Event("event", raw)
+
+
+def state(value: str, index: int = 1, key: str = "site") -> KeyState:
+    """The state of a key."""
+    return KeyState(f"key:{key}", {"Key": key, "Value": base64.b64encode(value.encode()).decode()}, index)
+
+
+class Scribe(Handler):
+    """Does what the payload says: `write A=1`, `remove A`, `run true`, `store A=1`, or raises what `raises` holds.
+
+    Attributes:
+        calls: payloads and notifications, in the order in which they were handled.
+        raises: by payload: errors raised one after the other, and none when they are used up.
+    """
+
+    calls: list[str]
+    raises: dict[str, list[BaseException]]
+
+    def __init__(self, options: Any = None) -> None:  # noqa: ANN401 (as Handler's)
+        super().__init__(options or Handler.Options())
+        self.calls, self.raises = [], {}
+
+    def handle(self, change: Change, context: Context) -> None:
+        """Do as it says."""
+        text = _text(change)
+        self.calls.append(text)
+        for command in text.split(";"):
+            self._do(command.strip(), context)
+        if self.raises.get(text):
+            raise self.raises[text].pop(0)
+
+    def _do(self, command: str, context: Context) -> None:
+        verb, _, rest = command.partition(" ")
+        name, _, value = rest.partition("=")
+        if verb == "write":
+            context.files.write(name, value.encode())
+        elif verb == "remove":
+            context.files.remove(name)
+        elif verb == "store":
+            context.store[name] = value
+        elif verb == "run":
+            context.run([rest])
+
+
+def _text(change: Change) -> str:
+    if isinstance(change, Event):
+        return change.payload.decode()
+    if isinstance(change, KeyState):
+        return (change.value or b"").decode()
+    return f"{change.kind} {change.id}"
+
+
+class Prover(Handler):
+    """Proves what it is told to.
+
+    Attributes:
+        verdicts: what each proof raises, in order; without one it succeeds.
+        saw: the generations that were current at each proof.
+    """
+
+    proves: ClassVar[bool] = True
+
+    def __init__(self, options: Any = None) -> None:  # noqa: ANN401 (as Handler's)
+        super().__init__(options or Handler.Options())
+        self.verdicts: list[BaseException | None] = []
+        self.saw: list[int] = []
+
+    def handle(self, change: Change, context: Context) -> None:
+        """Prove the current generation."""
+        assert isinstance(change, Notification)
+        self.saw.append(context.generation)
+        verdict = self.verdicts.pop(0) if self.verdicts else None
+        if verdict is not None:
+            raise verdict
+
+
+class Pulse:
+    """Counts beats."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.beats = 0
+
+    def beat(self, good_for: float) -> None:
+        """See `desk.Heartbeat`."""
+        self.beats += 1
+        self.longest = max(self.longest, good_for)
+
+
+@dataclass
+class Stand:
+    """Everything but the threads.
+
+    Attributes:
+        check: raises what is in it, first come first served, and accepts when it is empty.
+        told: names of handlers that were notified.
+        endings: what was reported.
+    """
+
+    directory: Path
+    clock: Clock = field(default_factory=Clock)
+    check: list[Exception] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+    refuses: Callable[[Path], Exception | None] = lambda _candidate: None
+
+    def __post_init__(self) -> None:
+        self.open()
+
+    def open(self) -> None:
+        """Open the journal and the tree, as a start of the daemon does."""
+        self.journal = Journal(self.directory / "state" / "journal.db", clock=self.clock)
+        self.tree = Tree(
+            self.directory / "tree",
+            keep=5,
+            check=self._check,
+            stamp=lambda number: {"agentd.conf": f"# {number}\n".encode()},
+            mirror=self.directory / "state" / "mirror",
+            prefix="agentd",
+            clock=self.clock,
+        )
+        self.committer = Committer(self.tree, self.journal, report=self.endings.append, told=self.told.extend)
+
+    def restart(self) -> None:
+        """Begin again on what is on disk."""
+        self.journal.close()
+        self.open()
+        self.committer.recover()
+
+    def _check(self, candidate: Path) -> None:
+        if self.check:
+            raise self.check.pop(0)
+        error = self.refuses(candidate)
+        if error is not None:
+            raise error
+
+    def worker(
+        self,
+        handler: Handler,
+        name: str = "scribe",
+        *,
+        provers: Sequence[str] = (),
+        **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
+    ) -> Worker:
+        """A worker whose initial files are committed; its thread is not started."""
+        worker = self.raw_worker(handler, name, provers=provers, **entry)
+        assert worker._turn() == 0.0
+        assert worker.ready.is_set()
+        return worker
+
+    def raw_worker(
+        self,
+        handler: Handler,
+        name: str = "scribe",
+        *,
+        provers: Sequence[str] = (),
+        heartbeat: Pulse | None = None,
+        **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
+    ) -> Worker:
+        """A worker that has done nothing yet."""
+        retry = {"attempts": 3, "first": 1.0, "longest": 8.0} | entry.pop("retry", {})
+        configured = _Ready(
+            name, HandlerEntry(use="tests:x", retry=retry, **entry), type(handler), handler.options
+        )
+        configured.handler.append(handler)
+        return Worker(
+            configured,
+            committer=self.committer,
+            nginx=None,
+            provers=provers,
+            heartbeat=heartbeat or Pulse(),
+            clock=self.clock,
+        )
+
+    def receive(self, *changes: Change, handler: str = "scribe") -> None:
+        """Owe changes to a handler."""
+        self.journal.receive([(change, [handler]) for change in changes])
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What is current."""
+        view = self.tree.open_current()
+        return {path: view.read(path) or b"" for path, entry in view.files.items() if entry.owner is not None}
+
+    @property
+    def outcomes(self) -> Mapping[str, str | None]:
+        """Outcome by change id, None while there is none; notifications and timers left out."""
+        rows = self.journal.history(limit=10_000)
+        return {row["id"]: row["outcome"] for row in rows if row["kind"] not in ("notification", "timer")}
+
+    def reason(self, identity: str) -> str:
+        """Why a change ended as it did."""
+        return str(self.journal.history(identity=identity)[0]["reason"])
+
+
+@dataclass(frozen=True)
+class _Ready(ConfiguredHandler):
+    """A configured handler whose object the test made."""
+
+    handler: list[Handler] = field(default_factory=list)
+
+    def build(self) -> Handler:
+        """The test's own."""
+        return self.handler[0]
+
+
+def settle(worker: Worker, turns: int = 50) -> float:
+    """Let the worker do all that can be done now. Returns the seconds until its next look."""
+    for _ in range(turns):
+        wait = worker._turn_safely()
+        if wait > 0:
+            return wait
+    raise AssertionError(f"the worker is still busy after {turns} turns")
