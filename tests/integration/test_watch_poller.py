@@ -226,6 +226,30 @@ def test_a_poll_without_a_token_under_deny_says_what_is_missing(
     assert watched.poller.status.held == "event list is empty: the token has no right to read event ''"
 
 
+def test_a_node_that_is_cut_off_keeps_what_it_has(
+    directory: Path, new_consul: Callable[..., ConsulAgent], watch: Watch
+) -> None:
+    """Its agent answers while all servers are gone: the state stays, events go on, and both recover."""
+    server = new_consul(acl=True)
+    agent = new_consul(node="node2", address="127.0.0.2", join=server, acl=True)
+    file = directory / "token"
+    file.write_text(str(server.token))
+    agent.register("web", 80)
+    fired = agent.fire("before")
+    service = watch(ServiceQuery("web"), agent.url, token_file=file)
+    events = watch(EventQuery(), agent.url, token_file=file)
+    service.until(lambda one: one.raws, "the service")
+    events.until(lambda one: one.raws, "the event")
+    server.stop()
+    service.until(lambda one: one.poller.status.error, "the error")
+    answers = events.poller.status.answers
+    events.until(lambda one: one.poller.status.answers > answers, "the events to be polled on")
+    server.start()
+    service.until(lambda one: not one.poller.status.error, "the recovery", seconds=40)
+    assert [raw["ID"] for raw in events.raws] == [fired]
+    assert [] not in service.raws
+
+
 def test_closing_ends_a_poll_at_once(consul: ConsulAgent, watch: Watch) -> None:
     """A wait of a minute does not hold up the end."""
     watched = watch(EventQuery(), consul.url, wait="60s")
