@@ -64,7 +64,7 @@ class NginxCheck:
         raise PermanentError(f"nginx -t refuses it: {complaint}")
 
     def included(self) -> bool:
-        """Whether nginx's configuration includes the tree's agentd.conf, through the relative path.
+        """Whether nginx's configuration includes the tree's agentd.conf, in http {} and through `current`.
 
         Raises:
             TemporaryError: nginx cannot be asked, or its configuration is broken before it gets there.
@@ -79,9 +79,11 @@ class NginxCheck:
                 complaint = self._test(scratch.path)
             finally:
                 scratch.close()
-        if complaint is not None and word not in complaint:
-            raise TemporaryError(f"nginx's configuration is broken; mend it: {complaint}")
-        return complaint is not None
+        if complaint is None or word in complaint:
+            return complaint is not None
+        if f"{scratch.path.name}/agentd.conf:1" in complaint:  # it got there, but not in http {}
+            return False
+        raise TemporaryError(f"nginx's configuration is broken; mend it: {complaint}")
 
     def _lay_probe(self, directory: Path, word: str) -> None:
         """The current generation, but for an agentd.conf that nginx must trip over."""
@@ -91,7 +93,8 @@ class NginxCheck:
                 (directory / entry.name).symlink_to(entry)
         probe = directory / "agentd.conf"
         probe.unlink(missing_ok=True)
-        probe.write_text(f"{word};\n")
+        # Only in http {} may a server have a name; what comes after it is an error everywhere.
+        probe.write_text(f"server {{ server_name probe; }} {word};\n")
 
     def _test(self, generation: Path) -> str | None:
         """What nginx has against a generation: its own words, or None if nothing."""

@@ -1,0 +1,44 @@
+"""The directories that agentd writes: the tree and its own state."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from agentd.commands.checks.finding import Finding
+from agentd.config import Loaded
+
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def findings(loaded: Loaded) -> Iterator[Finding]:
+    """First who asks: root may write nearly everywhere, so only root's answers are the daemon's."""
+    if os.geteuid() != 0:
+        yield Finding(
+            "warn",
+            "user",
+            "not run as root: what follows may fail for that reason alone",
+            "run sudo agentd check",
+        )
+    yield _directory("tree", loaded.config.tree.path)
+    state = loaded.config.state
+    found = _directory("state", state)
+    if found.level == "ok" and state.is_dir() and state.stat().st_mode & _OTHERS:
+        found = Finding(
+            "warn", "state", f"{state} is open to others; it holds payloads", f"chmod 700 {state}"
+        )
+    yield found
+
+
+def _directory(subject: str, path: Path) -> Finding:
+    """Whether it can be written, or, if it is not there yet, made."""
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not there.is_dir():
+        return Finding("FAIL", subject, f"{there} is not a directory", "move it away")
+    if not os.access(there, os.W_OK | os.X_OK):
+        return Finding(
+            "FAIL", subject, f"{there} cannot be written", "correct its owner, mode or mount options"
+        )
+    return Finding("ok", subject, f"{path} can be written" if there == path else f"{path} will be made")
