@@ -26,6 +26,7 @@ GRACE: Final = 2.0
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TZ")
 _DEFAULTS: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 _REAP: Final = 5.0
+_GONE: Final = 0.5
 _STEP: Final = 0.01
 _QUOTED: Final = 500
 
@@ -132,12 +133,19 @@ def _end_group(process: subprocess.Popen[bytes], pipes: Pipes) -> None:
         return
     if process.returncode is None:
         pipes.pump(deadline)
-    while process.poll() is not None and time.monotonic() < deadline:
-        if not _signal_group(process.pid, 0):
-            return
+    if process.poll() is None or not _is_gone(process.pid, deadline):
+        _signal_group(process.pid, signal.SIGKILL)
+        process.wait(_REAP)
+        _is_gone(process.pid, time.monotonic() + _GONE)
+
+
+def _is_gone(group: int, deadline: float) -> bool:
+    """Wait until nothing is left of a group. Those that nobody has reaped yet count as left."""
+    while _signal_group(group, 0):
+        if time.monotonic() >= deadline:
+            return False
         time.sleep(_STEP)
-    _signal_group(process.pid, signal.SIGKILL)
-    process.wait(_REAP)
+    return True
 
 
 def _signal_group(group: int, number: int) -> bool:
