@@ -1,23 +1,20 @@
 """What one attempt of a handler sees on the bench: the staged files and the recorded log.
 
-It keeps the tree's rules about paths and owners, in memory. It touches no disk but to read the source of
-`write_file`.
+It keeps the tree's rules about paths, modes and owners, in memory. It touches no disk but to read the source
+of `write_file`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from agentd.apply.paths import check_mode, check_path, check_together
 from agentd.handler import PermanentError
 
 _PREFIX: Final = "agentd/current"
-_PART: Final = r"[A-Za-z0-9_+=@,:~-][A-Za-z0-9._+=@,:~-]*"
-_PATH: Final = re.compile(rf"{_PART}(?:/{_PART})*")
-_RESERVED: Final = frozenset({"agentd.conf", "manifest.json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +70,8 @@ class StagedFiles:
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """See `Files.write`."""
         self._admit(path)
-        for other in (*self.staged, *self._foreign):
-            if other.startswith(f"{path}/") or path.startswith(f"{other}/"):
-                raise PermanentError(f"{path}: {other} is there, and a file cannot also be a directory")
+        check_mode(path, mode)
+        check_together((path, *self.staged, *self._foreign))
         self.staged[path] = (bytes(data), mode)
 
     def write_file(self, path: str, source: Path, mode: int = 0o644) -> None:
@@ -96,7 +92,6 @@ class StagedFiles:
         return f"{_PREFIX}/{path}"
 
     def _admit(self, path: str) -> None:
-        if not _PATH.fullmatch(path) or path in _RESERVED:
-            raise PermanentError(f"{path!r}: not a path inside the tree that nginx can name")
+        check_path(path)
         if path in self._foreign:
             raise PermanentError(f"{path}: belongs to another handler")
