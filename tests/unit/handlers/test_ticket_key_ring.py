@@ -134,6 +134,15 @@ def test_same_name_with_another_secret() -> None:
         admit(ring, replace(ticket_key(1), path="tickets/other.key"))
 
 
+def test_firing_an_old_key_again_does_not_bring_it_back() -> None:
+    """A key that a later event brings once more keeps its place behind the keys that came in between."""
+    ring = received([(ticket_key(1), 0.0), (ticket_key(2), 1.0), (ticket_key(1, ltime=3), 2.0)], SCHEDULE)
+
+    ring = settle(ring, 100.0, SCHEDULE)
+
+    assert fleet(ring) == ["tickets/2.key", "tickets/1.key"]
+
+
 def test_longer_promote_after_does_not_undo_a_promotion() -> None:
     """A promoted key keeps encrypting when the operator makes `promote_after` longer."""
     ring = settle(received([(ticket_key(1), 0.0)], SCHEDULE, initial()), 60.0, SCHEDULE)
