@@ -28,7 +28,7 @@ def tell(rows: Sequence[dict[str, Any]], output: Output) -> bool:
     """Print what became of them; True if all ended well."""
     for row in rows:
         reason = f": {row['reason']}" if row["reason"] else ""
-        output.line(f"{row['handler']}: {row['outcome']}{reason}", "green" if _well(row) else "red")
+        output.line(f"{row['handler']}: {row['state']}{reason}", "green" if _well(row) else "red")
     return all(_well(row) for row in rows)
 
 

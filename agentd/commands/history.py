@@ -37,15 +37,17 @@ def execute(arguments: Namespace, output: Output) -> int:
 
 
 def told_of(row: Row) -> Row:
-    """A row of the journal with what a person wants to know of it worked out; times in unix seconds."""
-    tried = row["attempts"] + (outcome_of(row) not in ("waiting", "expired"))
+    """A row of the journal with what a person wants to know of it worked out; times in unix seconds.
+
+    `outcome` is None as long as it is open; `state` then says what it waits for.
+    """
+    tried = row["attempts"] + (_state(row) not in ("waiting", "expired"))
     started, finished = row["started"], row["finished"]
     took = finished - started if finished is not None and started is not None else None
-    return row | {"outcome": outcome_of(row), "attempts": tried, "took": took}
+    return row | {"state": _state(row), "attempts": tried, "took": took}
 
 
-def outcome_of(row: Row) -> str:
-    """The outcome, or what the change still waits for."""
+def _state(row: Row) -> str:
     if row["outcome"]:
         return str(row["outcome"])
     return "waiting" if row["generation"] is None else "awaiting proof"
@@ -66,7 +68,7 @@ def _cells(row: Row) -> list[object]:
         moment(row["received"]),
         row["handler"],
         label(row),
-        row["outcome"],
+        row["state"],
         row["generation"],
         row["attempts"],
         span(row["took"]),
@@ -82,7 +84,7 @@ def _details(row: Row) -> dict[str, object]:
         "query": row["query"],
         **({"event": row["name"]} if row["name"] else {}),
         "received": moment(row["received"]),
-        "outcome": row["outcome"],
+        "outcome": row["state"],
         **({"next attempt": moment(row["not_before"])} if _deferred(row) else {}),
         "reason": row["reason"],
         "attempts": row["attempts"],
@@ -95,4 +97,4 @@ def _details(row: Row) -> dict[str, object]:
 
 
 def _deferred(row: Row) -> bool:
-    return bool(row["outcome"] == "waiting" and row["not_before"])
+    return bool(row["state"] == "waiting" and row["not_before"])

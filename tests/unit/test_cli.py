@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import main
+from agentd.config import Loaded
 
 COMMANDS = (
     "run",
@@ -128,6 +129,23 @@ def test_missing_permission_says_to_run_as_root(
     )
 
 
+def test_journal_of_root_alone_says_to_run_as_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the system itself refuses is told like any other error: one line, no traceback."""
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/var/lib/agentd/journal.db")
+
+    file = tmp_path / "agentd.yaml"
+    file.write_text("handlers: {a: {use: command, options: {argv: [/bin/true]}}}\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("agentd.commands.node.open_journal", refuse)
+    assert main(["history", "--config", str(file)]) == 1
+    said = capsys.readouterr().err
+    assert said == "agentd: /var/lib/agentd/journal.db: Permission denied; run it as root (sudo agentd ...)\n"
+
+
 def test_interrupt_ends_as_a_shell_expects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C ends with 130 and without a traceback."""
 
@@ -154,7 +172,25 @@ def test_closed_pipe_ends_quietly() -> None:
 
 def test_parsing_imports_nothing_heavy() -> None:
     """--help needs neither pydantic nor Consul's client: it must answer at once."""
-    heavy = "{'pydantic', 'consul', 'urllib3', 'yaml', 'structlog', 'sqlite3'}"
+    heavy = "{'pydantic', 'consul', 'urllib3', 'yaml', 'structlog'}"
     program = f"import sys, agentd.cli; agentd.cli._parser(); print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("flags, form", [([], "auto"), (["--json"], "json")])
+def test_run_hands_the_configuration_to_the_daemon(
+    flags: list[str], form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's exit status is the command's, and --json is how it logs."""
+    file = tmp_path / "agentd.yaml"
+    file.write_text("handlers: {a: {use: command, options: {argv: [/bin/true]}}}\n")
+    given: list[Loaded] = []
+
+    def daemon(loaded: Loaded) -> int:
+        given.append(loaded)
+        return 3
+
+    monkeypatch.setattr("agentd.commands.run.run", daemon)
+    assert main(["run", "--config", str(file), *flags]) == 3
+    assert [(loaded.path, loaded.config.log.format) for loaded in given] == [(file, form)]

@@ -64,7 +64,7 @@ def test_what_has_not_ended_says_what_it_waits_for(node: CommandNode) -> None:
     """An open entry waits for its turn."""
     node.receive()
     (row,) = node.json("history")
-    assert (row["outcome"], row["took"], row["attempts"]) == ("waiting", None, 0)
+    assert (row["outcome"], row["state"], row["took"], row["attempts"]) == (None, "waiting", None, 0)
 
 
 def test_handler_chooses(node: CommandNode) -> None:

@@ -63,7 +63,7 @@ def test_rollback_owes_the_reload_through_the_journal(committed: CommandNode) ->
     told = committed.json("rollback", "1")
     assert (told["generation"], told["before"]) == (1, 2)
     (reload,) = told["reloads"]
-    assert (reload["handler"], reload["outcome"]) == ("prover", "waiting")
+    assert (reload["handler"], reload["state"]) == ("prover", "waiting")
     with committed.opened() as node:
         (entry,) = node.journal.pending("prover")
     assert entry.id == reload["id"]

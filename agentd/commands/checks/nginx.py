@@ -17,7 +17,7 @@ from agentd.options import NginxOptions
 _DUMP: Final = 128 * 1024 * 1024  # bytes; a blacklist of a million lines is part of it
 _SHUTDOWN: Final = re.compile(rb"^\s*worker_shutdown_timeout\s+([^;\s]+)\s*;", re.MULTILINE)
 _QUOTED: Final = 200  # characters of an output without an error line
-_ERROR: Final = re.compile(r"\[(?:emerg|alert|crit|error)\] (.+)")
+_ERROR: Final = re.compile(r"\[(?:emerg|alert|crit|error)\] (?:\d+#\d+: )?(.+)")
 
 
 def findings(loaded: Loaded, nginx: NginxOptions) -> Iterator[Finding]:
