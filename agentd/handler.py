@@ -17,7 +17,7 @@ never claims what it did: the tree finds out what differs, and the worker record
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -44,6 +44,8 @@ __all__ = [
     "Context",
     "Duration",
     "Event",
+    "Fetch",
+    "Fetched",
     "Files",
     "Handler",
     "HandlerError",
@@ -51,8 +53,10 @@ __all__ = [
     "Instance",
     "KeyPrefixState",
     "KeyState",
+    "Known",
     "Log",
     "NginxOptions",
+    "NoFetch",
     "NodesState",
     "Notification",
     "PermanentError",
@@ -121,6 +125,80 @@ class Run(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a server said of a payload, by which it can tell later whether there is a newer one.
+
+    Plain strings, "" for what it did not say, so that `context.store` can hold them.
+    """
+
+    etag: str = ""
+    last_modified: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A payload on disk. `size` is the number of bytes as served, before they were unpacked."""
+
+    path: Path
+    size: int
+    known: Known
+
+
+class Fetch(Protocol):
+    """Fetches a payload that is named by reference; see `Context.fetch`.
+
+    A reference is "SCHEME:... [sha256:HEX]" with kv:PATH, file:/PATH, http(s)://, s3://BUCKET/KEY or
+    gs://BUCKET/KEY, and must lie below a prefix of `sources.allow`.
+    """
+
+    def __call__(
+        self,
+        reference: str,
+        *,
+        max_size: int | None = None,
+        expand: bool = True,
+        digest: str | None = None,
+        rate: float | None = None,
+    ) -> Path:
+        """Return a file that holds the payload; it goes away with the attempt.
+
+        Args:
+            reference: as above. The digest is that of the bytes as served, checked before this returns.
+            max_size: most bytes as served, in place of `sources.max_size`.
+            expand: unpack what the name (.gz, .zst) or the server (Content-Encoding) says is packed.
+            digest: in place of one in the reference; "md5:HEX" and "sha1:HEX" are taken here as well.
+            rate: most bytes a second, on average.
+
+        Raises:
+            PermanentError: not allowed, not there, too large, or not what the digest says.
+            TemporaryError: the network, the server or the time; `retry_after` is the server's own word.
+        """
+
+    def if_changed(
+        self,
+        reference: str,
+        known: Known,
+        *,
+        max_size: int | None = None,
+        expand: bool = True,
+        rate: float | None = None,
+    ) -> Fetched | None:
+        """The same, but None if the payload is still the one that was `known`; `Known()` knows none."""
+
+
+class NoFetch:
+    """A `Fetch` that knows no source."""
+
+    def __call__(self, reference: str, **_: object) -> Path:
+        """Raise PermanentError."""
+        raise PermanentError(f"nothing can be fetched here: {reference.partition('?')[0]}")
+
+    def if_changed(self, reference: str, known: Known, **_: object) -> Fetched | None:  # noqa: ARG002 (Fetch's own)
+        """Raise PermanentError."""
+        raise PermanentError(f"nothing can be fetched here: {reference.partition('?')[0]}")
+
+
 class Log(Protocol):
     """A structlog logger bound to the handler and the change: a constant dotted event name, data in fields."""
 
@@ -142,6 +220,7 @@ class Context:
         log: the logger.
         run: runs a program within what is left of the attempt's time; in a dry run it only says so.
         nginx: the nginx of this node.
+        fetch: fetches a payload by reference, within what is left of the attempt's time.
         dry_run: True in `agentd replay --dry-run`: nothing outside `files` and `store` may be touched.
         generation: the number of the generation that is current, 0 before the first.
     """
@@ -155,6 +234,7 @@ class Context:
     nginx: NginxOptions
     dry_run: bool = False
     generation: int = 0
+    fetch: Fetch = field(default_factory=NoFetch)
 
 
 class Handler:
