@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from tenacity import RetryCallState, wait_exponential_jitter
+from tenacity import RetryCallState, wait_exponential, wait_random
 
 
 class Backoff:
     """Waits of `first` seconds doubled up to `longest`, each with up to a quarter of `first` of jitter."""
 
     def __init__(self, first: float, longest: float) -> None:
-        self._wait = wait_exponential_jitter(initial=first, max=longest, jitter=first / 4)
+        self._wait = wait_exponential(multiplier=first, max=longest) + wait_random(0, first / 4)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt`, counted from 1."""

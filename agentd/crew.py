@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 
 from agentd.apply.commit import Committer
 from agentd.apply.dispatcher import Count, Dispatcher, routes
+from agentd.apply.founding import Founding
 from agentd.apply.worker import Worker
 from agentd.config import ConfiguredHandler, Loaded
 from agentd.report.heartbeat import Heartbeats
@@ -31,6 +32,13 @@ class Crew:
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
         self._dispatcher = Dispatcher(committer.journal, routes(loaded.handlers), wake=self.wake, count=count)
         self._pollers: dict[str, Poller] = {}
+        self._founding = Founding(
+            list(self._workers.values()),
+            committer,
+            notify=self._provers,
+            heartbeat=heartbeats.register("founding"),
+            done=lambda: heartbeats.forget("founding"),
+        )
 
     def start(self) -> None:
         """Owe reconfigured handlers their states again, then start everybody."""
@@ -39,6 +47,7 @@ class Crew:
             self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
         for worker in self._workers.values():
             worker.start()
+        self._founding.start()
         options = self.loaded.config.consul
         for query in {on.query() for handler in self.loaded.handlers for on in handler.entry.on}:
             poller = Poller(
@@ -87,6 +96,7 @@ class Crew:
         """
         deadline = time.monotonic() + seconds
         self.leave()
+        self._founding.stop(seconds)
         told = {name for handler in self.loaded.handlers for name in handler.entry.notify}
         for group in (self._workers.keys() - told, told & self._workers.keys()):
             for name in group:

@@ -1,1 +1,1 @@
-"""Turns a change into files that nginx runs: dispatcher, workers, tree and journal. Never imports a handler."""
+"""Turns a change into files that nginx runs: dispatcher, workers, tree, journal. Never imports a handler."""

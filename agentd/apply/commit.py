@@ -116,7 +116,7 @@ class Committer:
         return generation
 
     def _flip(self, stage: Stage, plan: Plan) -> int | None:
-        stores = self.journal.stores()
+        stores = self.journal.stores() | {name: dict(store) for name, store in plan.stores.items()}
         if plan.store is not None:
             stores[plan.handler] = dict(plan.store)
         made = self.tree.commit(

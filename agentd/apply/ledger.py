@@ -122,10 +122,11 @@ class Ledger:
         return endings
 
     def _save(self, db: sqlite3.Connection, plan: Plan) -> None:
-        db.execute("INSERT OR IGNORE INTO store (handler) VALUES (?)", (plan.handler,))
-        db.execute("UPDATE store SET ground = ground + 1 WHERE handler = ?", (plan.handler,))
-        if plan.store is not None:
-            _put(db, plan.handler, plan.store)
+        for handler, store in {plan.handler: plan.store, **plan.stores}.items():
+            db.execute("INSERT OR IGNORE INTO store (handler) VALUES (?)", (handler,))
+            db.execute("UPDATE store SET ground = ground + 1 WHERE handler = ?", (handler,))
+            if store is not None:
+                _put(db, handler, store)
 
     # ------------------------------------------------------------------ a rollback
 

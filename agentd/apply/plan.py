@@ -21,6 +21,7 @@ class Plan:
         ran: those of both that ran a program, and so did something even if no file differs.
         refused: entries of the same batch that were refused, each with the reason.
         store: the handler's whole new store, or None to leave it.
+        stores: those of other handlers whose files are in the same commit.
         ground: what the batch stood on (see `Ledger.ground`), or None for whatever is there.
         notify: handlers told.
         proved_by: those of them whose proof the entries wait for.
@@ -34,6 +35,7 @@ class Plan:
     ran: tuple[int, ...] = ()
     refused: tuple[tuple[int, str], ...] = ()
     store: Mapping[str, Any] | None = None
+    stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     ground: int | None = None
     notify: tuple[str, ...] = ()
     proved_by: tuple[str, ...] = ()

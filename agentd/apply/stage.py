@@ -71,6 +71,8 @@ class Stage:
         self._room = room
         self._reserved = reserved
         self._layer: dict[str, Content | None] = {}
+        self._joined: list[Stage] = []
+        self._writers: dict[str, str] = {}
         self._disowned: frozenset[str] = frozenset()
         self._scratch: disk.Scratch | None = None
         self._files = 0
@@ -137,6 +139,19 @@ class Stage:
         """Stage the removal of all files of a handler that is not configured any more."""
         self._disowned |= {owner}
 
+    def join(self, other: Stage) -> None:
+        """Take over what another handler staged, under that one's name, so that both are committed as one.
+
+        Raises:
+            PermanentError: both staged the same path.
+        """
+        for path in other._layer:
+            if path in self._layer:
+                raise PermanentError(f"{path!r} is staged by {self._writer(path)!r} and by {other.owner!r}")
+            self._writers[path] = other.owner
+        self._layer |= other._layer
+        self._joined.append(other)  # its large files live as long as it does
+
     def mark(self) -> Mark:
         """What is staged now, for `reset`."""
         merged = self._lay(self._base.files)
@@ -194,7 +209,7 @@ class Stage:
 
     def _check_owner(self, path: str, files: Mapping[str, Entry]) -> None:
         entry = files.get(path)
-        if entry is not None and entry.owner != self.owner and entry.owner not in self._disowned:
+        if entry is not None and entry.owner != self._writer(path) and entry.owner not in self._disowned:
             raise PermanentError(
                 f"{path!r} belongs to the handler {entry.owner!r}: only that one may change it"
             )
@@ -208,6 +223,9 @@ class Stage:
             elif not content.entry.same_file(merged.get(path)):
                 merged[path] = content.entry
         return merged
+
+    def _writer(self, path: str) -> str:
+        return self._writers.get(path, self.owner)
 
     def _mode(self, path: str) -> int:
         content = self._layer.get(path)

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Final
 
+from agentd.apply.attempt import Batch
 from agentd.apply.commit import Committer
 from agentd.apply.desk import Desk, Heartbeat
 from agentd.apply.handling import Handling
-from agentd.apply.ledger import Overtaken
 from agentd.apply.outcome import Entry, Outcome
 from agentd.apply.proving import Proving
 from agentd.apply.rows import is_state
@@ -34,7 +34,7 @@ class Worker:
     """Runs one handler. `start`, then `wake` whenever something may wait; `drain` or `stop`, then `join`.
 
     Attributes:
-        ready: set once the handler's initial files are committed.
+        ready: set once the handler's initial files are committed, and changes are taken.
     """
 
     def __init__(
@@ -67,8 +67,24 @@ class Worker:
         self._troubles = 0
         self._thread = threading.Thread(target=self._run, name=f"handler {self.name}", daemon=True)
 
+    def initial(self) -> Batch:
+        """What nginx needs of this handler before any change came.
+
+        Raises:
+            Exception: whatever the handler raises, bugs included.
+        """
+        batch = self._desk.batch()
+        context = batch.context(self._desk.clock(), self._desk.log)
+        self._desk.caller.call(lambda: self._desk.handler.initial(context))
+        return batch
+
+    def begin(self) -> None:
+        """The initial files are committed: take changes from now on."""
+        self.ready.set()
+        self.wake()
+
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread; it waits for `begin`."""
         self._thread.start()
 
     def wake(self) -> None:
@@ -121,7 +137,7 @@ class Worker:
         if self._desk.caller.busy:  # one handler object serves one call at a time
             return IDLE
         if not self.ready.is_set():
-            return self._begin()
+            return IDLE
         now = self._desk.clock()
         waiting = self._desk.journal.pending(self.name)
         wait = self._take(waiting, now) if waiting else IDLE
@@ -133,18 +149,6 @@ class Worker:
         ):  # timed work that could not be committed
             return wait
         return min(wait, self._timing.turn(now))
-
-    def _begin(self) -> float:
-        """Let the handler stage what nginx needs before any change; the first commit makes the tree exist."""
-        batch = self._desk.batch()
-        context = batch.context(self._desk.clock(), self._desk.log)
-        self._desk.caller.call(lambda: self._desk.handler.initial(context))
-        try:
-            self._desk.commit(batch)
-        except Overtaken:
-            return 0.0
-        self.ready.set()
-        return 0.0
 
     # ------------------------------------------------------------------ what waits
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agentd.apply.commit import Committer
+from agentd.apply.founding import Founding
 from agentd.apply.journal import Journal
 from agentd.apply.outcome import Ending
 from agentd.apply.tree import Tree
@@ -181,11 +182,13 @@ class Stand:
     ) -> Worker:
         """A worker whose initial files are committed; its thread is not started."""
         worker = self.raw_worker(handler, name, provers=provers, **entry)
-        for _ in range(2):  # twice where a plan of somebody else is finished first
-            if not worker.ready.is_set():
-                assert worker._turn() == 0.0
+        self.found(worker)
         assert worker.ready.is_set()
         return worker
+
+    def found(self, *workers: Worker) -> None:
+        """One attempt at committing the initial files of these handlers together."""
+        Founding(workers, self.committer, notify=(), heartbeat=Pulse(), done=lambda: None).attempt()
 
     def raw_worker(
         self,

@@ -538,12 +538,12 @@ def test_initial_files_are_committed_before_changes_are_handled(stand: Stand) ->
     worker = stand.raw_worker(scribe)
     stand.receive(event("a", "write a=1"))
 
-    first = worker._turn_safely()
-    ready = worker.ready.is_set()
+    stand.found(worker)
+    early = (worker._turn_safely() > 0, worker.ready.is_set())
+    stand.found(worker)
     settle(worker)
 
-    assert first > 0
-    assert not ready
+    assert early == (True, False)
     assert stand.files == {"start": b"1", "a": b"1"}
 
 

@@ -204,7 +204,7 @@ def test_a_worker_wakes_when_something_comes(stand: Stand) -> None:
     entered = Entered()
     worker = stand.raw_worker(entered)
     worker.start()
-    assert worker.ready.wait(10)
+    stand.found(worker)
     stand.receive(event("a", "write a=1"))
 
     worker.wake()
@@ -265,7 +265,6 @@ def test_draining_waits_out_a_hold(stand: Stand) -> None:
 
 def test_draining_ends_a_worker_that_never_became_ready(stand: Stand) -> None:
     """Its start is tried again after the restart."""
-    stand.check = [TemporaryError("[emerg] elsewhere")] * 100
     worker = stand.raw_worker(Scribe())
     worker.drain()
 
