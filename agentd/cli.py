@@ -20,7 +20,28 @@ from agentd.errors import AgentdError, ConfigError
 DEFAULT: Final = "/etc/agentd/agentd.yaml"
 _FAILED, _USAGE = 1, 2
 _INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
-Parser = argparse.ArgumentParser
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that can take what follows `--` as a command to run, into `argv`.
+
+    argparse takes the first `--` out of each part of the line, and so one that is the command's own as well.
+    """
+
+    takes_command = False
+
+    def parse_known_args(  # type: ignore[override] # argparse overloads by the type of the namespace
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse what stands before `--`; what follows it is the command."""
+        if not self.takes_command or args is None:
+            return super().parse_known_args(args, namespace)
+        end = list(args).index("--") if "--" in args else len(args)
+        found, unknown = super().parse_known_args(args[:end], namespace)
+        found.argv = list(args[end + 1 :])
+        if not found.argv:
+            self.error("a command is needed after --")
+        return found, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,7 +92,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 class _Version(argparse.Action):
     """Prints the installed version; looking it up takes longer than to parse a command line."""
 
-    def __call__(self, parser: Parser, *_: object) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version  # noqa: PLC0415 (only --version needs it)
 
         sys.stdout.write(f"agentd {version('agentd')}\n")
@@ -167,6 +188,33 @@ def _handlers(parser: Parser) -> None:
     parser.add_argument("name", nargs="?", type=_word, metavar="NAME", help="this one in detail")
 
 
+def _lock(parser: Parser) -> None:
+    parser.takes_command = True
+    parser.usage = (
+        "%(prog)s [-h] [--config FILE] [--json] PREFIX [-n N] [--timeout T] [--verbose] -- COMMAND ..."
+    )
+    parser.add_argument(
+        "prefix", type=_prefix, metavar="PREFIX", help="where in Consul's KV store; PREFIX/.lock is the key"
+    )
+    parser.add_argument(
+        "-n", type=_count, default=1, metavar="N", help="how many may hold it at once (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="T",
+        help="wait for the lock so long, such as 30s; 0 does not wait (for ever)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="tell of each step on standard error")
+
+
+def _nodes(parser: Parser) -> None:
+    parser.add_argument("service", type=_word, metavar="SERVICE", help="name of the service")
+    parser.add_argument("--tag", type=_word, metavar="T", help="only instances with this tag")
+    parser.add_argument("--passing", action="store_true", help="only instances whose checks all pass")
+    parser.add_argument("--plain", action="store_true", help="one address a line on a terminal as well")
+
+
 def _import_watches(parser: Parser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
@@ -183,6 +231,8 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
     "replay": ("hand a change to its handler once more", _replay),
     "fire": ("fire a user event", _fire),
     "handlers": ("list the installed handlers and their options", _handlers),
+    "nodes": ("list the addresses of a service's instances", _nodes),
+    "lock": ("run a command while holding a lock of the cluster, as `consul lock` does", _lock),
     "import-watches": ("turn the watches of a Consul agent into handlers, as YAML", _import_watches),
 }
 
@@ -191,6 +241,15 @@ def _word(text: str) -> str:
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError("it must not be empty or hold control characters")
     return text
+
+
+def _prefix(text: str) -> str:
+    from agentd.fleet.lock import check_prefix  # noqa: PLC0415 (brings the client, which the command needs anyway)
+
+    try:
+        return check_prefix(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _count(text: str) -> int:

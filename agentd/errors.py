@@ -5,6 +5,9 @@
     ├── ConsulError
     │   ├── ConsulUnavailable  no answer, no leader, a 5xx: wait and ask again
     │   └── ConsulRefused      an answer that says no: ACL, 4xx; asking again does not help
+    ├── LockError              a lock of the fleet
+    │   ├── LockNotAcquired    held by others for too long, or the key serves something else
+    │   └── LockLost           it was ours and is no more: what it protects is not protected
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
     ├── JournalError           the journal cannot be read or written
     └── HandlerError
@@ -41,6 +44,18 @@ class ConsulUnavailable(ConsulError):
 
 class ConsulRefused(ConsulError):
     """Consul answered no: a 4xx, or a token without the right that the request needs."""
+
+
+class LockError(AgentdError):
+    """A lock of the fleet is not ours."""
+
+
+class LockNotAcquired(LockError):
+    """The lock could not be had: others hold it, the wait was given up, or its key serves something else."""
+
+
+class LockLost(LockError):
+    """The lock was ours and is no more: whatever was done since may have met another holder's work."""
 
 
 class TreeError(AgentdError):

@@ -17,7 +17,7 @@ from consul import base  # type: ignore[import-untyped] # py-consul ships no typ
 
 from agentd.errors import ConsulRefused, ConsulUnavailable
 from agentd.watch.changes import Json
-from agentd.watch.options import ConsulOptions
+from agentd.watch.options import ANSWER_TIME, ConsulOptions
 from agentd.watch.transport import ACLsDisabledError, Parameters, Reply, Transport
 
 _AUTHORIZE: Final = "/v1/internal/acl/authorize"
@@ -107,6 +107,30 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             query += [("index", str(index)), ("wait", f"{seconds:.3f}s")]
         patience = self.options.patience(seconds if index else 0.0)
         return _answer(path, self._transport.request("GET", path, query, patience=patience))
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        params: Parameters = (),
+        body: bytes = b"",
+        patience: float = ANSWER_TIME,
+    ) -> Reply:
+        """Write once. The answer is a success, a 404, or the 409 of a transaction that was rolled back.
+
+        Args:
+            method: PUT or DELETE.
+            path: unquoted, such as "/v1/kv/a b".
+            params: of the query string, unquoted.
+            body: what to send.
+            patience: seconds until the answer must have begun.
+
+        Raises:
+            ConsulUnavailable: no answer, or a 5xx; whether it was written is not known.
+            ConsulRefused: an answer that says no.
+        """
+        query = [*params, *([("dc", self.dc)] if self.dc else [])]
+        return self._transport.request(method, path, query, body=body or None, patience=patience)
 
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
         """Ask Consul whether our token has a right; silence is no proof that it has.

@@ -71,7 +71,9 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
         headers: Mapping[str, str] | None = None,
         patience: float = ANSWER_TIME,
     ) -> Reply:
-        """Send one request and return the answer: a success, or a 404, which can mean "nothing there".
+        """Send one request and return the answer: a success, a 404 or a 409.
+
+        A 404 can mean "nothing there"; with a 409 a transaction says what it was rolled back for.
 
         Args:
             method: GET, PUT, POST or DELETE.
@@ -153,7 +155,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
 
     def _check(self, reply: Reply, path: str) -> None:
         status = reply.status
-        if status < HTTPStatus.MULTIPLE_CHOICES or status == HTTPStatus.NOT_FOUND:
+        if status < HTTPStatus.MULTIPLE_CHOICES or status in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
             return
         text = self._credentials.hide(re.sub(r"[^ -~]+", " ", reply.body.decode(errors="replace")))[
             :_QUOTED

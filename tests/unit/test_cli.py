@@ -24,6 +24,8 @@ COMMANDS = (
     "fire",
     "handlers",
     "import-watches",
+    "nodes",
+    "lock",
 )
 
 
