@@ -24,12 +24,16 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _problem("a key must be a word", key)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} stands twice", key.start_mark
-                )
+                raise _problem(f"{key.value!r} stands twice", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+def _problem(text: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, text, node.start_mark)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -49,18 +53,16 @@ class Document:
             ConfigError: it is not YAML, or a key stands twice.
         """
         self.name = name
-        loader = _Loader(text)
         try:
-            self._root = loader.get_single_node()
-            self.data: Any = loader.construct_document(self._root) if self._root else None
+            self._root, self.data = _parse(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             at = f":{mark.line + 1}" if mark else ""
             raise ConfigError([f"{name}{at}: {error.problem}"]) from error
         except (yaml.YAMLError, ValueError) as error:
             raise ConfigError([f"{name}: {error}"]) from error
-        finally:
-            loader.dispose()
+        except RecursionError as error:
+            raise ConfigError([f"{name}: is nested too deeply"]) from error
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -87,6 +89,16 @@ class Document:
         """One line for ConfigError: file, line, path and message."""
         where = ".".join(str(step) for step in path)
         return f"{self.name}:{self.line(path)}: {f'{where}: ' if where else ''}{message}"
+
+
+def _parse(text: str) -> tuple[yaml.Node | None, Any]:
+    """The tree of nodes, which know their lines, and the values."""
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        return root, loader.construct_document(root) if root else None
+    finally:
+        loader.dispose()
 
 
 def _child(node: yaml.Node | None, step: str | int) -> tuple[yaml.Mark, yaml.Node] | None:

@@ -13,26 +13,34 @@ from typing import Annotated, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 _LAST_PORT: Final = 65535
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION: Final = re.compile(r"(?:[0-9]+(?:\.[0-9]+)?(?:ms|s|m|h|d))+")
-_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+_DURATION: Final = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
+_SECONDS: Final = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+_LONGEST: Final = 100 * 365 * 86400.0
 
 
 def parse_duration(value: object) -> float:
     """Turn "55s", "1h30m", "250ms" or a plain number of seconds into seconds.
 
+    Units stand in the order d, h, m, s, ms, each at most once.
+
     Raises:
-        ValueError: not a duration, or negative.
+        ValueError: not a duration, negative, or longer than a hundred years.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    if isinstance(value, str) and value.isascii():
-        if _DURATION.fullmatch(value):
-            return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(value))
-        if value.isdigit():
-            return float(value)
-    msg = "a duration such as 55s, 1h30m or 250ms is needed"
-    raise ValueError(msg)
+    seconds = _seconds(value)
+    if seconds is None or not 0 <= seconds <= _LONGEST:  # nor a number that is none
+        raise ValueError("a duration such as 55s, 1h30m or 250ms is needed")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LONGEST else None
+    if not isinstance(value, str) or not value.isascii() or not value:
+        return None
+    if found := _DURATION.fullmatch(value):
+        return sum(float(number) * unit for number, unit in zip(found.groups("0"), _SECONDS, strict=True))
+    return float(value) if value.isdigit() else None
 
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import re
 from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
 from typing import Final
 
 from agentd.errors import ConfigError
@@ -31,15 +32,7 @@ def resolve(use: str) -> type[Handler]:
     """
     reference = use if _REFERENCE.fullmatch(use) else _reference_of(use)
     module_name, _, class_name = reference.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
-            raise ConfigError([f"there is no module {module_name!r}; is its package installed?"]) from error
-        raise ConfigError([_broken(module_name, error)]) from error
-    except Exception as error:
-        raise ConfigError([_broken(module_name, error)]) from error
-    found = getattr(module, class_name, None)
+    found = getattr(_module(module_name), class_name, None)
     if found is None:
         raise ConfigError([f"module {module_name!r} has no class {class_name!r}"])
     if not (isinstance(found, type) and issubclass(found, Handler)):
@@ -47,12 +40,23 @@ def resolve(use: str) -> type[Handler]:
     return found
 
 
+def _module(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise ConfigError([f"there is no module {module_name!r}; is its package installed?"]) from error
+        raise ConfigError([_broken(module_name, error)]) from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError([_broken(module_name, error)]) from error
+
+
 def _reference_of(use: str) -> str:
     points = available()
     if use not in points:
         names = ", ".join(points) or "none are installed"
         raise ConfigError([f"there is no handler {use!r}; known: {names}; or give package.module:Class"])
-    return points[use].value
+    return f"{points[use].module}:{points[use].attr}"
 
 
 def _broken(module: str, error: BaseException) -> str:
