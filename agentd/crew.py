@@ -13,10 +13,12 @@ from collections.abc import Collection, Iterable
 from agentd.apply.commit import Committer
 from agentd.apply.dispatcher import Count, Dispatcher, routes
 from agentd.apply.founding import Founding
+from agentd.apply.sources import Sources
 from agentd.apply.worker import Worker
-from agentd.config import ConfiguredHandler, Loaded
+from agentd.config import Config, ConfiguredHandler, Loaded
 from agentd.report.heartbeat import Heartbeats
 from agentd.watch.client import ConsulClient
+from agentd.watch.keys import key_reader
 from agentd.watch.poller import Poller, PollerStatus
 from agentd.watch.queries import Snapshot
 
@@ -29,13 +31,14 @@ class Crew:
         self._committer = committer
         self._heartbeats = heartbeats
         self._provers = provers(loaded.handlers)
+        self._sources = sources(loaded.config)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
         self._dispatcher = Dispatcher(committer.journal, routes(loaded.handlers), wake=self.wake, count=count)
         self._pollers: dict[str, Poller] = {}
         self._founding = Founding(
             list(self._workers.values()),
             committer,
-            notify=self._provers,
+            provers=self._provers,
             heartbeat=heartbeats.register("founding"),
             done=lambda: heartbeats.forget("founding"),
         )
@@ -45,6 +48,7 @@ class Crew:
         for handler in self.loaded.handlers:
             queries = {str(on.query()) for on in handler.entry.on}
             self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
+        self._sources.sweep()
         for worker in self._workers.values():
             worker.start()
         self._founding.start()
@@ -119,7 +123,13 @@ class Crew:
             nginx=self.loaded.config.nginx,
             provers=self._provers,
             heartbeat=self._heartbeats.register(f"handler {handler.name}"),
+            sources=self._sources,
         )
+
+
+def sources(config: Config) -> Sources:
+    """What this configuration lets its handlers fetch."""
+    return Sources(config.sources, config.state / "fetched", key_reader(config.consul))
 
 
 def provers(handlers: Iterable[ConfiguredHandler]) -> tuple[str, ...]:

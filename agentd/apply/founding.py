@@ -51,7 +51,7 @@ class Founding:
 
     Args:
         workers: whose files; each is told to begin once they are committed.
-        notify: the handlers to tell if anything changed.
+        provers: the handlers that prove a generation live; told if anything changed.
         heartbeat: of the thread.
         done: called when the thread ends.
     """
@@ -61,14 +61,14 @@ class Founding:
         workers: Sequence[Founder],
         committer: Committer,
         *,
-        notify: Sequence[str],
+        provers: Sequence[str],
         heartbeat: Heartbeat,
         done: Callable[[], None],
     ) -> None:
         self._waiting = list(workers)
         self._names = {worker.name for worker in workers}
         self._committer = committer
-        self._notify = tuple(notify)
+        self._provers = tuple(provers)
         self._heartbeat = heartbeat
         self._done = done
         self._stop = threading.Event()
@@ -131,7 +131,7 @@ class Founding:
         for _, batch in staged:
             stage.join(batch.stage)
         stores = {worker.name: batch.new_store for worker, batch in staged if batch.new_store is not None}
-        plan = Plan(NAME, stores=stores, notify=self._notify, started=time.time())
+        plan = Plan(NAME, stores=stores, notify=self._provers, proved_by=self._provers, started=time.time())
         self._committer.commit(stage, plan, lambda: self._heartbeat.beat(_BEAT))
 
     def _stale(self) -> set[str]:

@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import yaml
 
 from tests.servers.agentd import AgentdProcess
 from tests.servers.consul import ConsulAgent
+from tests.servers.fleet import Node
 from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
 from tests.servers.tls import Certificate, make_certificate
@@ -27,10 +28,14 @@ from tests.servers.tls import Certificate, make_certificate
 def require(program: str) -> None:
     """Skip (in CI: fail) the test if `program` is not installed."""
     if shutil.which(program) is None:
-        missing = f"{program} is not on PATH; scripts/bootstrap installs it"
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing)
-        pytest.skip(missing)
+        missing(f"{program} is not on PATH; scripts/bootstrap installs it")
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test for want of something that CI is bound to have; in CI: fail it."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
 
 
 @pytest.fixture
@@ -115,3 +120,27 @@ def new_agentd(directory: Path) -> Iterator[Callable[..., AgentdProcess]]:
             return daemon
 
         yield make
+
+
+@pytest.fixture
+def new_node(
+    directory: Path, certificate: Certificate, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Node]]:
+    """Make nodes, not yet started: `new_node(handlers=main_job())`; on the shared Consul agent by default."""
+    require("nginx")
+    with ExitStack() as stack:
+
+        def make(consul: ConsulAgent | None = None, **options: Any) -> Node:  # noqa: ANN401 - Node's own options
+            own = Path(tempfile.mkdtemp(prefix="n-", dir=directory))
+            agent = consul or request.getfixturevalue("consul")
+            node = Node(own, certificate, number=1, consul=agent, **options)
+            stack.callback(node.stop)
+            return node
+
+        yield make
+
+
+@pytest.fixture
+def suffix() -> str:
+    """Ends the names of this test's events, which no other test on the shared Consul agent then sees."""
+    return f"-{free_port()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tests.servers.process import ServerProcess
 _PROGRAM = str(Path(sys.executable).with_name("agentd"))
 # The log must be the machine's, whatever terminal the tests run in, and no token of the person's may leak in.
 _UNSET = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPACE", "NOTIFY_SOCKET"))
+# Handlers that tests bring along are named as tests.package.module:Class.
+_SEARCH = {"PYTHONPATH": str(Path(__file__).parents[2])}
 
 
 class AgentdProcess:
@@ -39,7 +42,7 @@ class AgentdProcess:
         self.log = log
         self._status = status
         argv = [_PROGRAM, "run", "--config", str(configuration)]
-        self.process = ServerProcess(argv, log, environment=_UNSET | dict(environment or {}))
+        self.process = ServerProcess(argv, log, environment=_UNSET | _SEARCH | dict(environment or {}))
 
     def start(self, *, seconds: float = 20.0) -> AgentdProcess:
         """Start the daemon and wait until /readyz answers 200."""
@@ -80,6 +83,7 @@ class AgentdProcess:
         """Run another agentd command on the same configuration, e.g. `command("history", "--json")`."""
         return subprocess.run(
             [_PROGRAM, name, "--config", str(self.configuration), *arguments],
+            env=os.environ | _SEARCH,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

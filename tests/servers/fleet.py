@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +16,28 @@ from tests.servers.consul import ConsulAgent
 from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
 from tests.servers.tls import Certificate
+from tests.servers.waiting import wait_until
 
+_HISTORY = "SELECT id, handler, kind, outcome, reason, generation FROM changes ORDER BY seq DESC"
 TICKET_EVENT = "tls-session-ticket-refresh"
 BLACKLIST_EVENT = "ip-blacklist"
 
 
-def main_job(*, promote_after: str = "60s", interval: str = "1s") -> dict[str, Any]:
-    """The `handlers:` section of the main job: ticket keys and a blacklist, both reloading nginx."""
+def main_job(*, promote_after: str = "60s", interval: str = "1s", suffix: str = "") -> dict[str, Any]:
+    """The `handlers:` section of the main job: ticket keys and a blacklist, both reloading nginx.
+
+    Nodes that share a Consul agent with other tests give their events a `suffix` of their own.
+    """
     return {
         "ticket-keys": {
             "use": "tls_ticket_keys",
-            "on": [{"event": TICKET_EVENT}],
+            "on": [{"event": TICKET_EVENT + suffix}],
             "notify": ["nginx-reload"],
             "options": {"promote_after": promote_after},
         },
         "blacklist": {
             "use": "ip_blacklist",
-            "on": [{"event": BLACKLIST_EVENT}],
+            "on": [{"event": BLACKLIST_EVENT + suffix}],
             "notify": ["nginx-reload"],
         },
         "nginx-reload": {"use": "nginx_reload", "options": {"interval": interval}},
@@ -90,6 +97,48 @@ class Node:
         self.agentd.start()
         self.nginx.start()
         return self
+
+    def fire(self, name: str, payload: bytes) -> str:
+        """Fire an event through the node's own agent; returns its ID."""
+        return self.consul.fire(name, payload)
+
+    def history(self, handler: str | None = None) -> list[dict[str, Any]]:
+        """The journal's rows, newest first; read from the file, which is quicker than `agentd history`."""
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True, timeout=10)) as journal:
+            journal.row_factory = sqlite3.Row
+            rows = journal.execute(_HISTORY).fetchall()
+        return [dict(row) for row in rows if handler in (None, row["handler"])]
+
+    @property
+    def journal(self) -> Path:
+        """The journal's file."""
+        return self.directory / "state" / "journal.db"
+
+    def entry(self, event: str) -> dict[str, Any] | None:
+        """The history's entry of one event, or None while it has not come."""
+        return next((entry for entry in self.history() if entry["id"] == event), None)
+
+    def outcome(self, event: str, *, seconds: float = 20.0) -> dict[str, Any]:
+        """Wait for the event's outcome and return its entry."""
+
+        def ended() -> dict[str, Any]:
+            entry = self.entry(event)
+            return entry if entry and entry["outcome"] else {}
+
+        return wait_until(ended, f"the outcome of {event}", seconds=seconds, pause=0.1)
+
+    def content(self) -> dict[str, bytes]:
+        """Every file of the current generation, and the generation itself."""
+        current = self.nginx.tree / "current"
+        files = {
+            str(path.relative_to(current)): path.read_bytes() for path in current.rglob("*") if path.is_file()
+        }
+        return files | {"generation": str(self.generation).encode()}
+
+    def passes_check(self) -> bool:
+        """Whether `nginx -t` accepts what nginx would load now."""
+        argv = [self.nginx.binary, "-t", "-q", "-p", str(self.nginx.directory), "-c", str(self.nginx.conf)]
+        return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
 
     def stop(self) -> None:
         """Stop both; the Consul agent is the caller's."""

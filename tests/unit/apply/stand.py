@@ -186,9 +186,9 @@ class Stand:
         assert worker.ready.is_set()
         return worker
 
-    def found(self, *workers: Worker) -> None:
+    def found(self, *workers: Worker, provers: Sequence[str] = ()) -> None:
         """One attempt at committing the initial files of these handlers together."""
-        Founding(workers, self.committer, notify=(), heartbeat=Pulse(), done=lambda: None).attempt()
+        Founding(workers, self.committer, provers=provers, heartbeat=Pulse(), done=lambda: None).attempt()
 
     def raw_worker(
         self,

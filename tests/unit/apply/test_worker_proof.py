@@ -163,7 +163,7 @@ def test_a_disproof_with_nothing_to_go_back_to_stays_owed(stand: Stand) -> None:
     writing = stand.raw_worker(scribe, provers=("prover",), notify=("prover",))
     prover = Prover()
     prover.verdicts = [PermanentError("port taken")]
-    writing._turn_safely()
+    stand.found(writing, provers=("prover",))
     proving = stand.worker(prover, "prover", provers=("prover",))
     waits = settle(proving)
     stand.clock.now += 61

@@ -316,6 +316,8 @@ def test_a_worker_beats_before_each_turn_and_longer_before_a_commit(stand: Stand
     """A check may take its time; the watchdog must not take it for a hang."""
     pulse = Pulse()
     worker = stand.raw_worker(Scribe(), heartbeat=pulse)
+    stand.found(worker)
+    stand.receive(event("a", "write a=1"))
 
     settle(worker)
 

@@ -1,0 +1,255 @@
+"""What goes wrong around the daemon: it stays, empties nothing, says what is wrong, and goes on when mended."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.conftest import missing
+from tests.integration.test_main_job import new_key
+from tests.servers.consul import ConsulAgent
+from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
+from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
+
+NewNode = Callable[..., Node]
+NewConsul = Callable[..., ConsulAgent]
+
+
+def waits(node: Node, event: str, why: str) -> bool:
+    """Whether the event still waits, for this reason."""
+    entry = node.entry(event)
+    return bool(entry and entry["outcome"] is None and re.search(why, entry["reason"]))
+
+
+def test_a_configuration_broken_by_somebody_else_only_delays(new_node: NewNode, suffix: str) -> None:
+    """The change waits while nginx.conf is broken elsewhere, and is applied once it is mended."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix)).start()
+    before = node.content()
+    node.nginx.break_configuration()
+    event = node.fire(TICKET_EVENT + suffix, new_key())
+    wait_until(lambda: waits(node, event, "no_such_directive"), "the change to wait", pause=0.1)
+    assert node.content() == before
+    node.nginx.configure(server="if ($agentd_blocked) { return 403; }")
+    assert node.outcome(event, seconds=30)["outcome"] == "applied"
+
+
+def test_a_reload_that_nginx_does_not_take_is_rolled_back(new_node: NewNode, suffix: str) -> None:
+    """-t passes and the reload fails: the tree flips back, the change ends as failed, with nginx's words."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix)).start()
+    before = node.content()
+    with _listener() as port:
+        node.nginx.configure(
+            http=f"server {{ listen 127.0.0.1:{port}; }}", server="if ($agentd_blocked) { return 403; }"
+        )
+        entry = node.outcome(node.fire(TICKET_EVENT + suffix, new_key()), seconds=40)
+        assert entry["outcome"] == "failed"
+        assert "Address already in use" in entry["reason"]
+        assert node.content() == before
+    node.nginx.configure(server="if ($agentd_blocked) { return 403; }")
+    assert node.outcome(node.fire(TICKET_EVENT + suffix, new_key()), seconds=40)["outcome"] == "applied"
+
+
+@contextmanager
+def _listener() -> Iterator[int]:
+    """Hold a port that nginx then cannot have."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield int(server.getsockname()[1])
+
+
+@contextmanager
+def small_disk(path: Path, size: str = "1m") -> Iterator[None]:
+    """A file system of its own at `path`; skips (in CI: fails) where mounting is not allowed."""
+    path.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], capture_output=True, check=False
+    )
+    if done.returncode:
+        missing("mounting a tmpfs needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_full_disk_only_delays(new_node: NewNode, suffix: str) -> None:
+    """With the disk full nothing is half-written, the reason is told, and with room again it is applied."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix))
+    with small_disk(node.nginx.tree):
+        node.start()
+        before = node.content()
+        filler = node.nginx.tree / "filler"
+        _fill(filler)
+        event = node.fire(TICKET_EVENT + suffix, new_key())
+        wait_until(lambda: waits(node, event, "(?i)no space left"), "the change to wait", pause=0.1)
+        assert node.content() == before
+        assert node.passes_check()
+        filler.unlink()
+        assert node.outcome(event, seconds=30)["outcome"] == "applied"
+        node.stop()
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb") as out:
+        try:
+            while True:
+                out.write(b"\0" * 65536)
+                out.flush()
+        except OSError:
+            return
+
+
+def test_a_tree_that_cannot_be_written_only_delays(new_node: NewNode, suffix: str) -> None:
+    """With the file system read-only the reason is told; writable again, the change is applied."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix))
+    with small_disk(node.nginx.tree):
+        node.start()
+        _remount(node.nginx.tree, "ro")
+        event = node.fire(TICKET_EVENT + suffix, new_key())
+        wait_until(lambda: waits(node, event, "(?i)read-only"), "the change to wait", pause=0.1)
+        _remount(node.nginx.tree, "rw")
+        assert node.outcome(event, seconds=30)["outcome"] == "applied"
+        node.stop()
+
+
+def _remount(path: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", str(path)], check=True)
+
+
+def test_a_full_disk_under_the_journal_only_delays(new_node: NewNode, suffix: str) -> None:
+    """An event that cannot be written down is asked for again, and handled once it could be."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix))
+    with small_disk(node.directory / "state", "2m"):
+        node.start()
+        filler = node.directory / "state" / "filler"
+        _fill(filler)
+        event = node.fire(TICKET_EVENT + suffix, new_key())
+        wait_until(
+            lambda: any("full" in line for line in node.agentd.log_lines()), "the complaint", seconds=20
+        )
+        filler.unlink()
+        assert node.outcome(event, seconds=40)["outcome"] == "applied"
+        node.stop()
+
+
+@pytest.mark.parametrize("part", ["", "generations", "current"])
+def test_a_deleted_tree_comes_back(new_node: NewNode, suffix: str, part: str) -> None:
+    """Whatever of the tree somebody deletes is restored, and the next change is applied."""
+    node = new_node(handlers=main_job(promote_after="0s", suffix=suffix)).start()
+    node.outcome(node.fire(BLACKLIST_EVENT + suffix, b"add 198.51.100.7"))
+    before = node.content()
+    victim = node.nginx.tree / part
+    victim.unlink() if victim.is_symlink() else shutil.rmtree(victim)
+    wait_until(
+        lambda: (node.nginx.tree / "current").exists() and node.content() == before, "the tree", pause=0.1
+    )
+    assert node.outcome(node.fire(TICKET_EVENT + suffix, new_key()))["outcome"] == "applied"
+    assert node.nginx.get(client="198.51.100.7")[0] == 403
+
+
+def test_the_daemon_starts_with_consul_down(new_node: NewNode, new_consul: NewConsul) -> None:
+    """Without Consul it is ready, keeps the last good files, says so, and catches up later."""
+    consul = new_consul()
+    node = new_node(consul, handlers=main_job(promote_after="0s")).start()
+    node.outcome(node.fire(BLACKLIST_EVENT, b"add 198.51.100.7"))
+    before = node.content()
+    node.agentd.stop()
+    consul.stop()
+    node.agentd.start()
+    assert "agentd_consul_up 0" in node.agentd.get("/metrics")[1]
+    assert node.content() == before
+    assert node.nginx.get(client="198.51.100.7")[0] == 403
+    consul.start()
+    assert node.outcome(node.fire(TICKET_EVENT, new_key()), seconds=40)["outcome"] == "applied"
+
+
+def test_an_agent_restarted_in_mid_poll_empties_nothing(new_node: NewNode, new_consul: NewConsul) -> None:
+    """Consul stopped and started again under the polls: files stay, and the next event is applied."""
+    consul = new_consul()
+    node = new_node(consul, handlers=main_job(promote_after="0s")).start()
+    node.outcome(node.fire(BLACKLIST_EVENT, b"add 198.51.100.7"))
+    before = node.content()
+    consul.stop()
+    wait_until(lambda: "agentd_consul_up 0" in node.agentd.get("/metrics")[1], "it to notice", pause=0.1)
+    consul.start()
+    assert node.outcome(node.fire(TICKET_EVENT, new_key()), seconds=40)["outcome"] == "applied"
+    assert node.read("blacklist/blacklist.conf")
+    assert before["generation"] != node.content()["generation"]
+    assert node.nginx.get(client="198.51.100.7")[0] == 403
+
+
+def test_a_token_without_rights_is_told(new_node: NewNode, new_consul: NewConsul) -> None:
+    """With a token that may not read events it changes nothing, and says what right is missing."""
+    consul = new_consul(acl=True)
+    token = Path(consul.directory / "weak.token")
+    token.write_text(consul.make_token('node_prefix "" { policy = "read" }'))
+    node = new_node(
+        consul,
+        handlers=main_job(),
+        settings={"consul": {"address": f"127.0.0.1:{consul.ports['http']}", "token_file": str(token)}},
+    ).start()
+    before = node.content()
+    node.fire(BLACKLIST_EVENT, b"add 198.51.100.7")
+    wait_until(
+        lambda: any(
+            "state.held" in line and "no right to read event" in line for line in node.agentd.log_lines()
+        ),
+        "the complaint",
+        seconds=20,
+    )
+    checked = node.agentd.command("check")
+    assert checked.returncode == 1
+    assert re.search("FAIL.*event", checked.stdout)
+    assert node.content() == before
+
+
+def test_events_that_overflow_the_ring_are_counted(new_node: NewNode, new_consul: NewConsul) -> None:
+    """300 events of another name between two polls: the gap is counted and logged, and nothing stops."""
+    consul = new_consul()
+    node = new_node(consul, handlers=main_job(promote_after="0s")).start()
+    node.outcome(node.fire(BLACKLIST_EVENT, b"add 198.51.100.7"))
+    node.agentd.process.send(signal.SIGSTOP)
+    try:
+        for number in range(300):
+            node.fire("another", str(number).encode())
+    finally:
+        node.agentd.process.send(signal.SIGCONT)
+    wait_until(lambda: _missed(node) > 0, "the gap to be counted", seconds=20)
+    assert 30 <= _missed(node) <= 60
+    assert any("events.missed" in line for line in node.agentd.log_lines())
+    assert node.outcome(node.fire(TICKET_EVENT, new_key()))["outcome"] == "applied"
+
+
+def _missed(node: Node) -> float:
+    found = re.search(r"^agentd_events_missed_total (\S+)$", node.agentd.get("/metrics")[1], re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_taken_status_port_is_a_clear_error(new_node: NewNode, suffix: str) -> None:
+    """The daemon says which address is taken and what to change."""
+    node = new_node(handlers=main_job(suffix=suffix)).start()
+    other = new_node(
+        handlers=main_job(suffix=suffix), settings={"status": {"address": node.config["status"]["address"]}}
+    )
+    done = other.agentd.command("run")
+    assert done.returncode != 0
+    assert "status.address" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_daemon_is_refused(new_node: NewNode, suffix: str) -> None:
+    """Two daemons never share a state directory."""
+    node = new_node(handlers=main_job(suffix=suffix)).start()
+    node.config["status"]["address"] = f"127.0.0.1:{free_port()}"
+    node.configure()
+    done = node.agentd.command("run")
+    assert done.returncode == 1
+    assert "another agentd runs" in done.stderr
