@@ -71,7 +71,7 @@ def load(path: Path) -> Loaded:
         raise ConfigError([f"{path}:1: the file must be a map with at least `handlers:`"])
     config, problems = _validate(document)
     handlers = tuple(_configure(document, problems))
-    problems.extend(_notified(document))
+    problems.extend(_notified(document, {handler.name for handler in handlers if handler.type.proves}))
     if config is not None:
         problems.extend(_placed(document, config))
     if problems or config is None:
@@ -131,8 +131,11 @@ def _handler(name: str, raw: Mapping[str, Any]) -> ConfiguredHandler:
     return ConfiguredHandler(name, HandlerEntry.model_validate(raw), found, options)
 
 
-def _notified(document: Document) -> Iterator[str]:
-    """What is wrong with who notifies whom; no single field can know."""
+def _notified(document: Document, provers: set[str]) -> Iterator[str]:
+    """What is wrong with who notifies whom; no single field can know.
+
+    Only a handler that proves may be told and tell others, so that a chain has two links and an end.
+    """
     entries = document.data.get("handlers")
     told = {name: _names(raw) for name, raw in entries.items()} if isinstance(entries, Mapping) else {}
     for name, notify in told.items():
@@ -140,7 +143,7 @@ def _notified(document: Document) -> Iterator[str]:
             place: Place = ("handlers", str(name), "notify", at)
             if other not in told:
                 yield document.problem(place, f"there is no handler named {other!r} in this file")
-            elif told[other]:
+            elif told[other] and (other not in provers or name in provers):
                 yield document.problem(place, f"{other!r} notifies others itself; notifications do not chain")
 
 

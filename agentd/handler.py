@@ -242,8 +242,9 @@ class Handler:
 
     Attributes:
         proves: True for a handler that, notified, proves that the new generation is live. A change whose
-            commit notified such a handler ends as applied once the proof succeeds; when it raises PermanentError the tree is
-            flipped back and the change ends as failed.
+            commit notified such a handler ends as applied once the proof succeeds; when it raises
+            PermanentError the tree is flipped back and the change ends as failed. Those in its own `notify`
+            are told after each proof that succeeds.
     """
 
     Options: ClassVar[type[HandlerOptions]] = HandlerOptions

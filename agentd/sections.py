@@ -39,7 +39,9 @@ class HandlerEntry(Options):
     use: str = Field(description="Entry-point name of a handler, or package.module:Class.")
     on: tuple[On, ...] = Field((), description="The changes that it handles.")
     notify: tuple[str, ...] = Field(
-        (), description="Handlers told when a commit of this one changed something."
+        (),
+        description="Handlers told when a commit of this one changed something; by one that proves, such as"
+        " nginx_reload: told after each proof that succeeded.",
     )
     timeout: Duration = Field(60.0, gt=0, description="Time limit of one attempt.")
     expire_after: Duration | None = Field(

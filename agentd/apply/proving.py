@@ -1,7 +1,8 @@
 """Notifications: the newest stands for all that wait, and a handler that proves ends what waited for it.
 
 `current` keeps still while it proves. A proof that fails flips the tree back; a reload that cannot be proved
-with nothing to go back to stays owed, and is tried again for ever.
+with nothing to go back to stays owed, and is tried again for ever. Those whom a handler that proves names in
+its own `notify` are told after each proof that succeeds: what they did to the old workers is gone with them.
 """
 
 from __future__ import annotations
@@ -45,8 +46,17 @@ class Proving:
         else:
             self._tell("proved", batch)
             self._committer.prove(batch.generation)
+            self._pass_on(newest, batch.generation)
             self._end_merged(told, Outcome.APPLIED)
             self._desk.end([newest], Outcome.APPLIED, batch=batch)
+
+    def _pass_on(self, newest: Entry, generation: int) -> None:
+        """Owed before the proof's own entry ends, so that a kill in between repeats it and drops nothing."""
+        raw = {"id": f"proved-{generation}", "generation": generation, "by": self._desk.name, "paths": []}
+        raw["rollback"] = isinstance(newest.change, Notification) and newest.change.rollback
+        for name in self._desk.entry.notify:
+            self._desk.journal.owe(name, Notification("notify", raw))
+        self._committer.told(self._desk.entry.notify)
 
     def _disprove(self, told: Sequence[Entry], error: PermanentError, batch: Batch) -> None:
         newest = told[-1]

@@ -157,6 +157,33 @@ handlers:
     ]
 
 
+def test_a_handler_that_proves_may_be_told_and_tell(tmp_path: Path) -> None:
+    """Who must do something after each reload is named by the handler that reloads."""
+    text = """\
+handlers:
+  a: {use: command, notify: [reload], options: {argv: [x]}}
+  reload: {use: nginx_reload, notify: [c]}
+  c: {use: command, options: {argv: [x]}}
+"""
+    loaded = load(write(tmp_path, text))
+
+    assert [handler.entry.notify for handler in loaded.handlers] == [("reload",), ("c",), ()]
+
+
+def test_a_chain_through_a_proof_has_an_end(tmp_path: Path) -> None:
+    """Neither may it lead back to the proof, nor from one proof to another that tells."""
+    text = """\
+handlers:
+  a: {use: command, notify: [reload], options: {argv: [x]}}
+  reload: {use: nginx_reload, notify: [a]}
+  other: {use: nginx_reload, notify: [reload]}
+"""
+    assert problems(tmp_path, text) == [
+        "3: handlers.reload.notify.0: 'a' notifies others itself; notifications do not chain",
+        "4: handlers.other.notify.0: 'reload' notifies others itself; notifications do not chain",
+    ]
+
+
 def test_without_nginx_the_tree_may_lie_anywhere(tmp_path: Path) -> None:
     """Nothing includes it then."""
     loaded = load(write(tmp_path, f"nginx: null\ntree: {{path: /srv/files}}\n{BEST}"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from agentd.apply.outcome import Ending, Outcome
 from agentd.apply.worker import IDLE, Worker
 from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Change, Context, Notification
@@ -216,6 +217,55 @@ def test_a_bug_in_a_proof_is_retried(pair: Pair, stand: Stand) -> None:
 
     assert between is None
     assert stand.outcomes == {"a": "applied"}
+
+
+# ---------------------------------------------------------------- told after a proof
+
+
+@pytest.fixture
+def chain(stand: Stand) -> tuple[Worker, Worker, Prover]:
+    """A scribe's worker, that of the prover it notifies, and the prover; it notifies "after"."""
+    prover = Prover()
+    proving = stand.worker(prover, "prover", provers=("prover",), notify=("after",))
+    writing = stand.worker(Scribe(), provers=("prover",), notify=("prover",))
+    settle(proving)
+    stand.journal.end([Ending(entry, Outcome.UNCHANGED) for entry in stand.journal.pending("after")])
+    stand.told.clear()
+    return writing, proving, prover
+
+
+def heard(stand: Stand) -> list[Notification]:
+    """What "after" is told."""
+    changes = [entry.change for entry in stand.journal.pending("after")]
+    return [change for change in changes if isinstance(change, Notification)]
+
+
+def test_a_proof_tells_those_whom_the_prover_notifies(
+    chain: tuple[Worker, Worker, Prover], stand: Stand
+) -> None:
+    """They hear of the proved generation, once a proof, and only after it."""
+    writing, proving, _ = chain
+    stand.receive(event("a", "write a=1"))
+    settle(writing)
+    between = heard(stand)
+
+    settle(proving)
+
+    assert between == []
+    assert [one.generation for one in heard(stand)] == [stand.tree.current]
+    assert stand.told == ["prover", "after"]
+
+
+def test_a_proof_that_failed_tells_nobody(chain: tuple[Worker, Worker, Prover], stand: Stand) -> None:
+    """Only the proof of the rollback tells."""
+    writing, proving, prover = chain
+    prover.verdicts = [PermanentError("no")]
+    stand.receive(event("a", "write a=1"))
+    settle(writing)
+
+    settle(proving)
+
+    assert [(one.generation, one.rollback) for one in heard(stand)] == [(stand.tree.current, True)]
 
 
 # ---------------------------------------------------------------- holding
