@@ -228,7 +228,7 @@ class Tree:
     # ------------------------------------------------------------------ mending
 
     def recover(self) -> None:
-        """Remove what a crash left unfinished, and nothing else.
+        """Remove what a crash left unfinished, and let the mirror catch up; nothing else is touched.
 
         Raises:
             TreeError: the tree cannot be written.
@@ -236,6 +236,9 @@ class Tree:
         with self.locked():
             disk.sweep(self._generations.directory)
             disk.sweep(self.path)
+            mirror = Mirror(self.mirror)
+            if self.current not in {0, mirror.number} and self.intact():
+                mirror.refresh(self.open_current())
 
     def restore(self) -> int | None:
         """Mend a deleted or damaged tree from the mirror; an intact one stays as it is.
