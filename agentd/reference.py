@@ -175,8 +175,8 @@ def _authority(scheme: str, text: str) -> str:
         raise ValueError("no user name or password in a URL")
     host, port = text.lower(), ""
     if host.startswith("["):
-        host, bracket, port = host.partition("]")
-        host = f"{_ipv6(host[1:])}{bracket}"
+        address, bracket, port = host[1:].partition("]")
+        host = f"[{_ipv6(address if bracket else '')}]"
     else:
         host, colon, port = host.partition(":")
         port = colon + port
@@ -197,7 +197,7 @@ def _ipv6(text: str) -> str:
         raise ValueError("[ is followed by an IPv6 address and ]") from None
     if address.scope_id:
         raise ValueError("no zone in an IPv6 address")
-    return f"[{address.compressed}"
+    return address.compressed
 
 
 def _decoded(found: re.Match[str]) -> str:

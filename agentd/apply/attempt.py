@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from agentd.apply.outcome import Entry
 from agentd.apply.process import run
+from agentd.apply.sources import Fetcher, Sources
 from agentd.apply.tree import Stage
 from agentd.errors import TemporaryError
-from agentd.handler import Completed, Context, Log
+from agentd.handler import Completed, Context, Fetch, Log, NoFetch
 from agentd.options import NginxOptions
 
 
@@ -46,7 +48,8 @@ class Batch:
         generation: the generation that was current when the batch began.
         timeout: seconds that each call has.
         ground: what the batch stands on (see `Ledger.ground`).
-        stop: ends the programs of a call when it is set.
+        stop: ends the programs and the transfers of a call when it is set.
+        sources: what its calls may fetch; None: nothing.
         started: unix time.
         kept: the entries that it holds so far, in order.
         would_run: what a dry run did not run.
@@ -62,11 +65,15 @@ class Batch:
     dry_run: bool = False
     stop: threading.Event | None = None
     started: float = 0.0
+    sources: Sources | None = None
     kept: list[Kept] = field(default_factory=list)
     would_run: list[tuple[str, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._ran = False
+        self._room = self.sources.room() if self.sources else None
+        if self._room:
+            weakref.finalize(self, self._room.close)
         self._first = self._last = self._mark()
 
     @property
@@ -106,17 +113,24 @@ class Batch:
     def context(self, now: float, log: Log) -> Context:
         """The context of one call, whose time begins now; `now` is unix seconds."""
         self._ran = False
+        deadline = time.monotonic() + self.timeout
         return Context(
             handler=self.handler,
             now=now,
             files=self.stage,
             store=self.store,
             log=log,
-            run=_Runner(self, time.monotonic() + self.timeout),
+            run=_Runner(self, deadline),
             nginx=self.nginx,
             dry_run=self.dry_run,
             generation=self.generation,
+            fetch=self._fetch(deadline, log),
         )
+
+    def _fetch(self, deadline: float, log: Log) -> Fetch:
+        if self.sources is None or self._room is None:
+            return NoFetch()
+        return Fetcher(self.sources, self._room, deadline, log, self.stop)
 
     def note_run(self) -> None:
         """The call in hand runs a program."""

@@ -16,6 +16,7 @@ from agentd.apply.call import Caller
 from agentd.apply.commit import Committer
 from agentd.apply.outcome import Ending, Entry, Outcome
 from agentd.apply.plan import Plan
+from agentd.apply.sources import Sources
 from agentd.backoff import Backoff
 from agentd.config import ConfiguredHandler
 from agentd.errors import AgentdError, TemporaryError
@@ -42,12 +43,13 @@ class Desk:
     Args:
         provers: the configured handlers that prove a generation live.
         clock: unix seconds.
+        sources: what the handler may fetch.
 
     Attributes:
         stop: set when the worker is to end after the call in hand.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
         self,
         configured: ConfiguredHandler,
         *,
@@ -56,6 +58,7 @@ class Desk:
         provers: Sequence[str],
         heartbeat: Heartbeat,
         clock: Callable[[], float],
+        sources: Sources | None = None,
     ) -> None:
         self.name = configured.name
         self.entry = configured.entry
@@ -70,6 +73,7 @@ class Desk:
         self.caller = Caller(self.name, self.entry.timeout, beat=self.beat, observer=committer.observer)
         self._nginx = nginx or NginxOptions()
         self._heartbeat = heartbeat
+        self._sources = sources
 
     # ------------------------------------------------------------------ signs of life
 
@@ -98,6 +102,7 @@ class Desk:
             ground=ground,
             stop=self.stop,
             started=self.clock(),
+            sources=self._sources,
         )
 
     def commit(self, batch: Batch) -> None:

@@ -19,6 +19,7 @@ from agentd.apply.handling import Handling
 from agentd.apply.outcome import Entry, Outcome
 from agentd.apply.proving import Proving
 from agentd.apply.rows import is_state
+from agentd.apply.sources import Sources
 from agentd.apply.timing import Timing
 from agentd.config import ConfiguredHandler
 from agentd.errors import AgentdError
@@ -37,7 +38,7 @@ class Worker:
         ready: set once the handler's initial files are committed, and changes are taken.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
         self,
         configured: ConfiguredHandler,
         *,
@@ -46,6 +47,7 @@ class Worker:
         provers: Sequence[str],
         heartbeat: Heartbeat,
         clock: Callable[[], float] = time.time,
+        sources: Sources | None = None,
     ) -> None:
         self.name = configured.name
         self.ready = threading.Event()
@@ -56,6 +58,7 @@ class Worker:
             provers=provers,
             heartbeat=heartbeat,
             clock=clock,
+            sources=sources,
         )
         self._handling = Handling(self._desk)
         self._proving = Proving(self._desk, self._handling)

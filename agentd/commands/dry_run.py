@@ -18,6 +18,7 @@ from agentd.apply.rows import change_of
 from agentd.commands.node import Node
 from agentd.commands.output import Colour, Output
 from agentd.config import ConfiguredHandler
+from agentd.crew import sources
 from agentd.errors import AgentdError, PermanentError, TemporaryError
 from agentd.options import NginxOptions
 from agentd.report import log
@@ -64,6 +65,7 @@ def _try(node: Node, configured: ConfiguredHandler, change: Change) -> dict[str,
         generation=node.tree.current,
         timeout=configured.entry.timeout,
         dry_run=True,
+        sources=sources(node.loaded.config),
     )
     with closing(batch.stage):
         outcome, reason = _call(configured, change, batch)

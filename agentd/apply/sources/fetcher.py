@@ -6,6 +6,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,13 +21,13 @@ from agentd.apply.sources.room import Room
 from agentd.apply.sources.route import Route, SignedRoute, WebRoute
 from agentd.apply.sources.sink import Sink
 from agentd.apply.sources.transfer import Transfer
-from agentd.errors import PermanentError, TemporaryError
+from agentd.errors import ConsulError, ConsulRefused, PermanentError, TemporaryError
 from agentd.handler import Fetched, Known, Log
 from agentd.reference import Location, Reference, parse_digest, parse_reference
 from agentd.source_options import SourceOptions
 
 ReadKey = Callable[[str], bytes | None]
-"""Reads a key of Consul's KV store, None if there is none; raises TemporaryError or PermanentError."""
+"""Reads a key of Consul's KV store, None if there is none; raises ConsulUnavailable or ConsulRefused."""
 
 
 def _no_keys(path: str) -> bytes | None:
@@ -52,9 +53,14 @@ class Sources:
         object.__setattr__(self, "fence", Fence.of(self.options.allow))
 
     def sweep(self) -> None:
-        """Remove what a crash left behind."""
+        """Remove what a crash left behind; what cannot be removed is logged."""
         if self.directory.is_dir():
-            disk.sweep(self.directory)
+            with suppress(OSError):
+                disk.sweep(self.directory)
+
+    def room(self) -> Room:
+        """A private directory for one batch."""
+        return Room(self.directory)
 
     def route(self, location: Location) -> Route:
         """How an http(s), s3 or gs location is asked for."""
@@ -168,7 +174,12 @@ class _Fetch:
         return None if found is None else (found, "")
 
     def _read_key(self, sink: Sink, known: Known) -> Known | None:
-        value = self.sources.read_key(self.location.path)
+        try:
+            value = self.sources.read_key(self.location.path)
+        except ConsulRefused as error:
+            raise PermanentError(f"{self.location}: {error}") from error
+        except ConsulError as error:
+            raise TemporaryError(f"{self.location}: {error}") from error
         if value is None:
             raise PermanentError(f"{self.location}: no such key")
         found = Known(etag=hashlib.sha256(value).hexdigest())

@@ -129,7 +129,7 @@ def _guarded(connection: HTTPConnection, allowance: Allowance) -> Iterator[None]
 def refusal(source: str, answer: Answer) -> HandlerError:
     """What a status that is no success means; the caller raises it."""
     status = answer.status
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus else "an unknown status"  # type: ignore[operator] # 3.11 has no int in Enum
+    phrase = http.client.responses.get(status, "an unknown status")
     said = f"{source}: the server answered {status} ({phrase})"
     if status in _RETRIED or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return TemporaryError(said, retry_after=retry_after(answer.headers.get("Retry-After")))
@@ -158,9 +158,10 @@ def explain(source: str, error: BaseException) -> TemporaryError:
     cause = error.__cause__ if isinstance(error, urllib3.exceptions.HTTPError) and error.__cause__ else error
     match cause:
         case ssl.SSLCertVerificationError():
-            problem = f"its certificate is not trusted ({cause.verify_message}): see sources.ca_file"
+            why = getattr(cause, "verify_message", "no reason given")  # missing if Python raised it
+            problem = f"its certificate is not trusted ({why}): see sources.ca_file"
         case ssl.SSLError():
-            problem = f"TLS failed ({cause.reason})"
+            problem = f"TLS failed ({getattr(cause, 'reason', 'no reason given')})"
         case ConnectionRefusedError():
             problem = "nothing listens there"
         case socket.gaierror():
