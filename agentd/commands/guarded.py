@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -22,7 +23,7 @@ from agentd.errors import AgentdError
 
 GRACE: Final = 5.0
 """Seconds between SIGTERM and SIGKILL, as `consul lock` gives; the lock delay of 15 s covers them."""
-_STEP: Final = 0.02
+_STEP: Final = 0.05
 _REAP: Final = 5.0
 _GUARD: Final = (
     "trap '' HUP INT QUIT TERM USR1 USR2 TSTP TTIN TTOU PIPE; echo; read -r _ && exit;"
@@ -106,7 +107,8 @@ class GuardedCommand:
             os.killpg(self._guard.pid, 0)
         except ProcessLookupError:
             return False
-        return True
+        # Where nobody reaps orphans (a container without an init) the dead keep the group's number taken.
+        return any(_lives_in(self._guard.pid, file) for file in Path("/proc").glob("[0-9]*/stat"))
 
     def _dismiss_guard(self) -> None:
         if self._guard.stdin is not None and not self._guard.stdin.closed:
@@ -114,6 +116,15 @@ class GuardedCommand:
                 self._guard.stdin.write(b"\n")
                 self._guard.stdin.close()
             self._guard.wait(_REAP)
+
+
+def _lives_in(group: int, stat: Path) -> bool:
+    """Whether it is a process of that group and no zombie (proc(5): state, parent, group)."""
+    try:
+        state, _, its_group = stat.read_bytes().rpartition(b")")[2].split()[:3]
+    except OSError:  # it ended meanwhile
+        return False
+    return int(its_group) == group and state not in b"ZX"
 
 
 def _start_guard() -> subprocess.Popen[bytes]:
