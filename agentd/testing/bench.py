@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentd.handler import Change, Completed, Context, Handler, NginxOptions, TemporaryError
+from agentd.testing.payloads import Payloads
 from agentd.testing.staging import LogLine, RecordedLog, StagedFiles
 
 _MOST_STEPS: Final = 1_000
@@ -46,6 +47,7 @@ class HandlerBench:
         next_due: when `due` is to be called next, or None.
         runs: the programs run, in order.
         dry_run: what the handler is told.
+        payloads: reference (without its digest) -> what the handler gets when it fetches it.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class HandlerBench:
         self._nginx, self._foreign = nginx or NginxOptions(), dict(foreign or {})
         self._files: dict[str, tuple[bytes, int]] = {}
         self._log, self._answers = RecordedLog(), deque[Completed]()
+        self.payloads = Payloads(self._log)
         self.now, self.generation, self.dry_run = now, 0, False
         self.store: dict[str, Any] = {}
         self.runs: list[RecordedRun] = []
@@ -148,6 +151,7 @@ class HandlerBench:
             nginx=self._nginx,
             dry_run=self.dry_run,
             generation=self.generation,
+            fetch=self.payloads,
         )
         return context, files
 
