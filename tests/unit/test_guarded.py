@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -161,6 +162,35 @@ def test_command_that_cannot_be_started_is_an_error(argv: list[str]) -> None:
     assert threading.active_count() == before
     with suppress(ChildProcessError):
         assert os.waitpid(-1, os.WNOHANG)[0] == 0
+
+
+class Terminal(io.StringIO):
+    """Standard input from a terminal."""
+
+    def isatty(self) -> bool:
+        """It is."""
+        return True
+
+
+def test_terminal_is_not_handed_on(
+    new_command: NewCommand, exited: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A group that is not the terminal's own would be stopped when it reads; it finds the end instead."""
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    with new_command("read -r line || exit 3") as command:
+        assert exited.wait(5)
+    assert command.status == 3
+
+
+def test_pipe_is_handed_on() -> None:
+    """The command reads what is sent to us."""
+    program = (
+        "import threading; from agentd.commands.guarded import GuardedCommand\n"
+        "done = threading.Event()\n"
+        "with GuardedCommand(['cat'], {}, done.set): done.wait(5)"
+    )
+    argv = [sys.executable, "-c", program]
+    assert subprocess.run(argv, input=b"sent", capture_output=True, check=True, timeout=10).stdout == b"sent"
 
 
 def test_command_does_not_outlive_us(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Locks when something dies: the holder, its session, Consul. The slow ones wait for Consul's own clocks."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from agentd.fleet.lock import Lock
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
+from tests.integration.locking import Locksmith, lives, locksmith
+from tests.servers.consul import ConsulAgent
+from tests.servers.waiting import wait_until
+
+
+@pytest.fixture
+def locks(consul: ConsulAgent, tmp_path: Path, key_prefix: str) -> Iterator[Locksmith]:
+    """Programs that want one lock of the agent that all tests share."""
+    with locksmith(consul, tmp_path, key_prefix) as made:
+        yield made
+
+
+@pytest.fixture
+def private(new_consul: Callable[..., ConsulAgent], tmp_path: Path) -> Iterator[Locksmith]:
+    """Programs that want one lock of an agent that the test may stop."""
+    with locksmith(new_consul(), tmp_path, "p") as made:
+        yield made
+
+
+def test_killed_holder_takes_its_command_along_and_the_next_waits_for_the_lock_delay(
+    locks: Locksmith, consul: ConsulAgent
+) -> None:
+    """The children are gone at once; Consul bars the key for 15 s after the session's end."""
+    first = locks.agentd(script="sleep 60 & echo $! >child; wait")
+    child = int(locks.wait_for("child"))
+    second = locks.agentd(script="echo 1 >second")
+    first.send(signal.SIGKILL)
+    wait_until(lambda: not lives(child), "the command's end", seconds=2)
+    ended = time.monotonic()
+    consul.put(f"/v1/session/destroy/{locks.holder()}")  # as the TTL would, 30 s later
+    assert second.finish(25)[0] == 0
+    assert 13 < time.monotonic() - ended < 20
+
+
+def test_session_that_is_not_renewed_ends_and_its_place_is_free(consul: ConsulAgent, key_prefix: str) -> None:
+    """By Consul's own clock: a TTL of 10 s ends near 20 s; a semaphore's place knows no lock delay."""
+    options = ConsulOptions(address=consul.url)
+    with closing(ConsulClient(options)) as dead, closing(ConsulClient(options)) as living:
+        holders = [Lock(dead, key_prefix, limit=2, ttl=10) for _ in range(2)]
+        for holder in holders:
+            holder.acquire()
+            assert holder._session is not None
+            holder._session.abandon()
+        began = time.monotonic()
+        with Lock(living, key_prefix, limit=2, timeout=30, ttl=10):
+            assert 9 < time.monotonic() - began < 26
+        for holder in holders:
+            assert holder._vigil is not None
+            holder._vigil.end()
+
+
+def test_lock_outlives_a_restart_of_consul(private: Locksmith) -> None:
+    """The session lies with the servers; an outage shorter than the TTL is ridden out."""
+    program = private.agentd(script="echo 1 >held; while [ ! -e go ]; do sleep 0.05; done")
+    private.wait_for("held")
+    session = private.holder()
+    private.agent.stop()
+    private.agent.start()
+    assert private.holder() == session
+    (private.directory / "go").touch()
+    assert program.finish() == (0, "")
+    assert private.keys() == []
+
+
+def test_wait_outlives_a_restart_of_consul(private: Locksmith) -> None:
+    """The contender is woken by the release after it."""
+    first = private.agentd(script="echo 1 >held; while [ ! -e go ]; do sleep 0.05; done")
+    private.wait_for("held")
+    second = private.agentd(script="echo 1 >second")
+    wait_until(lambda: private.contenders() == 2, "the second's session")
+    private.agent.stop()
+    private.agent.start()
+    (private.directory / "go").touch()
+    assert [first.finish()[0], second.finish()[0]] == [0, 0]
+
+
+def test_outage_longer_than_the_ttl_ends_the_command(private: Locksmith) -> None:
+    """Nobody can know who has the lock by then."""
+    program = private.agentd(script="sleep 60 & echo $! >child; wait")
+    child = int(private.wait_for("child"))
+    began = time.monotonic()
+    private.agent.stop()
+    wait_until(lambda: not lives(child), "the command's end", seconds=25)
+    assert 7 < time.monotonic() - began < 22
+    status, error = program.finish()
+    assert (status, "could not be" in error) == (143, True)
+
+
+def test_consul_that_hangs_ends_the_command_too(private: Locksmith) -> None:
+    """Connections stay open and nothing answers; the holder still ends in time, and exits."""
+    program = private.agentd(script="sleep 60 & echo $! >child; wait")
+    child = int(private.wait_for("child"))
+    began = time.monotonic()
+    private.agent.freeze()
+    try:
+        wait_until(lambda: not lives(child), "the command's end", seconds=30)
+        assert 7 < time.monotonic() - began < 25
+        assert program.finish(25)[0] == 143
+    finally:
+        private.agent.thaw()
+
+
+def test_holder_that_slept_through_its_session_learns_of_it(locks: Locksmith, consul: ConsulAgent) -> None:
+    """Stopped, robbed, continued: the command is ended at once."""
+    program = locks.agentd(script="sleep 60 & echo $! >child; wait")
+    child = int(locks.wait_for("child"))
+    program.send(signal.SIGSTOP)
+    consul.put(f"/v1/session/destroy/{locks.holder()}")
+    assert lives(child)
+    program.send(signal.SIGCONT)
+    assert program.finish(5)[0] == 143
+    assert not lives(child)
+
+
+def test_threads_of_a_lock_end_with_it(consul: ConsulAgent, key_prefix: str) -> None:
+    """A handler may lock thousands of times."""
+    with closing(ConsulClient(ConsulOptions(address=consul.url))) as client:
+        before = threading.active_count()
+        for _ in range(10):
+            with Lock(client, key_prefix):
+                pass
+        wait_until(lambda: threading.active_count() == before, "the threads' end")
