@@ -8,6 +8,7 @@
     ├── LockError              a lock of the fleet
     │   ├── LockNotAcquired    held by others for too long, or the key serves something else
     │   └── LockLost           it was ours and is no more: what it protects is not protected
+    ├── BalancerError          a load balancer did not do, or did not say, what was asked of it
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
     ├── JournalError           the journal cannot be read or written
     └── HandlerError
@@ -56,6 +57,10 @@ class LockNotAcquired(LockError):
 
 class LockLost(LockError):
     """The lock was ours and is no more: whatever was done since may have met another holder's work."""
+
+
+class BalancerError(AgentdError):
+    """A load balancer did not do what was asked, or its answer cannot be understood."""
 
 
 class TreeError(AgentdError):
