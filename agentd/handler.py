@@ -23,6 +23,8 @@ from typing import Any, ClassVar, Protocol
 
 from agentd.errors import HandlerError, PermanentError, TemporaryError
 from agentd.options import Duration, NginxOptions, Options
+from agentd.source_options import Size
+from agentd.upstream_interface import Peer, UpstreamInterface
 from agentd.watch.changes import (
     Change,
     ChecksState,
@@ -59,11 +61,14 @@ __all__ = [
     "NoFetch",
     "NodesState",
     "Notification",
+    "Peer",
     "PermanentError",
     "ServiceState",
     "ServicesState",
+    "Size",
     "TemporaryError",
     "Timer",
+    "UpstreamInterface",
 ]
 
 
@@ -98,7 +103,7 @@ class Files(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A process that ended. `output` is the last 4 KiB of standard output and error together."""
+    """A process that ended. `output` is the end, 4 KiB unless more was asked, of all that it printed."""
 
     returncode: int
     output: bytes
@@ -116,8 +121,9 @@ class Run(Protocol):
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
         check: bool = True,
+        keep: int = 4096,
     ) -> Completed:
-        """Run `argv` without a shell in a process group of its own.
+        """Run `argv` without a shell in a process group of its own; `keep` bytes of its output are returned.
 
         Raises:
             TemporaryError: it could not be started, ran out of time (the whole group is ended), or, with
@@ -223,6 +229,7 @@ class Context:
         fetch: fetches a payload by reference, within what is left of the attempt's time.
         dry_run: True in `agentd replay --dry-run`: nothing outside `files` and `store` may be touched.
         generation: the number of the generation that is current, 0 before the first.
+        last_attempt: whether the change ends as failed if this attempt raises TemporaryError.
     """
 
     handler: str
@@ -235,6 +242,7 @@ class Context:
     dry_run: bool = False
     generation: int = 0
     fetch: Fetch = field(default_factory=NoFetch)
+    last_attempt: bool = False
 
 
 class Handler:
@@ -275,3 +283,14 @@ class Handler:
     def hold(self, now: float, context: Context) -> float:  # noqa: ARG002 (for those that override it)
         """How many seconds to hold what waits, so that later changes join it; 0 to go ahead."""
         return 0.0
+
+    def superseded(self, waiting: Sequence[Event], context: Context) -> Mapping[str, str]:  # noqa: ARG002 (as above)
+        """Say which of the events that wait another one makes void; they end as expired.
+
+        Called when other events wait than the last time, before any of them is handled. Replays are not among
+        them: who replays an event wants it.
+
+        Returns:
+            The id of each such event -> the id of the one that takes its place.
+        """
+        return {}
