@@ -113,6 +113,7 @@ class Transfer:
         while data := answer.read(chunk):
             self.sink.write(data)
             self.allowance.received(len(data), self._total)
+        self.allowance.left()  # a body without a length ends where the guard cuts the connection
         if self._total is not None and self.sink.size != self._total:
             raise _BrokenOffError("the body has another length than was announced")
 

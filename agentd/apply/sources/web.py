@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -24,6 +24,7 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from agentd.apply.sources.allowance import Allowance
+from agentd.apply.sources.head import WholeHead
 from agentd.errors import HandlerError, PermanentError, TemporaryError
 from agentd.source_options import SourceOptions
 
@@ -74,22 +75,23 @@ def ask(
         BREAKAGES: there is no answer.
         TemporaryError: the time is over.
     """
-    connection = _connection(url, options)
     parts = urlsplit(url)
     target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    with _guarded(connection, allowance):
-        try:
-            connection.timeout = min(options.connect_timeout, allowance.left())
+    with ExitStack() as stack:
+        connection = _connection(url, options)
+        connection.response_class = WholeHead
+        stack.callback(connection.close)
+        connection.timeout = min(options.connect_timeout, allowance.left())
+        with _guarded(connection, allowance):
             connection.connect()
-            connection.timeout = options.read_timeout
-            connection.sock.settimeout(options.read_timeout)
-            connection.request(
-                "GET", target, headers={**_HEADERS, **headers}, preload_content=False, decode_content=False
-            )
+        connection.timeout = options.read_timeout
+        connection.request(
+            "GET", target, headers={**_HEADERS, **headers}, preload_content=False, decode_content=False
+        )
+        with _guarded(connection, allowance):
             response = connection.getresponse()
+            stack.callback(response.close)
             yield Answer(response.status, response.headers, response)
-        finally:
-            connection.close()
 
 
 def _connection(url: str, options: SourceOptions) -> HTTPConnection:
@@ -106,16 +108,17 @@ def _connection(url: str, options: SourceOptions) -> HTTPConnection:
 @contextmanager
 def _guarded(connection: HTTPConnection, allowance: Allowance) -> Iterator[None]:
     """Cut the connection when the time is over: a byte now and then outlives every time-out."""
+    # While it connects there is no socket yet; once it answers, the connection may give its socket away.
+    held = connection.sock
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_GUARD_STEP):
-            if allowance.over:
-                waiting = connection.sock
-                if waiting is not None:
-                    # The plain socket's shutdown for TLS as well: it touches no TLS state.
-                    with suppress(OSError):
-                        socket.socket.shutdown(waiting, socket.SHUT_RDWR)
+            waiting = held or connection.sock
+            if allowance.over and waiting is not None:
+                # The plain socket's shutdown for TLS as well: it wakes the reader and touches no TLS state.
+                with suppress(OSError):
+                    socket.socket.shutdown(waiting, socket.SHUT_RDWR)
 
     guard = threading.Thread(target=watch, name="source guard", daemon=True)
     guard.start()
