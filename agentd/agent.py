@@ -11,7 +11,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -40,6 +40,7 @@ TICK: Final = 1.0
 """Seconds between two looks at the tree and the heartbeats."""
 _TIDY: Final = 3600.0
 _READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we wait for
+_LOCK_PATIENCE: Final = 1.0
 _FIXED: Final = ("state", "tree", "nginx", "status")
 _log = structlog.get_logger()
 
@@ -56,15 +57,29 @@ def running(state: Path) -> bool:
     return False
 
 
-def open_tree(config: Config, journal_dir: Path | None = None) -> Tree:
-    """The tree of this configuration, checked by nginx where there is one."""
+def open_tree(config: Config, *, checked: Callable[[float], None] = lambda seconds: None) -> Tree:  # noqa: ARG005 (nobody counts)
+    """The tree of this configuration, checked by nginx where there is one.
+
+    Args:
+        config: the configuration.
+        checked: told how many seconds each check took.
+    """
     nginx = config.nginx
+    check = NginxCheck(nginx, config.tree.path) if nginx else _unchecked
+
+    def timed(candidate: Path) -> None:
+        began = time.monotonic()
+        try:
+            check(candidate)
+        finally:
+            checked(time.monotonic() - began)
+
     return Tree(
         config.tree.path,
         keep=config.tree.keep,
-        check=NginxCheck(nginx, config.tree.path) if nginx else _unchecked,
+        check=timed,
         stamp=lambda number: {canary.NAME: canary.render(number, nginx, config.prefix)} if nginx else {},
-        mirror=(journal_dir or config.state) / "mirror",
+        mirror=config.state / "mirror",
         prefix=config.prefix,
     )
 
@@ -102,7 +117,11 @@ class Agent:
         self._metrics = Metrics(lambda: self._crew.polls() if self._crew else [])
         self._journal = Journal(config.state / "journal.db")
         self._committer = Committer(
-            open_tree(config), self._journal, report=self._report, told=self._wake, observer=self._metrics
+            open_tree(config, checked=self._metrics.checked),
+            self._journal,
+            report=self._report,
+            told=self._wake,
+            observer=self._metrics,
         )
         self._server = Status(
             config.status, self._heartbeats, self._metrics, not_ready=self._not_ready, snapshot=self._status
@@ -228,7 +247,7 @@ class Agent:
         if self._crew:
             self._crew.wake(names)
 
-    def received(self, change: Change, *, wanted: bool) -> None:  # noqa: ARG002 (the label says as much)
+    def received(self, change: Change) -> None:
         """Count a change that came (see `dispatcher.Count`)."""
         if isinstance(change, Event):
             self._metrics.event_received(change.name)
@@ -305,9 +324,23 @@ def _lock(state: Path) -> int:
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(state / "agentd.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(lock)
     except BlockingIOError as error:
         raise AgentdError(f"{state}: another agentd runs on this state directory") from error
     except OSError as error:
         raise AgentdError(f"{state}: the state directory cannot be used: {error.strerror}") from error
     return lock
+
+
+def _flock(lock: int) -> None:
+    """Take the lock; `running` may hold it for an instant, so that one refusal is not the last word."""
+    deadline = time.monotonic() + _LOCK_PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return

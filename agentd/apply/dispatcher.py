@@ -25,8 +25,8 @@ _log = structlog.get_logger()
 class Count(Protocol):
     """What the dispatcher counts."""
 
-    def received(self, change: Change, *, wanted: bool) -> None:
-        """A change came; `wanted` if a configured handler takes it."""
+    def received(self, change: Change) -> None:
+        """A change came that is new, or that no handler takes."""
 
     def missed(self, events: int) -> None:
         """So many events were lost before Consul could list them."""
@@ -79,13 +79,15 @@ class Dispatcher:
             JournalError: nothing of the snapshot was written down.
         """
         owed = [(change, self._takers(change)) for change in snapshot.changes]
-        told = self._journal.receive(owed, listed=_listed(snapshot))
-        self._wake(told)
+        news = self._journal.receive(owed, listed=_listed(snapshot))
+        self._wake({name for _, names in news for name in names})
         self._count.missed(snapshot.missed)
         for change, takers in owed:
-            self._count.received(change, wanted=bool(takers))
-            if takers:
-                _say(change, takers)
+            if not takers:
+                self._count.received(change)
+        for change, takers in news:
+            self._count.received(change)
+            _say(change, takers)
 
     def _takers(self, change: Change) -> list[str]:
         return list(dict.fromkeys(route.handler for route in self._routes if route.takes(change)))

@@ -46,6 +46,7 @@ class Journal:
         self.path = path
         self.clock = clock
         self.database = Database(path)
+        self._listed: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """Close the file."""
@@ -54,8 +55,8 @@ class Journal:
     # ------------------------------------------------------------------ what comes in
 
     def receive(
-        self, owed: Iterable[tuple[Change, Sequence[str]]], *, listed: Iterable[str] | None = None
-    ) -> set[str]:
+        self, owed: Sequence[tuple[Change, Sequence[str]]], *, listed: Iterable[str] | None = None
+    ) -> list[tuple[Change, list[str]]]:
         """Write down each change for each of the handlers that did not have it yet.
 
         An event is known by its ID. A state is new if it differs from the newest one of its query.
@@ -65,14 +66,17 @@ class Journal:
             listed: the IDs of all events in Consul's ring, if that is what was asked; those are never pruned.
 
         Returns:
-            The handlers that now have something new.
+            What is new: each change with the handlers that did not have it.
         """
-        with self.database.transaction() as db:
-            told = {name for change, handlers in owed for name in handlers if self._owe(db, name, change)}
-            if listed is not None:
-                db.execute("DELETE FROM ring")
-                db.executemany("INSERT OR IGNORE INTO ring VALUES (?)", ((one,) for one in listed))
-        return told
+        news: list[tuple[Change, list[str]]] = []
+        if any(handlers for _, handlers in owed):
+            with self.database.transaction() as db:
+                for change, handlers in owed:
+                    if fresh := [name for name in handlers if self._owe(db, name, change)]:
+                        news.append((change, fresh))
+        if listed is not None:
+            self._listed = frozenset(listed)
+        return news
 
     def _owe(self, db: sqlite3.Connection, handler: str, change: Change) -> bool:
         if not is_state(change):
@@ -250,9 +254,10 @@ class Journal:
                 (now - replayable,),
             )
             db.execute(
-                "DELETE FROM changes WHERE finished < ? AND substr(id, 1, 36) NOT IN (SELECT id FROM ring)"  # noqa: S608 (a constant)
+                "DELETE FROM changes WHERE finished < ?"  # noqa: S608 (a constant)
+                " AND substr(id, 1, 36) NOT IN (SELECT value FROM json_each(?))"
                 f" AND seq <= (SELECT max(seq) FROM changes) - ? AND seq NOT IN ({_NEWEST})",
-                (now - keep, _FEWEST),
+                (now - keep, json.dumps(sorted(self._listed)), _FEWEST),
             )
             db.execute(
                 "DELETE FROM commits WHERE state = 'done' AND at < ? AND seq < (SELECT max(seq) FROM commits)"

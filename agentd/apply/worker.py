@@ -25,7 +25,7 @@ from agentd.config import ConfiguredHandler
 from agentd.errors import AgentdError
 from agentd.handler import Handler
 from agentd.options import NginxOptions
-from agentd.watch.changes import Notification, Timer
+from agentd.watch.changes import Event, Notification, Timer
 
 IDLE: Final = 1.0
 """Seconds between two looks at the journal, for what a command line wrote there."""
@@ -64,6 +64,8 @@ class Worker:
         self._proving = Proving(self._desk, self._handling)
         self._timing = Timing(self._desk, self._handling)
         self._holds = type(self._desk.handler).hold is not Handler.hold
+        self._supersedes = type(self._desk.handler).superseded is not Handler.superseded
+        self._judged: frozenset[str] = frozenset()
         self._wake = threading.Event()
         self._draining = False
         self._held = False
@@ -159,9 +161,14 @@ class Worker:
         """Take what is ripe of it. Returns the seconds until something is, 0 if something was taken."""
         told = [entry for entry in waiting if isinstance(entry.change, Notification)]
         if told:
-            return self._hold_until(told[-1].not_before, now) or self._take_told(told)
+            return self._hold_until(
+                told[-1].not_before, now, at_once=_rolls_back(told[-1])
+            ) or self._take_told(told)
         waiting = self._newest(waiting)
-        if wait := self._hold_until(waiting[0].not_before, now):
+        wait = self._hold_until(waiting[0].not_before, now)
+        if not self._held and self._end_superseded(waiting, now):
+            return 0.0
+        if wait:
             return wait
         ripe = list(takewhile(lambda entry: entry.not_before <= now, waiting))
         self._handling.take(self._fresh(ripe, now))
@@ -171,11 +178,11 @@ class Worker:
         self._proving.take(told)
         return 0.0
 
-    def _hold_until(self, not_before: float, now: float) -> float:
-        """Seconds until it is time, and until the handler holds no longer; 0 to go ahead."""
+    def _hold_until(self, not_before: float, now: float, *, at_once: bool = False) -> float:
+        """Seconds until it is time and, unless `at_once`, the handler holds no longer; 0 to go ahead."""
         if not_before > now:
             return not_before - now
-        if not self._holds:
+        if not self._holds or at_once:
             return 0.0
         context = self._desk.batch().context(now, self._desk.log)
         held = self._desk.caller.call(lambda: self._desk.handler.hold(now, context))
@@ -191,6 +198,24 @@ class Worker:
         self._desk.end(void, Outcome.EXPIRED, "a newer state came")
         return _without(waiting, void)
 
+    def _end_superseded(self, waiting: list[Entry], now: float) -> bool:
+        """End the events that the handler says another one makes void; False if there are none."""
+        if not self._supersedes:
+            return False
+        # A replay has an id of its own.
+        entries = {entry.id: entry for entry in waiting if entry.id == entry.change.id}
+        events = [entry.change for entry in entries.values() if isinstance(entry.change, Event)]
+        ids = frozenset(event.id for event in events)
+        if ids <= self._judged:
+            return False
+        self._judged = ids
+        context = self._desk.batch().context(now, self._desk.log)
+        found = self._desk.caller.call(lambda: self._desk.handler.superseded(events, context))
+        void = [entries[one] for one in ids & found.keys()]
+        for entry in void:
+            self._desk.end([entry], Outcome.EXPIRED, f"superseded by {found[entry.id]}")
+        return bool(void)
+
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:
         """All but those that waited too long."""
         limit = self._desk.entry.expire_after
@@ -199,6 +224,11 @@ class Worker:
         old = [entry for entry in entries if now - entry.received > limit]
         self._desk.end(old, Outcome.EXPIRED, f"waited longer than {limit:g} s")
         return _without(entries, old)
+
+
+def _rolls_back(entry: Entry) -> bool:
+    """Whether it tells of a generation that was taken back: nothing is to join that."""
+    return isinstance(entry.change, Notification) and entry.change.rollback
 
 
 def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:

@@ -34,8 +34,6 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     handlers = main_job() | keys
     node = Node(directory / "n", make_certificate(directory), number=1, consul=consul, handlers=handlers)
     stack.callback(node.stop)
-    starts = [_start_to_ready(node, directory) for _ in range(STARTS)]
-    yield Row(f"start to READY, p50 of {STARTS}", "s", p50(starts), "", None, 0.7, spread(starts))
     node.start()
     time.sleep(SETTLE)
     before, began = _cpu(node), time.monotonic()
@@ -45,6 +43,17 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     yield Row(
         f"{QUERIES} queries idle: processor", "% of a core", percent, "", None, 0.5, f"over {SECONDS:g} s"
     )
+
+    node.stop()
+    # Another agent: Consul holds the slots of the polls that were left, 50 for each start, until their wait is over.
+    fresh = ConsulAgent(stack.enter_context(_directory()))
+    stack.callback(fresh.stop)
+    fresh.start()
+    node.config["consul"]["address"] = f"{fresh.address}:{fresh.ports['http']}"
+    node.config["handlers"] = main_job()
+    node.configure()
+    starts = [_start_to_ready(node, directory) for _ in range(STARTS)]
+    yield Row(f"start to READY, p50 of {STARTS}", "s", p50(starts), "", None, 0.7, spread(starts))
 
 
 def _start_to_ready(node: Node, directory: Path) -> float:

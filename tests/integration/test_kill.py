@@ -29,7 +29,6 @@ def test_kill_9_loses_nothing_and_repeats_nothing(new_node: Callable[..., Node],
         "nginx-reload": {"use": "nginx_reload", "options": {"interval": "100ms"}},
     }
     node = new_node(handlers=handlers)
-    node.nginx.configure()
     node.start()
     firing = threading.Thread(target=_fire, args=(node, f"tally{suffix}"))
     firing.start()

@@ -165,7 +165,6 @@ def slow_node(new_node: NewNode, suffix: str, shell: str, *, drain: str = "10s")
     """A node whose only handler runs a shell command that takes its time."""
     slow = {"use": "command", "on": [{"event": f"slow{suffix}"}], "options": {"shell": shell}}
     node = new_node(handlers={"slow": slow}, settings={"drain": drain})
-    node.nginx.configure()
     node.agentd.start()
     return node
 

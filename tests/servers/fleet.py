@@ -72,7 +72,8 @@ class Node:
         self.consul = consul
         (directory / "nginx").mkdir(parents=True)
         self.nginx = Nginx(directory / "nginx", certificate, address=address)
-        self.nginx.configure(server="if ($agentd_blocked) { return 403; }")
+        guarded = any(entry["use"] == "ip_blacklist" for entry in handlers.values())
+        self.nginx.configure(server="if ($agentd_blocked) { return 403; }" if guarded else "")
         port = free_port(address)
         self.configuration = directory / "agentd.yaml"
         self.config: dict[str, Any] = {
