@@ -110,7 +110,7 @@ class Batch:
     def _mark(self) -> tuple[Any, str]:
         return self.stage.mark(), json.dumps(self.store, sort_keys=True, allow_nan=False)
 
-    def context(self, now: float, log: Log) -> Context:
+    def context(self, now: float, log: Log, *, last_attempt: bool = False) -> Context:
         """The context of one call, whose time begins now; `now` is unix seconds."""
         self._ran = False
         deadline = time.monotonic() + self.timeout
@@ -125,6 +125,7 @@ class Batch:
             dry_run=self.dry_run,
             generation=self.generation,
             fetch=self._fetch(deadline, log),
+            last_attempt=last_attempt,
         )
 
     def _fetch(self, deadline: float, log: Log) -> Fetch:
@@ -152,6 +153,7 @@ class _Runner:
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
         check: bool = True,
+        keep: int = 4096,
     ) -> Completed:
         if self.batch.dry_run:
             self.batch.would_run.append(tuple(argv))
@@ -161,4 +163,4 @@ class _Runner:
             raise TemporaryError(f"no time is left to run {argv[0]}; raise the handler's timeout")
         self.batch.note_run()
         within = left if timeout is None else min(left, timeout)
-        return run(argv, stdin=stdin, env=env, timeout=within, check=check, stop=self.batch.stop)
+        return run(argv, stdin=stdin, env=env, timeout=within, check=check, keep=keep, stop=self.batch.stop)

@@ -5,6 +5,7 @@ It decides nothing about order: `handling`, `proving` and `timing` do, on the wo
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
@@ -136,7 +137,11 @@ class Desk:
             TreeError, JournalError: agentd's own trouble.
         """
         now = self.clock()
-        context = batch.context(now, _log.bind(handler=self.name, change=entry.id))
+        context = batch.context(
+            now,
+            _log.bind(handler=self.name, change=entry.id),
+            last_attempt=entry.attempts + 1 >= self.entry.retry.attempts,
+        )
         try:
             if isinstance(entry.change, Timer):
                 self.caller.call(lambda: self.handler.due(now, context))
@@ -161,7 +166,8 @@ class Desk:
             self.journal.defer([entry.seq], str(error), 0.0, failed=False)
             return True
         attempt = entry.attempts + 1
-        if attempt >= self.entry.retry.attempts and not owed:
+        hopeless = attempt >= self.entry.retry.attempts or error.retry_after == math.inf
+        if hopeless and not owed:
             self.end([entry], Outcome.FAILED, f"{error} (attempt {attempt}, the last)", batch)
             return False
         wait = self.backoff.delay(attempt) if error.retry_after is None else error.retry_after
