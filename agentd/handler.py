@@ -24,7 +24,6 @@ from typing import Any, ClassVar, Protocol
 from agentd.errors import HandlerError, PermanentError, TemporaryError
 from agentd.options import Duration, NginxOptions, Options
 from agentd.source_options import Size
-from agentd.upstream_interface import Peer, UpstreamInterface
 from agentd.watch.changes import (
     Change,
     ChecksState,
@@ -61,14 +60,12 @@ __all__ = [
     "NoFetch",
     "NodesState",
     "Notification",
-    "Peer",
     "PermanentError",
     "ServiceState",
     "ServicesState",
     "Size",
     "TemporaryError",
     "Timer",
-    "UpstreamInterface",
 ]
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from agentd.handler import Duration, HandlerOptions, UpstreamInterface
+from agentd.handler import Duration, HandlerOptions
+from handlers.nginx_upstream.drivers.interface import UpstreamInterface
 from handlers.nginx_upstream.guards import Limits
 from handlers.nginx_upstream.render import Frame
 from handlers.nginx_upstream.servers import Parameter, Rules, Server, parse_address

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from agentd.handler import Context, HandlerError, UpstreamInterface
+from agentd.handler import Context, HandlerError
 from handlers.nginx_upstream.drivers import UP, Driver, Running
 from handlers.nginx_upstream.drivers.dynamic import DynamicDriver
 from handlers.nginx_upstream.drivers.haproxy import HAProxyDriver
+from handlers.nginx_upstream.drivers.interface import UpstreamInterface
 from handlers.nginx_upstream.options import UpstreamOptions
 from handlers.nginx_upstream.roster import Roster
 from handlers.nginx_upstream.servers import Server

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
-from agentd.handler import Peer, TemporaryError, UpstreamInterface
+from agentd.handler import TemporaryError
 from handlers.nginx_upstream.drivers import UP, Running
+from handlers.nginx_upstream.drivers.interface import Peer, UpstreamInterface
 from handlers.nginx_upstream.servers import Server
 
 _Call = Callable[[], Mapping[str, Peer]]

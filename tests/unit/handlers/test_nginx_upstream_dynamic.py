@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.handler import Peer, PermanentError, TemporaryError, UpstreamInterface
+from agentd.handler import PermanentError, TemporaryError
 from handlers.nginx_upstream.drivers.dynamic import DynamicDriver
+from handlers.nginx_upstream.drivers.interface import Peer, UpstreamInterface
 from handlers.nginx_upstream.servers import Server
 
 

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from agentd.errors import PermanentError, TemporaryError
+from agentd.handler import PermanentError, TemporaryError
 
 MOST_BYTES: Final = 1_048_576
 """An answer longer than this is none; a thousand servers need about 80,000 bytes."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from agentd.errors import HandlerError, PermanentError, TemporaryError
-from agentd.upstream_interface import MOST_BYTES, Peer, UpstreamInterface
+from agentd.handler import HandlerError, PermanentError, TemporaryError
+from handlers.nginx_upstream.drivers.interface import MOST_BYTES, Peer, UpstreamInterface
 
 LIST = (
     "server 127.0.0.1:6001 weight=1 max_fails=1 fail_timeout=10;\n"
