@@ -19,6 +19,7 @@ from agentd.errors import AgentdError, ConfigError
 
 DEFAULT: Final = "/etc/agentd/agentd.yaml"
 _FAILED, _USAGE = 1, 2
+_LONGEST = 60.0  # seconds for a load balancer to answer
 _INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
 
 
@@ -215,12 +216,63 @@ def _nodes(parser: Parser) -> None:
     parser.add_argument("--plain", action="store_true", help="one address a line on a terminal as well")
 
 
+def _upstream(parser: Parser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, text in _UPSTREAM.items():
+        own = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        _add_common(own, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+        if name != "list":
+            own.add_argument(
+                "server", type=_server, metavar="SERVER", help="IP address and port, 10.0.0.1:80"
+            )
+            own.add_argument(
+                "--keep-going", action="store_true", help="change those that can be, and undo nothing"
+            )
+        if name == "weight":
+            own.add_argument("weight", type=_count, metavar="N", help="from 1 on")
+        if name == "down":
+            _add_least(own)
+        _add_balancers(own)
+
+
+def _add_balancers(parser: Parser) -> None:
+    parser.add_argument(
+        "--upstream", type=_upstream_name, required=True, metavar="NAME", help="zone of the upstream in nginx"
+    )
+    parser.add_argument(
+        "--on", type=_word, required=True, metavar="SERVICE", help="service of the load balancers in Consul"
+    )
+    parser.add_argument(
+        "--path", type=_path, default="/dynamic", metavar="P", help="of their interface (%(default)s)"
+    )
+    parser.add_argument(
+        "--timeout", type=_patience, default=3.0, metavar="T", help="of each request to one of them (3s)"
+    )
+    parser.add_argument("--passing", action="store_true", help="leave out those whose checks do not all pass")
+
+
+def _add_least(parser: Parser) -> None:
+    parser.add_argument(
+        "--min-servers",
+        type=_number,
+        default=1,
+        metavar="N",
+        help="servers that must be left up on each load balancer (%(default)s)",
+    )
+
+
 def _import_watches(parser: Parser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
     )
 
 
+_UPSTREAM: Final = {
+    "list": "list the servers",
+    "down": "take a server out of use",
+    "up": "put a server back into use",
+    "weight": "change a server's share of the requests",
+}
 _COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
     "run": ("run the daemon", _none),
     "check": ("check the configuration, Consul, its ACLs, nginx and the directories", _none),
@@ -232,6 +284,7 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
     "fire": ("fire a user event", _fire),
     "handlers": ("list the installed handlers and their options", _handlers),
     "nodes": ("list the addresses of a service's instances", _nodes),
+    "upstream": ("list or change the servers of an upstream on all load balancers at once", _upstream),
     "lock": ("run a command while holding a lock of the cluster, as `consul lock` does", _lock),
     "import-watches": ("turn the watches of a Consul agent into handlers, as YAML", _import_watches),
 }
@@ -250,6 +303,42 @@ def _prefix(text: str) -> str:
         return check_prefix(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _server(text: str) -> str:
+    from agentd.fleet.dynamic_upstream import check_server  # noqa: PLC0415 (only two commands need it)
+
+    return _checked(check_server, text)
+
+
+def _upstream_name(text: str) -> str:
+    from agentd.fleet.dynamic_upstream import check_upstream  # noqa: PLC0415 (likewise)
+
+    return _checked(check_upstream, text)
+
+
+def _path(text: str) -> str:
+    from agentd.fleet.dynamic_upstream import check_path  # noqa: PLC0415 (likewise)
+
+    return _checked(check_path, text)
+
+
+def _checked(check: Callable[[str], str], text: str) -> str:
+    try:
+        return check(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _patience(text: str) -> float:
+    seconds = _seconds(text)
+    if not 0 < seconds <= _LONGEST:
+        raise argparse.ArgumentTypeError("more than nothing and at most a minute is needed, such as 3s")
+    return seconds
+
+
+def _number(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _count(text: str) -> int:

@@ -113,6 +113,7 @@ class FakeBalancers:
     def __init__(self, balancers: list[FakeBalancer]) -> None:
         self.balancers = balancers
         self._loop = asyncio.new_event_loop()
+        self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
     def __enter__(self) -> Self:
@@ -123,6 +124,7 @@ class FakeBalancers:
     async def _listen(self) -> None:
         for balancer in self.balancers:
             server = await asyncio.start_server(balancer.serve, *balancer.address)
+            self._servers.append(server)
             balancer.address = server.sockets[0].getsockname()[:2]
 
     def __exit__(
@@ -134,6 +136,8 @@ class FakeBalancers:
         self._loop.close()
 
     async def _hang_up(self) -> None:
+        for server in self._servers:
+            server.close()
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
