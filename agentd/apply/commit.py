@@ -119,6 +119,7 @@ class Committer:
         stores = self.journal.stores() | {name: dict(store) for name, store in plan.stores.items()}
         if plan.store is not None:
             stores[plan.handler] = dict(plan.store)
+        stores = {name: store for name, store in stores.items() if name not in plan.dropped}
         made = self.tree.commit(
             stage,
             extra={"by": plan.handler, "store": stores},

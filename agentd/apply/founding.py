@@ -131,7 +131,14 @@ class Founding:
         for _, batch in staged:
             stage.join(batch.stage)
         stores = {worker.name: batch.new_store for worker, batch in staged if batch.new_store is not None}
-        plan = Plan(NAME, stores=stores, notify=self._provers, proved_by=self._provers, started=time.time())
+        plan = Plan(
+            NAME,
+            stores=stores,
+            dropped=tuple(stale),
+            notify=self._provers,
+            proved_by=self._provers,
+            started=time.time(),
+        )
         self._committer.commit(stage, plan, lambda: self._heartbeat.beat(_BEAT))
 
     def _stale(self) -> set[str]:

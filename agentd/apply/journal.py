@@ -46,7 +46,7 @@ class Journal:
         self.path = path
         self.clock = clock
         self.database = Database(path)
-        self._listed: frozenset[str] = frozenset()
+        self._listed: frozenset[str] | None = None  # not asked yet
 
     def close(self) -> None:
         """Close the file."""
@@ -123,6 +123,8 @@ class Journal:
     def reconfigured(self, handler: str, fingerprint: str, queries: Collection[str]) -> bool:
         """Note how the handler is configured now; if it changed, owe it the newest state of each query again.
 
+        A handler that was dropped and comes back has changed; one that is new has no states yet.
+
         Args:
             handler: its name.
             fingerprint: equal while nothing in its configuration changes.
@@ -131,7 +133,7 @@ class Journal:
         with self.database.transaction() as db:
             known = db.execute("SELECT fingerprint FROM configured WHERE handler = ?", (handler,)).fetchone()
             db.execute("INSERT OR REPLACE INTO configured VALUES (?, ?)", (handler, fingerprint))
-            if known is None or known["fingerprint"] == fingerprint:
+            if known and known["fingerprint"] == fingerprint:
                 return False
             self._owe_states(db, "handler = ?", handler, queries)
             return True
@@ -244,7 +246,8 @@ class Journal:
     def tidy(self, *, keep: float, replayable: float) -> None:
         """Wipe payloads older than `replayable` seconds and rows older than `keep`, but never what is owed.
 
-        The newest state of each query keeps its payload, and rows of events that Consul still lists stay.
+        The newest state of each query keeps its payload. Rows of events that Consul still lists stay; as long
+        as it was not asked since the start, those of all events do.
         """
         now = self.clock()
         with self.database.transaction() as db:
@@ -254,10 +257,10 @@ class Journal:
                 (now - replayable,),
             )
             db.execute(
-                "DELETE FROM changes WHERE finished < ?"  # noqa: S608 (a constant)
+                "DELETE FROM changes WHERE finished < ? AND (kind <> 'event' OR ?)"  # noqa: S608 (a constant)
                 " AND substr(id, 1, 36) NOT IN (SELECT value FROM json_each(?))"
                 f" AND seq <= (SELECT max(seq) FROM changes) - ? AND seq NOT IN ({_NEWEST})",
-                (now - keep, json.dumps(sorted(self._listed)), _FEWEST),
+                (now - keep, self._listed is not None, json.dumps(sorted(self._listed or ())), _FEWEST),
             )
             db.execute(
                 "DELETE FROM commits WHERE state = 'done' AND at < ? AND seq < (SELECT max(seq) FROM commits)"

@@ -127,6 +127,9 @@ class Ledger:
             db.execute("UPDATE store SET ground = ground + 1 WHERE handler = ?", (handler,))
             if store is not None:
                 _put(db, handler, store)
+        for handler in plan.dropped:  # should it come back, it begins anew, and gets its states again
+            db.execute("UPDATE store SET body = '{}', ground = ground + 1 WHERE handler = ?", (handler,))
+            db.execute("DELETE FROM configured WHERE handler = ?", (handler,))
 
     # ------------------------------------------------------------------ a rollback
 

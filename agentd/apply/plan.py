@@ -22,6 +22,7 @@ class Plan:
         refused: entries of the same batch that were refused, each with the reason.
         store: the handler's whole new store, or None to leave it.
         stores: those of other handlers whose files are in the same commit.
+        dropped: handlers whose files go with it, since they are not configured any more.
         ground: what the batch stood on (see `Ledger.ground`), or None for whatever is there.
         notify: handlers told.
         proved_by: those of them whose proof the entries wait for.
@@ -36,6 +37,7 @@ class Plan:
     refused: tuple[tuple[int, str], ...] = ()
     store: Mapping[str, Any] | None = None
     stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
     ground: int | None = None
     notify: tuple[str, ...] = ()
     proved_by: tuple[str, ...] = ()

@@ -281,6 +281,34 @@ def test_the_generation_to_go_back_to_is_never_pruned(stand: Stand) -> None:
     assert stand.tree.current == 1
 
 
+# ---------------------------------------------------------------- handlers that go and come back
+
+
+def test_a_handler_that_is_dropped_leaves_nothing_behind(stand: Stand) -> None:
+    """Its files go with its store, in one commit, and others keep theirs."""
+    write(stand, "a", "write a=1; store k=1")
+
+    stand.worker(Scribe(), "other")
+
+    assert stand.files == {}
+    assert stand.journal.store("scribe") == {}
+    assert stand.tree.manifest(stand.tree.current)["store"] == {"start": {}}
+
+
+def test_a_handler_that_comes_back_gets_its_states_again(stand: Stand) -> None:
+    """Nothing of Consul's changed meanwhile, but its files are gone."""
+    stand.journal.reconfigured("scribe", "1", {"key:site"})
+    worker = stand.worker(Scribe())
+    stand.receive(state("write s=1"))
+    settle(worker)
+    stand.worker(Scribe(), "other")
+
+    stand.journal.reconfigured("scribe", "1", {"key:site"})
+    settle(stand.worker(Scribe()))
+
+    assert stand.files == {"s": b"1"}
+
+
 # ---------------------------------------------------------------- the ground
 
 

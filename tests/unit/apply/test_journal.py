@@ -12,7 +12,7 @@ import pytest
 from agentd.apply.journal import Journal
 from agentd.apply.outcome import Ending, Entry, Outcome
 from agentd.errors import JournalError
-from agentd.handler import Event, Notification
+from agentd.handler import Event, Notification, Timer
 from tests.unit.apply.stand import Clock, Stand, event, state
 
 
@@ -157,14 +157,21 @@ def test_states_of_queries_that_it_no_longer_has_stay_away(journal: Journal) -> 
     assert [entry.change.query for entry in journal.pending("h")] == ["key:b"]
 
 
-@pytest.mark.parametrize("fingerprints", [("1", "1"), ("1",)])
-def test_a_handler_as_before_gets_nothing_again(journal: Journal, fingerprints: tuple[str, ...]) -> None:
-    """Nor does one that is new."""
+def test_a_handler_as_before_gets_nothing_again(journal: Journal) -> None:
+    """A restart alone owes nobody anything."""
+    journal.reconfigured("h", "1", {"key:a", "key:b"})
     _applied(journal, "new")
 
-    changed = [journal.reconfigured("h", one, {"key:a", "key:b"}) for one in fingerprints]
+    changed = journal.reconfigured("h", "1", {"key:a", "key:b"})
 
-    assert not any(changed)
+    assert not changed
+    assert journal.pending("h") == []
+
+
+def test_a_new_handler_has_nothing_to_get_again(journal: Journal) -> None:
+    """Its pollers will bring what there is."""
+    journal.reconfigured("h", "1", {"key:a"})
+
     assert journal.pending("h") == []
 
 
@@ -285,6 +292,22 @@ def test_old_rows_go_but_not_those_of_events_that_consul_still_lists(
 
     assert [row["id"] for row in journal.history()] == [f"{3:036}"]
     assert journal.receive(changes[3:4]) == []
+
+
+def test_rows_of_events_stay_until_consul_was_asked(
+    journal: Journal, stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that starts while Consul is down does not know what it lists."""
+    monkeypatch.setattr("agentd.apply.journal._FEWEST", 0)
+    journal.receive([(event("a"), ["h"])])
+    journal.owe("h", Timer("timer", {"at": 1.0}))
+    close(journal, *journal.pending("h"))
+    journal.owe("h", Timer("timer", {"at": 2.0}))
+    stand.clock.now += 100
+
+    journal.tidy(keep=10, replayable=10)
+
+    assert [row["id"] for row in journal.history()] == ["timer-2.000000", "a"]
 
 
 def test_the_last_ten_thousand_rows_stay(journal: Journal, stand: Stand) -> None:
