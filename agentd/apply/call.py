@@ -1,4 +1,4 @@
-"""Calls into a handler, each in a thread of its own, so that one can be left behind at its time limit.
+"""Calls into a handler, in a thread beside the worker's, so that one can be left behind at its time limit.
 
 Owns the threads. It must not know what a call is about: what a call may touch is its batch's affair.
 """
@@ -8,7 +8,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from queue import Empty, SimpleQueue
+from typing import Final, NoReturn, TypeVar, cast
 
 from agentd.apply.observer import Observer
 from agentd.errors import TemporaryError
@@ -25,43 +26,40 @@ class LeftBehind(TemporaryError):  # noqa: N818 (the name says what happened)
         self.thread = thread
 
 
-def limited(call: Callable[[], T], timeout: float, *, name: str, beat: Callable[[], None]) -> T:
-    """Call in a daemon thread and return what it returns, or raise what it raises.
+class _Runner:
+    """A thread that runs one call after the other: starting one for each would cost more than most calls."""
 
-    Args:
-        call: what to call.
-        timeout: seconds until the call is left behind.
-        name: of the thread.
-        beat: called about once a second meanwhile.
+    def __init__(self, name: str) -> None:
+        self._calls: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread.start()
 
-    Raises:
-        LeftBehind: the time is over.
-        RuntimeError: the call tried to end the thread or the process.
-    """
-    result: list[T] = []
-    error: list[BaseException] = []
+    def begin(self, call: Callable[[], object]) -> None:
+        """Run this next."""
+        self._calls.put(call)
 
-    def target() -> None:
-        try:
-            result.append(call())
-        except BaseException as raised:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
-            error.append(raised)
+    def result(self, timeout: float) -> tuple[object, BaseException | None]:
+        """What it returned and what it raised; queue.Empty if it still runs after `timeout` seconds."""
+        return self._results.get(timeout=timeout)
 
-    thread = threading.Thread(target=target, name=name, daemon=True)
-    deadline = time.monotonic() + timeout
-    thread.start()
-    while thread.is_alive():
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise LeftBehind(thread, timeout)
-        beat()
-        thread.join(min(left, _BEAT_EVERY))
-    if error:
-        _raise(error[0])
-    return result[0]
+    def end(self) -> None:
+        """End the thread once the call in hand has returned."""
+        self._calls.put(_end)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not _end:
+            try:
+                self._results.put((call(), None))
+            except BaseException as raised:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
+                self._results.put((None, raised))
 
 
-def _raise(error: BaseException) -> None:
+def _end() -> None:
+    """Stands in the queue for the end of the thread."""
+
+
+def _raise(error: BaseException) -> NoReturn:
     """Pass it on, unless it is one, such as SystemExit, that would end the worker without a word."""
     if isinstance(error, Exception):
         raise error
@@ -69,13 +67,14 @@ def _raise(error: BaseException) -> None:
 
 
 class Caller:
-    """Calls one handler, one call at a time."""
+    """Calls one handler, one call at a time, in a thread that is kept for the next call."""
 
     def __init__(self, name: str, timeout: float, *, beat: Callable[[], None], observer: Observer) -> None:
         self._name = name
         self._timeout = timeout
         self._beat = beat
         self._observer = observer
+        self._runner: _Runner | None = None
         self._left_behind: threading.Thread | None = None
 
     @property
@@ -86,16 +85,43 @@ class Caller:
         return self._left_behind is not None
 
     def call(self, call: Callable[[], T]) -> T:
-        """Call within the time limit.
+        """Call within the time limit, beating about once a second meanwhile.
 
         Raises:
             LeftBehind: the time is over; `busy` says whether it has returned since.
+            RuntimeError: the call tried to end the thread or the process.
+            Exception: whatever the call raised.
         """
         began = time.monotonic()
+        runner = self._runner or _Runner(f"handler {self._name} call")
+        self._runner = None
+        runner.begin(call)
         try:
-            return limited(call, self._timeout, name=f"handler {self._name} call", beat=self._beat)
-        except LeftBehind as error:
-            self._left_behind = error.thread
+            value, error = self._wait(runner, began + self._timeout)
+        except LeftBehind:
+            self._left_behind = runner.thread
+            runner.end()
             raise
         finally:
             self._observer.handled(self._name, time.monotonic() - began)
+        self._runner = runner
+        if error is not None:
+            _raise(error)
+        return cast("T", value)
+
+    def close(self) -> None:
+        """Let the thread end; a later call starts another."""
+        if self._runner is not None:
+            self._runner.end()
+            self._runner = None
+
+    def _wait(self, runner: _Runner, deadline: float) -> tuple[object, BaseException | None]:
+        while True:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise LeftBehind(runner.thread, self._timeout)
+            self._beat()
+            try:
+                return runner.result(min(left, _BEAT_EVERY))
+            except Empty:
+                continue

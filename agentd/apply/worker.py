@@ -118,9 +118,10 @@ class Worker:
             self._wake.clear()
             wait = self._turn_safely()
             if self._draining and wait > 0 and not self._held:
-                return
+                break
             if wait > 0:
                 self._wake.wait(min(wait, IDLE))
+        self._desk.caller.close()
 
     def _turn_safely(self) -> float:
         """One turn; nothing that goes wrong in it may end the thread."""

@@ -6,7 +6,6 @@ would hand its handler.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -60,7 +59,7 @@ class EventQuery(Query):
         return (("event", "read", ""),)
 
     def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
-        if any(not isinstance(one, Mapping) or not one.get("ID") for one in raw or ()):
+        if any(not isinstance(one, dict) or not one.get("ID") for one in raw or ()):
             raise ConsulUnavailable("the event list has an entry without ID: correct consul.address")
         return tuple(Event(str(self), one, index) for one in raw or ())
 

@@ -45,8 +45,9 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     )
 
     node.stop()
-    # Another agent: Consul holds the slots of the polls that were left, 50 for each start, until their wait is over.
-    fresh = ConsulAgent(stack.enter_context(_directory()))
+    # Another agent: Consul holds the slots of polls that were left, 50 a start, until their wait is over.
+    (directory / "fresh").mkdir()
+    fresh = ConsulAgent(directory / "fresh")
     stack.callback(fresh.stop)
     fresh.start()
     node.config["consul"]["address"] = f"{fresh.address}:{fresh.ports['http']}"
