@@ -82,6 +82,9 @@ class Files(Protocol):
     def read(self, path: str) -> bytes | None:
         """The staged or current content, or None if there is no such file."""
 
+    def path(self, path: str) -> Path | None:
+        """A file on disk of the staged or current content, or None: to be read only, within the attempt."""
+
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Stage a file. Raises PermanentError if the path leaves the tree or belongs to another handler."""
 
@@ -274,6 +277,10 @@ class Handler:
         Returns:
             The unix time of the next timed work, or None if there is none. Called at the start, after
             every commit of this handler, and when that time comes.
+
+        Raises:
+            PermanentError: it could not be done; the history tells why. It is asked again at once, and must
+                say then when to be asked next.
         """
         return None
 

@@ -93,6 +93,25 @@ class Stage:
         entry = self._base.files.get(path)
         return self._base.read(path) if entry and entry.owner not in self._disowned else None
 
+    def path(self, path: str) -> Path | None:
+        """A file on disk of the staged or current content, or None: to be read only, within the attempt.
+
+        Raises:
+            TreeError: what is staged in memory cannot be written down.
+        """
+        if path not in self._layer:
+            entry = self._base.files.get(path)
+            return self._base.directory / path if entry and entry.owner not in self._disowned else None
+        content = self._layer[path]
+        if content is None:
+            return None
+        if isinstance(content.data, Path):
+            return content.data
+        with disk.errors(f"write the staged {path} down"):
+            target = self._new_file()
+            disk.write(target, content.data, content.entry.mode)
+        return target
+
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """Stage a file.
 

@@ -1,6 +1,7 @@
 """Timed work: asks a handler what is due, and when to ask again.
 
-What `due` stages is journalled and committed like a change. A handler that keeps answering with the past is
+What `due` stages is journalled and committed like a change; what it could not do is journalled as refused.
+A handler that keeps answering with the past is
 asked less and less often, so that its bug does not keep a processor busy.
 """
 
@@ -11,7 +12,9 @@ from typing import Final
 
 from agentd.apply.desk import Desk
 from agentd.apply.handling import Handling
+from agentd.apply.outcome import Outcome
 from agentd.backoff import Backoff
+from agentd.errors import PermanentError
 from agentd.handler import Handler
 from agentd.watch.changes import Timer
 
@@ -61,7 +64,12 @@ class Timing:
         """Ask, and commit what it staged. Returns the unix time of the next timed work, or None."""
         batch = self._desk.batch()
         context = batch.context(now, self._desk.log)
-        at = self._desk.caller.call(lambda: self._desk.handler.due(now, context))
+        try:
+            at = self._desk.caller.call(lambda: self._desk.handler.due(now, context))
+        except PermanentError as error:
+            entry = self._desk.journal.owe(self._desk.name, Timer("timer", {"at": now}))
+            self._desk.end([entry], Outcome.REFUSED, str(error), batch)
+            return now
         if batch.clean:
             return at
         batch.keep(self._desk.journal.owe(self._desk.name, Timer("timer", {"at": now})))

@@ -1,14 +1,16 @@
 """What one attempt of a handler sees on the bench: the staged files and the recorded log.
 
 It keeps the tree's rules about paths, modes and owners, in memory. It touches no disk but to read the source
-of `write_file`.
+of `write_file`, and to write down what `path` is asked for.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from agentd.apply.paths import check_mode, check_path, check_together
@@ -60,12 +62,27 @@ class StagedFiles:
     def __init__(self, committed: Mapping[str, tuple[bytes, int]], foreign: Mapping[str, bytes]) -> None:
         self.staged = dict(committed)
         self._foreign = foreign
+        self._directory: TemporaryDirectory[str] | None = None
+        self._written = 0
 
     def read(self, path: str) -> bytes | None:
         """See `Files.read`."""
         if path in self.staged:
             return self.staged[path][0]
         return self._foreign.get(path)
+
+    def path(self, path: str) -> Path | None:
+        """See `Files.path`."""
+        data = self.read(path)
+        if data is None:
+            return None
+        if self._directory is None:
+            self._directory = TemporaryDirectory(prefix="agentd-bench-")
+            weakref.finalize(self, self._directory.cleanup)
+        self._written += 1
+        file = Path(self._directory.name) / str(self._written)
+        file.write_bytes(data)
+        return file
 
     def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
         """See `Files.write`."""

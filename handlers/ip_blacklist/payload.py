@@ -3,13 +3,17 @@
     add CIDR [TTL] [# reason]      block, for good or for a duration such as 10m
     CIDR [# reason]                the same as add
     remove CIDR                    block no address of this CIDR any longer
+    load [LIST] [REFERENCE [sha256:HEX]]   replace a named list by what the reference leads to
+    clear LIST                     empty a named list; `entries` are those that were added
 
+Without LIST it is the list whose own reference this is, else `default`; without REFERENCE the list's own.
 Blank lines and lines that begin with `#` mean nothing. Owns the syntax only; `guards` says what may be
 blocked. One bad line refuses the whole payload, and the refusal quotes lines bounded and escaped.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -17,6 +21,7 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from agentd.handler import Duration, PermanentError
+from handlers.ip_blacklist.limits import NAME, Guarded
 from handlers.ip_blacklist.ranges import Block, parse_cidr
 
 _MOST_QUOTED: Final = 5
@@ -24,9 +29,20 @@ _LONGEST_QUOTE: Final = 60
 _LONGEST_REASON: Final = 100
 _LONGEST_TTL: Final = 10 * 366 * 86_400.0
 _DURATION: Final = TypeAdapter(Duration)
+_NAME: Final = re.compile(NAME)
+_REFERENCE: Final = 2  # words: the reference itself, and a digest
 
 Guard = Callable[[Block], str | None]
 """Why a block may not be added, or None if it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListOperation:
+    """A line about a named list; None where the line leaves it open."""
+
+    verb: Literal["load", "clear"]
+    name: str | None
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +55,27 @@ class Operation:
     reason: str = ""
 
 
-def parse_payload(payload: bytes, refuses: Guard) -> list[Operation]:
+def parse_payload(payload: bytes, refuses: Guard) -> list[Operation | ListOperation]:
     """Read all lines, in order.
 
     Raises:
-        PermanentError: a line is not in the grammar or is refused by the guard, or there is no operation.
+        Guarded: the guard refuses a line.
+        PermanentError: a line is not in the grammar, or there is no operation.
     """
-    operations, problems = [], []
+    operations: list[Operation | ListOperation] = []
+    problems, guarded = [], False
     for number, raw in enumerate(payload.split(b"\n"), start=1):
         try:
             operation = _parse_line(raw.decode("utf-8").strip(" \t\r"))
-            if operation is not None and operation.verb == "add" and (why := refuses(operation.block)):
+            if why := _refusal(operation, refuses):
+                guarded = True
                 raise ValueError(why)  # noqa: TRY301 (one place adds the line's number and text)
         except ValueError as error:
             problems.append(f"line {number} {_quoted(raw)}: {_said(error)}")
         else:
             operations += [] if operation is None else [operation]
+    if guarded:
+        raise Guarded(_listed(problems), ("never_block",))
     if problems:
         raise PermanentError(_listed(problems))
     if not operations:
@@ -62,10 +83,12 @@ def parse_payload(payload: bytes, refuses: Guard) -> list[Operation]:
     return operations
 
 
-def _parse_line(line: str) -> Operation | None:
+def _parse_line(line: str) -> Operation | ListOperation | None:
     text, _, comment = line.partition("#")
-    words = text.replace("\t", " ").split(" ")
-    match [word for word in words if word]:
+    words = [word for word in text.replace("\t", " ").split(" ") if word]
+    if words and words[0] in ("load", "clear"):
+        return _parse_list_line(words)
+    match words:
         case []:
             return None
         case ["add", cidr]:
@@ -80,6 +103,24 @@ def _parse_line(line: str) -> Operation | None:
             return Operation("add", parse_cidr(cidr), None, _reason(comment))
         case _:
             raise ValueError("write `add CIDR [TTL]`, `remove CIDR` or a CIDR alone")
+
+
+def _refusal(operation: Operation | ListOperation | None, refuses: Guard) -> str | None:
+    return refuses(operation.block) if isinstance(operation, Operation) and operation.verb == "add" else None
+
+
+def _parse_list_line(words: list[str]) -> ListOperation:
+    match words:
+        case ["clear", name] if _NAME.fullmatch(name):
+            return ListOperation("clear", name)
+        case ["load", name] if _NAME.fullmatch(name):
+            return ListOperation("load", name)
+        case ["load", name, *reference] if _NAME.fullmatch(name) and len(reference) <= _REFERENCE:
+            return ListOperation("load", name, " ".join(reference))
+        case ["load", first, *digest] if ":" in first and len(digest) < _REFERENCE:
+            return ListOperation("load", None, " ".join((first, *digest)))
+        case _:
+            raise ValueError("write `load [LIST] REFERENCE [sha256:HEX]` or `clear LIST`")
 
 
 def _parse_ttl(text: str) -> float:

@@ -42,6 +42,10 @@ class Block(NamedTuple):
         """Whether the two have an address in common."""
         return self.bits == other.bits and self.first <= other.last and other.first <= self.last
 
+    def within(self, other: Block) -> bool:
+        """Whether all of this one is part of the other."""
+        return self.bits == other.bits and other.first <= self.first and self.last <= other.last
+
 
 def parse_cidr(text: str) -> Block:
     """Read "192.0.2.0/24", "2001:db8::/32", or an address alone.
@@ -74,36 +78,49 @@ def parse_cidr(text: str) -> Block:
 
 def merge(ranges: Iterable[Range]) -> list[Range]:
     """Sort, and join what overlaps or touches. The ranges may come in any order."""
-    merged: list[Range] = []
-    current: Range | None = None
-    for first, last in sorted(ranges):
-        if current is None or first > current[1] + 1:
-            if current is not None:
-                merged.append(current)
-            current = first, last
-        elif last > current[1]:
-            current = current[0], last
-    if current is not None:
-        merged.append(current)
-    return merged
+    return list(joined(sorted(ranges)))
 
 
-def subtract(ranges: Sequence[Range], holes: Sequence[Range]) -> list[Range]:
-    """What is in `ranges` and not in `holes`."""
-    left: list[Range] = []
-    at = 0
+def joined(ranges: Iterable[Range]) -> Iterator[Range]:
+    """Join what overlaps or touches; the ranges come sorted."""
+    begin, end = 0, -2
     for first, last in ranges:
-        while at < len(holes) and holes[at][1] < first:
+        if first > end + 1:
+            if end >= 0:
+                yield begin, end
+            begin, end = first, last
+        elif last > end:
+            end = last
+    if end >= 0:
+        yield begin, end
+
+
+def subtract(ranges: Iterable[Range], holes: Sequence[Range]) -> list[Range]:
+    """What is in `ranges` and not in `holes`; both are merged."""
+    return list(without(ranges, holes))
+
+
+def without(ranges: Iterable[Range], holes: Sequence[Range]) -> Iterator[Range]:
+    """The same, one range at a time."""
+    at, end = 0, len(holes)
+    for first, last in ranges:
+        while at < end and holes[at][1] < first:
             at += 1
-        begin, inside = first, at
-        while inside < len(holes) and holes[inside][0] <= last:
-            if holes[inside][0] > begin:
-                left.append((begin, holes[inside][0] - 1))
-            begin = holes[inside][1] + 1
-            inside += 1
-        if begin <= last:
-            left.append((begin, last))
-    return left
+        if at == end or holes[at][0] > last:
+            yield first, last
+        else:
+            yield from _around(first, last, holes[at:])
+
+
+def _around(begin: int, last: int, holes: Sequence[Range]) -> Iterator[Range]:
+    for first_hole, last_hole in holes:
+        if first_hole > last:
+            break
+        if first_hole > begin:
+            yield begin, first_hole - 1
+        begin = max(begin, last_hole + 1)
+    if begin <= last:
+        yield begin, last
 
 
 def cidrs(bits: int, first: int, last: int) -> Iterator[str]:

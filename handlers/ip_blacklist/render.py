@@ -1,4 +1,4 @@
-"""The blacklist as nginx reads it: `geo` with ranges for IPv4, with CIDRs for IPv6, and a `map` over both.
+"""The blacklist as nginx reads it: `geo` with ranges for IPv4, with CIDRs for IPv6, and a `map` over all.
 
 Ranges load five times faster than CIDRs and take a fraction of the memory, but nginx knows them for IPv4
 only, and calls overlapping ones an error: what comes in here is merged. Pure.
@@ -8,44 +8,56 @@ Source: https://nginx.org/en/docs/http/ngx_http_geo_module.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
 
-from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, cidrs, format_address
-
-
-def geo_ranges(ranges: Iterable[Range]) -> bytes:
-    """The include of a `geo` with `ranges`, from merged IPv4 ranges."""
-    lines = (f"{format_address(IPV4, first)}-{format_address(IPV4, last)} 1;\n" for first, last in ranges)
-    return "".join(lines).encode()
+from handlers.ip_blacklist.ranges import IPV6, Range, cidrs
 
 
-def geo_cidrs(ranges: Iterable[Range]) -> bytes:
-    """The include of a `geo` without `ranges`, from merged IPv6 ranges."""
-    lines = (f"{cidr} 1;\n" for first, last in ranges for cidr in cidrs(IPV6, first, last))
-    return "".join(lines).encode()
+class Geo(NamedTuple):
+    """One `geo` block: the end of its variable's name, how nginx names its file, and what it is about."""
+
+    name: str
+    file: str
+    ranges: bool
+    never: bool = False
 
 
-def configuration(prefix: str, ipv4: str, ipv6: str) -> bytes:
+def geo_ranges(ranges: Iterable[Range]) -> Iterator[str]:
+    """The lines of a `geo` with `ranges`, from merged IPv4 ranges."""
+    half = halves()
+    for a, b in ranges:
+        yield f"{half[a >> 16]}.{half[a & 65535]}-{half[b >> 16]}.{half[b & 65535]} 1;\n"
+
+
+def geo_cidrs(ranges: Iterable[Range]) -> Iterator[str]:
+    """The lines of a `geo` without `ranges`, from merged IPv6 ranges."""
+    return (f"{cidr} 1;\n" for first, last in ranges for cidr in cidrs(IPV6, first, last))
+
+
+@cache
+def halves() -> tuple[str, ...]:
+    """The text of every half of an IPv4 address: formatting a million of them takes a third of the time."""
+    return tuple(f"{value >> 8}.{value & 255}" for value in range(65536))
+
+
+def configuration(prefix: str, geos: Sequence[Geo]) -> bytes:
     """The include for `http {}`; it defines `$PREFIX_blocked`, 1 for a blocked client and 0 for any other.
 
-    Args:
-        prefix: how the variables' names begin.
-        ipv4: how nginx names the file of `geo_ranges`.
-        ipv6: how nginx names the file of `geo_cidrs`.
+    Each list has variables of its own, so that a change of one leaves the files of all others as they are.
+    A variable is empty for an address that its list does not name; what is never blocked comes first.
     """
-    return f"""\
-geo ${prefix}_v4 {{
-    ranges;
+    blocks = "".join(_geo(prefix, geo) for geo in geos)
+    ordered = sorted(geos, key=lambda geo: not geo.never)
+    joined = "".join(f"${prefix}_{geo.name}" for geo in ordered)
+    return f"""{blocks}map "{joined}" ${prefix}_blocked {{
     default 0;
-    include {ipv4};
-}}
-geo ${prefix}_v6 {{
-    default 0;
-    include {ipv6};
-}}
-map "${prefix}_v4${prefix}_v6" ${prefix}_blocked {{
-    default 0;
-    "10" 1;
-    "01" 1;
+    ~^1 1;
 }}
 """.encode()
+
+
+def _geo(prefix: str, geo: Geo) -> str:
+    ranges = "    ranges;\n" if geo.ranges else ""
+    return f'geo ${prefix}_{geo.name} {{\n{ranges}    default "";\n    include {geo.file};\n}}\n'

@@ -14,7 +14,8 @@ IPV4, IPV6 = "blacklist/ipv4.ranges", "blacklist/ipv6.cidrs"
 
 def bench(**options: object) -> HandlerBench:
     """A node that has started, with an empty list."""
-    made = HandlerBench(IPBlacklist, options, now=1000.0)
+    # Whatever addresses this machine has, the test's own are none of them.
+    made = HandlerBench(IPBlacklist, {"never_block_node": False} | options, now=1000.0)
     made.initial()
     return made
 
@@ -53,7 +54,7 @@ def test_add_and_remove() -> None:
     )
 
     assert enforced(node) == ["192.0.2.0-192.0.2.254", "2001:db8::/32"]
-    assert node.store["gauges"] == {"blacklist_entries": 4}
+    assert node.store["gauges"]["blacklist_entries"] == 4
 
 
 def test_the_same_event_again() -> None:
@@ -145,12 +146,14 @@ def test_entries_say_which_event() -> None:
 
 def test_prefix_of_the_variables() -> None:
     """The operator chooses how the variables begin."""
-    assert b'map "$edge_v4$edge_v6" $edge_blocked {' in bench(prefix="edge").files[CONF]
+    conf = bench(prefix="edge").files[CONF]
+
+    assert b'map "$edge_never_v4$edge_never_v6$edge_v4$edge_v6" $edge_blocked {' in conf
 
 
 def test_other_changes_are_refused() -> None:
     """A list by reference is not an event's operation; a KV key is refused."""
-    with pytest.raises(PermanentError, match="takes events"):
+    with pytest.raises(PermanentError, match="takes events and services"):
         bench().handle(key("blocked", "192.0.2.1"))
 
 
