@@ -24,6 +24,7 @@ from tests.servers.tls import Certificate
 from tests.servers.waiting import wait_until
 
 _MAIN = """\
+{main}
 daemon off;
 worker_processes {workers};
 worker_shutdown_timeout {shutdown_timeout};
@@ -105,9 +106,9 @@ class Nginx:
 
     # ------------------------------------------------------------------ configuration
 
-    def configure(self, *, http: str = "", server: str = "") -> None:
-        """Write nginx.conf anew, with directives added to the http block and to its server."""
-        self.conf.write_text(_MAIN.format(**self._values, http=http, server=server))
+    def configure(self, *, http: str = "", server: str = "", main: str = "") -> None:
+        """Write nginx.conf anew, with directives added to the http block, to its server, and at the top."""
+        self.conf.write_text(_MAIN.format(**self._values, http=http, server=server, main=main))
 
     def break_configuration(self) -> None:
         """Make nginx.conf invalid, as an operator's typing error does; `configure` mends it."""

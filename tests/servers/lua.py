@@ -1,0 +1,84 @@
+"""An nginx in which `config/nginx/dynamic_upstream.lua` balances the upstreams of its tree."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from http.client import HTTPConnection
+from pathlib import Path
+
+import urllib3
+
+from tests.servers.nginx import Nginx
+from tests.servers.ports import free_port
+
+LUA = Path(__file__).parents[2] / "config" / "nginx"
+MODULES = Path("/usr/lib/nginx/modules")
+_MAIN = f"load_module {MODULES}/ndk_http_module.so;\nload_module {MODULES}/ngx_http_lua_module.so;\n"
+
+
+class LuaNginx:
+    """Gives an nginx, not yet started, the shipped snippet, and `/via/ZONE` for each upstream named."""
+
+    def __init__(self, nginx: Nginx, *zones: str, location: str = "") -> None:
+        self.nginx = nginx
+        for directory in (nginx.directory, nginx.directory.parent):  # the workers read the upstreams' files
+            directory.chmod(0o755)
+        self.port = free_port(nginx.address)
+        self.zones = zones
+        upstreams = nginx.tree / "current" / "upstreams"
+        http = (LUA / "dynamic-upstream.conf").read_text()
+        for shipped, here in (
+            ("/etc/nginx/lua", LUA),
+            ("/etc/nginx/agentd/current/upstreams", upstreams),
+            ("127.0.0.1:9522", f"{nginx.address}:{self.port}"),
+        ):
+            assert shipped in http
+            http = http.replace(shipped, str(here))
+        server = "".join(
+            f"location = /via/{zone} {{ proxy_pass http://{zone}; proxy_connect_timeout 1s; {location} }}\n"
+            for zone in zones
+        )
+        nginx.configure(main=_MAIN, http=http, server=server)
+
+    @property
+    def interface(self) -> str:
+        """As the handler's option wants it."""
+        return f"http://{self.nginx.address}:{self.port}/dynamic"
+
+    def seed(self, *servers: str, zone: str = "api", keepalive: int = 0) -> None:
+        """Make a generation by hand, with one upstream of these servers."""
+        generations = self.nginx.tree / "generations"
+        number = len(list(generations.iterdir())) if generations.exists() else 0
+        made = generations / f"{number:06}"
+        (made / "upstreams").mkdir(parents=True)
+        (made / "agentd.conf").write_text("include agentd/current/*/*.conf;\n")
+        lines = "".join(f"    server {server};\n" for server in servers)
+        more = f"    keepalive {keepalive};\n" if keepalive else ""
+        (made / "upstreams" / f"{zone}.conf").write_text(
+            f"upstream {zone} {{\n{lines}"
+            f'    balancer_by_lua_block {{ require("dynamic_upstream").balance("{zone}") }}\n{more}}}\n'
+        )
+        flip = self.nginx.tree / "flip"
+        flip.symlink_to(f"generations/{number:06}")
+        flip.replace(self.nginx.tree / "current")
+
+    def start(self) -> LuaNginx:
+        """Start nginx."""
+        self.nginx.start()
+        return self
+
+    def ask(self, query: str) -> tuple[int, str]:
+        """GET the interface with a query as it stands; status and body."""
+        # Not by urllib3, which would encode what the interface does not decode.
+        with closing(HTTPConnection(self.nginx.address, self.port, timeout=5)) as connection:
+            connection.request("GET", f"/dynamic?{query}")
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    def via(self, count: int = 1, zone: str = "api") -> list[str]:
+        """Who answered that many requests, one after the other; a status where it was not 200."""
+        with urllib3.HTTPConnectionPool(
+            self.nginx.address, self.nginx.port, timeout=10, retries=False
+        ) as pool:
+            answers = [pool.request("GET", f"/via/{zone}") for _ in range(count)]
+        return [answer.data.decode() if answer.status == 200 else str(answer.status) for answer in answers]
