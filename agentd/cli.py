@@ -261,6 +261,41 @@ def _add_least(parser: Parser) -> None:
     )
 
 
+def _rolling(parser: Parser) -> None:
+    parser.takes_command = True
+    parser.usage = (
+        "%(prog)s [-h] --upstream NAME --on SERVICE --servers SERVICE [--batch N|N%%] [--max-failures K]"
+        " [...] -- COMMAND {address}"
+    )
+    parser.epilog = "In the command {address}, {port} and {host} (the node's name) are the server's."
+    _add_balancers(parser)
+    _add_least(parser)
+    parser.add_argument(
+        "--servers", type=_word, required=True, metavar="SERVICE", help="service of the servers in Consul"
+    )
+    parser.add_argument(
+        "--batch", type=_batch, default="1", metavar="N|N%", help="so many servers at a time (1)"
+    )
+    parser.add_argument(
+        "--max-failures", type=_number, default=0, metavar="K", help="go on after so many failures (0)"
+    )
+    parser.add_argument(
+        "--command-timeout", type=_seconds, default=3600.0, metavar="T", help="of the command (1h)"
+    )
+    parser.add_argument(
+        "--wait", type=_seconds, default=300.0, metavar="T", help="for Consul to say that it passes (5m)"
+    )
+    parser.add_argument(
+        "--settle", type=_seconds, default=0.0, metavar="T", help="so long it must have passed (0s)"
+    )
+    parser.add_argument(
+        "--lock", type=_prefix, metavar="PREFIX", help="lock and record in KV (agentd/rolling/NAME)"
+    )
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", action="store_true", help="go on with one that did not end")
+    earlier.add_argument("--restart", action="store_true", help="begin anew after one that did not end")
+
+
 def _import_watches(parser: Parser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
@@ -285,6 +320,7 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
     "handlers": ("list the installed handlers and their options", _handlers),
     "nodes": ("list the addresses of a service's instances", _nodes),
     "upstream": ("list or change the servers of an upstream on all load balancers at once", _upstream),
+    "rolling": ("deploy to one server after the other, each out of use meanwhile", _rolling),
     "lock": ("run a command while holding a lock of the cluster, as `consul lock` does", _lock),
     "import-watches": ("turn the watches of a Consul agent into handlers, as YAML", _import_watches),
 }
@@ -309,6 +345,15 @@ def _server(text: str) -> str:
     from agentd.fleet.dynamic_upstream import check_server  # noqa: PLC0415 (only two commands need it)
 
     return _checked(check_server, text)
+
+
+def _batch(text: str) -> object:
+    from agentd.fleet.rolling import parse_batch  # noqa: PLC0415 (likewise)
+
+    try:
+        return parse_batch(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _upstream_name(text: str) -> str:
