@@ -296,6 +296,34 @@ def _rolling(parser: Parser) -> None:
     earlier.add_argument("--restart", action="store_true", help="begin anew after one that did not end")
 
 
+def _blacklist(parser: Parser) -> None:
+    parser.add_argument("--handler", type=_word, metavar="H", help="this one, if several are configured")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    _add_changes(verbs)
+    for verb in verbs.choices.values():
+        _add_wait(verb)
+    verbs.add_parser("list", help="show entries, lists and feeds")
+    why = verbs.add_parser("why", help="say whether an address is blocked, and by what")
+    why.add_argument("address", type=_word, metavar="ADDRESS", help="an address or CIDR")
+    for verb in verbs.choices.values():
+        _add_common(verb, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
+
+
+def _add_changes(verbs: argparse._SubParsersAction[Parser]) -> None:
+    add = verbs.add_parser("add", help="block an address or CIDR")
+    add.add_argument("cidr", type=_word, metavar="CIDR")
+    add.add_argument("ttl", type=_word, nargs="?", metavar="TTL", help="such as 10m; else for good")
+    add.add_argument("--reason", type=_word, metavar="TEXT", help="why, for those who ask later")
+    remove = verbs.add_parser("remove", help="let an address or CIDR through, whatever blocked it")
+    remove.add_argument("cidr", type=_word, metavar="CIDR")
+    load = verbs.add_parser("load", help="replace a list by what its reference leads to")
+    load.usage = "%(prog)s [-h] [--force] [--wait T] [LIST] [REFERENCE [sha256:HEX]]"
+    load.add_argument("source", type=_word, nargs="+", metavar="WORD", help="list, reference, or both")
+    load.add_argument("--force", action="store_true", help="override the guards, this once")
+    clear = verbs.add_parser("clear", help="empty a list; `entries` are those that were added")
+    clear.add_argument("name", type=_word, metavar="LIST")
+
+
 def _import_watches(parser: Parser) -> None:
     parser.add_argument(
         "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
@@ -318,6 +346,7 @@ _COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
     "replay": ("hand a change to its handler once more", _replay),
     "fire": ("fire a user event", _fire),
     "handlers": ("list the installed handlers and their options", _handlers),
+    "blacklist": ("show what is blocked and why, or change it on this node", _blacklist),
     "nodes": ("list the addresses of a service's instances", _nodes),
     "upstream": ("list or change the servers of an upstream on all load balancers at once", _upstream),
     "rolling": ("deploy to one server after the other, each out of use meanwhile", _rolling),

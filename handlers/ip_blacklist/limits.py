@@ -124,16 +124,12 @@ def _sizes(options: ListOptions, report: Report) -> Iterator[tuple[str, str]]:
     if report.ipv4_addresses > options.most_addresses:
         yield (
             "addresses",
-            (
-                f"{report.ipv4_addresses} IPv4 addresses are more than most_addresses, {options.most_addresses}"
-            ),
+            (f"{report.ipv4_addresses} IPv4 addresses, more than most_addresses, {options.most_addresses}"),
         )
     if report.ipv6_networks > options.most_networks:
         yield (
             "addresses",
-            (
-                f"{report.ipv6_networks} IPv6 /64 networks are more than most_networks, {options.most_networks}"
-            ),
+            (f"{report.ipv6_networks} IPv6 /64 networks, more than most_networks, {options.most_networks}"),
         )
 
 

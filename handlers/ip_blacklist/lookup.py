@@ -1,4 +1,4 @@
-"""Looks a block up in a sorted file of ranges as nginx reads it, by bisection: it reads 20 lines of a million."""
+"""Looks a block up in a sorted file of ranges as nginx reads it, by bisection: 20 lines of a million."""
 
 from __future__ import annotations
 
