@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import structlog
 from hypothesis import settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
@@ -24,3 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_ROOT / "tests" / "integration"):
             item.add_marker(pytest.mark.integration)
+
+
+@pytest.fixture(autouse=True)
+def _default_log() -> None:
+    """Each test begins with structlog as it comes, whatever a command configured in the test before it."""
+    structlog.reset_defaults()
