@@ -2,8 +2,8 @@
 
     manifest, template   what is asked for, in Stretcher's format
     options              what the configuration allows of it
-    unpack               a program of its own: archive -> directory. `archive` opens it, `members` says what may be
-                         in it, `links` where symbolic links lead, and `tree` cannot write elsewhere
+    unpack               a program of its own, archive -> directory: `archive` opens it, `members` says what
+                         may be in it, `links` where its links lead, and `tree` cannot write elsewhere
     sync                 that directory -> what `dest` is to be, by rsync's rules where files are excluded
     staging, exchange    the place beside `dest`, and the one rename that makes the new directory `dest`
     commands             pre, post, success and failure, and the log that the last two read

@@ -6,7 +6,8 @@
 
 Without excludes both are the unpacked tree itself, and nothing is copied. With them rsync decides what a
 pattern means, on hard links: `dest`'s files are linked into a new directory, rsync removes from it what is
-not excluded, and links the archive's files into it. A log that is written to stays the same file.
+not excluded, and links the archive's files into it. A log that is written to stays the same file. A file of
+the same size and time as before is replaced, too: rsync by itself would not look at what is in it.
 """
 
 from __future__ import annotations
