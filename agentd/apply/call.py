@@ -53,7 +53,6 @@ class _Runner:
                 self._results.put((call(), None))
             except BaseException as raised:  # noqa: BLE001 (carried to the caller's thread, whatever it is)
                 self._results.put((None, raised))
-            del call  # with it goes its batch, and what that holds on disk
             del call  # it holds the batch, which is to go with all that it staged and fetched
 
 
