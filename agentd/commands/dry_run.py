@@ -25,7 +25,7 @@ from agentd.report import log
 from agentd.report.redaction import digest
 from agentd.watch.changes import Change, Timer
 
-_WORLD_READS: Final = 0o004
+_WORLD_READS: Final = 0o044
 _COLOURS: Final[dict[str, Colour]] = {"+": "green", "-": "red"}
 _LARGEST: Final = 256 * 1024  # bytes of a file that is compared line by line
 
