@@ -76,9 +76,8 @@ def test_what_is_not_there_is_refused(store: ObjectStore, options: dict[str, Any
 
 
 @pytest.mark.parametrize("store", ["s3"], indirect=True)  # the emulator of the other knows no conditions
-def test_an_object_that_did_not_change_is_not_fetched_again(
-    store: ObjectStore, options: dict[str, Any], directory: Path
-) -> None:
+@pytest.mark.usefixtures("store")
+def test_an_object_that_did_not_change_is_not_fetched_again(options: dict[str, Any], directory: Path) -> None:
     """By its ETag."""
     fetch = new_fetcher(directory, "s3://feeds", **options)
     first = fetch.if_changed("s3://feeds/lists/drop.txt", Known())
