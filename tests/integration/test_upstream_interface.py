@@ -10,7 +10,7 @@ import pytest
 import urllib3
 
 from tests.integration.conftest import missing
-from tests.servers.backends import Backend
+from tests.servers.backend import Backend
 from tests.servers.lua import MODULES, LuaNginx
 from tests.servers.nginx import Nginx
 from tests.servers.waiting import wait_until

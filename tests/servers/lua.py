@@ -21,8 +21,9 @@ class LuaNginx:
 
     def __init__(self, nginx: Nginx, *zones: str, location: str = "") -> None:
         self.nginx = nginx
-        for directory in (nginx.directory, nginx.directory.parent):  # the workers read the upstreams' files
-            directory.chmod(0o755)
+        for directory in (nginx.directory, *nginx.directory.parents):  # the workers read the upstreams' files
+            if directory.stat().st_mode & 0o005 == 0:
+                directory.chmod(0o755)
         self.port = free_port(nginx.address)
         self.zones = zones
         upstreams = nginx.tree / "current" / "upstreams"
