@@ -15,6 +15,7 @@ import io
 import json
 import os
 import resource
+import signal
 import sys
 import tarfile
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from handlers.deploy.tree import Tree
 
 REFUSED: Final = 65
 FAILED: Final = 75
+_PR_SET_PDEATHSIG: Final = 1
 _MEMORY: Final = 512 << 20
 """Address space of this program: a header may claim any length, and tarfile believes it."""
 
@@ -109,6 +111,12 @@ def _settle(root: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def confine() -> None:
+    """Bound the memory of this process, and have it end with the daemon even if that is killed (prctl(2))."""
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Unpack as the arguments say; print what came of it."""
     parser = argparse.ArgumentParser(prog="unpack", allow_abbrev=False)
@@ -138,5 +146,5 @@ def _answer(what: dict[str, object], status: int) -> int:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    confine()
     sys.exit(main())
