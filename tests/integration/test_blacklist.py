@@ -1,0 +1,158 @@
+"""Blacklists in the real daemon and the real nginx: whom it refuses, and whom it does not."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.servers.fleet import BLACKLIST_EVENT, Node, main_job
+from tests.servers.waiting import wait_until
+
+NewNode = Callable[..., Node]
+LARGE = (
+    110_000  # lines; above 100,000 nginx keeps a binary copy beside the file, which it may trust for too long
+)
+
+
+@pytest.fixture
+def node(new_node: NewNode, suffix: str, directory: Path) -> Node:
+    """A node that may load lists from a directory of its own, and whose addresses the tests leave alone."""
+    handlers = main_job(interval="0s", suffix=suffix)
+    handlers["blacklist"]["options"] = {
+        "never_block": ["203.0.113.99"],
+        "lists": {"drop": {"reference": f"file:{directory}/drop"}},
+    }
+    (directory / "drop").write_text("203.0.113.0/24\n")
+    settings = {"sources": {"allow": [f"file:{directory}/"]}}
+    return new_node(handlers=handlers, settings=settings).start()
+
+
+def statuses(node: Node, *clients: str) -> list[int]:
+    """What each client is answered."""
+    return [node.nginx.get(client=client)[0] for client in clients]
+
+
+def fire(node: Node, suffix: str, *lines: str) -> dict[str, object]:
+    """Fire lines and wait for their outcome."""
+    return node.outcome(node.fire(BLACKLIST_EVENT + suffix, "\n".join(lines).encode()))
+
+
+def large(first: int) -> str:
+    """Every other address from 9.FIRST.0.0 on, so that no two of them merge."""
+    begin = (9 << 24) + (first << 16)
+    values = range(begin, begin + 2 * LARGE, 2)
+    return "".join(f"{v >> 24}.{v >> 16 & 255}.{v >> 8 & 255}.{v & 255}\n" for v in values)
+
+
+def test_every_step_on_a_large_list(node: Node, suffix: str, directory: Path) -> None:
+    """After load, load, add, remove, expiry and rollback just the right neighbours are refused."""
+    seen = []
+    (directory / "drop").write_text(large(0))
+    fire(node, suffix, "load drop")
+    seen.append(statuses(node, "9.0.0.8", "9.0.0.9", "9.100.0.8"))
+    (directory / "drop").write_text(large(100))
+    fire(node, suffix, "load drop")
+    loaded = node.generation
+    seen.append(statuses(node, "9.0.0.8", "9.100.0.8", "9.100.0.9"))
+    fire(node, suffix, "add 9.100.0.9 3s # for a moment")
+    seen.append(statuses(node, "9.100.0.9", "9.100.0.11"))
+    fire(node, suffix, "remove 9.100.0.8")
+    seen.append(statuses(node, "9.100.0.6", "9.100.0.8", "9.100.0.10"))
+    wait_until(lambda: statuses(node, "9.100.0.9") == [200], "the entry to expire")
+    seen.append(statuses(node, "9.100.0.10", "9.100.0.8"))
+    assert node.agentd.command("rollback", str(loaded)).returncode == 0
+    wait_until(lambda: statuses(node, "9.100.0.8") == [403], "the rollback to be served")
+    seen.append(statuses(node, "9.100.0.9", "9.0.0.8"))
+
+    assert seen == [
+        [403, 200, 200],
+        [200, 403, 200],
+        [403, 200],
+        [403, 200, 403],
+        [403, 200],
+        [200, 200],
+    ]
+
+
+def test_expiry_is_on_time(node: Node, suffix: str) -> None:
+    """Entries that end together go in one commit, within a second of their end."""
+    fire(node, suffix, "add 198.51.100.1 2s\nadd 198.51.100.3 2s\n198.51.100.5")
+    entries = node.read("blacklist/entries.tsv").decode().splitlines()[1:]
+    end = min(float(line.split("\t")[2]) for line in entries if line.split("\t")[2] != "-")
+    generation = node.generation
+
+    wait_until(lambda: statuses(node, "198.51.100.1", "198.51.100.3") == [200, 200], "the expiry", pause=0.02)
+    late = time.time() - end
+
+    assert 0 <= late < 1
+    assert statuses(node, "198.51.100.5") == [403]
+    assert node.generation == generation + 1
+
+
+def test_what_a_guard_refuses_leaves_last_good(node: Node, suffix: str, directory: Path) -> None:
+    """A list that came empty changes nothing, and is told and counted; --force overrides it."""
+    fire(node, suffix, "load drop")
+    (directory / "drop").write_text("# cut short\n")
+
+    refused = fire(node, suffix, "load drop # again")
+    during = statuses(node, "203.0.113.5", "203.0.113.99")
+    wait_until(
+        lambda: 'blacklist_refused_empty{handler="blacklist"} 1.0' in node.agentd.get("/metrics")[1],
+        "the metric",
+    )
+    forced = node.agentd.command("blacklist", "load", "--force", "drop")
+
+    assert (refused["outcome"], refused["reason"]) == (
+        "refused",
+        "list drop: it is empty; `empty: true` permits that, `clear` empties it",
+    )
+    assert during == [403, 200]
+    assert (forced.returncode, statuses(node, "203.0.113.5")) == (0, [200]), forced.stdout + forced.stderr
+    listed = json.loads(node.agentd.command("blacklist", "list", "--json").stdout)
+    assert listed["lists"][0]["overrode"] == [refused["reason"]]
+
+
+def test_the_command_line_adds_tells_why_and_removes(node: Node) -> None:
+    """What the command line adds is refused at once; `why` names it, and `remove` ends it."""
+    added = node.agentd.command("blacklist", "add", "198.51.100.7", "--reason", "a scan")
+    during = statuses(node, "198.51.100.7", "198.51.100.6")
+    why = node.agentd.command("blacklist", "why", "198.51.100.7")
+    removed = node.agentd.command("blacklist", "remove", "198.51.100.7")
+
+    assert [added.returncode, why.returncode, removed.returncode] == [0, 0, 0]
+    assert during == [403, 200]
+    assert "a scan" in why.stdout
+    assert "cli-" in why.stdout
+    assert statuses(node, "198.51.100.7") == [200]
+
+
+def test_a_reference_beyond_the_fence_is_refused(node: Node, suffix: str) -> None:
+    """Whoever fires an event cannot have a file of this machine read."""
+    entry = fire(node, suffix, "load drop file:/etc/hostname")
+
+    assert entry["outcome"] == "refused"
+    assert "sources.allow" in str(entry["reason"])
+
+
+def test_a_feed_comes_and_fails_visibly(new_node: NewNode, suffix: str, directory: Path) -> None:
+    """A feed is in force without any event; when it fails, last good stays, and history and metrics tell."""
+    feed = directory / "feed"
+    feed.write_text("# Entries : 2 subnets\n198.51.100.0/25\n198.51.100.200\n")
+    handlers = main_job(interval="0s", suffix=suffix)
+    handlers["blacklist"]["options"] = {"lists": {"feed": {"reference": f"file:{feed}", "every": "2s"}}}
+    node = new_node(handlers=handlers, settings={"sources": {"allow": [f"file:{directory}/"]}}).start()
+    wait_until(lambda: statuses(node, "198.51.100.200") == [403], "the feed")
+
+    feed.write_text("# Entries : 2 subnets\n198.51.100.0/25\n")
+    reason = wait_until(
+        lambda: next((e["reason"] for e in node.history("blacklist") if e["outcome"] == "refused"), ""),
+        "the refusal",
+    )
+
+    assert reason == "feed feed: list feed: it says that it has 2 entries and has 1: it was cut short"
+    assert statuses(node, "198.51.100.200", "198.51.100.201") == [403, 200]
+    assert 'blacklist_feeds_failing{handler="blacklist"} 1.0' in node.agentd.get("/metrics")[1]
