@@ -263,6 +263,14 @@ class CoreMachine(RuleBasedStateMachine):
             assert self.stand.committer.ledger.current() == self.stand.tree.current
 
     @invariant()
+    def nobody_fails_for_the_faults_of_others(self) -> None:
+        """What needs no proof fails by itself, by the check, or by the operator's hand."""
+        if hasattr(self, "received"):
+            ended = [row for row in self.rows() if row["handler"] == "quiet" and row["outcome"] == "failed"]
+            sound = [row for row in ended if self.received[row["id"].partition("#")[0]] == ""]
+            assert {row["reason"] for row in sound} <= {"by hand"}
+
+    @invariant()
     def nothing_is_reported_twice(self) -> None:
         """An outcome is told at most once."""
         if hasattr(self, "received"):

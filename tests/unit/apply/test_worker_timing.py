@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from agentd.apply.worker import IDLE
-from agentd.errors import PermanentError, TemporaryError
+from agentd.errors import TemporaryError
 from agentd.handler import Change, Context
 from tests.unit.apply.stand import Prover, Pulse, Scribe, Stand, event, settle
 
@@ -167,7 +167,7 @@ def test_a_failing_due_is_asked_again_later_and_holds_nothing_back(stand: Stand)
     class Broken(Timer):
         def due(self, now: float, context: Context) -> float | None:
             super().due(now, context)
-            raise PermanentError("no clock")
+            raise ValueError("a bug")
 
     broken = Broken()
     worker = stand.worker(broken)
