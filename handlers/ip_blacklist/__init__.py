@@ -22,7 +22,7 @@ from agentd.handler import (
     ServiceState,
     TemporaryError,
 )
-from handlers.ip_blacklist import answers, entries, render
+from handlers.ip_blacklist import answers, entries, outputs, render
 from handlers.ip_blacklist.entries import Entries
 from handlers.ip_blacklist.feeds import Feeds
 from handlers.ip_blacklist.guards import Guards
@@ -230,7 +230,19 @@ class IPBlacklist(Handler):
             if loaded.report["ipv6_cidrs"]:
                 geos.append(Geo(f"list_{name}_v6", files.reference(path(name, "ipv6")), ranges=False))
         files.write(_INCLUDE, render.configuration(self.options.prefix, geos))
+        self._write_outputs(context, never)
         self._gauge(context)
+
+    def _write_outputs(self, context: Context, never: dict[int, list[Range]]) -> None:
+        names = list(self._lists(context).loaded())
+        outputs.stage(
+            context,
+            self.options.outputs,
+            [_IPV4, *(path(name, "ipv4") for name in names)],
+            [_IPV6, *(path(name, "ipv6") for name in names)],
+            {bits: merge([*never[bits], *self._guards.never(bits)]) for bits in never},
+        )
+        outputs.check_deny(context, self.options.outputs, self.options.most_deny)
 
     def _never(self, context: Context) -> dict[int, list[Range]]:
         """What is known only now: the addresses of this node and of the services that it must serve."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from handlers.ip_blacklist.guards import UNROUTED, Guards
 from handlers.ip_blacklist.limits import ListOptions
 from handlers.ip_blacklist.lookup import overlaps
 from handlers.ip_blacklist.ranges import IPV4, IPV6, Block, Range, merge
+from handlers.ip_blacklist.union import UnionJob
 
 _MODE: Final = 0o640
 _INLINE: Final = 256 * 1024  # bytes; below it a program takes longer to start than to do the work
@@ -58,6 +59,17 @@ class Loaded:
     def entries(self) -> int:
         """How many entries it has."""
         return int(self.report["entries"])
+
+
+def is_small(context: Context, files: Iterable[Path]) -> bool:
+    """Whether the work on these files is done here. A dry run starts no program; it is one itself."""
+    return context.dry_run or sum(file.stat().st_size for file in files) < _INLINE
+
+
+def run_child(context: Context, kind: str, job: Job | UnionJob) -> None:
+    """Have a program do the work. Raises TemporaryError if it fails."""
+    argv = [sys.executable, "-I", "-m", "handlers.ip_blacklist.child", kind]
+    context.run(argv, stdin=json.dumps(asdict(job)).encode())
 
 
 def path(name: str, part: str) -> str:
@@ -170,11 +182,9 @@ class Lists:
             yield Path(made), self._compile(job)
 
     def _compile(self, job: Job) -> Report:
-        # A dry run starts no program; it is one itself.
-        if Path(job.source).stat().st_size < _INLINE or self._context.dry_run:
+        if is_small(self._context, [Path(job.source)]):
             return bulk.compile_list(job)
-        argv = [sys.executable, "-I", "-m", "handlers.ip_blacklist.child"]
-        self._context.run(argv, stdin=json.dumps(asdict(job)).encode())
+        run_child(self._context, "compile", job)
         return Report.read(Path(job.directory))
 
     def _holes(self, bits: int, removed: Sequence[Sequence[int]]) -> list[Range]:

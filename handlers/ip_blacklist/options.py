@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 
 from agentd.handler import HandlerOptions
 from handlers.ip_blacklist.limits import NAME, ListOptions
-from handlers.ip_blacklist.outputs import OutputOptions
 from handlers.ip_blacklist.ranges import parse_cidr
+from handlers.ip_blacklist.union import Output
 
 DEFAULT = "default"
 """The list that `load` means if it names none; it is there without being configured."""
@@ -50,8 +50,12 @@ class BlacklistOptions(HandlerOptions):
         {},
         description="Named lists, each replaced as a whole by `load` or by schedule, with guards of its own.",
     )
-    outputs: OutputOptions = Field(
-        OutputOptions(), description="What is written besides nginx's `geo` files."
+    outputs: tuple[Output, ...] = Field(
+        (),
+        description="What is written besides nginx's `geo` files: deny, nftables, ipset, haproxy.",
+    )
+    most_deny: int = Field(
+        20_000, ge=1, description="Most `deny` lines: nginx compares each of them with every request."
     )
     prefix: str = Field(
         "agentd",

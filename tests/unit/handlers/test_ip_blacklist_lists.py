@@ -246,7 +246,7 @@ def test_a_large_list_is_compiled_by_a_program() -> None:
     with pytest.raises(TemporaryError, match="no memory"):
         load(node, b"192.0.2.1\n" * 30_000)
 
-    assert node.runs[0].argv[1:] == ("-I", "-m", "handlers.ip_blacklist.child")
+    assert node.runs[0].argv[1:] == ("-I", "-m", "handlers.ip_blacklist.child", "compile")
 
 
 # ---------------------------------------------------------------- feeds
