@@ -1,64 +1,39 @@
-"""Servers behind a load balancer: each says who it is, can be stopped, and counts what it is asked."""
+"""HTTP servers on loopback that answer with their own address and port."""
 
 from __future__ import annotations
 
 import threading
-import time
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tests.servers.ports import free_port
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Say who we are."""
+        host, port = self.request.getsockname()
+        body = f"{host}:{port}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (http.server's name)
+        """Say nothing."""
 
 
-class Backend:
-    """One HTTP server on loopback that answers its port.
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
 
-    Attributes:
-        asked: how many requests came.
-        delay: seconds before each answer.
-        status: of each answer.
-    """
 
-    def __init__(self, host: str = "127.0.0.1", port: int | None = None) -> None:
-        self.host = host
-        self.port = port or free_port(host)
-        self.asked = 0
-        self.delay = 0.0
-        self.status = 200
-        self._server: ThreadingHTTPServer | None = None
-
-    @property
-    def address(self) -> str:
-        """As nginx has it."""
-        return f"{self.host}:{self.port}"
-
-    def start(self) -> Backend:
-        """Listen and answer, in a thread."""
-        backend = self
-
-        class Answer(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                backend.asked += 1
-                if backend.delay:
-                    time.sleep(backend.delay)
-                body = str(backend.port).encode()
-                self.send_response(backend.status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's own name)
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer((self.host, self.port), Answer)
-        self._server.daemon_threads = True
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def stop(self) -> None:
-        """Refuse connections from now on."""
-        if self._server:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+def start_backend(stack: ExitStack, host: str = "127.0.0.1", port: int = 0) -> str:
+    """Start one and return HOST:PORT; `stack` stops it."""
+    server = _Server((host, port), _Answer)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    stack.callback(thread.join, 5)
+    stack.callback(server.server_close)
+    stack.callback(server.shutdown)
+    return f"{host}:{server.server_address[1]}"

@@ -27,6 +27,7 @@ class ConsulAgent:
         join: an agent already running; without one this agent is a server and leads by itself.
         server: whether an agent that joins is a server too (a client otherwise).
         acl: default policy deny; `token` becomes a management token at the first start.
+        dns: the port of its DNS server; none by default.
         extra: more of the agent's own configuration, merged over ours at the top level.
     """
 
@@ -39,6 +40,7 @@ class ConsulAgent:
         join: ConsulAgent | None = None,
         server: bool = False,
         acl: bool = False,
+        dns: int | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
         self.directory = directory
@@ -48,6 +50,7 @@ class ConsulAgent:
         self.token: str | None = join.token if join else None
         names = ("http", "serf_lan", "server")
         self.ports = {name: free_port(address) for name in names}
+        self.ports |= {} if dns is None else {"dns": dns}
         self._http = self._connections()
         configuration = directory / "consul.json"
         configuration.write_text(json.dumps(self._configuration(join, server=server) | dict(extra or {})))
