@@ -49,6 +49,8 @@ class Crew:
             queries = {str(on.query()) for on in handler.entry.on}
             self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
         self._sources.sweep()
+        if not self._provers:  # nobody is left who could: what waits for a proof would wait for ever
+            self._committer.prove(self._committer.tree.current)
         for worker in self._workers.values():
             worker.start()
         self._founding.start()

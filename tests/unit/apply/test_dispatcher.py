@@ -1,0 +1,114 @@
+"""From a snapshot to the mailboxes: who gets what, and what is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import pytest
+
+from agentd.apply.dispatcher import Dispatcher, Route
+from agentd.errors import JournalError
+from agentd.handler import Change
+from agentd.watch.client import Answer
+from agentd.watch.query import Snapshot
+from tests.unit.apply.stand import Stand, event, state
+
+ROUTES = (
+    Route("deploys", "event", "deploy"),
+    Route("all", "event", "*"),
+    Route("all", "event", "deploy"),
+    Route("site", "key:site"),
+)
+
+
+class Tally:
+    """Counts, and remembers who was woken."""
+
+    def __init__(self) -> None:
+        self.came: list[str] = []
+        self.lost = 0
+        self.woken: set[str] = set()
+
+    def received(self, change: Change) -> None:
+        """See `dispatcher.Count`."""
+        self.came.append(change.id)
+
+    def missed(self, events: int) -> None:
+        """See `dispatcher.Count`."""
+        self.lost += events
+
+    def wake(self, names: Collection[str]) -> None:
+        """Remember them."""
+        self.woken |= set(names)
+
+
+@pytest.fixture
+def tally() -> Tally:
+    """Nothing counted yet."""
+    return Tally()
+
+
+@pytest.fixture
+def dispatcher(stand: Stand, tally: Tally) -> Dispatcher:
+    """With a few routes."""
+    return Dispatcher(stand.journal, ROUTES, wake=tally.wake, count=tally)
+
+
+def snapshot(*changes: Change, missed: int = 0) -> Snapshot:
+    """One answer of one query."""
+    answer = Answer(200, 1, [change.raw for change in changes])
+    return Snapshot(changes[0].query, 1, changes, answer, missed=missed)
+
+
+def test_an_event_goes_to_those_that_chose_its_name(
+    dispatcher: Dispatcher, stand: Stand, tally: Tally
+) -> None:
+    """Once to each, however often it was chosen."""
+    dispatcher.deliver(snapshot(event("a", name="deploy"), event("b", name="other")))
+
+    assert [entry.id for entry in stand.journal.pending("deploys")] == ["a"]
+    assert [entry.id for entry in stand.journal.pending("all")] == ["a", "b"]
+    assert tally.woken == {"deploys", "all"}
+
+
+def test_a_state_goes_to_those_of_its_query(dispatcher: Dispatcher, stand: Stand, tally: Tally) -> None:
+    """And to no other."""
+    dispatcher.deliver(snapshot(state("x")))
+
+    assert len(stand.journal.pending("site")) == 1
+    assert stand.journal.backlog() == {"site": 1}
+    assert tally.woken == {"site"}
+
+
+def test_only_what_is_new_wakes_and_counts(dispatcher: Dispatcher, stand: Stand, tally: Tally) -> None:
+    """After a restart Consul's whole list comes again."""
+    dispatcher.deliver(snapshot(event("a"), missed=3))
+    tally.woken.clear()
+
+    dispatcher.deliver(snapshot(event("a")))
+
+    assert tally.woken == set()
+    assert tally.came == ["a"]
+    assert tally.lost == 3
+    assert len(stand.journal.pending("all")) == 1
+
+
+def test_what_nobody_takes_is_counted(stand: Stand, tally: Tally) -> None:
+    """But not written down."""
+    Dispatcher(stand.journal, (), wake=tally.wake, count=tally).deliver(snapshot(event("a")))
+
+    assert tally.came == ["a"]
+    assert stand.journal.history() == []
+
+
+def test_what_cannot_be_written_down_is_told_to_the_poller(
+    dispatcher: Dispatcher, stand: Stand, tally: Tally
+) -> None:
+    """Nothing is counted or woken; it asks again."""
+    stand.journal.close()
+
+    with pytest.raises(JournalError):
+        dispatcher.deliver(snapshot(event("a")))
+
+    assert (tally.came, tally.woken) == ([], set())
+    stand.open()
