@@ -135,7 +135,7 @@ def compile_list(job: Job) -> Report:
     left4 = ipv4.over(without(merged(found.ipv4, IPV4), job.holes4), 0)
     left6 = ipv6.over(without(merged(found.ipv6, IPV6), job.holes6), IPV6 - _NETWORK)
     with (directory / IPV4_RANGES).open("w") as out:
-        out.writelines(ipv4.writing(render.geo_ranges(left4)))
+        out.writelines(ipv4.writing(render.geo_ranges(left4, many=True)))
     with (directory / IPV6_CIDRS).open("w") as out:
         out.writelines(ipv6.writing(render.geo_cidrs(left6)))
     return Report(

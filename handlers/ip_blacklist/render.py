@@ -9,7 +9,6 @@ Source: https://nginx.org/en/docs/http/ngx_http_geo_module.html
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
 from handlers.ip_blacklist.ranges import IPV6, Range, cidrs
@@ -24,11 +23,16 @@ class Geo(NamedTuple):
     never: bool = False
 
 
-def geo_ranges(ranges: Iterable[Range]) -> Iterator[str]:
-    """The lines of a `geo` with `ranges`, from merged IPv4 ranges."""
-    half = halves()
+def geo_ranges(ranges: Iterable[Range], *, many: bool = False) -> Iterator[str]:
+    """The lines of a `geo` with `ranges`, from merged IPv4 ranges.
+
+    Args:
+        ranges: merged, ascending.
+        many: whether it pays to make a table of 5 MB first; the daemon's own, short lists must not.
+    """
+    half = [_half(value) for value in range(65536)].__getitem__ if many else _half
     for a, b in ranges:
-        yield f"{half[a >> 16]}.{half[a & 65535]}-{half[b >> 16]}.{half[b & 65535]} 1;\n"
+        yield f"{half(a >> 16)}.{half(a & 65535)}-{half(b >> 16)}.{half(b & 65535)} 1;\n"
 
 
 def geo_cidrs(ranges: Iterable[Range]) -> Iterator[str]:
@@ -36,10 +40,9 @@ def geo_cidrs(ranges: Iterable[Range]) -> Iterator[str]:
     return (f"{cidr} 1;\n" for first, last in ranges for cidr in cidrs(IPV6, first, last))
 
 
-@cache
-def halves() -> tuple[str, ...]:
-    """The text of every half of an IPv4 address: formatting a million of them takes a third of the time."""
-    return tuple(f"{value >> 8}.{value & 255}" for value in range(65536))
+def _half(value: int) -> str:
+    """The text of half an IPv4 address; with a table of all, a million addresses take a third of the time."""
+    return f"{value >> 8}.{value & 255}"
 
 
 def configuration(prefix: str, geos: Sequence[Geo]) -> bytes:
