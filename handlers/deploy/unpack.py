@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import io
 import json
 import os
-import resource
 import signal
 import sys
 import tarfile
@@ -22,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from handlers.deploy.archive import CHUNK, opened
+from handlers.deploy.archive import CHUNK, Source, opened
 from handlers.deploy.links import check_links
 from handlers.deploy.members import Limits, Parts, RefusedArchiveError, members, parts
 from handlers.deploy.tree import Tree
@@ -30,8 +28,8 @@ from handlers.deploy.tree import Tree
 REFUSED: Final = 65
 FAILED: Final = 75
 _PR_SET_PDEATHSIG: Final = 1
-_MEMORY: Final = 512 << 20
-"""Address space of this program: a header may claim any length, and tarfile believes it."""
+_UNREADABLE: Final = (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError)
+"""What tarfile raises when an archive makes no sense, also by a thousand headers for one member."""
 
 
 def unpack(
@@ -47,15 +45,15 @@ def unpack(
     root = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     tree = Tree(root, keep_owner=keep_owner and os.geteuid() == 0)
     try:
-        with opened(archive, limits.size) as source:
-            for path, info in members(source, limits):
-                _place(tree, source, path, info)
+        with opened(archive, limits.size) as (tar, source):
+            for path, info in members(tar, limits):
+                _place(tree, tar, source, path, info)
                 entries, size = entries + 1, size + (info.size if info.isreg() else 0)
         if not outside_links:
             check_links(tree.links)
         tree.finish()
         _settle(root)
-    except (tarfile.TarError, EOFError, ValueError, MemoryError) as error:
+    except _UNREADABLE as error:
         raise RefusedArchiveError(
             f"no tar archive, or a damaged one: {str(error) or type(error).__name__}"
         ) from error
@@ -65,7 +63,7 @@ def unpack(
     return entries, size
 
 
-def _place(tree: Tree, archive: tarfile.TarFile, path: Parts, info: tarfile.TarInfo) -> None:
+def _place(tree: Tree, archive: tarfile.TarFile, source: Source, path: Parts, info: tarfile.TarInfo) -> None:
     if info.isdir():
         tree.directory(path, info)
     elif info.issym():
@@ -73,24 +71,19 @@ def _place(tree: Tree, archive: tarfile.TarFile, path: Parts, info: tarfile.TarI
     elif info.islnk():
         tree.hard_link(path, parts(info.linkname))
     else:
-        tree.file(path, info, lambda descriptor: _fill(archive, info, descriptor))
+        tree.file(path, info, lambda descriptor: _fill(archive, source, info, descriptor))
 
 
-def _fill(archive: tarfile.TarFile, info: tarfile.TarInfo, descriptor: int) -> None:
-    """Copy the content; from a plain archive the kernel does it, without a detour through this process."""
+def _fill(archive: tarfile.TarFile, source: Source, info: tarfile.TarInfo, descriptor: int) -> None:
+    """Write the content of a file."""
+    if not info.issparse():
+        source.send(descriptor, info.offset_data, info.size)
+        return
     content = archive.extractfile(info)
     if content is None:
         raise EOFError("a file without content")
-    if not isinstance(archive.fileobj, io.FileIO) or info.issparse():
-        with content, os.fdopen(os.dup(descriptor), "wb", buffering=0) as out:
-            _copy(content, out, info.size)
-        return
-    left, at = info.size, info.offset_data
-    while left:
-        done = os.sendfile(descriptor, archive.fileobj.fileno(), at, left)
-        if not done:
-            raise EOFError("cut off")
-        left, at = left - done, at + done
+    with content, os.fdopen(os.dup(descriptor), "wb", buffering=0) as out:
+        _copy(content, out, info.size)
 
 
 def _copy(content: IO[bytes], out: IO[bytes], left: int) -> None:
@@ -111,9 +104,8 @@ def _settle(root: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def confine() -> None:
-    """Bound the memory of this process, and have it end with the daemon even if that is killed (prctl(2))."""
-    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+def end_with_parent() -> None:
+    """Have this process end when the daemon does, even if that is killed (prctl(2))."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -146,5 +138,5 @@ def _answer(what: dict[str, object], status: int) -> int:
 
 
 if __name__ == "__main__":
-    confine()
+    end_with_parent()
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import stat
@@ -497,3 +498,49 @@ def test_a_dry_run_touches_nothing(stand: DeployStand, old: dict[str, bytes | st
     assert is_clean(stand)
     assert [argv[0] for argv in noted].count("/bin/sh") == 3
     assert stand.store == {}
+
+
+# ---------------------------------------------------------------------- the start
+
+
+def left_behind(stand: DeployStand) -> Path:
+    """What a deploy leaves that was killed between the exchange and its end; returns the old tree."""
+    staging = stand.dest.with_name(".agentd-app")
+    old = staging / "tree"
+    for directory in (old, stand.dest):
+        directory.mkdir(parents=True)
+    staging.chmod(0o700)
+    record = {"old": old.stat().st_ino, "new": stand.dest.stat().st_ino}
+    (staging / "flip").write_text(json.dumps(record))
+    (old / "old.html").write_bytes(b"old")
+    return old
+
+
+def test_a_start_undoes_what_was_left_half_way(stand: DeployStand) -> None:
+    """Before any change is handled."""
+    left_behind(stand)
+
+    stand.handler.initial(stand.context())
+
+    assert contents(stand.dest) == {"old.html": b"old"}
+    assert is_clean(stand)
+    assert [line.event for line in stand.log] == ["deploy.undone"]
+
+
+def test_a_start_leaves_a_deploy_that_still_runs(stand: DeployStand) -> None:
+    """One of before a reload of the configuration, for example."""
+    with Staging(stand.dest):
+        stand.handler.initial(stand.context())
+
+    assert [line.event for line in stand.log] == ["deploy.busy"]
+
+
+def test_a_start_says_what_it_cannot_undo(stand: DeployStand) -> None:
+    """And goes on."""
+    left_behind(stand)
+    stand.dest.with_name(".agentd-app").chmod(0o777)
+
+    stand.handler.initial(stand.context())
+
+    assert [line.event for line in stand.log] == ["deploy.not_undone"]
+    assert contents(stand.dest) == {}

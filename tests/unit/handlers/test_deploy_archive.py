@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -129,6 +131,29 @@ def test_links_out_can_be_allowed(tmp_path: Path) -> None:
     assert contents(tmp_path / "outside") == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+@pytest.mark.parametrize("keep", [True, False])
+def test_owners_are_kept_for_root(tmp_path: Path, keep: object) -> None:
+    """By name if this machine knows it, else by number; of files, directories and links."""
+    directory = member("d", tarfile.DIRTYPE)
+    link = member("l", tarfile.SYMTYPE, "f")
+    for info, _ in (directory, link):
+        info.uid, info.gid = 12345, 54321
+    named = file("n", uname="daemon", gname="no-such-group", uid=4711, gid=54321)
+    archive = pack(tmp_path / "a.tar", file("f", uid=12345, gid=54321), directory, link, named)
+    out = tmp_path / "out"
+    out.mkdir()
+
+    program.unpack(archive, out, LIMITS, keep_owner=bool(keep), outside_links=False)
+
+    owners = {name: (out / name).lstat() for name in "fdln"}
+    ids = {name: (found.st_uid, found.st_gid) for name, found in owners.items()}
+    theirs, daemon = (12345, 54321), (pwd.getpwnam("daemon").pw_uid, 54321)
+    assert ids == (
+        {"f": theirs, "d": theirs, "l": theirs, "n": daemon} if keep else dict.fromkeys("fdln", (0, 0))
+    )
+
+
 # ---------------------------------------------------------------------- bad archives
 
 
@@ -218,6 +243,23 @@ def test_limits_end_the_work(tmp_path: Path) -> None:
         unpack_file(bomb, limits=Limits(size=2_000_000, entries=10))
 
 
+def test_what_a_decompressor_puts_out_is_limited(tmp_path: Path) -> None:
+    """Headers count as well."""
+    archive = pack(tmp_path / "a.tar.gz", *(file(f"f{number}", b"") for number in range(20)))
+
+    with pytest.raises(RefusedArchiveError, match="more comes out of it"):
+        unpack_file(archive, limits=Limits(size=5_000, entries=100))
+
+
+def test_a_decompressor_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be installed, so the archive is not refused."""
+    archive = pack(tmp_path / "a.tar.gz", file("a"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(OSError, match="gzip is needed"):
+        unpack_file(archive)
+
+
 @pytest.mark.parametrize("length", [1, 511, 513, 600, 1535, 1537, 2047, 2050, 4000, 5119])
 def test_an_archive_that_is_cut_off_is_refused(tmp_path: Path, length: int) -> None:
     """Wherever it is cut: in a header, in a file, in the padding."""
@@ -282,19 +324,32 @@ def test_the_program_says_what_it_did(tmp_path: Path) -> None:
     assert execute(good, tmp_path / "none") == (program.FAILED, {"failed": "No such file or directory"})
 
 
-def test_a_header_that_claims_a_huge_length_is_refused(tmp_path: Path) -> None:
-    """It is believed by nobody who would have to hold it in memory."""
+def header(kind: bytes, size: int) -> bytes:
+    """A header of this kind that claims a length."""
     info = tarfile.TarInfo("x")
-    info.type, info.size = tarfile.XHDTYPE, 8 * 2**30
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_claims_a_huge_length_is_refused(tmp_path: Path, kind: bytes, packed: object) -> None:
+    """It would have to be held in memory."""
     archive = tmp_path / "a"
-    with archive.open("wb") as out:
-        out.write(info.tobuf(tarfile.GNU_FORMAT))
-        out.truncate(9 * 2**30)
-    (tmp_path / "out").mkdir()
+    data = header(kind, 8 * 2**30) + bytes(2_000_000)
+    archive.write_bytes(gzip.compress(data, 1) if packed else data)
 
-    status, said = execute(archive, tmp_path / "out")
+    with pytest.raises(RefusedArchiveError, match="claims 8589934592 bytes"):
+        unpack_file(archive)
 
-    assert (status, list(said)) == (program.REFUSED, ["refused"])
+
+def test_headers_without_end_are_refused(tmp_path: Path) -> None:
+    """A thousand extended headers for one member."""
+    archive = tmp_path / "a"
+    archive.write_bytes((header(tarfile.XHDTYPE, 12) + b"12 path=abc\n".ljust(512, b"\0")) * 2000)
+
+    with pytest.raises(RefusedArchiveError):
+        unpack_file(archive)
 
 
 # ---------------------------------------------------------------------- any archive at all
