@@ -104,12 +104,13 @@ class NginxUpstream(Handler):
     def _settle(self, roster: Roster, context: Context) -> float | None:
         """Judge, set at run time, and stage. Returns the unix time of the next timed work, or None."""
         before, again = roster, None
-        if self._runtime:
-            roster = self._runtime.learn(roster, context)
+        runtime = self._runtime if roster.query else None  # without a state nobody knows who should serve
+        if runtime:
+            roster = runtime.learn(roster, context)
         roster, verdict = roster.judged(context.now, self._limits, self.options.keep_down)
         self._tell(before, verdict, context)
-        if self._runtime:
-            again = self._runtime.apply(self._chosen(roster), roster.down, context)
+        if runtime:
+            again = runtime.apply(self._chosen(roster), roster.down, context)
         roster.save(context.store)
         self._stage(roster, context)
         return min((at for at in (verdict.due, again) if at is not None), default=None)

@@ -60,8 +60,9 @@ class Runtime:
         self._trouble = ""
         if context.dry_run:
             return roster
+        known_before = context.store.get("query")  # the roster may hold the first state ever by now
         try:
-            running = self._driver.look(roster.used if roster.query else None)
+            running = self._driver.look(roster.used if known_before else None)
         except HandlerError as error:
             self._trouble = str(error)
             return roster

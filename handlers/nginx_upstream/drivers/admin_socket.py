@@ -45,8 +45,12 @@ class RuntimeSocket:
         scheme, _, rest = self._interface.partition(":")
         if scheme == "unix":
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.settimeout(self._timeout)
-            connection.connect(rest)
+            try:
+                connection.settimeout(self._timeout)
+                connection.connect(rest)
+            except OSError:
+                connection.close()
+                raise
             return connection
         host, _, port = rest.rpartition(":")
         return socket.create_connection((host.strip("[]"), int(port)), timeout=self._timeout)

@@ -114,6 +114,17 @@ def test_servers_are_set_at_run_time_and_in_the_file(bench: HandlerBench, balanc
     assert gauge(bench, "in_step") == 1
 
 
+def test_before_the_first_state_nothing_is_touched(bench: HandlerBench, balancer: Balancer) -> None:
+    """Whoever serves by then was put there by somebody else."""
+    balancer.servers[host(9)] = Server(host(9))
+
+    bench.advance(60)
+    bench.handle(reload_of(bench))
+
+    assert balancer.calls == 0
+    assert host(9) in balancer.servers
+
+
 def test_what_differs_is_mended(bench: HandlerBench, balancer: Balancer) -> None:
     """Whoever changed it, within `sync` seconds."""
     bench.handle(hosts(1, 2))
