@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
@@ -124,6 +127,33 @@ def test_application_down_and_up(
     assert main(["upstream", "up", backends[0], *where]) == 0
     assert {example.get() for _ in range(12)} == set(backends)
     assert log.read_text().count("reconfiguring") <= reloads + 1  # the state of a server is also in its file
+
+
+def test_application_whose_nginx_hangs(
+    new_example: NewExample,
+    backends: list[str],
+    register: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A stopped worker accepts and says nothing: it is named in bounded time, and nothing is changed."""
+    register("application", backends)
+    example = new_example("application", "ngx_http_lua_module.so")
+    register("application-lb", [f"127.0.0.1:{example.interface}"])
+    served(example, backends)
+    where = ["--upstream", "application", "--on", "application-lb", "--config", str(example.configuration)]
+    children = Path(f"/proc/{example.nginx.pid}/task/{example.nginx.pid}/children").read_text().split()
+    workers = [int(pid) for pid in children]
+    for pid in workers:
+        os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        assert main(["upstream", "down", backends[0], "--timeout", "500ms", *where]) == 1
+    finally:
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+    assert time.monotonic() - began < 5
+    assert f"(127.0.0.1:{example.interface}): no whole answer within 0.5 s" in capsys.readouterr().err
+    served(example, backends)
 
 
 def test_application_rolling(
