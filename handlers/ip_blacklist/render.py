@@ -9,9 +9,11 @@ Source: https://nginx.org/en/docs/http/ngx_http_geo_module.html
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from handlers.ip_blacklist.ranges import IPV6, Range, cidrs
+
+_EXACT: Final = 24  # longer strings outgrow a bucket of nginx's hash; a regular expression is slower
 
 
 class Geo(NamedTuple):
@@ -56,9 +58,15 @@ def configuration(prefix: str, geos: Sequence[Geo]) -> bytes:
     joined = "".join(f"${prefix}_{geo.name}" for geo in ordered)
     return f"""{blocks}map "{joined}" ${prefix}_blocked {{
     default 0;
-    ~^1 1;
-}}
+{_matches(sum(not geo.never for geo in geos))}}}
 """.encode()
+
+
+def _matches(lists: int) -> str:
+    """What the variables may be for a blocked client: a 1 for every list that names it."""
+    if lists > _EXACT:
+        return "    ~^1 1;\n"
+    return "".join(f'    "{"1" * many}" 1;\n' for many in range(1, lists + 1))
 
 
 def _geo(prefix: str, geo: Geo) -> str:
