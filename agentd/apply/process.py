@@ -61,6 +61,8 @@ def run(  # noqa: PLR0913 (a process has this many sides; all but one are named 
     Raises:
         TemporaryError: it could not be started, ran out of time, was stopped, or (with `check`) failed.
     """
+    if stop is not None and stop.is_set():
+        raise TemporaryError(f"{argv[0]} was not started because agentd stops")
     began = time.monotonic()
     process = _start(argv, _environment(env), cwd)
     with Pipes(process, stdin, keep) as pipes:

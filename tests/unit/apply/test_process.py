@@ -229,6 +229,17 @@ def test_the_stop_event_ends_it() -> None:
     timer.join()
 
 
+def test_nothing_is_started_once_it_is_set(tmp_path: Path) -> None:
+    """A program that is quick would otherwise do its work, and not be believed."""
+    stop = threading.Event()
+    stop.set()
+
+    with pytest.raises(TemporaryError, match="not started because agentd stops"):
+        run(["touch", str(tmp_path / "started")], timeout=20, stop=stop)
+
+    assert not (tmp_path / "started").exists()
+
+
 def test_an_unset_stop_event_changes_nothing() -> None:
     """The program runs to its end."""
     assert run(["echo", "done"], timeout=10, stop=threading.Event()).output == b"done\n"
