@@ -102,7 +102,6 @@ class Deployment:
             tree.mkdir()
             summary = self._unpack(archive, tree)
             archive.unlink()
-            tree.chmod(self._manifest.dest_mode)
             new = prepare(self._manifest, tree, dest, self._context.run)
             staging.flip(new)
             self._hooks.log.add(
@@ -130,11 +129,13 @@ class Deployment:
         options = self._options
         flags = {"--keep-owner": options.keep_owner, "--outside-links": options.outside_links}
         return [
-            sys.executable, "-I", "-m", unpack.__name__,
-            "--max-size", str(options.max_unpacked), "--max-entries", str(options.max_entries),
+            *(sys.executable, "-I", "-m", unpack.__name__),
+            f"--mode={self._manifest.dest_mode:o}",
+            f"--max-size={options.max_unpacked}",
+            f"--max-entries={options.max_entries}",
             *(flag for flag, wanted in flags.items() if wanted),
-            str(archive), str(tree),
-        ]  # fmt: skip
+            *(str(archive), str(tree)),
+        ]
 
     # ------------------------------------------------------------------ failure
 

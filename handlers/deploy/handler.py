@@ -26,7 +26,7 @@ _MOST_DEPLOYED: Final = 200
 
 
 class Deploy(Handler):
-    """Deploys manifests; see the package for how."""
+    """Deploys what a manifest in Stretcher's format names: an archive to a directory, with commands."""
 
     Options = DeployOptions
     options: DeployOptions

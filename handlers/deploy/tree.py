@@ -66,10 +66,12 @@ class Tree:
         descriptor = os.open(path[-1], _NEW_FILE, 0o600, dir_fd=into)
         try:
             fill(descriptor)
-            if self._keep_owner:
-                os.fchown(descriptor, *_owner(info))
             os.fchmod(descriptor, info.mode & 0o777)
             os.utime(descriptor, ns=_times(info))
+            if (
+                self._keep_owner
+            ):  # the last thing: nobody may change what belongs to others without CAP_FOWNER
+                os.fchown(descriptor, *_owner(info))
         finally:
             os.close(descriptor)
 
@@ -78,9 +80,9 @@ class Tree:
         into = self._make_way(path)
         os.symlink(info.linkname, path[-1], dir_fd=into)
         self.links[path] = info.linkname
+        os.utime(path[-1], ns=_times(info), dir_fd=into, follow_symlinks=False)
         if self._keep_owner:
             os.chown(path[-1], *_owner(info), dir_fd=into, follow_symlinks=False)
-        os.utime(path[-1], ns=_times(info), dir_fd=into, follow_symlinks=False)
 
     def hard_link(self, path: Parts, target: Parts) -> None:
         """Make a second name of a file, or of a symbolic link, that an earlier member made."""
@@ -102,17 +104,18 @@ class Tree:
         if target in self.links:
             self.links[path] = self.links[target]
 
-    def finish(self) -> None:
-        """Give the directories their attributes, the innermost first."""
+    def finish(self, mode: int) -> None:
+        """Give the directories their attributes, the innermost first, and the root this mode."""
+        self._directories.setdefault((), None)
         for path in sorted(self._directories, key=len, reverse=True):
             wanted, descriptor = self._directories[path], self._enter(path)
             if wanted is None:
-                os.fchmod(descriptor, _IMPLIED)
+                os.fchmod(descriptor, _IMPLIED if path else mode)
                 continue
+            os.fchmod(descriptor, wanted.mode if path else mode)
+            os.utime(descriptor, ns=wanted.times)
             if self._keep_owner:
                 os.fchown(descriptor, *wanted.owner)
-            os.fchmod(descriptor, wanted.mode)
-            os.utime(descriptor, ns=wanted.times)
 
     # ------------------------------------------------------------------ directories
 

@@ -17,6 +17,7 @@ import signal
 import sys
 import tarfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -33,9 +34,26 @@ _UNREADABLE: Final = (tarfile.TarError, EOFError, ValueError, OverflowError, Rec
 
 
 def unpack(
-    archive: Path, directory: Path, limits: Limits, *, keep_owner: bool, outside_links: bool
+    archive: Path,
+    directory: Path,
+    limits: Limits,
+    *,
+    mode: int = 0o755,
+    keep_owner: bool = False,
+    outside_links: bool = False,
 ) -> tuple[int, int]:
-    """Unpack into `directory`, which is empty. Returns the number of members and of bytes in files.
+    """Unpack into `directory`, which is empty.
+
+    Args:
+        archive: a tar archive, packed or not.
+        directory: where to.
+        limits: how much may come out of it.
+        mode: of `directory` at the end.
+        keep_owner: give each member the owner that the archive names, if this is root.
+        outside_links: let symbolic links lead out of `directory`.
+
+    Returns:
+        The number of members, and of bytes in files.
 
     Raises:
         RefusedArchiveError: what it holds, or how much, must not be unpacked.
@@ -51,7 +69,7 @@ def unpack(
                 entries, size = entries + 1, size + (info.size if info.isreg() else 0)
         if not outside_links:
             check_links(tree.links)
-        tree.finish()
+        tree.finish(mode)
         _settle(root)
     except _UNREADABLE as error:
         raise RefusedArchiveError(
@@ -116,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--max-size", type=int, required=True)
     parser.add_argument("--max-entries", type=int, required=True)
+    parser.add_argument("--mode", type=partial(int, base=8), default=0o755)
     parser.add_argument("--keep-owner", action="store_true")
     parser.add_argument("--outside-links", action="store_true")
     given = parser.parse_args(arguments)
@@ -123,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         entries, size = unpack(
             given.archive, given.directory, limits,
-            keep_owner=given.keep_owner, outside_links=given.outside_links,
+            mode=given.mode, keep_owner=given.keep_owner, outside_links=given.outside_links,
         )  # fmt: skip
     except RefusedArchiveError as error:
         return _answer({"refused": str(error)}, REFUSED)

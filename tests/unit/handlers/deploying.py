@@ -125,12 +125,12 @@ class DeployStand:
         room, deadline = self._sources.room(), time.monotonic() + self.seconds
         given: dict[str, Any] = {
             "handler": "deploy", "now": self.now, "files": StagedFiles({}, {}),
-            "store": copy.deepcopy(self.store), "log": self._log, "run": self._run, "nginx": NginxOptions(),
+            "store": copy.deepcopy(self.store), "log": self._log, "run": self.run, "nginx": NginxOptions(),
             "fetch": Fetcher(self._sources, room, deadline, self._log, self.stop),
         }  # fmt: skip
         return Context(**(given | changed))
 
-    def _run(
+    def run(
         self,
         argv: Sequence[str],
         *,
@@ -140,6 +140,7 @@ class DeployStand:
         check: bool = True,
         keep: int = 4096,
     ) -> Completed:
+        """`Context.run`."""
         self.runs.append(tuple(argv))
         seconds = self.seconds if timeout is None else timeout
         return run(argv, stdin=stdin, env=env, timeout=seconds, check=check, keep=keep, stop=self.stop)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import stat
 import tarfile
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -322,16 +323,25 @@ def test_a_refused_archive_leaves_dest_and_runs_failure(
     assert is_clean(stand)
 
 
-def test_the_end_of_the_daemon_leaves_dest_as_it_was(stand: DeployStand, old: dict[str, bytes | str]) -> None:
-    """A `post` command that is cut short has failed."""
-    stop = stand.directory / "fifo"
-    os.mkfifo(stop)
-    stand.stop.set()
+def test_the_end_of_the_daemon_is_no_failure(stand: DeployStand, old: dict[str, bytes | str]) -> None:
+    """A `post` command that it cuts short is undone; `failure` says nothing, since all is done again."""
+    out = stand.directory / "out"
+    commands = {"post": ["sleep 60"], "failure": [f"touch {out}"]}
+    change = stand.fire(stand.archive(*NEW), commands=commands)
+    seen = []
 
-    with pytest.raises(TemporaryError):
-        stand.deploy(stand.fire(stand.archive(*NEW), commands={"post": [f"cat {stop}"]}))
+    def stopped(argv: list[str], **options: Any) -> Completed:  # noqa: ANN401 (Run's)
+        if "sleep 60" in argv:
+            seen.append(contents(stand.dest))
+            threading.Timer(0.05, stand.stop.set).start()
+        return stand.run(argv, **options)
 
+    with pytest.raises(TemporaryError, match="agentd stops"):
+        stand.deploy(change, run=stopped)
+
+    assert seen == [{"index.html": b"new", "js/app.js": b"code"}]
     assert contents(stand.dest) == old
+    assert not out.exists()
 
 
 # ---------------------------------------------------------------------- what is allowed
