@@ -222,8 +222,9 @@ class IPBlacklist(Handler):
             Geo("never_v4", files.reference(_NEVER4), ranges=True, never=True),
             Geo("never_v6", files.reference(_NEVER6), ranges=False, never=True),
             Geo("v4", files.reference(_IPV4), ranges=True),
-            Geo("v6", files.reference(_IPV6), ranges=False),
         ]
+        if files.read(_IPV6):  # every variable costs each request some time
+            geos.append(Geo("v6", files.reference(_IPV6), ranges=False))
         for name, loaded in self._lists(context).loaded().items():
             if loaded.report["ipv4_ranges"]:
                 geos.append(Geo(f"list_{name}_v4", files.reference(path(name, "ipv4")), ranges=True))

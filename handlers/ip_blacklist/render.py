@@ -51,22 +51,30 @@ def configuration(prefix: str, geos: Sequence[Geo]) -> bytes:
     """The include for `http {}`; it defines `$PREFIX_blocked`, 1 for a blocked client and 0 for any other.
 
     Each list has variables of its own, so that a change of one leaves the files of all others as they are.
-    A variable is empty for an address that its list does not name; what is never blocked comes first.
+    A variable is empty for an address that its list does not name. Whether an address is never blocked is
+    looked up only if a list names it: nginx works out a variable when it needs it.
     """
     blocks = "".join(_geo(prefix, geo) for geo in geos)
-    ordered = sorted(geos, key=lambda geo: not geo.never)
-    joined = "".join(f"${prefix}_{geo.name}" for geo in ordered)
-    return f"""{blocks}map "{joined}" ${prefix}_blocked {{
+    never, lists = ([geo for geo in geos if geo.never is which] for which in (True, False))
+    return f"""{blocks}map "{_joined(prefix, never)}" ${prefix}_blockable {{
     default 0;
-{_matches(sum(not geo.never for geo in geos))}}}
+    "" 1;
+}}
+map "{_joined(prefix, lists)}" ${prefix}_blocked {{
+    default 0;
+{_matches(prefix, len(lists))}}}
 """.encode()
 
 
-def _matches(lists: int) -> str:
-    """What the variables may be for a blocked client: a 1 for every list that names it."""
+def _joined(prefix: str, geos: Iterable[Geo]) -> str:
+    return "".join(f"${prefix}_{geo.name}" for geo in geos)
+
+
+def _matches(prefix: str, lists: int) -> str:
+    """What the variables may be for a client that is named: a 1 for every list that does."""
     if lists > _EXACT:
-        return "    ~^1 1;\n"
-    return "".join(f'    "{"1" * many}" 1;\n' for many in range(1, lists + 1))
+        return f"    ~^1 ${prefix}_blockable;\n"
+    return "".join(f'    "{"1" * many}" ${prefix}_blockable;\n' for many in range(1, lists + 1))
 
 
 def _geo(prefix: str, geo: Geo) -> str:

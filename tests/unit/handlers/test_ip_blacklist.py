@@ -33,7 +33,7 @@ def test_initial_list_is_empty() -> None:
 
     assert enforced(node) == []
     assert b"include agentd/current/blacklist/ipv4.ranges;" in node.files[CONF]
-    assert b"include agentd/current/blacklist/ipv6.cidrs;" in node.files[CONF]
+    assert b"agentd_v6" not in node.files[CONF]
     assert node.next_due is None
 
 
@@ -148,7 +148,7 @@ def test_prefix_of_the_variables() -> None:
     """The operator chooses how the variables begin."""
     conf = bench(prefix="edge").files[CONF]
 
-    assert b'map "$edge_never_v4$edge_never_v6$edge_v4$edge_v6" $edge_blocked {' in conf
+    assert b'map "$edge_v4" $edge_blocked {' in conf
 
 
 def test_other_changes_are_refused() -> None:
