@@ -56,8 +56,7 @@ def build(
                 made.add(path, content)
             else:
                 made.link(path, base.directory / path, entry.mode)
-                if f"{path}.bin" not in manifest.files:
-                    made.link_cache(path, base.directory / path)
+                made.link_cache(path, base.directory / path)
         made.write(MANIFEST, raw, 0o600)
         return made.finish(durable=True)
 

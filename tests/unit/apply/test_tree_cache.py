@@ -40,13 +40,3 @@ def test_a_symbolic_link_beside_a_file_is_no_way_out(tmp_path: Path) -> None:
     commit(tree, "lists", {"short": b"2"})
 
     assert (tree.path / "current" / "long.bin").is_symlink()
-
-
-def test_a_file_of_that_name_is_the_handlers_own(tmp_path: Path) -> None:
-    """A handler may have FILE and FILE.bin; both are carried over as what they are."""
-    tree = new_tree(tmp_path)
-    commit(tree, "lists", {"long": b"1", "long.bin": b"mine", "short": b"1"})
-
-    commit(tree, "lists", {"short": b"2"})
-
-    assert tree.read("long.bin") == b"mine"
