@@ -58,7 +58,7 @@ PRAGMA user_version = {_VERSION};
 COMMIT;
 """
 # FULL: what is written down survives a power cut. secure_delete: a wiped payload is overwritten.
-_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "cache_size=-1024")
+_PRAGMAS: Final = ("journal_mode=WAL", "synchronous=NORMAL", "secure_delete=ON", "cache_size=-1024")
 
 
 class Database:
@@ -95,10 +95,15 @@ class Database:
             self._db.close()
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All that is executed within is durable at the end, or, if anything raises, never happened."""
+    def transaction(self, *, synced: bool = False) -> Iterator[sqlite3.Connection]:
+        """All that is executed within is written at the end, or, if anything raises, never happened.
+
+        A kill takes nothing of it back. A power cut may take the last transactions, but only those after the
+        last one that was `synced`: what was received but not acted upon, or an outcome that the tree tells.
+        """
         with self._lock:
             try:
+                self._db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
                 self._db.execute("COMMIT")

@@ -5,6 +5,7 @@ A poller calls `deliver` and learns nothing but that it is written down: Journal
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -18,6 +19,9 @@ from agentd.watch.changes import Change, Event
 from agentd.watch.queries import EventQuery, Snapshot
 
 EVERY: Final = "*"
+_GIVE_WAY: Final = (
+    0.002  # seconds for the woken workers, who would else share the interpreter with the next poll
+)
 _EVENTS: Final = str(EventQuery())
 _log = structlog.get_logger()
 
@@ -81,6 +85,8 @@ class Dispatcher:
         owed = [(change, self._takers(change)) for change in snapshot.changes]
         news = self._journal.receive(owed, listed=_listed(snapshot))
         self._wake({name for _, names in news for name in names})
+        if news:
+            time.sleep(_GIVE_WAY)
         self._count.missed(snapshot.missed)
         for change, takers in owed:
             if not takers:

@@ -43,7 +43,7 @@ class Ledger:
         Raises:
             Overtaken: a batch does not stand on what it began with.
         """
-        with self._database.transaction() as db:
+        with self._database.transaction(synced=True) as db:
             self._stand(db, move)
             db.execute("DELETE FROM plans")
             db.execute("INSERT INTO plans VALUES (?, ?, ?)", (generation, parent, text(move)))

@@ -10,6 +10,7 @@ import json
 import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -131,7 +132,7 @@ class View:
             OSError: there is none, or it cannot be read.
             ValueError: its manifest is damaged.
         """
-        return cls(directory, Manifest.load((directory / MANIFEST).read_bytes()))
+        return cls(directory, _loaded((directory / MANIFEST).read_bytes()))
 
     @classmethod
     def nothing(cls, directory: Path) -> View:
@@ -171,6 +172,12 @@ class View:
             hashlib.sha256((self.directory / path).read_bytes()).hexdigest() == entry.sha256
             for path, entry in self.files.items()
         )
+
+
+@lru_cache(maxsize=4)
+def _loaded(raw: bytes) -> Manifest:
+    """Parsed once for the same bytes: the current manifest is read for every attempt."""
+    return Manifest.load(raw)
 
 
 def _is_file(path: Path, entry: Entry) -> bool:

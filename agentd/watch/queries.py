@@ -61,7 +61,8 @@ class EventQuery(Query):
     def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
         if any(not isinstance(one, dict) or not one.get("ID") for one in raw or ()):
             raise ConsulUnavailable("the event list has an entry without ID: correct consul.address")
-        return tuple(Event(str(self), one, index) for one in raw or ())
+        name = str(self)
+        return tuple(Event(name, one, index) for one in raw or ())
 
 
 @dataclass(frozen=True)

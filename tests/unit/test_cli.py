@@ -193,6 +193,6 @@ def test_run_hands_the_configuration_to_the_daemon(
         given.append(loaded)
         return 3
 
-    monkeypatch.setattr("agentd.commands.run.run", daemon)
+    monkeypatch.setattr("agentd.agent.run", daemon)
     assert main(["run", "--config", str(file), *flags]) == 3
     assert [(loaded.path, loaded.config.log.format) for loaded in given] == [(file, form)]
