@@ -80,8 +80,8 @@ class TemporaryError(HandlerError):
 
     Args:
         message: what went wrong and what the operator can do about it.
-        retry_after: seconds until the next attempt; None leaves it to the worker's backoff, and `math.inf` says
-            that there must be none: the change has failed.
+        retry_after: seconds until the next attempt; None leaves it to the worker's backoff, and `math.inf`
+            says that there must be none: the change has failed.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:

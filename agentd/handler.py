@@ -206,12 +206,19 @@ class NoFetch:
 
 
 class Log(Protocol):
-    """A structlog logger bound to the handler and the change: a constant dotted event name, data in fields."""
+    """A structlog logger bound to handler and change: a constant dotted event name, data in fields."""
 
-    def debug(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (structlog's own signature)
-    def info(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
-    def warning(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
-    def error(self, event: str, **fields: Any) -> Any: ...  # noqa: ANN401 (as above)
+    def debug(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 (structlog's own signature)
+        """For who looks for a fault."""
+
+    def info(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 (as above)
+        """What happened."""
+
+    def warning(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 (as above)
+        """What somebody should look at."""
+
+    def error(self, event: str, **fields: Any) -> Any:  # noqa: ANN401 (as above)
+        """What somebody must look at."""
 
 
 @dataclass(frozen=True, slots=True)

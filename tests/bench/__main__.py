@@ -15,7 +15,18 @@ from pathlib import Path
 
 from tests.bench.rows import HEAD, Row
 
-BENCHES = ("latency", "serving", "burst", "idle", "deploy", "blacklist", "down", "upstream", "upstream_scale", "upstream_load")
+BENCHES = (
+    "latency",
+    "serving",
+    "burst",
+    "idle",
+    "deploy",
+    "blacklist",
+    "down",
+    "upstream",
+    "upstream_scale",
+    "upstream_load",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
