@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ _ROOT = Path(__file__).parent.parent
 
 settings.register_profile(
     "agentd",
+    # Enough for every run of the suite; `HYPOTHESIS_EXAMPLES=1000 scripts/test tests/unit` looks deeper.
+    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
     # A shared two-core machine is no judge of how long one example may take.
     deadline=None,
     database=DirectoryBasedExampleDatabase(_ROOT / ".cache" / "hypothesis"),
