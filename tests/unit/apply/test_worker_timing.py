@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from agentd.apply.worker import IDLE
-from agentd.errors import TemporaryError
+from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Change, Context
 from tests.unit.apply.stand import Prover, Pulse, Scribe, Stand, event, settle
 
@@ -53,6 +53,31 @@ def test_timed_work_is_journalled_like_a_change(stand: Stand) -> None:
 
     rows = [row for row in stand.journal.history() if row["kind"] == "timer"]
     assert [(row["outcome"], row["paths"]) for row in rows] == [("applied", ["time"])]
+
+
+class Unable(Timer):
+    """Cannot do its timed work, and says so once."""
+
+    def due(self, now: float, context: Context) -> float | None:
+        """Refuse the first time."""
+        self.asked.append(now)
+        if len(self.asked) == 1:
+            context.files.write("half", b"done")
+            raise PermanentError("the feed is broken")
+        return None
+
+
+def test_timed_work_that_cannot_be_done_is_told_in_the_history(stand: Stand) -> None:
+    """It is journalled as refused with its reason, nothing of it is kept, and the handler is asked again."""
+    timer = Unable()
+    worker = stand.worker(timer)
+
+    settle(worker)
+
+    rows = [row for row in stand.journal.history() if row["kind"] == "timer"]
+    assert [(row["outcome"], row["reason"]) for row in rows] == [("refused", "the feed is broken")]
+    assert stand.files == {}
+    assert len(timer.asked) == 2
 
 
 def test_what_is_due_is_asked_at_the_start_and_after_each_commit(stand: Stand) -> None:

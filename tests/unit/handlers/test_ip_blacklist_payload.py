@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from agentd.handler import PermanentError
 from handlers.ip_blacklist.guards import Guards
-from handlers.ip_blacklist.payload import Operation, parse_payload
+from handlers.ip_blacklist.payload import ListOperation, Operation, parse_payload
 from handlers.ip_blacklist.ranges import parse_cidr
 
 GUARDS = Guards(["198.51.100.0/24", "2001:db8:feed::/48"])
 
 
-def parse(payload: str | bytes) -> list[Operation]:
+def parse(payload: str | bytes) -> list[Operation | ListOperation]:
     """Parse under the guards above."""
     return parse_payload(payload.encode() if isinstance(payload, str) else payload, GUARDS.refuses)
 
@@ -94,6 +94,20 @@ def test_just_within_the_guards(line: str) -> None:
     assert len(parse(line)) == 1
 
 
+@pytest.mark.parametrize(
+    "line,operation",
+    [
+        ("load drop", ListOperation("load", "drop")),
+        ("load https://h/p", ListOperation("load", None, "https://h/p")),
+        ("load drop kv:lists/drop sha256:00 # why", ListOperation("load", "drop", "kv:lists/drop sha256:00")),
+        ("clear drop", ListOperation("clear", "drop")),
+    ],
+)
+def test_lines_about_lists(line: str, operation: ListOperation) -> None:
+    """A list is loaded from its own reference or another one, or emptied."""
+    assert parse(line) == [operation]
+
+
 def test_removing_is_not_guarded() -> None:
     """Whatever is blocked can be unblocked, all of it at once if need be."""
     assert [operation.verb for operation in parse("remove 0.0.0.0/0\nremove 127.0.0.1")] == [
@@ -128,6 +142,7 @@ def test_reasons_are_printable_and_bounded() -> None:
     """A reason is one printable line of at most 100 characters."""
     [operation] = parse("192.0.2.1 # a\tb\x1b[2J\u2028c" + "é" * 200)
 
+    assert isinstance(operation, Operation)
     assert operation.reason.startswith("a?b?[2J?cé")
     assert len(operation.reason) == 100
 
@@ -145,4 +160,5 @@ def test_any_payload_is_operations_or_refused(payload: bytes) -> None:
     except PermanentError:
         return
     assert operations
-    assert all(op.verb == "remove" or GUARDS.refuses(op.block) is None for op in operations)
+    added = [op.block for op in operations if isinstance(op, Operation) and op.verb == "add"]
+    assert all(GUARDS.refuses(block) is None for block in added)
