@@ -74,7 +74,8 @@ class NginxUpstream(Handler):
 
     def due(self, now: float, context: Context) -> float | None:  # noqa: ARG002 (context has it)
         """Remove whom the grace is over for; let a run-time driver compare."""
-        return self._settle(Roster.load(context.store), context)
+        roster = Roster.load(context.store)
+        return self._settle(roster, context, known=roster)
 
     # ------------------------------------------------------------------ what came
 
@@ -101,8 +102,12 @@ class NginxUpstream(Handler):
 
     # ------------------------------------------------------------------ what follows
 
-    def _settle(self, roster: Roster, context: Context) -> float | None:
-        """Judge, set at run time, and stage. Returns the unix time of the next timed work, or None."""
+    def _settle(self, roster: Roster, context: Context, known: Roster | None = None) -> float | None:
+        """Judge, set at run time, and stage what is not `known` already.
+
+        Returns:
+            The unix time of the next timed work, or None.
+        """
         before, again = roster, None
         runtime = self._runtime if roster.query else None  # without a state nobody knows who should serve
         if runtime:
@@ -111,8 +116,9 @@ class NginxUpstream(Handler):
         self._tell(before, verdict, context)
         if runtime:
             again = runtime.apply(self._chosen(roster), roster.down, context)
-        roster.save(context.store)
-        self._stage(roster, context)
+        if roster != known:
+            roster.save(context.store)
+            self._stage(roster, context)
         return min((at for at in (verdict.due, again) if at is not None), default=None)
 
     def _chosen(self, roster: Roster) -> list[Server]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from agentd.handler import Instance
@@ -70,6 +71,7 @@ class Server:
             raise ValueError(f"not a server: {text[:80]!r}") from error
 
 
+@lru_cache(maxsize=8192)  # a thousand servers are sorted several times in every change
 def order(address: str) -> tuple[int, int, int]:
     """Sorts addresses by number, IPv4 first, so that an unchanged set stays unchanged."""
     host, _, port = address.rpartition(":")
@@ -165,8 +167,7 @@ def servers_of(
 
 def _server(instance: Instance, rules: Rules, refuse: Callable[[Instance, str], None]) -> Server:
     address = join_address(instance.address, instance.port)
-    host = ipaddress.ip_address(instance.address)
-    if rules.networks and not any(host in network for network in rules.networks):
+    if rules.networks and not _within(instance.address, rules):
         raise ValueError(f"{instance.address} lies outside the option `networks`")
     asked: dict[str, Any] = {}
     for name, value in _asked(instance).items():
@@ -177,6 +178,11 @@ def _server(instance: Instance, rules: Rules, refuse: Callable[[Instance, str], 
             refuse(instance, f"{name}: {error}")
     weight = min(max(instance.weight, 1), rules.most_weight)
     return replace(rules.base, address=address, weight=weight, **asked)
+
+
+def _within(address: str, rules: Rules) -> bool:
+    host = ipaddress.ip_address(address)
+    return any(host in network for network in rules.networks)
 
 
 def _asked(instance: Instance) -> dict[str, str]:
