@@ -183,6 +183,7 @@ end
 
 -- In init_by_lua: where agentd's upstream files are, as an absolute path.
 function _M.setup(upstreams)
+    assert(dict, "the directive lua_shared_dict dynamic_upstream is missing")
     directory = upstreams
 end
 

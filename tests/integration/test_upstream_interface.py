@@ -218,6 +218,18 @@ def test_changes_count_at_once_in_every_worker(new_lua: NewLua, backends: list[B
     assert removed == {str(third.port)}
 
 
+def test_idle_connections_are_kept(new_lua: NewLua, backends: list[Backend]) -> None:
+    """`keepalive` works beside Lua, also for a server that was added at run time."""
+    first, second, _ = backends
+    location = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+    lua = new_lua(first.address, location=location, keepalive=4).start()
+    lua.ask(f"upstream=api&add=&server={second.address}")
+
+    lua.via(20)
+
+    assert (first.connections, second.connections) == (1, 1)
+
+
 def test_ipv6_is_balanced(new_lua: NewLua) -> None:
     """The address in brackets is one that nginx can connect to."""
     backend = Backend("127.0.0.1").start()

@@ -14,6 +14,7 @@ class Backend:
 
     Attributes:
         asked: how many requests came.
+        connections: over how many connections.
         delay: seconds before each answer.
         status: of each answer.
     """
@@ -22,6 +23,7 @@ class Backend:
         self.host = host
         self.port = port or free_port(host)
         self.asked = 0
+        self.connections = 0
         self.delay = 0.0
         self.status = 200
         self._server: ThreadingHTTPServer | None = None
@@ -37,6 +39,10 @@ class Backend:
 
         class Answer(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                backend.connections += 1
+                super().setup()
 
             def do_GET(self) -> None:
                 backend.asked += 1
