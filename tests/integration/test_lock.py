@@ -154,7 +154,7 @@ def test_signal_ends_the_wait(locks: Locksmith, limit: int) -> None:
     program = locks.agentd(f"-n{limit}", script="echo no >ran")
     wait_until(lambda: locks.contenders() == limit + 1, "the contender's session")
     program.send(signal.SIGTERM)
-    assert program.finish(5)[0] == 143
+    assert program.finish(15)[0] == 143
     assert not (locks.directory / "ran").exists()
     assert locks.contenders() == limit
 

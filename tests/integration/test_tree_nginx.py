@@ -168,21 +168,28 @@ def test_a_stale_socket_survives_the_check(nginx: Nginx, tree: Tree) -> None:
 
 
 def test_a_large_geo_list_never_meets_an_old_cache(tree: Tree) -> None:
-    """FILE.bin, which nginx writes into a generation, is in no later one, and rolling back finds its own."""
-    blocks = (f"{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(1 << 16, (1 << 16) + 100_001))
-    listed = "".join(f"{block}.0-{block}.9 1;\n" for block in blocks).encode()
-    conf = b"geo $bad { ranges; default 0; include agentd/current/bad/list.geo; }\n"
-    commit(tree, "bad", {"bad/geo.conf": conf, "bad/list.geo": listed})
-    assert (tree.path / "current" / "bad" / "list.geo.bin").exists()
-
+    """FILE.bin, which nginx writes beside a list, stays with one that stays; a changed list gets its own."""
+    commit(tree, "bad", {"bad/geo.conf": GEO, "bad/list.geo": _large_list("1")})
     commit(tree, "tickets", {"tickets/new.conf": b"ssl_session_timeout 1h;\n"})
-    generations = tree.path / "generations"
-    caches = [(generations / f"{n:06d}" / "bad" / "list.geo.bin").stat().st_ino for n in (2, 3)]
+    commit(tree, "bad", {"bad/list.geo": _large_list("0")})
 
-    assert len(set(caches)) == 2
-    assert "bad/list.geo.bin" not in tree.manifest(3)["files"]
+    first, unchanged, changed = (_cache(tree, number) for number in (2, 3, 4))
+    assert first.read_bytes() == unchanged.read_bytes() != changed.read_bytes()
+    assert "bad/list.geo.bin" not in tree.manifest(4)["files"]
     tree.roll_back(2, prepare=unprepared)
     assert tree.intact()
+
+
+GEO = b"geo $bad { ranges; default 2; include agentd/current/bad/list.geo; }\n"
+
+
+def _large_list(value: str) -> bytes:
+    blocks = (f"{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(1 << 16, (1 << 16) + 100_001))
+    return "".join(f"{block}.0-{block}.9 {value};\n" for block in blocks).encode()
+
+
+def _cache(tree: Tree, number: int) -> Path:
+    return tree.path / "generations" / f"{number:06d}" / "bad" / "list.geo.bin"
 
 
 def test_it_knows_whether_nginx_includes_the_tree(nginx: Nginx, tree: Tree) -> None:

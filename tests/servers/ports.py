@@ -6,8 +6,8 @@ import os
 import random
 import socket
 
-# Below Linux's ephemeral range (32768 on), so that no outgoing connection takes a port between two starts. Each
-# worker of pytest-xdist has a part of its own, which no other one takes while a server is down.
+# Below Linux's ephemeral range (32768 on), so that no outgoing connection takes a port between two starts.
+# Each worker of pytest-xdist has a part of its own, which no other one takes while a server is down.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
 _FIRST = 20000 + 3000 * _WORKER
 _LAST = _FIRST + 2999
