@@ -140,9 +140,8 @@ def refuses(node: Node) -> bool:
 
 
 def proved(node: Node) -> bool:
-    """Whether nginx runs the current generation with new workers only."""
-    page = run_canary(node)
-    return page == str(node.generation)
+    """Whether nginx runs the current generation, with new workers only: the journal says when that is proved."""
+    return run_canary(node) == str(node.generation) and all(entry["outcome"] for entry in node.history())
 
 
 def travel(certificate: Certificate, nodes: list[Node], *, expect: bool) -> None:
@@ -181,6 +180,9 @@ def block(nodes: list[Node]) -> None:
     fire(nodes[0], FIRE_BLOCK)
     for node in nodes:
         wait_until(partial(refuses, node), f"{node.name} to refuse {BLOCKED}")
+        wait_until(
+            partial(proved, node), f"old workers of {node.name} to leave"
+        )  # till then they answer, too
     rows = [
         (node.name, before[node.name], node.nginx.get(client=BLOCKED)[0], node.nginx.get(client=NEIGHBOUR)[0])
         for node in nodes
