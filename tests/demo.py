@@ -140,7 +140,7 @@ def refuses(node: Node) -> bool:
 
 
 def proved(node: Node) -> bool:
-    """Whether nginx runs the current generation, with new workers only: the journal says when that is proved."""
+    """Whether nginx runs the current generation, with new workers only, and the journal says so."""
     return run_canary(node) == str(node.generation) and all(entry["outcome"] for entry in node.history())
 
 
