@@ -115,7 +115,10 @@ class ConsulAgent:
         return self
 
     def _has_leader(self) -> bool:
-        return bool(self.get("/v1/status/leader"))
+        try:
+            return bool(self.get("/v1/status/leader"))
+        except ConsulAnswerError:  # a client that has not joined yet: "No known Consul servers"
+            return False
 
     def _is_registered(self) -> bool:
         try:
