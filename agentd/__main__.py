@@ -1,8 +1,14 @@
-"""`python -m agentd` is `agentd`."""
+"""`python -m agentd` is `agentd`, and like it imports nothing from the directory in which it was typed.
+
+Only a module called agentd there comes before this one; that takes Python itself: `python -P -m agentd`.
+"""
 
 from __future__ import annotations
 
 import sys
+
+if not sys.flags.safe_path:
+    del sys.path[0]  # the working directory: anybody may have put a module there
 
 from agentd.cli import main
 

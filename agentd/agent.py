@@ -1,17 +1,16 @@
-"""The daemon's life: start, SIGHUP reload, SIGTERM drain. It runs in the main thread.
+"""The daemon's life: start, reload on SIGHUP, drain on SIGTERM. It runs in the main thread.
 
-A signal handler only puts a word into a queue; the main loop reads it. Between signals the loop feeds the
-watchdog, looks after the tree, and tidies the journal. Nothing that Consul does ends it.
+A signal handler only puts a word into a queue, which the main loop reads. Between signals the loop feeds the
+watchdog, looks after the tree, and tidies the journal. Nothing that Consul does can end it.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -19,51 +18,51 @@ from typing import Any, Final
 
 import structlog
 
-from agentd.apply import canary
-from agentd.apply.check import NginxCheck
 from agentd.apply.commit import Committer
-from agentd.apply.journal import Journal
-from agentd.apply.outcome import Ending, Outcome
-from agentd.apply.tree import Tree
+from agentd.apply.observer import Observer
 from agentd.backoff import Backoff
-from agentd.config import Config, Loaded, OnEvent, load
-from agentd.crew import Crew
-from agentd.errors import AgentdError, ConfigError, JournalError, TreeError
+from agentd.clock import unix_time
+from agentd.config.load import Config, Loaded, OnEvent, load
+from agentd.errors import (
+    AgentdError,
+    ConfigError,
+    DamagedError,
+    FormatError,
+    HandlerError,
+    JournalError,
+    TakenError,
+    TreeError,
+)
+from agentd.heartbeat import Heartbeats
+from agentd.journal.journal import Journal
+from agentd.nginx import include
+from agentd.nginx.check import NginxCheck
+from agentd.nginx.processes import Processes
 from agentd.report import log
-from agentd.report.heartbeat import Heartbeats
-from agentd.report.metrics import Metrics
+from agentd.report.reporter import Reporter
 from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
-from agentd.watch.changes import Change, Event
+from agentd.supervisor import Supervisor
+from agentd.tree.claim import Claim
+from agentd.tree.tree import Tree
 
 TICK: Final = 1.0
-"""Seconds between two looks at the tree and the heartbeats."""
+"""Seconds between two checks of the tree and the heartbeats."""
 _TIDY: Final = 3600.0
-_READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we wait for
+_READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we are waiting for
 _LOCK_PATIENCE: Final = 1.0
+_COPY_EVERY: Final = 60.0
+_READ_AT_ONCE: Final = 8 << 20
+_READ_EVERY: Final = 300.0
+_MEND: Final = Backoff(1.0, 60.0)
 _FIXED: Final = ("state", "tree", "nginx", "status")
+_VERSION: Final = version("agentd")
+"""Read at import, so that a daemon whose files were upgraded underneath it still reports what it runs."""
 _log = structlog.get_logger()
 
 
-def running(state: Path) -> bool:
-    """Whether a daemon runs on this state directory."""
-    try:
-        with (state / "agentd.lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
-
-
-def open_tree(config: Config, *, checked: Callable[[float], None] = lambda seconds: None) -> Tree:  # noqa: ARG005 (nobody counts)
-    """The tree of this configuration, checked by nginx where there is one.
-
-    Args:
-        config: the configuration.
-        checked: told how many seconds each check took.
-    """
+def open_tree(config: Config, observer: Observer | None = None) -> Tree:
+    """The tree of this configuration, checked by nginx if there is one; `observer` learns how long."""
     nginx = config.nginx
     check = NginxCheck(nginx, config.tree.path) if nginx else _unchecked
 
@@ -72,27 +71,29 @@ def open_tree(config: Config, *, checked: Callable[[float], None] = lambda secon
         try:
             check(candidate)
         finally:
-            checked(time.monotonic() - began)
+            if observer:
+                observer.checked(time.monotonic() - began)
 
     return Tree(
         config.tree.path,
         keep=config.tree.keep,
         check=timed,
-        stamp=lambda number: {canary.NAME: canary.render(number, nginx, config.prefix)} if nginx else {},
+        stamp=lambda number: {include.NAME: include.render(number, nginx, config.prefix)} if nginx else {},
         mirror=config.state / "mirror",
         prefix=config.prefix,
     )
 
 
 def _unchecked(_candidate: Path) -> None:
-    """There is no nginx to ask."""
+    """Accept anything: no nginx is configured."""
 
 
 def run(loaded: Loaded) -> int:
     """Run until SIGTERM or SIGINT. Returns the exit status.
 
     Raises:
-        AgentdError: it cannot start: another daemon runs, the state directory or the port cannot be used.
+        AgentdError: it cannot start: another daemon is running, or the state directory or the port cannot be
+            used.
     """
     agent = Agent(loaded)
     words = {signal.SIGTERM: "stop", signal.SIGINT: "stop", signal.SIGHUP: "reload"}
@@ -110,68 +111,140 @@ class Agent:
         config = loaded.config
         self._log(config)
         self._notifier = Notifier()
-        self._lock = _lock(config.state)
+        who = f"pid {os.getpid()}, state {config.state}, tree {config.tree.path}"
+        self._claims = (
+            Claim(
+                config.state, who, what="state directory", setting="state", name="agentd.lock", mode=0o700,
+                patience=_LOCK_PATIENCE,
+            ),
+            Claim(config.tree.path, who),
+        )  # fmt: skip
         self._heartbeats = Heartbeats()
         self._watchdog = Watchdog(self._notifier, self._heartbeats)
-        self._crew: Crew | None = None
-        self._metrics = Metrics(lambda: self._crew.polls() if self._crew else [])
-        self._journal = Journal(config.state / "journal.db")
-        self._committer = Committer(
-            open_tree(config, checked=self._metrics.checked),
+        self._supervisor: Supervisor | None = None
+        self._journal = Journal(config.state / "journal.db", opened=False)
+        self._reporter = Reporter(
+            lambda: self._supervisor.polls() if self._supervisor else [],
             self._journal,
-            report=self._report,
-            told=self._wake,
-            observer=self._metrics,
+            self._wake,
+            self._behind_since,
         )
+        self._committer = Committer(open_tree(config, self._reporter), self._journal, observer=self._reporter)
         self._server = Status(
-            config.status, self._heartbeats, self._metrics, not_ready=self._not_ready, snapshot=self._status
+            config.status,
+            self._heartbeats,
+            self._reporter,
+            not_ready=self._not_ready,
+            behind=self._behind,
+            limited=self._limited,
+            snapshot=self._status,
         )
+        with suppress(TreeError, JournalError):  # `_recover` waits until it can be
+            self._open()
         self._backoff = Backoff(0.5, 10.0)
-        self._tidied = time.monotonic()
+        self._waits_for = ""  # what keeps it from starting
+        self._damage = ""  # what is wrong with the tree
+        self._trouble = ""  # why the journal cannot be written, or receives nothing
+        self._unusable = ""  # why the tree or the state directory cannot be looked after
+        self._mend_at = self._read_at = self._copy_at = 0.0
+        self._mends = 0
+        self._refused: tuple[str, ...] = ()  # what is wrong with the file that was to be reloaded
+        self._tidied = -_TIDY  # at the start
 
     def run(self) -> int:
         """The main loop."""
         began = time.monotonic()
-        _log.info("agent.starting", version=version("agentd"), config=str(self._loaded.path), pid=os.getpid())
+        _log.info("agent.starting", version=_VERSION, config=str(self._loaded.path), pid=os.getpid())
         self._server.start()
-        if self._recover():
-            self._start_crew(self._loaded)
-            self._say_ready(began)
-            while self._next() != "stop":
-                pass
-        self._stop()
+        try:
+            if self._recover(began):
+                self._say_ready(began)
+                while self._next() != "stop":
+                    pass
+        finally:
+            self._stop()
         return 0
 
     # -- start
 
-    def _recover(self) -> bool:
-        """Finish what a crash interrupted; wait for a tree that cannot be written. False: told to stop."""
-        attempt = 0
+    def _open(self) -> None:
+        """Claim the state directory and the tree, and open the journal; what is done already is skipped.
+
+        Raises:
+            TakenError: another daemon uses one of them.
+            FormatError: another version of agentd wrote the journal.
+            TreeError, JournalError: it cannot be done now; try again later.
+        """
+        for claim in self._claims:
+            claim.take()
+        if told := self._journal.database.open(mend=True):
+            _log.error("journal.damaged", path=str(self._journal.path), damage=told)
+
+    def _recover(self, began: float) -> bool:
+        """Finish what a crash interrupted and begin, retrying until that works; False if it should stop.
+
+        systemd starts nginx only after us. If nginx could serve the generation that is there, it does not
+        have to wait; without one it could not start, and the trouble may be over soon.
+        """
+        attempt, said_ready = 0, False
         while True:
             try:
+                self._open()
                 self._committer.recover()
+                _refuse_stores(self._loaded, self._journal)
+                self._supervise(self._loaded)
             except (TreeError, JournalError) as error:
                 attempt += 1
+                self._waits_for = str(error)
                 _log.error("agent.cannot_recover", error=str(error))
                 self._notifier.status(f"waiting: {error}")
-                if self._wait(self._backoff.delay(attempt)) == "stop":
+                waited = time.monotonic() - began
+                if waited >= _READY_ANYWAY and not said_ready and self._servable():
+                    said_ready = True
+                    self._notifier.ready(f"nginx can start with what is there; waiting: {error}")
+                wait = self._backoff.delay(attempt)
+                if self._rest(wait if said_ready else min(wait, max(_READY_ANYWAY - waited, 1.0))) == "stop":
                     return False
             else:
+                self._waits_for = ""
                 return True
 
-    def _start_crew(self, loaded: Loaded) -> None:
+    def _rest(self, seconds: float) -> str | None:
+        """Wait for a command, and feed the watchdog meanwhile."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._watchdog.feed()
+            if word := self._wait(min(left, TICK, self._watchdog.interval or TICK)):
+                return word
+        return None
+
+    def _servable(self) -> bool:
+        """Whether there is a sound generation, with which nginx can start."""
+        tree = self._committer.tree
+        try:
+            return tree.current > 0 and tree.intact()
+        except AgentdError:
+            return False
+
+    def _supervise(self, loaded: Loaded) -> None:
         self._loaded = loaded
         handlers = [handler.name for handler in loaded.handlers]
         triggers = [on for handler in loaded.handlers for on in handler.entry.on]
         events = {on.event for on in triggers if isinstance(on, OnEvent)}
-        self._metrics.configure(handlers=handlers, events=events)
-        self._crew = Crew(loaded, self._committer, self._heartbeats, self)
-        self._crew.start()
+        self._reporter.configure(handlers=handlers, events=events)
+        self._journal.most = loaded.config.journal.max_size
+        self._supervisor = Supervisor(loaded, self._committer, self._heartbeats)
+        try:
+            self._supervisor.start()
+        except (TreeError, JournalError):  # then none of it runs
+            self._supervisor = None
+            raise
         for handler in handlers:
-            self._publish_gauges(handler)
+            self._reporter.publish_gauges(handler)
 
     def _say_ready(self, began: float) -> None:
-        while self._not_ready() and time.monotonic() - began < _READY_ANYWAY:
+        supervised = time.monotonic()
+        while self._not_ready() and time.monotonic() - supervised < _READY_ANYWAY:
             if self._wait(0.01) == "stop":
                 self.commands.put("stop")
                 break
@@ -194,118 +267,203 @@ class Agent:
         self._watchdog.feed()
         try:
             self._look_after()
+        except (TakenError, DamagedError):
+            raise
         except AgentdError as error:
-            _log.error("agent.trouble", error=str(error))
+            self._say_unusable(str(error))
+        else:
+            self._say_unusable("")
         return word
 
+    def _say_unusable(self, why: str) -> None:
+        if why and why != self._unusable:
+            _log.error("agent.trouble", error=why)
+        self._unusable = why
+
+    def _look_after_tree(self) -> None:
+        """Restore a tree that was deleted or damaged; read it all again every so often."""
+        tree, now = self._committer.tree, time.monotonic()
+        if now >= self._read_at and tree.read_some(_READ_AT_ONCE):
+            self._read_at = now + _READ_EVERY
+        found = tree.damage()
+        if found != self._damage:
+            self._damage, self._mends = found, 0
+            if found:
+                _log.error("tree.damaged", path=str(tree.path), damage=found)
+        if found and (self._mends == 0 or now >= self._mend_at):
+            self._mends += 1
+            self._mend_at = now + _MEND.delay(self._mends)
+            if tree.restore() is None:
+                raise TreeError(
+                    f"{found}: there is no sound copy; make another generation current: `agentd rollback N`"
+                )
+        if now >= self._copy_at:
+            self._copy_at = now + _COPY_EVERY
+            if not tree.copied:
+                self._committer.tidy()
+        self._committer.owe_reload(self._supervisor.provers if self._supervisor else ())
+
+    def _look_after_journal(self) -> None:
+        """Write a journal that was deleted again, from what is still open; say whether it can be written.
+
+        Raises:
+            DamagedError: its content is damaged.
+        """
+        database = self._journal.database
+        if database.lost():
+            _log.error("journal.lost", path=str(database.path))
+            database.rescue()
+            _log.warning("journal.rescued", path=str(database.path))
+            self._copy_at = 0.0  # the tree's copy was perhaps deleted with it
+        if damage := database.damage():
+            raise DamagedError(
+                f"{database.path}: the journal is damaged ({damage}): agentd ends; its next start sets the"
+                " file aside and goes on with what can be read of it"
+            )
+        if database.trouble:
+            with suppress(JournalError):
+                database.probe()
+        trouble = database.trouble or self._journal.refusal()
+        if bool(trouble) != bool(self._trouble):
+            tell = _log.error if trouble else _log.info
+            tell("journal.trouble", path=str(database.path), trouble=trouble)
+            self._notifier.status(trouble or "watching")
+        self._trouble = trouble
+
     def _look_after(self) -> None:
-        """Restore a tree that somebody deleted, keep the gauges true, tidy the journal once an hour."""
+        """Look after the journal and the tree, update the gauges, tidy the journal once an hour."""
+        for claim in self._claims:
+            claim.take()
+        self._look_after_journal()
+        self._look_after_tree()
         tree = self._committer.tree
-        if not tree.intact():
-            _log.error("tree.damaged", path=str(self._loaded.config.tree.path))
-            _log.warning("tree.restored", generation=tree.restore())
-        self._metrics.generation(tree.current)
-        self._metrics.reload_owed(owed=bool(self._journal.owed()))
+        self._committer.trim()
+        self._committer.wipe()
+        if self._supervisor:
+            self._supervisor.forget_payloads()
+        self._reporter.generation(tree.current)
+        self._reporter.reload_pending(pending=bool(self._journal.unproved()))
+        self._reporter.config_refused(refused=bool(self._refused))
         if time.monotonic() - self._tidied > _TIDY:
             self._tidied = time.monotonic()
             options = self._loaded.config.journal
             self._journal.tidy(keep=options.keep, replayable=options.replayable)
 
     def _reload(self) -> None:
-        """Take over the configuration file as it is now; a bad one changes nothing."""
+        """Reload the configuration file; a bad file changes nothing."""
         self._notifier.reloading("reloading")
         try:
             loaded = load(self._loaded.path)
             _refuse_fixed(self._loaded, loaded)
+            _refuse_stores(loaded, self._journal)
         except ConfigError as error:
+            self._refused = tuple(error.problems)
             _log.error("config.refused", problems=error.problems)
             self._notifier.ready(f"the new configuration was refused: {error.problems[0]}")
             return
-        if self._crew:
-            left = self._crew.drain(self._loaded.config.drain)
+        self._refused = ()
+        if self._supervisor:
+            left = self._supervisor.drain(self._loaded.config.drain)
             if left:
                 _log.warning("handler.left_behind", handlers=left)
         self._log(loaded.config)
-        self._start_crew(loaded)
+        try:
+            self._supervise(loaded)
+        except (TreeError, JournalError):
+            if not self._recover(time.monotonic()):
+                self.commands.put("stop")
+                return
         _log.info("config.reloaded", handlers=[handler.name for handler in loaded.handlers])
         self._notifier.ready("watching")
 
     def _stop(self) -> None:
         self._notifier.stopping("draining")
         seconds = self._loaded.config.drain
-        left = self._crew.drain(seconds) if self._crew else []
-        backlog = self._journal.backlog()
-        _log.info("agent.stopped", owed=backlog, left_behind=left)
+        left = self._supervisor.drain(seconds) if self._supervisor else []
+        backlog: dict[str, int] | None = None
+        with suppress(JournalError):
+            backlog = self._journal.backlog()
+        _log.info("agent.stopped", backlog=backlog, left_behind=left)
         self._server.stop()
         self._journal.close()
-        with suppress(OSError):
-            os.close(self._lock)
+        for claim in self._claims:
+            claim.release()
 
     # -- what others call
 
-    def _wake(self, names: Any) -> None:  # noqa: ANN401 (names of handlers)
-        if self._crew:
-            self._crew.wake(names)
-
-    def received(self, change: Change) -> None:
-        """Count a change that came (see `dispatcher.Count`)."""
-        if isinstance(change, Event):
-            self._metrics.event_received(change.name)
-
-    def missed(self, events: int) -> None:
-        """Count events that were lost (see `dispatcher.Count`)."""
-        if events:
-            self._metrics.events_missed(events)
-
-    def _report(self, ending: Ending) -> None:
-        """The canonical line of an outcome, and its count."""
-        entry, change = ending.entry, ending.entry.change
-        tell = _log.info if ending.outcome in (Outcome.APPLIED, Outcome.UNCHANGED) else _log.warning
-        tell(
-            f"handler.{ending.outcome}",
-            handler=entry.handler,
-            query=change.query,
-            change=entry.id,
-            attempt=entry.attempts + 1,
-            generation=ending.generation,
-            paths=list(ending.paths),
-            duration=round(ending.duration, 4),
-            waited=round(ending.waited, 4),
-            reason=ending.reason,
-        )
-        self._metrics.outcome(entry.handler, ending.outcome)
-        if ending.outcome is Outcome.REFUSED and isinstance(change, Event):
-            self._metrics.event_refused(change.name)
-        self._publish_gauges(entry.handler)
-
-    def _publish_gauges(self, handler: str) -> None:
-        gauges = self._journal.store(handler).get("gauges")
-        for name, value in gauges.items() if isinstance(gauges, Mapping) else ():
-            with suppress(ValueError, TypeError):  # a name or number that a metric cannot have
-                self._metrics.publish(handler, name, value)
+    def _wake(self, names: Sequence[str]) -> None:
+        if self._supervisor:
+            self._supervisor.wake(names)
 
     def _not_ready(self) -> list[str]:
         """Why the daemon is not ready; empty if it is."""
-        if self._crew is None:
-            return ["the tree or the journal cannot be used yet"]
-        return [f"the first files of {name} are not committed" for name in self._crew.not_ready()]
+        if self._supervisor is None:
+            return [self._waits_for or "the tree or the journal cannot be used yet"]
+        damaged = [f"the tree is damaged: {self._damage}"] if self._damage else []
+        full = [self._trouble] if self._trouble else []
+        unusable = [self._unusable] if self._unusable and not damaged and not full else []
+        return (
+            damaged
+            + full
+            + unusable
+            + [
+                f"the first files of {name} are not committed{f': {reason}' if reason else ''}"
+                for name, reason in self._supervisor.not_ready().items()
+            ]
+        )
+
+    def _behind(self) -> list[str]:
+        """What is not in force, although the daemon is ready: one sentence each."""
+        handlers = self._supervisor.handlers() if self._supervisor else {}
+        refused = [f"the configuration was refused at the last reload: {one}" for one in self._refused[:1]]
+        return refused + [
+            f"{name}: since {_utc(one['behind']['since'])}: {one['behind']['reason']}"
+            for name, one in handlers.items()
+            if one["behind"]
+        ]
+
+    def _limited(self) -> list[str]:
+        """Which queries Consul wants to be asked later."""
+        polls = self._supervisor.polls() if self._supervisor else []
+        return [f"query {one.query} is limited: {one.limited}" for one in polls if one.limited]
+
+    def _behind_since(self) -> dict[str, float | None]:
+        try:
+            handlers = self._supervisor.handlers() if self._supervisor else {}
+        except JournalError:  # told by the main loop; the other metrics are needed all the more
+            return {}
+        return {name: one["behind"]["since"] if one["behind"] else None for name, one in handlers.items()}
 
     def _status(self) -> dict[str, Any]:
-        crew = self._crew
+        supervisor, known = self._supervisor, self._journal.database.is_open
         return {
-            "version": version("agentd"),
+            "version": _VERSION,
             "pid": os.getpid(),
+            "now": unix_time(),
             "config": str(self._loaded.path),
             "generation": self._committer.tree.current,
-            "reload_owed": self._journal.owed(),
-            "backlog": self._journal.backlog(),
+            "reload_pending": self._journal.unproved() if known else [],
+            "backlog": self._journal.backlog() if known else {},
             "not_ready": self._not_ready(),
+            "config_refused": self._refused,
+            "nginx_missing": self._nginx_missing(),
+            "handlers": supervisor.handlers() if supervisor else {},
             "stuck": self._heartbeats.stale(),
             "queries": [
                 {name: getattr(status, name) for name in status.__dataclass_fields__}
-                for status in (crew.polls() if crew else [])
+                for status in (supervisor.polls() if supervisor else [])
             ],
         }
+
+    def _nginx_missing(self) -> str:
+        """Why nginx, which should serve the tree, seems not to run; "" if it runs or is not needed."""
+        nginx = self._loaded.config.nginx
+        if nginx is None or not (self._supervisor and self._supervisor.provers):
+            return ""
+        try:
+            return "" if Processes(nginx).look().masters else f"no master of nginx runs with {nginx.conf}"
+        except HandlerError as error:
+            return str(error)
 
     @staticmethod
     def _log(config: Config) -> None:
@@ -313,34 +471,22 @@ class Agent:
         log.configure(config.log.level, json=None if form == "auto" else form == "json")
 
 
+def _utc(unix: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
+
+
 def _refuse_fixed(old: Loaded, new: Loaded) -> None:
     changed = [name for name in _FIXED if getattr(old.config, name) != getattr(new.config, name)]
     if changed:
-        raise ConfigError([f"{new.path}: {', '.join(changed)}: a change here needs a restart of agentd"])
+        raise ConfigError([f"{new.path}: {', '.join(changed)}: changed, which needs a restart of agentd"])
 
 
-def _lock(state: Path) -> int:
-    """Hold the state directory for this process."""
-    try:
-        state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(state / "agentd.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-        _flock(lock)
-    except BlockingIOError as error:
-        raise AgentdError(f"{state}: another agentd runs on this state directory") from error
-    except OSError as error:
-        raise AgentdError(f"{state}: the state directory cannot be used: {error.strerror}") from error
-    return lock
-
-
-def _flock(lock: int) -> None:
-    """Take the lock; `running` may hold it for an instant, so that one refusal is not the last word."""
-    deadline = time.monotonic() + _LOCK_PATIENCE
-    while True:
+def _refuse_stores(loaded: Loaded, journal: Journal) -> None:
+    problems = []
+    for handler in loaded.handlers:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+            journal.store(handler.name, handler.type.store_format)
+        except FormatError as error:
+            problems.append(f"{loaded.path}: handlers.{handler.name}: {error}")
+    if problems:
+        raise ConfigError(problems)

@@ -1,24 +1,25 @@
-"""How long to wait before trying again: exponential with jitter, by tenacity's arithmetic, without its loop.
+"""How long to wait before trying again: exponential with jitter.
 
-The loops that wait are the poller's and the worker's own, since both must stop, and be woken, in mid-wait.
+For loops that wait on something that can wake or stop them; a loop that only sleeps between attempts uses
+tenacity (see the poller).
 """
 
 from __future__ import annotations
 
-from typing import Any, cast
+import random
 
-from tenacity import RetryCallState, wait_exponential, wait_random
+_MOST_DOUBLINGS = 63  # keeps 2**n a sane float; `longest` is reached long before
 
 
 class Backoff:
-    """Waits of `first` seconds doubled up to `longest`, with up to a quarter of `first` of jitter."""
+    """Waits of `first` seconds, doubled up to `longest`, plus up to a quarter of `first` of jitter."""
 
     def __init__(self, first: float, longest: float) -> None:
+        self._first = first
         self._longest = longest
-        self._wait = wait_exponential(multiplier=first, max=longest) + wait_random(0, first / 4)
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after failed attempt number `attempt`, counted from 1."""
-        state = RetryCallState(retry_object=cast("Any", None), fn=None, args=(), kwargs={})
-        state.attempt_number = max(1, min(attempt, 64))
-        return min(self._longest, float(self._wait(state)))
+        doubled = self._first * 2.0 ** min(max(attempt - 1, 0), _MOST_DOUBLINGS)
+        jitter = random.uniform(0, self._first / 4)  # noqa: S311 (spreads a fleet; nobody gains by guessing it)
+        return min(self._longest, doubled + jitter)

@@ -1,54 +1,116 @@
-"""The command line: what may be typed, which command it is, and how an error is told.
+"""The command line: finds the command that was typed, runs it, and reports errors.
 
-Owns parsing, dispatch and exit statuses: 0 all is well, 1 the thing failed, 2 wrong usage or configuration.
-What a command imports is imported only when it runs, so that each starts as fast as it can.
+Owns parsing, dispatch and exit statuses: 0 all is well, 1 it failed, 2 wrong usage or configuration.
+A command is a module (see `Command`). agentd's own are listed in `agentd/commands/__init__.py`; others come
+in through the entry-point group `agentd.commands`, which is read only when the word typed is not one of
+agentd's own, or when all commands are listed. Only the module of the command that was typed is imported.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
-from agentd import fleet_arguments, words
-from agentd.commands.output import Output, printable
+from agentd.commands import OWN
+from agentd.commands.output import Output
+from agentd.commands.parser import DEFAULT, Parser, Version, add_command, add_common
 from agentd.errors import AgentdError, ConfigError
-from agentd.parser import DEFAULT, Parser, Version, add_common
+from agentd.printable import printable
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+GROUP: Final = "agentd.commands"
 _FAILED, _USAGE = 1, 2
-_INTERRUPTED, _PIPE_CLOSED = 130, 141  # as a shell tells of SIGINT and SIGPIPE
+_INTERRUPTED, _PIPE_CLOSED = 130, 141  # what a shell reports for SIGINT and SIGPIPE
+
+
+class Command(Protocol):
+    """What the module of a command defines (agentd's own have their HELP in `OWN`).
+
+    Attributes:
+        HELP: one line, in lower case and without a full stop.
+    """
+
+    HELP: str
+
+    def add_arguments(self, parser: Parser) -> None:
+        """Add the command's own arguments; `--config` and `--json` are there already."""
+
+    def execute(self, arguments: argparse.Namespace, output: Output) -> int:
+        """Run, and return the exit status. Raises AgentdError, which is printed without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit status. `argv` is without the program's name."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open to the end)
     try:
-        status = _execute(arguments)
+        command, arguments = parse(words)
+        status = command.execute(arguments, Output(sys.stdout, as_json=arguments.json))
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # Nobody reads any more; Python would complain about that once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _print_no_more()
         return _PIPE_CLOSED
     except AgentdError as error:
-        return _tell(error)
+        return _report(error)
     except PermissionError as error:
-        return _tell(AgentdError(f"{error.filename or 'a file'}: {error.strerror}"), cause=error)
+        return _report(AgentdError(f"{error.filename or 'a file'}: {error.strerror}"), cause=error)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _print_no_more()
+        return _report(AgentdError(f"{error.filename or 'the output'}: {error.strerror}"))
     return status
 
 
-def _execute(arguments: argparse.Namespace) -> int:
-    module = importlib.import_module(f"agentd.commands.{arguments.command.replace('-', '_')}")
-    execute: Callable[[argparse.Namespace, Output], int] = module.execute
-    return execute(arguments, Output(sys.stdout, as_json=arguments.json))
+def _print_no_more() -> None:
+    """What could not be written would fail once again at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _tell(error: AgentdError, cause: BaseException | None = None) -> int:
+def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """The command that was typed, and its arguments.
+
+    Raises:
+        SystemExit: wrong usage, which has been reported; or only help or the version was asked for.
+        AgentdError: the command cannot be used.
+    """
+    name = _typed(words)
+    if name is None:
+        parser = _top()[0] if "--version" in words else parser_of_all(OWN)
+        parser.parse_args(words)
+        raise SystemExit(_USAGE)  # never reached: what is missing is the command
+    command = own_command(name) if name in OWN else _installed_command(name)
+    parser, commands = _top()
+    _add_arguments(command, name, add_command(commands, name, OWN.get(name) or command.HELP))
+    return command, parser.parse_args(words)
+
+
+def _typed(words: Sequence[str]) -> str | None:
+    """The name of the command: the first word that is neither an option nor the value of `--config`."""
+    rest = iter(words)
+    for word in rest:
+        if word == "--config":
+            next(rest, None)
+        elif word in ("-h", "--help", "--version"):
+            return None
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def _report(error: AgentdError, cause: BaseException | None = None) -> int:
     advice = "; run it as root (sudo agentd ...)" if _not_permitted(cause or error) else ""
     for line in str(error).splitlines():
         sys.stderr.write(f"agentd: {printable(line)}{advice}\n")
@@ -65,146 +127,122 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+# ---------------------------------------------------------------- the commands
+
+
+def own_command(name: str) -> Command:
+    """Import one of agentd's own commands."""
+    return cast("Command", importlib.import_module(f"agentd.commands.{name.replace('-', '_')}"))
+
+
+def installed() -> dict[str, list[EntryPoint]]:
+    """The entry points of the commands that other packages bring, by name; not imported."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 (slow, and agentd's own commands do without)
+
+    found: dict[str, list[EntryPoint]] = {}
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        places = found.setdefault(point.name, [])
+        if all(point.value != other.value for other in places):
+            places.append(point)
+    return found
+
+
+def load_command(name: str, points: Sequence[EntryPoint]) -> Command:
+    """Import the command that another package brings.
+
+    Raises:
+        AgentdError: why it cannot be used, and what to do.
+    """
+    values = " and ".join(point.value for point in points)
+    if name in OWN:
+        raise AgentdError(f"{values} cannot be the command {name!r}, which is agentd's own: rename it")
+    if len(points) > 1:
+        raise AgentdError(f"two packages bring a command {name!r} ({values}): uninstall one of them")
+    try:
+        command = points[0].load()
+    except (Exception, SystemExit) as error:
+        raise AgentdError(
+            f"the command {name!r} ({values}) cannot be imported: {type(error).__name__}: {error};"
+            " fix or uninstall its package"
+        ) from error
+    missing = [part for part in ("add_arguments", "execute") if not callable(getattr(command, part, None))]
+    if not isinstance(getattr(command, "HELP", None), str):
+        missing.insert(0, "HELP")
+    if missing:
+        raise AgentdError(
+            f"the command {name!r} ({values}) has no {' and no '.join(missing)}: fix its package"
+        )
+    return cast("Command", command)
+
+
+def _add_arguments(command: Command, name: str, parser: Parser) -> None:
+    """Have the command add its own; raises AgentdError where another package's fails to."""
+    try:
+        command.add_arguments(parser)
+    except Exception as error:
+        if name in OWN:
+            raise
+        raise AgentdError(
+            f"the command {name!r} cannot add its arguments: {type(error).__name__}: {error};"
+            " fix or uninstall its package"
+        ) from error
+
+
+def _installed_command(name: str) -> Command:
+    points = installed()
+    if name not in points:
+        _unknown(name, points)
+    return load_command(name, points[name])
+
+
+def _unknown(name: str, points: Iterable[str]) -> NoReturn:
+    known = sorted({*OWN, *points})
+    parser, _ = _top()
+    parser.usage = "agentd [-h] [--version] [--config FILE] [--json] COMMAND ..."
+    parser.error(f"there is no command {name!r}{_nearest(name, known)}\ncommands: {', '.join(known)}")
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415 (only an error needs it)
+
+    near = get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
 # ---------------------------------------------------------------- what may be typed
 
 
-def _parser() -> Parser:
-    given = os.environ.get("AGENTD_CONFIG") or DEFAULT
-    parser = Parser(
-        "agentd", description="Turns Consul's events, services and keys into files that nginx serves."
-    )
-    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
-    add_common(parser, config=Path(given), as_json=False)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (text, add) in _COMMANDS.items():
-        own = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        # May stand before or after the command; given nowhere after it, the one before it counts.
-        add_common(own, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
-        add(own)
+def parser_of_all(own: Mapping[str, str], *, complete: bool = False) -> Parser:
+    """The parser with every command; `complete` adds the arguments of each (for shell completion, man pages).
+
+    A command that cannot be imported is listed with the reason.
+    """
+    parser, commands = _top()
+    for name, text in own.items():
+        made = add_command(commands, name, text)
+        if complete:
+            own_command(name).add_arguments(made)
+    for name, points in installed().items():
+        try:
+            command = load_command(name, points)
+        except AgentdError as error:
+            if name not in own:
+                add_command(commands, name, f"broken: {printable(str(error))}")
+        else:
+            made = add_command(commands, name, command.HELP)
+            if complete:
+                _add_arguments(command, name, made)
     return parser
 
 
-def _none(_: Parser) -> None:
-    """Add nothing: the command has no arguments of its own."""
-
-
-def _fire(parser: Parser) -> None:
-    parser.add_argument("name", type=words.word, metavar="NAME", help="name of the event")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "payload",
-        nargs="?",
-        metavar="PAYLOAD",
-        help="what to send; - is standard input. Others see it in the process list: use --file for secrets",
+def _top() -> tuple[Parser, argparse._SubParsersAction[Parser]]:
+    given = os.environ.get("AGENTD_CONFIG")
+    parser = Parser(
+        "agentd",
+        description="Turns Consul's events, services and keys into configuration files for nginx.",
+        allow_abbrev=False,
     )
-    what.add_argument(
-        "--file", type=Path, metavar="F", help="read the payload from a file; - is standard input"
-    )
-
-
-def _history(parser: Parser) -> None:
-    parser.add_argument(
-        "id", nargs="?", type=words.word, metavar="ID", help="all about the changes whose ID begins like this"
-    )
-    parser.add_argument("--handler", type=words.word, metavar="H", help="only what came for this handler")
-    parser.add_argument(
-        "--limit", type=words.count, default=30, metavar="N", help="at most so many (%(default)s)"
-    )
-
-
-def _rollback(parser: Parser) -> None:
-    parser.add_argument(
-        "generation",
-        nargs="?",
-        type=words.count,
-        metavar="N",
-        help="the generation to go back to (the one before the current)",
-    )
-    _add_wait(parser)
-
-
-def _replay(parser: Parser) -> None:
-    parser.add_argument("id", type=words.word, metavar="ID", help="ID of the change, or its beginning")
-    parser.add_argument("--handler", type=words.word, metavar="H", help="only to this handler")
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="run the handler here, show what would change, and keep nothing of it",
-    )
-    _add_wait(parser)
-
-
-def _add_wait(parser: Parser) -> None:
-    parser.add_argument(
-        "--wait",
-        type=words.seconds,
-        default=15.0,
-        metavar="T",
-        help="wait so long for the daemon, such as 30s or 0 (15s)",
-    )
-
-
-def _handlers(parser: Parser) -> None:
-    parser.add_argument("name", nargs="?", type=words.word, metavar="NAME", help="this one in detail")
-
-
-def _blacklist(parser: Parser) -> None:
-    parser.add_argument("--handler", type=words.word, metavar="H", help="this one, if several are configured")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    _add_changes(verbs)
-    for verb in verbs.choices.values():
-        _add_wait(verb)
-    verbs.add_parser("list", help="show entries, lists and feeds")
-    why = verbs.add_parser("why", help="say whether an address is blocked, and by what")
-    why.add_argument("address", type=words.word, metavar="ADDRESS", help="an address or CIDR")
-    for verb in verbs.choices.values():
-        add_common(verb, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
-
-
-def _add_changes(verbs: argparse._SubParsersAction[Parser]) -> None:
-    add = verbs.add_parser("add", help="block an address or CIDR")
-    add.add_argument("cidr", type=words.word, metavar="CIDR")
-    add.add_argument("ttl", type=words.word, nargs="?", metavar="TTL", help="such as 10m; else for good")
-    add.add_argument("--reason", type=words.word, metavar="TEXT", help="why, for those who ask later")
-    remove = verbs.add_parser("remove", help="let an address or CIDR through, whatever blocked it")
-    remove.add_argument("cidr", type=words.word, metavar="CIDR")
-    load = verbs.add_parser("load", help="replace a list by what its reference leads to")
-    load.usage = "%(prog)s [-h] [--force] [--wait T] [LIST] [REFERENCE [sha256:HEX]]"
-    load.add_argument("source", type=words.word, nargs="+", metavar="WORD", help="list, reference, or both")
-    load.add_argument("--force", action="store_true", help="override the guards, this once")
-    clear = verbs.add_parser("clear", help="empty a list; `entries` are those that were added")
-    clear.add_argument("name", type=words.word, metavar="LIST")
-
-
-def _import_watches(parser: Parser) -> None:
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="JSON configuration of a Consul agent; - is standard input"
-    )
-
-
-_COMMANDS: Final[dict[str, tuple[str, Callable[[Parser], None]]]] = {
-    "run": ("run the daemon", _none),
-    "check": ("check the configuration, Consul, its ACLs, nginx and the directories", _none),
-    "status": ("show how the daemon is", _none),
-    "history": ("show what came, what became of it, and why", _history),
-    "generations": ("list the generations of the tree", _none),
-    "rollback": ("make an earlier generation current again, and have nginx load it", _rollback),
-    "replay": ("hand a change to its handler once more", _replay),
-    "fire": ("fire a user event", _fire),
-    "handlers": ("list the installed handlers and their options", _handlers),
-    "blacklist": ("show what is blocked and why, or change it on this node", _blacklist),
-    "nodes": ("list the addresses of a service's instances", fleet_arguments.add_nodes),
-    "upstream": (
-        "list or change the servers of an upstream on all load balancers at once",
-        fleet_arguments.add_upstream,
-    ),
-    "rolling": (
-        "deploy to one server after the other, each out of use meanwhile",
-        fleet_arguments.add_rolling,
-    ),
-    "lock": (
-        "run a command while holding a lock of the cluster, as `consul lock` does",
-        fleet_arguments.add_lock,
-    ),
-    "import-watches": ("turn the watches of a Consul agent into handlers, as YAML", _import_watches),
-}
+    parser.add_example("sudo agentd check", "agentd status", "agentd history --limit 5")
+    parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
+    add_common(parser, config=Path(given) if given else DEFAULT, as_json=False)
+    return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

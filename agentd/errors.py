@@ -4,20 +4,25 @@
     ├── ConfigError            the YAML file, or what it names, is wrong: all problems at once
     ├── ConsulError
     │   ├── ConsulUnavailable  no answer, no leader, a 5xx: wait and ask again
-    │   └── ConsulRefused      an answer that says no: ACL, 4xx; asking again does not help
-    ├── LockError              a lock of the fleet
-    │   ├── LockNotAcquired    held by others for too long, or the key serves something else
-    │   └── LockLost           it was ours and is no more: what it protects is not protected
-    ├── BalancerError          a load balancer did not do, or did not say, what was asked of it
+    │   │   └── ConsulLimited  too many requests: it is there, and wants to be asked later
+    │   └── ConsulRefused      Consul says no: ACL, 4xx; asking again does not help
+    ├── LockError              about a lock in Consul
+    │   ├── LockNotAcquired    held by others for too long, or the key is used for something else
+    │   └── LockLost           it was ours and is lost: what it protects is no longer protected
+    ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
+    ├── TakenError             another daemon uses the tree or the state directory: this one must end
     ├── JournalError           the journal cannot be read or written
+    ├── DamagedError           the journal is damaged: the next start sets it aside
+    ├── FormatError            the tree, the journal or a store was written by another version of agentd
     └── HandlerError
         ├── TemporaryError     retried, after `retry_after` seconds if given
+        │   └── UnderWay       what the change needs is on its way: the others go on, it is handled again then
         └── PermanentError     a refusal: the change is not applied, nothing changes
 
-Exceptions of libraries and of the system are translated where they enter (`watch/client.py`,
-`apply/process.py`, `apply/sources.py`, `apply/tree.py`,
-`apply/journal.py`), always with `raise ... from`. The text says what the operator can do.
+Exceptions of libraries and of the system are translated where they enter agentd (`wire.py`, `process.py`,
+`watch/client.py`, `journal/database.py`, `tree/disk.py`, the modules of `sources/`), always with
+`raise ... from`. The text says what the operator can do.
 """
 
 from __future__ import annotations
@@ -26,9 +31,13 @@ from __future__ import annotations
 class AgentdError(Exception):
     """The root: catching it catches everything that agentd raises on purpose."""
 
+    def __str__(self) -> str:
+        """Its text, with lone surrogates escaped: it may quote a payload, and must fit journal and log."""
+        return super().__str__().encode(errors="backslashreplace").decode()
+
 
 class ConfigError(AgentdError):
-    """The configuration cannot be used. `problems` holds one line a problem, each with file and line."""
+    """The configuration cannot be used. `problems` holds one line per problem, each with file and line."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -40,39 +49,75 @@ class ConsulError(AgentdError):
 
 
 class ConsulUnavailable(ConsulError):
-    """Consul cannot answer now: connection refused, time-out, no leader, a 5xx."""
+    """Consul cannot answer now: connection refused, timeout, no leader, a 5xx."""
+
+
+class ConsulLimited(ConsulUnavailable):
+    """Consul answers, but not now: its rate limit, or its limit of connections, is reached.
+
+    Args:
+        message: what it said.
+        retry_after: seconds until it wants to be asked again; None if it did not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ConsulRefused(ConsulError):
-    """Consul answered no: a 4xx, or a token without the right that the request needs."""
+    """Consul said no: a 4xx, or the token lacks the right that the request needs."""
 
 
 class LockError(AgentdError):
-    """A lock of the fleet is not ours."""
+    """The lock is not ours."""
 
 
 class LockNotAcquired(LockError):
-    """The lock could not be had: others hold it, the wait was given up, or its key serves something else."""
+    """Not acquired: others hold the lock, the wait was cancelled, or the key is used for something else."""
 
 
 class LockLost(LockError):
-    """The lock was ours and is no more: whatever was done since may have met another holder's work."""
-
-
-class BalancerError(AgentdError):
-    """A load balancer did not do what was asked, or its answer cannot be understood."""
+    """The lock was ours and is lost: anything done since then may have collided with another holder."""
 
 
 class TreeError(AgentdError):
     """The tree cannot be read or written; nothing is half-written, and the next attempt may succeed."""
 
 
+class TakenError(AgentdError):
+    """Another daemon uses the tree or the state directory, and neither can be shared."""
+
+
 class JournalError(AgentdError):
     """The journal cannot be read or written; what was being recorded is not recorded."""
 
 
+class DamagedError(AgentdError):
+    """The journal's file is damaged while the daemon runs: it must end, and its next start mends that."""
+
+
+class FormatError(AgentdError):
+    """What is on disk has a format that this agentd does not know. It is left exactly as it is.
+
+    Args:
+        what: the file, or whatever else it is.
+        found: its format.
+        known: the format that this version reads and writes.
+        otherwise: what to do if the program that wrote it is not available.
+    """
+
+    def __init__(
+        self, what: object, found: object, known: int, otherwise: str = "move it away to start from scratch"
+    ) -> None:
+        super().__init__(
+            f"{what} has format {found!r}, but this agentd only knows format {known}; nothing was changed:"
+            f" run the version of agentd that wrote it, or {otherwise}"
+        )
+
+
 class HandlerError(AgentdError):
-    """What a handler says of the change in its hands."""
+    """What a handler says about the change that it is handling."""
 
 
 class TemporaryError(HandlerError):
@@ -89,5 +134,13 @@ class TemporaryError(HandlerError):
         self.retry_after = retry_after
 
 
+class UnderWay(TemporaryError):
+    """A task that the change needs is under way (`Context.task`).
+
+    This is no failure: the change is set aside, later ones go on, and it is handled again once the task is
+    done.
+    """
+
+
 class PermanentError(HandlerError):
-    """The change is refused: nothing changes, and the message stands in `agentd history`."""
+    """The change is refused: nothing changes, and the message appears in `agentd history`."""

@@ -1,19 +1,20 @@
 """Turns the `watches` of a Consul agent's JSON configuration into the handlers of an agentd.yaml.
 
-Owns that translation, text to text: no I/O, and no secret of the input in the output. What cannot be
-translated stays in the output as a comment that names the watch and the reason, never silently left out.
+Owns that translation, from text to text: no I/O, and no secret in the input reaches the output. What cannot
+be translated is never dropped silently: a comment in the output names the watch and the reason.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 
 from agentd.errors import ConfigError
+from agentd.printable import printable_lines
 
 _STATES: Final = ("any", "passing", "warning", "critical")
 _NAME_LENGTH: Final = 64
@@ -21,7 +22,7 @@ _LISTED: Final = 80
 
 
 class _Untranslatable(Exception):  # noqa: N818 (not an error of the program: it ends one watch's translation)
-    """Why a watch has no counterpart; the text becomes a comment."""
+    """Why a watch cannot be translated; the text becomes a comment."""
 
 
 def import_watches(text: str) -> str:
@@ -31,21 +32,30 @@ def import_watches(text: str) -> str:
         text: JSON (https://developer.hashicorp.com/consul/docs/automate/watch).
 
     Returns:
-        YAML with the `handlers:` map, one entry a watch, and comments for what could not be taken over.
+        YAML with the `handlers:` map, one entry per watch, and comments for what could not be translated.
 
     Raises:
         ConfigError: not JSON, or no watches in it.
     """
+    try:
+        return _handlers(_watches(text))
+    except RecursionError as error:
+        raise ConfigError(["this is nested too deeply to be a configuration of Consul"]) from error
+
+
+def _handlers(watches: list[Any]) -> str:
     lines: list[str] = []
     handlers = 0
-    for number, watch in enumerate(_watches(text), start=1):
+    for number, watch in enumerate(watches, start=1):
         lines.append("")
         try:
             on, options = _translated(watch)
         except _Untranslatable as reason:
             lines.append(_comment(f"watch {number} ({_label(watch)}) is NOT imported: {reason}"))
             continue
-        lines.extend(_comment(f"watch {number}: {note}") for note in _notes(watch))
+        if watch.get("token"):
+            note = "it has a token of its own (not copied); agentd uses the one in consul.token_file for all"
+            lines.append(_comment(f"watch {number}: {note}"))
         lines.append(f"  {_name(number, watch)}:\n    use: command\n    on: {_yaml([on], flow=True)}")
         lines.append(f"    {_yaml({'options': options}, flow=False)}")
         handlers += 1
@@ -55,8 +65,10 @@ def import_watches(text: str) -> str:
 def _watches(text: str) -> list[Any]:
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()  # a lone surrogate is no text
     except ValueError as error:
-        raise ConfigError([f"this is not JSON: {error}; an HCL file must be converted first"]) from error
+        told = str(error).partition(";")[0]  # without advice to programmers
+        raise ConfigError([f"this is not JSON: {told}; convert an HCL file to JSON first"]) from error
     if isinstance(found, Mapping):
         found = [found] if "type" in found else found.get("watches")
     if not isinstance(found, list) or not found:
@@ -69,12 +81,12 @@ def _translated(watch: object) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(watch, Mapping):
         raise _Untranslatable("it is not an object")
     if watch.get("datacenter"):
-        raise _Untranslatable("it names a datacenter, and agentd watches the one of its own agent")
+        raise _Untranslatable("it names a datacenter, and agentd watches only its agent's own")
     return _on(watch), _options(watch)
 
 
 def _on(watch: Mapping[str, Any]) -> dict[str, Any]:
-    """The item of `on:` that yields the same changes."""
+    """The item of `on:` that brings the same changes."""
     match watch.get("type"):
         case "event":
             return {"event": _text(watch, "name", default="*")}
@@ -99,8 +111,10 @@ def _on(watch: Mapping[str, Any]) -> dict[str, Any]:
 def _service(watch: Mapping[str, Any]) -> dict[str, Any]:
     tags = watch.get("tag") or []
     tags = [tags] if isinstance(tags, str) else tags
-    if not isinstance(tags, list) or len(tags) > 1:
-        raise _Untranslatable("it selects by several tags, and agentd by one; write a `filter`")
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise _Untranslatable("`tag` must be a string or a list of strings")
+    if len(tags) > 1:
+        raise _Untranslatable("it selects by several tags, and agentd by one; use a `filter`")
     passing = watch.get("passingonly", False)
     if passing not in (True, False, "true", "false"):
         raise _Untranslatable("`passingonly` must be true or false")
@@ -117,7 +131,7 @@ def _which_checks(watch: Mapping[str, Any]) -> dict[str, str]:
         return {"service": _text(watch, "service")}
     state = _text(watch, "state", default="any")
     if state not in _STATES:
-        raise _Untranslatable(f"a state is one of {', '.join(_STATES)}")
+        raise _Untranslatable(f"`state` must be one of {', '.join(_STATES)}")
     return {"state": state}
 
 
@@ -132,7 +146,7 @@ def _options(watch: Mapping[str, Any]) -> dict[str, Any]:
     """How the program is started: `args` without a shell, the older `handler` string with one."""
     if watch.get("handler_type", "script") != "script":
         raise _Untranslatable(
-            "its handler is an HTTP request, which `command` does not send; let it run a program such as curl"
+            "its handler is an HTTP request, which `command` does not send; have it run curl, for example"
         )
     args, handler = watch.get("args"), watch.get("handler")
     if isinstance(args, Sequence) and args and all(isinstance(word, str) for word in args):
@@ -142,13 +156,8 @@ def _options(watch: Mapping[str, Any]) -> dict[str, Any]:
     raise _Untranslatable("it has neither `args` nor `handler`")
 
 
-def _notes(watch: Mapping[str, Any]) -> Iterator[str]:
-    if watch.get("token"):
-        yield "it has a token of its own (not copied); agentd uses the one in consul.token_file for all"
-
-
 def _name(number: int, watch: Mapping[str, Any]) -> str:
-    """A name that the number keeps unique, such as "watch-1-event-deploy"."""
+    """A name such as "watch-1-event-deploy"; the number makes it unique."""
     words = (
         str(watch.get(field) or "") for field in ("type", "name", "key", "prefix", "service", "tag", "state")
     )
@@ -158,7 +167,7 @@ def _name(number: int, watch: Mapping[str, Any]) -> str:
 
 def _label(watch: object) -> str:
     if not isinstance(watch, Mapping):
-        return "no object"
+        return "not an object"
     fields = (
         f"{name}={watch[name]!r:.{_LISTED}}"
         for name in ("type", "name", "key", "prefix", "service")
@@ -172,7 +181,7 @@ def _comment(text: str) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Keeps a text with line breaks on one line, escaped."""
+    """Writes text that has line breaks on one line, escaped."""
 
 
 def _represent(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
@@ -183,8 +192,9 @@ _Dumper.add_representer(str, _represent)
 
 
 def _yaml(value: object, *, flow: bool) -> str:
-    """Indented to stand inside an entry, but for the first line."""
+    """Indented to fit inside an entry, except for the first line."""
     dumped = yaml.dump(
         value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100_000, default_flow_style=flow
     )
-    return dumped.rstrip("\n").replace("\n", "\n    ")
+    # A text with such a character is in double quotes, where YAML reads the same escapes.
+    return printable_lines(dumped.rstrip("\n")).replace("\n", "\n    ")

@@ -1,107 +1,92 @@
-"""The value types of the YAML file: the frozen base model, `Duration`, and what agentd must know of nginx.
+"""Value types of the YAML file: the frozen base model, durations, sizes, paths, and the facts about nginx.
 
 Validators here only look at values; nothing does I/O.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
+import math
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-_LAST_PORT: Final = 65535
-_NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
-_DURATION: Final = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
-_SECONDS: Final = (86400.0, 3600.0, 60.0, 1.0, 0.001)
-_LONGEST: Final = 100 * 365 * 86400.0
-
-
-def parse_duration(value: object) -> float:
-    """Turn "55s", "1h30m", "250ms" or a plain number of seconds into seconds.
-
-    Units stand in the order d, h, m, s, ms, each at most once.
-
-    Raises:
-        ValueError: not a duration, negative, or longer than a hundred years.
-    """
-    seconds = _seconds(value)
-    if seconds is None or not 0 <= seconds <= _LONGEST:  # nor a number that is none
-        raise ValueError("a duration such as 55s, 1h30m or 250ms is needed")
-    return seconds
-
-
-def _seconds(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value) if abs(value) <= _LONGEST else None
-    if not isinstance(value, str) or not value.isascii() or not value:
-        return None
-    if found := _DURATION.fullmatch(value):
-        return sum(float(number) * unit for number, unit in zip(found.groups("0"), _SECONDS, strict=True))
-    return float(value) if value.isdigit() else None
-
+from agentd.limits import Limits
+from agentd.values import STATUS, absolute, parse_duration, parse_loopback, parse_size
 
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds, written as "55s" or "1h30m"."""
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes, written as "512k", "100M" or "2G"."""
+
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+"""A path that does not depend on the working directory."""
 
 
 class Options(BaseModel):
     """The frozen base of every section: an unknown field is an error, never ignored."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+
+class LimitOptions(Options):
+    """What a program may use. Whatever it starts inherits that, a service too, for as long as it lives."""
+
+    memory: Size | None = Field(
+        None, ge=2**24, description="Address space of each of its processes. Unset: no limit."
+    )
+    cpu: Duration | None = Field(
+        None,
+        ge=1,
+        description="Processor time of each of its processes, after which it is ended. Unset: no limit.",
+    )
+
+    @property
+    def limits(self) -> Limits | None:
+        """As `Context.run` takes them; None for no limit."""
+        if self.memory is None and self.cpu is None:
+            return None
+        return Limits(memory=self.memory, cpu=None if self.cpu is None else math.ceil(self.cpu))
 
 
 class NginxOptions(Options):
-    """The nginx on this node, as agentd checks, signals and asks it."""
+    """The nginx on this node: which program is checked and signalled, and how agentd sees what it serves."""
 
-    binary: str = Field("nginx", description="The nginx program; found in PATH if it has no slash.")
+    binary: str = Field(
+        "nginx", description="The nginx program; looked up in PATH unless it contains a slash."
+    )
     conf: Path = Field(
         Path("/etc/nginx/nginx.conf"),
-        description="The main configuration file; the tree lies in its directory.",
+        description="nginx's main configuration file; the tree must be in or below its directory.",
     )
     pid: Path = Field(
-        Path("/run/nginx.pid"), description="The file in which nginx keeps the pid of its master."
+        Path("/run/nginx.pid"), description="The file to which nginx writes the process ID of its master."
     )
     error_log: Path = Field(
         Path("/var/log/nginx/error.log"),
-        description="Where [emerg] lines are read from after a failed reload.",
+        description="nginx's error log; after a failed reload its [emerg] lines are quoted.",
     )
     canary: Path = Field(
         Path("/run/agentd/nginx.sock"),
-        description="Unix socket on which nginx answers the generation being served; nginx creates it.",
+        description="Unix socket, created by nginx, on which each worker answers with the number of"
+        " the generation that it serves, and its pid.",
     )
     timeout: Duration = Field(30.0, description="Time limit of one `nginx -t`.")
 
 
-def parse_loopback(address: str) -> tuple[str, int]:
-    """Split "127.0.0.1:9521", "[::1]:9521" or "localhost:9521" into address and port (0: any free one).
-
-    Raises:
-        ValueError: not an address and a port, or not on loopback.
-    """
-    host, _, port = address.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    name = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
-    try:
-        loopback = ipaddress.ip_address(name).is_loopback and (":" in name) == bracketed
-    except ValueError:
-        raise ValueError("an address and a port are needed, such as 127.0.0.1:9521") from None
-    if not loopback:
-        raise ValueError(
-            "only a loopback address (127.0.0.0/8 or [::1]) is accepted: nobody is asked who they are"
-        )
-    if not (port.isascii() and port.isdigit() and int(port) <= _LAST_PORT):
-        raise ValueError("a port from 0 to 65535 is needed, as in 127.0.0.1:9521")
-    return name, int(port)
-
-
 class StatusOptions(Options):
-    """The HTTP endpoints /healthz, /readyz, /metrics and /status of this node."""
+    """The HTTP endpoints of this node: /healthz, /readyz, /metrics and /status."""
 
     address: str | None = Field(
-        "127.0.0.1:9521", description="Loopback address and port of the HTTP endpoints; null for none."
+        STATUS, description="Loopback address and port to listen on; null: no endpoints."
+    )
+
+    strict: bool = Field(
+        False,  # noqa: FBT003 (pydantic's default)
+        description="Whether /readyz answers 503 as well while a handler is behind: a state that failed, a"
+        " change that is not live, drift. Otherwise it answers 200 and names them, since what is wrong"
+        " everywhere would make every load balancer unready at once.",
     )
 
     @field_validator("address")

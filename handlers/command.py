@@ -1,25 +1,29 @@
-"""Runs a program for a change: what `consul watch` and the `watches` of a Consul agent did, unchanged.
+"""Runs a program for each change, as `consul watch` and the `watches` of a Consul agent do.
 
-Owns the shape of what the program is given. On standard input that is the JSON of `consul watch`: one line,
-an event as a list of one. The environment is a clean one with `CONSUL_INDEX`, as there, and
+Owns the input of the program. On standard input it gets the same JSON as from `consul watch`: one line, an
+event as a list of one. Its environment is clean, except for `CONSUL_INDEX`, as with `consul watch`, and
 
-    AGENTD_HANDLER     name of the configured handler      AGENTD_CHANGE_ID   tells this change from others
-    AGENTD_QUERY       such as "event", "key:a/b"          AGENTD_GENERATION  the generation that is current
+    AGENTD_HANDLER     name of the configured handler      AGENTD_CHANGE_ID   identifies this change
+    AGENTD_QUERY       such as "event", "key:a/b"          AGENTD_GENERATION  the current generation
     AGENTD_KIND        event, key, service, ...            AGENTD_EVENT_NAME  for events only
+    AGENTD_RUN         of this run alone, by which processes that it leaves behind are found
 
-A process is a side effect that no staging undoes. Other changes are applied once; a program is started *at
-least* once: again after an exit status other than 0 or a time-out, and again when agentd was killed before
-it noted the end. AGENTD_CHANGE_ID is the same each time; a program that must not repeat itself keeps it.
+A program has side effects that staging cannot undo. Other changes are applied once; a program is started *at
+least* once: again after an exit status other than 0 or a timeout, and again if agentd was killed before it
+recorded the end. The end is recorded before the next program starts, and none starts while nothing can be
+recorded, so a kill repeats one program at most. AGENTD_CHANGE_ID is the same each time, so a program that
+must not repeat its work can remember it.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, model_validator
 
 from agentd.handler import (
+    Background,
     Change,
     ChecksState,
     Context,
@@ -29,6 +33,7 @@ from agentd.handler import (
     HandlerOptions,
     KeyPrefixState,
     KeyState,
+    LimitOptions,
     ServiceState,
 )
 
@@ -48,52 +53,81 @@ _GO_ESCAPES: Final = str.maketrans(
 
 
 class Command(Handler):
-    """One program, started once for each change."""
+    """Runs a program for each change, with the input that `consul watch` would give it."""
 
     class Options(HandlerOptions):
-        """The options of one entry: `argv` or `shell`, and what surrounds the program."""
+        """The program: `argv` or `shell`, its environment and its time limit."""
 
         argv: tuple[str, ...] | None = Field(
-            None, min_length=1, description="The program and its arguments; no shell looks at them."
+            None,
+            min_length=1,
+            description="The program and its arguments, run without a shell. Either this or `shell` is"
+            " required.",
         )
         shell: str | None = Field(
-            None, min_length=1, description="A command line for `/bin/sh -c`, in place of `argv`."
+            None, min_length=1, description="A command line for `/bin/sh -c`, instead of `argv`."
         )
         timeout: Duration | None = Field(
-            None, description="Time limit of one run; then its process group is ended. Unset: the attempt's."
+            None,
+            description="Time limit of one run, after which its process group is killed. Unset: `timeout` of"
+            " the entry.",
         )
-        env: dict[str, str] = Field({}, description="Variables to add to the program's clean environment.")
+        background: Background = Field(
+            "keep",
+            description="What becomes of processes that the program leaves behind when it ends: `keep` (as"
+            " with `consul watch`) or `end`. Either way they are logged.",
+        )
+        retry_forever: bool = Field(
+            default=False,
+            description="Whether the newest state that failed is given to the program again, after its"
+            " outcome, until it succeeds. Otherwise it runs at most `retry.attempts` times.",
+        )
+        limits: LimitOptions = Field(
+            LimitOptions(),
+            description="Limits on memory and processor time. None by default, since a service that the"
+            " program starts would inherit them.",
+        )
+        env: dict[str, str] = Field(
+            {}, description="Variables to add to the program's environment, which is otherwise clean."
+        )
 
         @model_validator(mode="after")
         def _one(self) -> Command.Options:
             if (self.argv is None) == (self.shell is None):
-                raise ValueError("give `argv` (a list) or `shell` (a command line), and not both")
+                raise ValueError("give either `argv` (a list) or `shell` (a command line), not both")
             if any("\0" in word for word in (*self.command, *self.env, *self.env.values())):
                 raise ValueError("a NUL character cannot be given to a program")
             return self
 
         @property
         def command(self) -> tuple[str, ...]:
-            """What is run."""
+            """The program and its arguments."""
             return self.argv or ("/bin/sh", "-c", self.shell or "")
 
     options: Options
+    side_effects: ClassVar[bool] = True
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.converges = options.retry_forever
 
     def handle(self, change: Change, context: Context) -> None:
-        """Run the program and wait for its end.
+        """Run the program and wait for it to end.
 
         Raises:
-            TemporaryError: it did not start, ran out of time, or its exit status was not 0.
+            TemporaryError: it did not start, ran out of time, or exited with a status other than 0.
         """
         ended = context.run(
             self.options.command,
             stdin=standard_input(change),
             env={**self.options.env, **_environment(change, context)},
             timeout=self.options.timeout,
+            limits=self.options.limits.limits,
+            background=self.options.background,
         )
         if context.dry_run:  # nothing ran
             return
-        # Neither the other arguments nor the output: both may hold what must not be logged.
+        # Neither the other arguments nor the output: both may contain secrets.
         context.log.info(
             "command.ran",
             program=self.options.command[0],
@@ -103,7 +137,7 @@ class Command(Handler):
 
 
 def standard_input(change: Change) -> bytes:
-    """The JSON that `consul watch` gives its handler, with Go's escapes, ended by a line feed."""
+    """The JSON that `consul watch` gives to its handler, with Go's escapes and a final newline."""
     text = json.dumps(_shape(change), ensure_ascii=False, separators=(",", ":"))
     return (text.translate(_GO_ESCAPES) + "\n").encode(errors="replace")
 
@@ -153,10 +187,10 @@ def _event_index(event: Event) -> int:
     digits = event.id.replace("-", "")
     try:
         return int(digits[:16], 16) ^ int(digits[16:], 16)
-    except ValueError:  # not a UUID: an event that no agent made
+    except ValueError:  # not a UUID: not made by a Consul agent
         return event.index
 
 
 def _environ(value: str) -> str:
-    """Names of events come from outside: take out what the environment of a process cannot hold."""
+    """Event names come from outside: replace what an environment variable cannot contain."""
     return value.replace("\0", "").encode(errors="replace").decode()

@@ -78,7 +78,7 @@ def show(stack: ExitStack, directory: Path) -> None:
             for node in nodes
         ],
     )  # fmt: skip
-    say("Every node began with a random key of its own, so no session can travel between nodes yet:")
+    say("Every node started with its own random key, so no session can move between nodes yet:")
     travel(certificate, nodes, expect=False)
 
     step("Rotate: the first key that all nodes share")
@@ -94,7 +94,7 @@ def show(stack: ExitStack, directory: Path) -> None:
     step("What the nodes remember: agentd history on node3")
     print(indent(run_agentd(nodes[2], "history")))
     names = {path.name for node in nodes for path in (node.nginx.tree / "current").iterdir()}
-    say(f"One directory a generation, nothing half-written: {', '.join(sorted(names))}")
+    say(f"One directory per generation, nothing half-written: {', '.join(sorted(names))}")
     for node in nodes:
         commands(directory, node)
 
@@ -111,7 +111,7 @@ def rotate(nodes: list[Node]) -> None:
         lambda: all(len(node.tickets()) > len(before[node.name][0].split()) for node in nodes),
         "the key to arrive",
     )
-    say("It arrived on every node, and only decrypts until every node has had the time to get it:")
+    say("It arrived on every node; at first it only decrypts, until every node has had time to get it:")
     say("  " + "; ".join(f"{node.name} {keys(node)}" for node in nodes))
     wait_until(
         lambda: all(node.tickets()[0].name != old_first[node.name] for node in nodes),
@@ -150,7 +150,7 @@ def travel(certificate: Certificate, nodes: list[Node], *, expect: bool) -> None
         client = TLSClient(certificate, version)
         client.connect(nodes[0].nginx.address, nodes[0].nginx.tls_port)
         answer = client.connect(nodes[1].nginx.address, nodes[1].nginx.tls_port)
-        say(f"  {answer.version}: begun on node1, on node2 {'resumed' if answer.resumed else 'not resumed'}")
+        say(f"  {answer.version}: begun on node1, {'resumed' if answer.resumed else 'not resumed'} on node2")
         if answer.resumed is not expect:
             raise StepFailedError(f"{answer.version}: resumed is {answer.resumed}")
 
@@ -169,7 +169,7 @@ def resume(clients: list[TLSClient], node: Node) -> None:
     for client in clients:
         answer = client.connect(node.nginx.address, node.nginx.tls_port)
         across = "resumed" if answer.resumed else "NOT resumed"
-        say(f"  {answer.version}: on {node.name} {across} across the rotation")
+        say(f"  {answer.version}: {across} on {node.name}, across the rotation")
         if not answer.resumed:
             raise StepFailedError(f"{answer.version}: the session did not survive the rotation")
 
@@ -220,12 +220,12 @@ def run_agentd(node: Node, *arguments: str) -> str:
 
 
 def run_canary(node: Node) -> str:
-    """What the node's generation canary answers."""
+    """The generation that the node's canary answers with."""
     done = subprocess.run(
         ["curl", "-s", "--max-time", "5", "--unix-socket", str(node.nginx.canary), "http://localhost/generation"],
         capture_output=True, text=True, timeout=10, check=False,
     )  # fmt: skip
-    return done.stdout
+    return done.stdout.partition(" ")[0]
 
 
 def keys(node: Node) -> str:
@@ -286,7 +286,7 @@ The fleet is running. In another shell:
     agentd check
     consul event -name={TICKET_EVENT} "not a key"; sleep 1; agentd history --limit 3
 
-node2 and node3 have files of their own: {directory}/node2.env, {directory}/node3.env
+For node2 and node3, read {directory}/node2.env or {directory}/node3.env instead.
 Ctrl-C stops everything.""",
         flush=True,
     )

@@ -1,39 +1,27 @@
-"""From a change to the mailboxes of the handlers that want it; the mailbox is the journal.
+"""Puts each change into the mailboxes of the handlers that want it; the mailboxes are in the journal.
 
-A poller calls `deliver` and learns nothing but that it is written down: JournalError makes it ask again.
+A poller calls `deliver`, and learns only whether the change is in the journal: if not, it asks Consul again.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
-from agentd.apply.journal import Journal
-from agentd.config import ConfiguredHandler, OnEvent
-from agentd.report.log import digest
+from agentd.apply.commit import EVENTS
+from agentd.apply.observer import Observer
+from agentd.config.load import ConfiguredHandler, OnEvent
+from agentd.digest import digest
+from agentd.errors import PermanentError
+from agentd.journal.journal import Journal
 from agentd.watch.changes import Change, Event
-from agentd.watch.queries import EventQuery, Snapshot
+from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
-_GIVE_WAY: Final = (
-    0.002  # seconds for the woken workers, who would else share the interpreter with the next poll
-)
-_EVENTS: Final = str(EventQuery())
 _log = structlog.get_logger()
-
-
-class Count(Protocol):
-    """What the dispatcher counts."""
-
-    def received(self, change: Change) -> None:
-        """A change came that is new, or that no handler takes."""
-
-    def missed(self, events: int) -> None:
-        """So many events were lost before Consul could list them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,46 +49,50 @@ def routes(handlers: Iterable[ConfiguredHandler]) -> tuple[Route, ...]:
 
 
 class Dispatcher:
-    """Writes what pollers deliver into the journal, and wakes the workers that got something."""
+    """Writes what pollers deliver into the journal, and says which handlers got something."""
 
     def __init__(
         self,
         journal: Journal,
         routes: Collection[Route],
         *,
-        wake: Callable[[Collection[str]], None],
-        count: Count,
+        observer: Observer,
     ) -> None:
         self._journal = journal
         self._routes = routes
-        self._wake = wake
-        self._count = count
+        self._observer = observer
 
     def deliver(self, snapshot: Snapshot) -> None:
-        """Owe each change of the snapshot, in one transaction, to every handler that takes it.
+        """Journal each change of the snapshot, in one transaction, for every handler that takes it.
 
         Raises:
-            JournalError: nothing of the snapshot was written down.
+            JournalError: nothing was recorded.
         """
-        owed = [(change, self._takers(change)) for change in snapshot.changes]
-        news = self._journal.receive(owed, listed=_listed(snapshot))
-        self._wake({name for _, names in news for name in names})
-        if news:
-            time.sleep(_GIVE_WAY)
-        self._count.missed(snapshot.missed)
+        owed = [
+            (change, list(dict.fromkeys(route.handler for route in self._routes if route.takes(change))))
+            for change in snapshot.changes
+        ]
+        seen = None if snapshot.seen is None else (snapshot.query, snapshot.seen)
+        news = self._journal.receive(owed, listed=_listed(snapshot), seen=seen, ended=self._observer.ended)
+        self._observer.notified(list({name for _, names in news for name in names}))
+        self._observer.missed(snapshot.missed)
         for change, takers in owed:
             if not takers:
-                self._count.received(change)
+                self._observer.received(change)
         for change, takers in news:
-            self._count.received(change)
+            self._observer.received(change)
             _say(change, takers)
-
-    def _takers(self, change: Change) -> list[str]:
-        return list(dict.fromkeys(route.handler for route in self._routes if route.takes(change)))
 
 
 def _listed(snapshot: Snapshot) -> list[str] | None:
-    return [str(event["ID"]) for event in snapshot.answer.raw or ()] if snapshot.query == _EVENTS else None
+    return [str(event["ID"]) for event in snapshot.answer.raw or ()] if snapshot.query == EVENTS else None
+
+
+def _digest(event: Event) -> str:
+    try:
+        return digest(event.payload)
+    except PermanentError as error:  # every handler refuses it
+        return str(error)
 
 
 def _say(change: Change, takers: list[str]) -> None:
@@ -109,7 +101,7 @@ def _say(change: Change, takers: list[str]) -> None:
             "event.received",
             event_name=change.name,
             change=change.id,
-            payload=digest(change.payload),
+            payload=_digest(change),
             handlers=takers,
         )
     else:

@@ -1,49 +1,58 @@
-"""What commits and workers have to tell whoever counts; the agent passes its metrics in."""
+"""What the engine reports: everything that leads from it back up to the daemon goes through here."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+
+from agentd.journal.entry import Ending
+from agentd.journal.limit import Trimmed
+from agentd.watch.changes import Change
 
 
-class Observer(Protocol):
-    """Counts. All durations are seconds; any thread may call."""
+class Observer:
+    """Called with what happens, from any thread; this base class ignores it. Durations are in seconds."""
 
-    def committed(self, seconds: float) -> None:
-        """A commit became current; `seconds` from its stage to its flip, the check included."""
+    def received(self, change: Change) -> None:
+        """A change arrived that is new, or that no handler takes."""
+
+    def missed(self, events: int) -> None:
+        """This many events (0 or more) were lost before Consul could list them."""
 
     def handled(self, handler: str, seconds: float) -> None:
         """One call of a handler returned or raised."""
 
-    def retry(self, handler: str) -> None:
+    def retried(self, handler: str) -> None:
         """A change will be tried again."""
 
-    def reloaded(self, result: str, seconds: float) -> None:
-        """A proof was asked for: "proved" or "failed"."""
-
-    def reloads_merged(self, count: int) -> None:
-        """So many notifications needed no reload of their own."""
-
-    def rolled_back(self) -> None:
-        """A generation was taken back."""
-
-
-class Blind:
-    """Counts nothing: for a command line, and for tests."""
+    def checked(self, seconds: float) -> None:
+        """A candidate was checked."""
 
     def committed(self, seconds: float) -> None:
-        """Ignored."""
+        """A commit became current, `seconds` after it was staged, including the check."""
 
-    def handled(self, handler: str, seconds: float) -> None:
-        """Ignored."""
-
-    def retry(self, handler: str) -> None:
-        """Ignored."""
+    def notified(self, handlers: Sequence[str]) -> None:
+        """These handlers have something new in their mailboxes, durably."""
 
     def reloaded(self, result: str, seconds: float) -> None:
-        """Ignored."""
+        """A proof was attempted: "proved", "failed", "waiting" or "skipped" (nothing runs)."""
 
     def reloads_merged(self, count: int) -> None:
-        """Ignored."""
+        """This many notifications needed no separate reload."""
+
+    def drifted(self, handler: str, standing: int, mended: int) -> None:
+        """A handler verified: so many things do not hold outside the tree, and so many were mended."""
+
+    def gauged(self, handler: str, gauges: Mapping[str, float]) -> None:
+        """A handler publishes these gauges, name -> number."""
+
+    def tasks(self, handler: str, running: int, waiting: int, hanging: int) -> None:
+        """A handler has so many tasks that run, that wait for their turn, and that did not end in time."""
+
+    def trimmed(self, trimmed: Trimmed) -> None:
+        """The journal was compared with its limit, and perhaps something was dropped."""
 
     def rolled_back(self) -> None:
-        """Ignored."""
+        """A generation was rolled back."""
+
+    def ended(self, ending: Ending) -> None:
+        """A change reached its outcome in a handler, durably."""

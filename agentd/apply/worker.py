@@ -1,235 +1,323 @@
 """The thread of one configured handler: what it does next, how it is woken, and how it ends.
 
-It takes what the journal holds for its handler; how that is handled, proved and timed stands in the modules
-of these names. A worker never talks to Consul, and never writes a file but through the committer.
+It takes what the journal holds for its handler and decides the order; the attempt does the rest. A worker
+never talks to Consul, and never writes a file except through the committer.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import Final
 
-from agentd.apply.attempt import Batch
-from agentd.apply.commit import Committer
-from agentd.apply.desk import Desk, Heartbeat
-from agentd.apply.handling import Handling
-from agentd.apply.outcome import Entry, Outcome
-from agentd.apply.proving import Proving
-from agentd.apply.rows import is_state
-from agentd.apply.sources import Sources
-from agentd.apply.timing import Timing
-from agentd.config import ConfiguredHandler
+from agentd.apply.attempts import Attempt, Attempts, Pause
+from agentd.apply.batch import Batch
+from agentd.apply.convergence import Convergence
+from agentd.apply.notifications import Notifications
+from agentd.apply.timers import Timers
+from agentd.apply.verification import Verification
 from agentd.errors import AgentdError
 from agentd.handler import Handler
-from agentd.options import NginxOptions
+from agentd.journal.database import is_state
+from agentd.journal.entry import Entry, Outcome
+from agentd.journal.journal import SUPERSEDED
+from agentd.nginx.inputs import Inputs
 from agentd.watch.changes import Event, Notification, Timer
 
+_STEPS: Final = 3  # of timed work at a time while changes wait
 IDLE: Final = 1.0
-"""Seconds between two looks at the journal, for what a command line wrote there."""
+"""Seconds between two looks at the journal, for what a command wrote there."""
 
 
 class Worker:
-    """Runs one handler. `start`, then `wake` whenever something may wait; `drain` or `stop`, then `join`.
+    """Runs one handler. `start`, then `wake` when something may be waiting; `drain` or `stop`, then `join`.
 
     Attributes:
-        ready: set once the handler's initial files are committed, and changes are taken.
+        ready: set once the handler's initial files are committed and it takes changes.
     """
 
-    def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
-        self,
-        configured: ConfiguredHandler,
-        *,
-        committer: Committer,
-        nginx: NginxOptions | None,
-        provers: Sequence[str],
-        heartbeat: Heartbeat,
-        clock: Callable[[], float] = time.time,
-        sources: Sources | None = None,
-    ) -> None:
-        self.name = configured.name
+    def __init__(self, attempts: Attempts, convergence: Convergence | None = None) -> None:
+        self.name = attempts.name
         self.ready = threading.Event()
-        self._desk = Desk(
-            configured,
-            committer=committer,
-            nginx=nginx,
-            provers=provers,
-            heartbeat=heartbeat,
-            clock=clock,
-            sources=sources,
-        )
-        self._handling = Handling(self._desk)
-        self._proving = Proving(self._desk, self._handling)
-        self._timing = Timing(self._desk, self._handling)
-        self._holds = type(self._desk.handler).hold is not Handler.hold
-        self._supersedes = type(self._desk.handler).superseded is not Handler.superseded
+        self._attempts = attempts
+        self._notifications = Notifications(self._attempts)
+        self._timers = Timers(self._attempts)
+        self._verification = Verification(self._attempts)
+        self._convergence = convergence or Convergence(self._attempts, (), lambda: Inputs("", 0.0))
+        self._supersedes = type(self._attempts.handler).superseded is not Handler.superseded
         self._judged: frozenset[str] = frozenset()
         self._wake = threading.Event()
+        if attempts.tasks:
+            attempts.tasks.wake = self._wake.set
+        self._settling: list[threading.Event] = []
+        self._over = False
         self._draining = False
-        self._held = False
         self._troubles = 0
+        self._looked = 0.0
         self._thread = threading.Thread(target=self._run, name=f"handler {self.name}", daemon=True)
 
     def initial(self) -> Batch:
-        """What nginx needs of this handler before any change came.
+        """What nginx needs from this handler before any change has arrived.
 
         Raises:
             Exception: whatever the handler raises, bugs included.
         """
-        batch = self._desk.batch()
-        context = batch.context(self._desk.clock(), self._desk.log)
-        self._desk.caller.call(lambda: self._desk.handler.initial(context))
-        return batch
+        attempt = self._attempts.begin()
+        attempt.do(self._attempts.handler.initial)
+        return attempt.batch
 
     def begin(self) -> None:
         """The initial files are committed: take changes from now on."""
         self.ready.set()
         self.wake()
 
+    @property
+    def payload_life(self) -> float | None:
+        """Seconds for which the handler lets payloads be kept, or None."""
+        return self._attempts.handler.payload_life
+
+    @property
+    def next_due(self) -> float | None:
+        """Unix time of the handler's next timed work, or None."""
+        return self._timers.next_due
+
+    @property
+    def timer_trouble(self) -> str:
+        """Why the handler's timed work failed the last time, or "" if it did not."""
+        return self._timers.trouble
+
     def start(self) -> None:
         """Start the thread; it waits for `begin`."""
         self._thread.start()
 
     def wake(self) -> None:
-        """Look at the journal now."""
+        """Look at the journal now; does not wait."""
+        self._attempts.entered.clear()
         self._wake.set()
 
+    def wait_until_entered(self, deadline: float) -> None:
+        """Wait until the handler has been entered with what woke it, or there is nothing for it.
+
+        Otherwise the caller would compete for the interpreter with the worker, which needs it more.
+
+        Args:
+            deadline: monotonic seconds.
+        """
+        if threading.current_thread() is not self._thread:
+            self._attempts.entered.wait(max(0.0, deadline - time.monotonic()))
+
+    def settle(self) -> threading.Event:
+        """Do now what is waiting and the timed work, whenever that is due; does not wait.
+
+        Returns:
+            Set once there is nothing left that can be done now, and at the latest when the thread ends.
+        """
+        done = threading.Event()
+        self._settling.append(done)
+        if self._over:
+            done.set()
+        self._wake.set()
+        return done
+
     def drain(self) -> None:
-        """End once nothing waits that could be handled now, or is held for a moment."""
+        """End once nothing is left that could be handled now or is only held back for a moment."""
         self._draining = True
         self._wake.set()
 
     def stop(self) -> None:
-        """End after the call in hand; the programs that it runs are ended."""
-        self._desk.stop.set()
+        """End after the call in progress; programs that it is running are ended."""
+        self._attempts.stop.set()
         self._wake.set()
 
     def join(self, timeout: float) -> bool:
-        """Wait for the thread to end; False if it still runs after `timeout` seconds."""
+        """Wait for the thread to end; False if it is still running after `timeout` seconds."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
     # ------------------------------------------------------------------ the loop
 
     def _run(self) -> None:
-        while not self._desk.stop.is_set():
+        while not self._attempts.stop.is_set():
             self._wake.clear()
-            wait = self._turn_safely()
-            if self._draining and wait > 0 and not self._held:
+            pause = self._settle()
+            if pause is None:
+                continue
+            self._attempts.entered.set()
+            if self._draining and not pause.held:
                 break
-            if wait > 0:
-                self._wake.wait(min(wait, IDLE))
-        self._desk.caller.close()
+            self._wake.wait(min(pause.seconds, IDLE))
+        self._over = True
+        for done in self._settling:
+            done.set()
+        self._attempts.calls.close()
+        if self._attempts.tasks:
+            self._attempts.tasks.close()
 
-    def _turn_safely(self) -> float:
-        """One turn; nothing that goes wrong in it may end the thread."""
-        self._desk.beat()
-        self._held = False
+    def _settle(self) -> Pause | None:
+        """One step; when nothing is left to do, whoever asked to `settle` before it is told."""
+        asked = list(self._settling)
+        if asked:
+            self._timers.ask_again()
+        pause = self.step()
+        if pause is not None:
+            for done in asked:
+                self._settling.remove(done)
+                done.set()
+        return pause
+
+    def step(self) -> Pause | None:
+        """Do what can be done now; no error may end the thread.
+
+        Returns:
+            How long there is nothing to do; None if something was done, so that there may be more to do.
+        """
+        self._attempts.beat()
         try:
-            wait = self._turn()
+            pause = self._step()
         except Exception as error:
             self._troubles += 1
-            wait = self._desk.backoff.delay(self._troubles)
+            wait = self._attempts.backoff.delay(self._troubles)
             trace = not isinstance(error, AgentdError)  # what agentd raises itself speaks for itself
-            self._desk.log.error("worker.failed", reason=str(error), retry_in=round(wait, 1), exc_info=trace)  # noqa: TRY400 (as said)
-            return wait
+            self._attempts.log.error(  # noqa: TRY400 (as said)
+                "worker.failed", reason=str(error), retry_in=round(wait, 1), exc_info=trace
+            )
+            return Pause(wait)
         self._troubles = 0
-        return wait
+        return pause
 
-    def _turn(self) -> float:
-        """Do what can be done now. Returns the seconds until the next look, 0 for at once."""
-        if self._desk.caller.busy:  # one handler object serves one call at a time
-            return IDLE
-        if not self.ready.is_set():
-            return IDLE
-        now = self._desk.clock()
-        waiting = self._desk.journal.pending(self.name)
-        wait = self._take(waiting, now) if waiting else IDLE
-        if wait <= 0:
-            self._timing.ask_again()
-            return 0.0
-        if any(
-            isinstance(entry.change, Timer) for entry in waiting
-        ):  # timed work that could not be committed
-            return wait
-        return min(wait, self._timing.turn(now))
+    def _step(self) -> Pause | None:
+        # One handler object serves one call at a time, and a call that timed out may still run.
+        if self._attempts.calls.busy or not self.ready.is_set():
+            return Pause(IDLE)
+        now = self._now()
+        if self._verification.overdue(now):
+            self._verification.run(now)
+        waiting = self._attempts.journal.pending(self.name)
+        news = self._look_at_tasks(waiting)
+        uncommitted = any(isinstance(entry.change, Timer) for entry in waiting)  # it is what waits
+        if not uncommitted and (self._timers.overdue(now) or (news and waiting)):
+            for _ in range(_STEPS):
+                if self._timers.run(now) > 0:
+                    break
+            return None
+        pause = self._take(waiting, now) if waiting else Pause(IDLE)
+        if pause is None:
+            self._timers.ask_again()
+            self._convergence.ask_again()
+            return None
+        if uncommitted:
+            return pause
+        for later in (self._timers, self._convergence, self._verification):
+            due_in = later.run(now)
+            if due_in <= 0:
+                return None
+            pause = Pause(min(pause.seconds, due_in), pause.held)
+        return pause
+
+    def _now(self) -> float:
+        """Unix time; once it was set back, what was put off to a time far ahead now is tried at once."""
+        now = self._attempts.clock()
+        if now < self._looked:
+            self._attempts.journal.resume()
+            for later in (self._timers, self._convergence, self._verification):
+                later.ask_again()
+        self._looked = now
+        return now
+
+    def _look_at_tasks(self, waiting: list[Entry]) -> bool:
+        """Forget the tasks of changes that have ended. Returns whether `due` can take what it waits for."""
+        attempts = self._attempts
+        attempts.aside &= {entry.seq for entry in waiting}
+        if attempts.tasks:
+            attempts.tasks.keep_only({entry.id for entry in waiting})
+            if attempts.tasks.news():
+                self._timers.ask_again()
+                return True
+        return False
 
     # ------------------------------------------------------------------ what waits
 
-    def _take(self, waiting: list[Entry], now: float) -> float:
-        """Take what is ripe of it. Returns the seconds until something is, 0 if something was taken."""
-        told = [entry for entry in waiting if isinstance(entry.change, Notification)]
-        if told:
-            return self._hold_until(
-                told[-1].not_before, now, at_once=_rolls_back(told[-1])
-            ) or self._take_told(told)
+    def _take(self, waiting: list[Entry], now: float) -> Pause | None:
+        """Take what can be handled at `now`. Returns how long there is nothing; None if it took something."""
+        notifications = [entry for entry in waiting if isinstance(entry.change, Notification)]
+        if notifications:
+            return self._notifications.take(notifications, now)
         waiting = self._newest(waiting)
-        wait = self._hold_until(waiting[0].not_before, now)
-        if not self._held and self._end_superseded(waiting, now):
-            return 0.0
-        if wait:
-            return wait
-        ripe = list(takewhile(lambda entry: entry.not_before <= now, waiting))
-        self._handling.take(self._fresh(ripe, now))
-        return 0.0
+        # A state that has failed before does not hold up what arrived since.
+        waiting = [entry for entry in waiting if not (entry.again and entry.not_before > now)] or waiting
+        free = [entry for entry in waiting if self._goes_on(entry, now)]
+        ripe = list(takewhile(lambda entry: entry.not_before <= now, free))
+        attempt = self._attempts.begin() if ripe else None
+        if attempt and (pause := attempt.hold(now)):
+            return pause
+        if self._supersedes and self._end_superseded(waiting, attempt):
+            return None
+        if not ripe:
+            later = [entry.not_before - now for entry in waiting if entry.not_before > now]
+            return Pause(min(later, default=IDLE))
+        ripe = self._fresh(ripe, now)
+        # What cannot be undone is recorded before anything else is begun.
+        self._attempts.take(ripe[:1] if self._attempts.handler.side_effects else ripe, attempt)
+        return None
 
-    def _take_told(self, told: list[Entry]) -> float:
-        self._proving.take(told)
-        return 0.0
-
-    def _hold_until(self, not_before: float, now: float, *, at_once: bool = False) -> float:
-        """Seconds until it is time and, unless `at_once`, the handler holds no longer; 0 to go ahead."""
-        if not_before > now:
-            return not_before - now
-        if not self._holds or at_once:
-            return 0.0
-        context = self._desk.batch().context(now, self._desk.log)
-        held = self._desk.caller.call(lambda: self._desk.handler.hold(now, context))
-        self._held = held > 0
-        return max(0.0, held)
+    def _goes_on(self, entry: Entry, now: float) -> bool:
+        """Whether it neither waits for a task nor for the time to repeat one; nor is timed work for later."""
+        attempts = self._attempts
+        if isinstance(entry.change, Timer):
+            return entry.not_before <= now
+        if entry.seq not in attempts.aside:
+            return True
+        return entry.not_before <= now and not (attempts.tasks and attempts.tasks.under_way(entry.id))
 
     def _newest(self, waiting: list[Entry]) -> list[Entry]:
-        """All but the states that a newer one of the same query makes void."""
+        """All except states that are replaced by a newer one of the same query."""
         last = {entry.change.query: entry.seq for entry in waiting}
-        void = [
-            entry for entry in waiting if is_state(entry.change) and entry.seq != last[entry.change.query]
-        ]
-        self._desk.end(void, Outcome.EXPIRED, "a newer state came")
-        return _without(waiting, void)
+        old = [entry for entry in waiting if is_state(entry.change) and entry.seq != last[entry.change.query]]
+        self._attempts.end(old, Outcome.EXPIRED, SUPERSEDED)
+        return _without(waiting, old)
 
-    def _end_superseded(self, waiting: list[Entry], now: float) -> bool:
-        """End the events that the handler says another one makes void; False if there are none."""
-        if not self._supersedes:
-            return False
-        # A replay has an id of its own.
+    def _end_superseded(self, waiting: list[Entry], attempt: Attempt | None) -> bool:
+        """End the events that are superseded according to the handler. Returns whether there were any.
+
+        What supersedes them may be far behind them.
+        """
+        waiting = [*waiting, *self._attempts.journal.newest_events(self.name, waiting[-1].seq)]
+        # A replay has another id than its change.
         entries = {entry.id: entry for entry in waiting if entry.id == entry.change.id}
         events = [entry.change for entry in entries.values() if isinstance(entry.change, Event)]
         ids = frozenset(event.id for event in events)
         if ids <= self._judged:
             return False
         self._judged = ids
-        context = self._desk.batch().context(now, self._desk.log)
-        found = self._desk.caller.call(lambda: self._desk.handler.superseded(events, context))
-        void = [entries[one] for one in ids & found.keys()]
-        for entry in void:
-            self._desk.end([entry], Outcome.EXPIRED, f"superseded by {found[entry.id]}")
-        return bool(void)
+        handler = self._attempts.handler
+        found = (attempt or self._attempts.begin()).ask(lambda context: handler.superseded(events, context))
+        old = [entries[one] for one in ids & found.keys()]
+        for entry in old:
+            self._attempts.end([entry], Outcome.EXPIRED, f"superseded by {found[entry.id]}")
+        return bool(old)
 
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:
-        """All but those that waited too long."""
-        limit = self._desk.entry.expire_after
+        """All except those that have waited too long, or of which nobody knows how long.
+
+        Those that were begun in time, and waited for a task since then, are not too old.
+        """
+        limit = self._attempts.entry.expire_after
         if limit is None:
             return entries
-        old = [entry for entry in entries if now - entry.received > limit]
-        self._desk.end(old, Outcome.EXPIRED, f"waited longer than {limit:g} s")
-        return _without(entries, old)
-
-
-def _rolls_back(entry: Entry) -> bool:
-    """Whether it tells of a generation that was taken back: nothing is to join that."""
-    return isinstance(entry.change, Notification) and entry.change.rollback
+        old = [
+            entry
+            for entry in entries
+            if now - entry.received > limit
+            and not is_state(entry.change)
+            and entry.seq not in self._attempts.aside
+        ]
+        self._attempts.end(old, Outcome.EXPIRED, f"waited longer than {limit:g} s")
+        undated = [
+            one for one in _without(entries, old) if isinstance(one.change, Event) and one.change.undated
+        ]
+        self._attempts.end(undated, Outcome.EXPIRED, f"of unknown age, and expire_after is {limit:g} s")
+        return _without(entries, [*old, *undated])
 
 
 def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:

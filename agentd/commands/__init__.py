@@ -1,5 +1,26 @@
-"""One small module a command; `agentd.cli` imports only the one that is asked for.
+"""One module per command; `agentd.cli` imports only the one that was typed.
 
-Each has `execute(arguments, output)`, which returns the exit status. Commands read the journal and the tree,
-and write only through `apply/`; what they print goes through `output`, which keeps control characters out.
+Each has `add_arguments(parser)` and `execute(arguments, output)`, which returns the exit status. Commands
+read the journal and the tree, and write only through `apply/`; what they print goes through `output`, which
+keeps control characters out.
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+OWN: Final = {
+    "run": "run the daemon",
+    "check": "check the configuration, Consul and its ACLs, nginx, the directories, the handlers, the daemon",
+    "status": "show whether all is well on this node, and what is wrong if not",
+    "history": "show which changes arrived, what became of them, and why",
+    "generations": "list the generations: the numbered versions of the files that nginx loads",
+    "rollback": "make an earlier generation current again and have nginx load it",
+    "replay": "hand a change to its handlers again",
+    "fire": "fire a Consul user event",
+    "handlers": "list the installed handlers and their options",
+    "nodes": "list the addresses of a service's instances",
+    "lock": "run a command while holding a lock in Consul, like `consul lock`",
+    "import-watches": "convert a Consul agent's watches to agentd's YAML",
+}
+"""agentd's own commands, each with its line of help; `import-watches` is the module `import_watches`."""

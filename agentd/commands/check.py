@@ -1,6 +1,7 @@
-"""`agentd check`: whether agentd can do its work here: one line a subject, and what to do where it cannot.
+"""`agentd check`: whether agentd can work here, one line per subject, and what to do about problems.
 
-Looks only. 0: nothing is in the way (warnings may stand); 1: something is; 2: the configuration is wrong.
+Changes nothing. 0: no problem, though perhaps warnings, unless `--strict`; 1: a problem; 2: the configuration
+is wrong.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
-from agentd.commands.checks import consul, disk, nginx
+from agentd.commands.checks import consul, daemon, disk, handlers, nginx, nginx_processes
 from agentd.commands.checks.finding import Finding, Level
 from agentd.commands.output import Colour, Output
-from agentd.config import Loaded, load
+from agentd.commands.parser import Parser
+from agentd.config.load import Loaded, load
 from agentd.errors import ConfigError
 
 _COLOURS: Final[dict[Level, Colour]] = {"ok": "green", "warn": "yellow", "FAIL": "red"}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Whether a warning is enough to fail."""
+    parser.add_example("sudo agentd check", "sudo agentd check --strict")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 for a warning, too")
 
 
 def execute(arguments: Namespace, output: Output) -> int:
@@ -29,7 +37,7 @@ def execute(arguments: Namespace, output: Output) -> int:
         return 2
     found = list(_findings(loaded))
     _print(found, output)
-    return int(any(one.level == "FAIL" for one in found))
+    return int(any(one.level == "FAIL" or (arguments.strict and one.level == "warn") for one in found))
 
 
 def _findings(loaded: Loaded) -> Iterator[Finding]:
@@ -39,6 +47,9 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
     yield from disk.findings(loaded)
     if loaded.config.nginx is not None:
         yield from nginx.findings(loaded, loaded.config.nginx)
+        yield from nginx_processes.findings(loaded, loaded.config.nginx)
+    yield from handlers.findings(loaded)
+    yield from daemon.findings(loaded)
 
 
 def _print(found: list[Finding], output: Output) -> None:

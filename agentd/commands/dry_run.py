@@ -6,6 +6,7 @@ A file that others may not read is a secret: only its length and digest are show
 from __future__ import annotations
 
 import difflib
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -13,16 +14,14 @@ from typing import Any, Final
 
 import structlog
 
-from agentd.apply.attempt import Batch
-from agentd.apply.rows import change_of
+from agentd.apply.batch import Batch
 from agentd.commands.node import Node
 from agentd.commands.output import Colour, Output
-from agentd.config import ConfiguredHandler
-from agentd.crew import sources
+from agentd.config.load import ConfiguredHandler
+from agentd.digest import digest
 from agentd.errors import AgentdError, PermanentError, TemporaryError
-from agentd.options import NginxOptions
+from agentd.journal.database import change_of
 from agentd.report import log
-from agentd.report.redaction import digest
 from agentd.watch.changes import Change, Timer
 
 _WORLD_READS: Final = 0o044
@@ -44,29 +43,15 @@ def execute(node: Node, identity: str, only: str | None, output: Output) -> int:
 def _found(node: Node, identity: str, only: str | None) -> Iterator[tuple[ConfiguredHandler, Change]]:
     """The change for each of its handlers."""
     configured = {handler.name: handler for handler in node.loaded.handlers}
-    rows = [row for row in node.journal.find(identity) if only in (None, row["handler"])]
-    if not rows:
-        raise AgentdError(f"no change {identity!r} in the journal; `agentd history` lists them")
-    for row in rows:
+    for row in node.journal.replayable(identity, only):
         if row["handler"] not in configured:
-            raise AgentdError(f"the handler {row['handler']!r} that had it is not configured any more")
-        if row["body"] is None:
-            raise AgentdError(f"the payload of {identity!r} was wiped (journal.replayable); fire it again")
+            raise AgentdError(f"the handler {row['handler']!r} that received it is no longer configured")
         yield configured[row["handler"]], change_of(row)
 
 
 def _try(node: Node, configured: ConfiguredHandler, change: Change) -> dict[str, Any]:
     """One handler's call: what it staged, what it would have run, and how the call ended."""
-    batch = Batch(
-        handler=configured.name,
-        stage=node.tree.stage(configured.name),
-        store=node.journal.store(configured.name),
-        nginx=node.loaded.config.nginx or NginxOptions(),
-        generation=node.tree.current,
-        timeout=configured.entry.timeout,
-        dry_run=True,
-        sources=sources(node.loaded.config),
-    )
+    batch = node.dry_batch(configured)
     with closing(batch.stage):
         outcome, reason = _call(configured, change, batch)
         return {
@@ -82,7 +67,8 @@ def _try(node: Node, configured: ConfiguredHandler, change: Change) -> dict[str,
 
 def _call(configured: ConfiguredHandler, change: Change, batch: Batch) -> tuple[str, str]:
     handler, now = configured.build(), time.time()
-    context = batch.context(now, structlog.get_logger().bind(handler=configured.name, dry_run=True))
+    logger = structlog.get_logger().bind(handler=configured.name, dry_run=True)
+    context = batch.context(now, logger, place=sys.maxsize)  # as a replay it would be the newest
     try:
         if isinstance(change, Timer):
             handler.due(now, context)

@@ -1,6 +1,6 @@
 """`agentd fire`: fires a user event through the local Consul agent.
 
-Owns the size limits, which are told before Consul is asked. The payload is never printed.
+Owns the size limits, which are checked before Consul is asked. The payload is never printed.
 """
 
 from __future__ import annotations
@@ -10,49 +10,81 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Final
 
+from agentd.commands import argument_types
 from agentd.commands.output import Output
-from agentd.config import load
-from agentd.errors import AgentdError
+from agentd.commands.parser import Parser
+from agentd.commands.to_consul import add_consul_arguments, consul
+from agentd.errors import AgentdError, ConsulRefused
 from agentd.watch.client import ConsulClient
+from agentd.watch.release import LARGEST_EVENT, SMALL_BODY, too_large
 
-_SAFE: Final = 100
-"""Bytes that every Consul delivers; releases that fix CVE-2025-11375 refuse somewhat more."""
-_LARGEST: Final = 512
-"""Bytes of an encoded event, name and all, in every other release (https://developer.hashicorp.com/consul/commands/event)."""
+_INSTEAD: Final = (
+    "put it into Consul's KV store, and fire a reference to it, such as kv:PATH, if the handler takes one, or"
+    " have the handler watch the key (`on: [{key: PATH}]`)"
+)
+
+
+def add_arguments(parser: Parser) -> None:
+    """The event's name and payload."""
+    parser.add_example(
+        'agentd fire ip-blacklist "add 192.0.2.7 10m"',
+        "agentd fire tls-session-ticket-refresh --file key.b64",
+    )
+    parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
+    parser.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "payload",
+        nargs="?",
+        metavar="PAYLOAD",
+        help="what to send; - reads standard input. Anyone can see it in the process list: for"
+        " secrets, use - or --file",
+    )
+    what.add_argument(
+        "--file", type=Path, metavar="FILE", help="read the payload from a file; - reads standard input"
+    )
+    add_consul_arguments(parser)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
     """Fire, and print the ID that Consul gave the event."""
     payload = _payload(arguments.payload, arguments.file)
-    if len(payload) > _LARGEST:
-        raise AgentdError(
-            f"the payload has {len(payload)} bytes, and Consul's limit is {_LARGEST};"
-            " put it into the KV store and watch the key instead"
-        )
-    if len(payload) > _SAFE:
-        sys.stderr.write(
-            f"agentd: warning: newer Consul releases refuse payloads of about {_SAFE} bytes or more;"
-            f" this one has {len(payload)}\n"
-        )
-    client = ConsulClient(load(arguments.config).config.consul)
-    try:
+    _refuse(too_large(arguments.name, len(payload), ""))
+    with consul(arguments) as client:
+        if len(payload) > SMALL_BODY:
+            _ask_release(client, arguments.name, len(payload))
         identity = client.fire(arguments.name, payload)
-    finally:
-        client.close()
     if output.json:
         output.document({"id": identity, "name": arguments.name, "bytes": len(payload)})
     output.line(identity)
     return 0
 
 
+def _refuse(why: str) -> None:
+    if why:
+        raise AgentdError(f"{why}; {_INSTEAD}")
+
+
+def _ask_release(client: ConsulClient, name: str, size: int) -> None:
+    """Refuse what this agent will not take; warn of what a newer one will not."""
+    try:
+        version = client.self_info().version
+    except ConsulRefused:  # without agent:read
+        version = ""
+    _refuse(too_large(name, size, version))
+    sys.stderr.write(
+        f"agentd: warning: from Consul 1.22 on a payload may have {SMALL_BODY} bytes; this one has {size}\n"
+    )
+
+
 def _payload(text: str | None, file: Path | None) -> bytes:
-    """What to fire; one byte more than allowed is enough to know that it is too much."""
+    """What to fire; a byte more than could ever be allowed is enough to know that it is too much."""
     if text == "-" or file == Path("-"):
-        return sys.stdin.buffer.read(_LARGEST + 1)
+        return sys.stdin.buffer.read(LARGEST_EVENT + 1)
     if file is None:
         return (text or "").encode(errors="surrogateescape")
     try:
         with file.open("rb") as opened:
-            return opened.read(_LARGEST + 1)
+            return opened.read(LARGEST_EVENT + 1)
     except OSError as error:
         raise AgentdError(f"{file} cannot be read: {error.strerror}") from error

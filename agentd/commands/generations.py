@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any, Final
 
-from agentd.agent import open_tree
 from agentd.commands.output import Output, moment
-from agentd.config import load
+from agentd.commands.parser import Parser
+from agentd.commands.places import read_places
+from agentd.errors import FormatError, TreeError
+from agentd.printable import printable
+from agentd.tree.generation import Generations, Manifest, current_number
 
 _COLUMNS: Final = ("", "NUMBER", "CREATED", "BY", "FILES", "CHANGED")
 _SHOWN: Final = 4  # changed paths in the table; --json has all
 
 
+def add_arguments(parser: Parser) -> None:
+    """Only `--config` and `--json`, which every command has."""
+    parser.add_example("agentd generations")
+
+
 def execute(arguments: Namespace, output: Output) -> int:
     """Print them."""
-    tree = open_tree(load(arguments.config).config)
-    found = [_told(one.number, tree.manifest(one.number), current=one.current) for one in tree.generations()]
-    found.sort(key=lambda one: -int(one["generation"]))
+    tree = read_places(arguments.config).tree
+    found = list(_all(Generations(tree / "generations"), current_number(tree / "current")))
     if output.json:
         output.document(found)
     else:
@@ -25,15 +34,28 @@ def execute(arguments: Namespace, output: Output) -> int:
     return 0
 
 
-def _told(number: int, manifest: Any, *, current: bool) -> dict[str, Any]:  # noqa: ANN401 (the manifest's JSON)
+def _all(generations: Generations, current: int) -> Iterator[dict[str, Any]]:
+    for number in reversed(generations.numbers()):
+        try:
+            manifest = generations.open(number).manifest
+        except (TreeError, FormatError) as error:
+            if number == current and isinstance(error, FormatError):
+                raise
+            sys.stderr.write(f"agentd: warning: {printable(str(error))}\n")
+        else:
+            yield _document(manifest, current)
+
+
+def _document(manifest: Manifest, current: int) -> dict[str, Any]:
     return {
-        "generation": number,
-        "current": current,
-        "created": manifest.get("created"),
-        "by": manifest.get("by"),
-        "parent": manifest.get("parent"),
-        "changed": list(manifest.get("changes", ())),
-        "files": sorted(manifest.get("files", ())),
+        "generation": manifest.generation,
+        "current": manifest.generation == current,
+        "created": manifest.created,
+        "by": manifest.extra.get("by"),
+        "parent": manifest.parent,
+        "changed": list(manifest.changes),
+        "files": sorted(manifest.files),
+        "wiped": list(manifest.wiped),
     }
 
 

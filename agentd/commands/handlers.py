@@ -1,6 +1,6 @@
 """`agentd handlers`: the installed handlers, what they are for, and their options with types and defaults.
 
-A handler that cannot be imported is listed with its error; the others are listed all the same.
+A handler that cannot be imported is listed with its error, and does not hide the others.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agentd.commands import argument_types
 from agentd.commands.option_text import options_of
 from agentd.commands.output import Output
-from agentd.config import HandlerEntry
-from agentd.document import Document
+from agentd.commands.parser import Parser
+from agentd.config.load import HandlerEntry, load_sections
+from agentd.config.plugins import available, resolve, search
+from agentd.config.sections import read_document
 from agentd.errors import ConfigError
 from agentd.handler import Handler
-from agentd.plugins import available, resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,14 @@ class Installed:
     def summary(self) -> str:
         """The first line of the class's docstring, or why there is none."""
         return (inspect.getdoc(self.type) or "").partition("\n")[0] if self.type else f"broken: {self.error}"
+
+
+def add_arguments(parser: Parser) -> None:
+    """Which handler."""
+    parser.add_example("agentd handlers", "agentd handlers nginx_upstream")
+    parser.add_argument(
+        "name", nargs="?", type=argument_types.word, metavar="NAME", help="show this one in detail"
+    )
 
 
 def execute(arguments: Namespace, output: Output) -> int:
@@ -56,10 +66,11 @@ def execute(arguments: Namespace, output: Output) -> int:
 def _used(path: Path) -> dict[str, list[str]]:
     """What `use:` names -> the configured handlers; empty when the configuration cannot be read."""
     try:
-        data = Document.read(path).data
+        document = read_document(path)
+        search(load_sections(document, ("handlers_path",)).handlers_path)
     except ConfigError:
         return {}
-    entries = data.get("handlers") if isinstance(data, dict) else None
+    entries = document.data.get("handlers")
     used: dict[str, list[str]] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():
         if isinstance(entry, dict) and isinstance(entry.get("use"), str):
@@ -99,8 +110,11 @@ def _detail(one: Installed, output: Output) -> None:
     )
     if one.type:
         options = options_of(one.type.Options)
-        rows = [(name, told["type"], told["default"], told["description"]) for name, told in options.items()]
+        rows = [
+            (name, option["type"], option["default"], option["description"])
+            for name, option in options.items()
+        ]
         output.line()
-        output.table(("OPTION", "TYPE", "DEFAULT", "MEANING"), rows, empty="It has no options.")
+        output.table(("OPTION", "TYPE", "DEFAULT", "MEANING"), rows, empty="This handler has no options.")
         common = ", ".join(name for name in HandlerEntry.model_fields if name != "options")
-        output.line(f"Every entry also takes: {common}.", "dim")
+        output.line(f"Every entry under `handlers:` also takes: {common}.", "dim")

@@ -1,12 +1,14 @@
-"""`agentd history`: what came, what became of it, and why; payloads do not show."""
+"""`agentd history`: what arrived, what became of it, and why; payloads are not shown."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 from typing import Any, Final
 
-from agentd.commands.node import open_node
-from agentd.commands.output import Output, moment, span
+from agentd.commands import argument_types
+from agentd.commands.output import Output, moment, shortened, span
+from agentd.commands.parser import Parser
+from agentd.commands.places import opened_journal, read_places
 from agentd.errors import AgentdError
 
 _COLUMNS: Final = ("TIME", "HANDLER", "CHANGE", "OUTCOME", "GENERATION", "ATTEMPTS", "TOOK", "REASON")
@@ -15,15 +17,37 @@ _SHORT_ID: Final = 8
 Row = dict[str, Any]
 
 
+def add_arguments(parser: Parser) -> None:
+    """Which changes."""
+    parser.add_example("agentd history --handler blacklist", "agentd history 3f2a")
+    parser.add_argument(
+        "id",
+        nargs="?",
+        type=argument_types.word,
+        metavar="ID",
+        help="show every detail of the changes whose ID begins with this",
+    )
+    parser.add_argument(
+        "--handler", type=argument_types.word, metavar="H", help="only changes for this handler"
+    )
+    parser.add_argument(
+        "--limit",
+        type=argument_types.count,
+        default=30,
+        metavar="N",
+        help="show at most N (default %(default)s)",
+    )
+
+
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the newest changes, or all about those with one ID."""
-    with open_node(arguments.config) as node:
-        rows = node.journal.history(limit=arguments.limit, handler=arguments.handler, identity=arguments.id)
+    """Print the newest changes, or every detail of those with one ID."""
+    with opened_journal(read_places(arguments.config).state) as journal:
+        rows = journal.history(limit=arguments.limit, handler=arguments.handler, identity=arguments.id)
     if arguments.id and not rows:
         raise AgentdError(
             f"no change in the journal has an ID that begins with {arguments.id!r}; see `agentd history`"
         )
-    told = [told_of(row) for row in rows]
+    told = [with_state(row) for row in rows]
     if output.json:
         output.document(told)
     elif arguments.id:
@@ -32,14 +56,14 @@ def execute(arguments: Namespace, output: Output) -> int:
                 output.line()
             output.pairs(_details(change))
     else:
-        output.table(_COLUMNS, [_cells(change) for change in told], empty="Nothing came yet.")
+        output.table(_COLUMNS, [_cells(change) for change in told], empty="No change has arrived yet.")
     return 0
 
 
-def told_of(row: Row) -> Row:
-    """A row of the journal with what a person wants to know of it worked out; times in unix seconds.
+def with_state(row: Row) -> Row:
+    """A row of the journal, with what a person wants to know worked out from it; times in unix seconds.
 
-    `outcome` is None as long as it is open; `state` then says what it waits for.
+    While `outcome` is None, `state` says what the change is waiting for.
     """
     tried = row["attempts"] + (_state(row) not in ("waiting", "expired"))
     started, finished = row["started"], row["finished"]
@@ -50,7 +74,9 @@ def told_of(row: Row) -> Row:
 def _state(row: Row) -> str:
     if row["outcome"]:
         return str(row["outcome"])
-    return "waiting" if row["generation"] is None else "awaiting proof"
+    if row["generation"] is None:
+        return "waiting"
+    return "not in effect" if row.get("live") and row["reason"] else "awaiting proof"
 
 
 def label(row: Row) -> str:
@@ -63,7 +89,6 @@ def label(row: Row) -> str:
 
 
 def _cells(row: Row) -> list[object]:
-    reason = " ".join(str(row["reason"]).split())
     return [
         moment(row["received"]),
         row["handler"],
@@ -72,7 +97,7 @@ def _cells(row: Row) -> list[object]:
         row["generation"],
         row["attempts"],
         span(row["took"]),
-        reason if len(reason) <= _REASON else f"{reason[: _REASON - 3]}...",
+        shortened(row["reason"], _REASON),
     ]
 
 
@@ -85,7 +110,7 @@ def _details(row: Row) -> dict[str, object]:
         **({"event": row["name"]} if row["name"] else {}),
         "received": moment(row["received"]),
         "outcome": row["state"],
-        **({"next attempt": moment(row["not_before"])} if _deferred(row) else {}),
+        **({"next attempt": moment(at)} if row["state"] == "waiting" and (at := row["not_before"]) else {}),
         "reason": row["reason"],
         "attempts": row["attempts"],
         "started": moment(row["started"]),
@@ -94,7 +119,3 @@ def _details(row: Row) -> dict[str, object]:
         "generation": row["generation"],
         "changed": "\n".join(row["paths"]),
     }
-
-
-def _deferred(row: Row) -> bool:
-    return bool(row["state"] == "waiting" and row["not_before"])

@@ -7,13 +7,25 @@ from argparse import Namespace
 from pathlib import Path
 
 from agentd.commands.output import Output
-from agentd.document import Document
+from agentd.commands.parser import Parser
+from agentd.config.yaml_document import Document
 from agentd.errors import AgentdError
 from agentd.import_watches import import_watches
 
 
+def add_arguments(parser: Parser) -> None:
+    """The file to convert."""
+    parser.add_example("agentd import-watches /etc/consul.d/watches.json > handlers.yaml")
+    parser.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="JSON configuration of a Consul agent; - reads standard input",
+    )
+
+
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the handlers; 1 if a watch could not be taken over, which a comment in the output names."""
+    """Print the handlers; 1 if a watch could not be converted, which a comment in the output explains."""
     translated = import_watches(_text(arguments.file))
     lines = [line.strip() for line in translated.splitlines()]
     notes = [line.removeprefix("# ") for line in lines if line.startswith("#")]

@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from agentd.agent import open_tree, running
+import structlog
+
+from agentd.agent import open_tree
+from agentd.apply.batch import Batch
 from agentd.apply.commit import Committer
-from agentd.apply.journal import Journal
-from agentd.apply.outcome import Ending
-from agentd.config import Loaded, load
-from agentd.errors import AgentdError
+from agentd.commands.places import daemon_runs, opened_journal
+from agentd.config.load import ConfiguredHandler, Loaded, load
+from agentd.handler import Context
+from agentd.journal.entry import Entry
+from agentd.journal.journal import Journal
+from agentd.options import NginxOptions
+from agentd.report import log
+from agentd.supervisor import sources
+from agentd.tree.tree import Tree
+from agentd.watch.changes import Change
 
 _LOOK: Final = 0.1  # seconds between two looks at what the daemon wrote
 
@@ -35,17 +44,46 @@ class Node:
 
     @property
     def running(self) -> bool:
-        """Whether the daemon runs, so that what is owed will be taken."""
-        return running(self.loaded.config.state)
+        """Whether the daemon runs, so that what is queued will be handled."""
+        return daemon_runs(self.loaded.config.state)
 
     @property
     def committer(self) -> Committer:
-        """Commits from outside the daemon; it finds what they owe in the journal."""
-        return Committer(self.tree, self.journal, report=_unreported)
+        """Commits from outside the daemon, unobserved; the daemon finds the notifications in the journal."""
+        return Committer(self.tree, self.journal)
+
+    def submit(self, handler: str, change: Change) -> Entry:
+        """Queue a change for a handler in the journal, as if it had come from Consul."""
+        return self.journal.queue(handler, change)
+
+    @contextmanager
+    def ask(self, configured: ConfiguredHandler) -> Iterator[Context]:
+        """A context in which a handler can answer a question here; what it stages is discarded."""
+        log.configure("warning")
+        batch = self.dry_batch(configured)
+        with closing(batch.stage):
+            yield batch.context(
+                time.time(), structlog.get_logger().bind(handler=configured.name, dry_run=True)
+            )
+
+    def dry_batch(self, configured: ConfiguredHandler) -> Batch:
+        """A batch for one call of a handler that is never committed."""
+        store = self.journal.store(configured.name, configured.type.store_format)
+        return dry_batch(self.loaded, self.tree, configured, store)
 
 
-def _unreported(_ending: Ending) -> None:
-    """The command prints what became of it; the daemon counts its own."""
+def dry_batch(loaded: Loaded, tree: Tree, configured: ConfiguredHandler, store: dict[str, Any]) -> Batch:
+    """A batch for one call of a handler that is never committed; `store` is the handler's."""
+    return Batch(
+        handler=configured.name,
+        stage=tree.stage(configured.name),
+        store=store,
+        nginx=loaded.config.nginx or NginxOptions(),
+        generation=tree.current,
+        timeout=configured.entry.timeout,
+        dry_run=True,
+        sources=sources(loaded.config),
+    )
 
 
 @contextmanager
@@ -57,19 +95,8 @@ def open_node(path: Path) -> Iterator[Node]:
         AgentdError: there is no journal yet, or it cannot be opened.
     """
     loaded = load(path)
-    journal = open_journal(loaded)
-    if journal is None:
-        raise AgentdError(f"no journal in {loaded.config.state}: agentd has not run here yet; start it first")
-    try:
+    with opened_journal(loaded.config.state) as journal:
         yield Node(loaded, journal)
-    finally:
-        journal.close()
-
-
-def open_journal(loaded: Loaded) -> Journal | None:
-    """The journal, or None if there is none. Raises PermissionError, JournalError."""
-    file = loaded.config.state / "journal.db"
-    return Journal(file) if file.exists() else None
 
 
 def wait_for(done: Callable[[], bool], seconds: float) -> bool:

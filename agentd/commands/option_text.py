@@ -1,4 +1,4 @@
-"""A pydantic field in the words of the YAML file: type, default, meaning. Reads models, nothing else."""
+"""Describes a pydantic field as the YAML file sees it: type, default, meaning. Reads models, nothing else."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentd.commands.output import shown
-from agentd.options import parse_duration
+from agentd.values import parse_duration, parse_size
 
 _NAMES: Final = {type(None): "null", str: "text", bool: "true or false", int: "integer", float: "number"}
-_UNITS: Final = {"d": 86400, "h": 3600, "m": 60}
+_WRITTEN: Final[dict[object, str]] = {parse_duration: "duration", parse_size: "size"}
+_DURATIONS: Final = {"d": 86400, "h": 3600, "m": 60}
+_SIZES: Final = {"G": 2**30, "M": 2**20, "k": 2**10}
 
 
 def options_of(model: type[BaseModel]) -> dict[str, dict[str, str]]:
-    """Field name -> {"type", "default", "description"}; "required" stands for no default."""
+    """Field name -> {"type", "default", "description"}; the default is "required" if there is none."""
     return {
         name: {
             "type": type_text(info.annotation, info.metadata),
@@ -30,8 +32,9 @@ def options_of(model: type[BaseModel]) -> dict[str, dict[str, str]]:
 
 def type_text(annotation: Any, metadata: Sequence[object] = ()) -> str:  # noqa: ANN401 (any annotation)
     """The type, such as "duration", "list of text" or "path or null"."""
-    if any(getattr(one, "func", None) is parse_duration for one in metadata):
-        return "duration"
+    for one in metadata:
+        if (written := _WRITTEN.get(getattr(one, "func", None))) is not None:
+            return written
     if hasattr(annotation, "__metadata__"):
         return type_text(get_args(annotation)[0], annotation.__metadata__)
     parts = get_args(annotation)
@@ -39,7 +42,7 @@ def type_text(annotation: Any, metadata: Sequence[object] = ()) -> str:  # noqa:
 
 
 def _generic(origin: object, parts: Sequence[Any]) -> str:
-    """A type with parameters; what is no collection is a choice."""
+    """A type with parameters: a collection or a choice."""
     if origin in (list, tuple, set, frozenset):
         return f"list of {type_text(parts[0])}"
     if origin is dict:
@@ -48,23 +51,29 @@ def _generic(origin: object, parts: Sequence[Any]) -> str:
 
 
 def _plain_type(annotation: Any) -> str:  # noqa: ANN401 (as above)
-    if isinstance(annotation, type) and issubclass(annotation, Path):
-        return "path"
+    for cls, text in ((Path, "path"), (BaseModel, "section")):
+        if isinstance(annotation, type) and issubclass(annotation, cls):
+            return text
     return _NAMES.get(annotation) or str(getattr(annotation, "__name__", "any"))
 
 
 def _default(info: FieldInfo) -> str:
     value = info.get_default(call_default_factory=True, validated_data={})
-    if isinstance(value, float) and "duration" in type_text(info.annotation, info.metadata):
-        return _duration(value)
+    written = type_text(info.annotation, info.metadata)
+    if isinstance(value, float) and "duration" in written:
+        return _with_unit(value, _DURATIONS, "s")
+    if isinstance(value, int) and "size" in written:
+        return _with_unit(value, _SIZES, "")
+    if isinstance(value, BaseModel) and value == type(value)():
+        return "{}"
     return shown(_plain(value))
 
 
-def _duration(seconds: float) -> str:
-    for unit, length in _UNITS.items():
-        if seconds and seconds % length == 0:
-            return f"{seconds / length:g}{unit}"
-    return f"{seconds:g}s"
+def _with_unit(value: float, units: Mapping[str, int], smallest: str) -> str:
+    for unit, length in units.items():
+        if value and value % length == 0:
+            return f"{value / length:g}{unit}"
+    return f"{value:g}{smallest}"
 
 
 def _plain(value: object) -> object:

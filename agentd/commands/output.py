@@ -1,23 +1,28 @@
 """What a command prints: aligned tables and lines for a person, or one JSON document for a program.
 
-Owns colours, alignment, and that nothing an outsider chose (the name of an event, the text of an error)
-reaches a terminal as a control character. Knows nothing of what it prints.
+Owns colours, alignment, and that all of it passes `printable`: an outsider chose the name of an event, or a
+part of an error. Knows nothing of what it prints.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TextIO
 
+from agentd.printable import json_text, printable
+
 Colour = Literal["red", "green", "yellow", "bold", "dim"]
 _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
 _GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
-_BAD: Final = ("FAIL", "failed", "refused", "broken", "no")
+_BAD: Final = ("FAIL", "failed", "refused", "broken", "no", "not ready")
 _DOUBTFUL: Final = ("warn", "expired", "waiting", "awaiting proof")
+_NO_WRAP: Final = "\033[?7l"
+_WRAP: Final = "\033[?7h"
+_LINES_BESIDE: Final = 3  # the head, the line that counts the hidden rows, the cursor's own
 
 
 class Output:
@@ -37,7 +42,7 @@ class Output:
 
     def document(self, value: object) -> None:
         """Print one JSON document."""
-        self._stream.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+        self._stream.write(json_text(value, indent=2) + "\n")
 
     def line(self, text: str = "", colour: Colour | None = None) -> None:
         """Print one line for a person; nothing if a program reads."""
@@ -71,9 +76,49 @@ class Output:
         return f"\033[{_CODES[colour]}m{text}\033[0m" if self._coloured and colour and text else text
 
 
-def printable(text: str) -> str:
-    """The text with every control character escaped, so that it cannot steer a terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+class LiveTable:
+    """One table; nothing else may print between two drawings.
+
+    Args:
+        output: prints to the terminal.
+        stream: the same terminal, for moving about.
+        columns: the head.
+    """
+
+    def __init__(self, output: Output, stream: TextIO, columns: Sequence[str]) -> None:
+        self._output = output
+        self._stream = stream
+        self._columns = columns
+        self._drawn = 0
+
+    def draw(self, rows: Sequence[Sequence[object]]) -> None:
+        """Draw as many rows as the terminal is high, the first ones; lines that are too long are cut."""
+        fitting = max(1, shutil.get_terminal_size().lines - _LINES_BESIDE)
+        hidden = max(0, len(rows) - fitting)
+        self._erase()
+        self._stream.write(_NO_WRAP)  # a wrapped line would take two, and be erased by half
+        self._output.table(self._columns, rows[:fitting])
+        if hidden:
+            self._output.line(f"... and {hidden} more", "dim")
+        self._stream.write(_WRAP)
+        self._stream.flush()
+        self._drawn = 1 + min(len(rows), fitting) + bool(hidden)
+
+    def finish(self, rows: Sequence[Sequence[object]]) -> None:
+        """Leave the whole table on the terminal."""
+        self._erase()
+        self._output.table(self._columns, rows)
+        self._drawn = 0
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._stream.write(f"\033[{self._drawn}F\033[J")
+
+
+def shortened(text: str | None, most: int) -> str:
+    """The text in one line of at most `most` characters."""
+    line = " ".join((text or "").split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
 def moment(unix: float | None) -> str:
@@ -118,10 +163,6 @@ def _colour(cell: str) -> Colour | None:
     return "yellow" if cell in _DOUBTFUL else None
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def shown(value: Any) -> str:  # noqa: ANN401 (any JSON)
     """A JSON value in one line."""
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value)

@@ -1,29 +1,35 @@
-"""`agentd replay`: hands a change to its handlers once more, or shows what would come of it."""
+"""`agentd replay`: hands a change to its handlers again, or shows what that would change."""
 
 from __future__ import annotations
 
 from argparse import Namespace
 
-from agentd.commands import dry_run
-from agentd.commands.follow import follow, tell
-from agentd.commands.node import Node, open_node
+from agentd.commands import argument_types, dry_run
+from agentd.commands.node import open_node
 from agentd.commands.output import Output
+from agentd.commands.parser import Parser
+from agentd.commands.wait_for_outcome import report_outcomes
+
+
+def add_arguments(parser: Parser) -> None:
+    """Which change, and whether for real."""
+    parser.add_example("agentd replay 3f2a --dry-run", "agentd replay 3f2a")
+    parser.add_argument(
+        "id", type=argument_types.word, metavar="ID", help="ID of the change, or its first characters"
+    )
+    parser.add_argument("--handler", type=argument_types.word, metavar="H", help="only to this handler")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="run the handler here, show what would change, and discard the result",
+    )
+    argument_types.add_wait(parser)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Owe the change again and wait for the outcome, or run the handlers dry; 1 if it did not end well."""
+    """Queue the change again and wait for the outcome, or do a dry run; 1 if it did not end well."""
     with open_node(arguments.config) as node:
         if arguments.dry_run:
             return dry_run.execute(node, arguments.id, arguments.handler, output)
-        return _replay(node, arguments, output)
-
-
-def _replay(node: Node, arguments: Namespace, output: Output) -> int:
-    entries = node.journal.replay(arguments.id, arguments.handler)
-    rows = follow(node, [(entry.handler, entry.id) for entry in entries], arguments.wait)
-    if output.json:
-        output.document(rows)
-    well = tell(rows, output)
-    if not node.running:
-        output.line("The daemon does not run: the change waits in the journal until it does.")
-    return 0 if well else 1
+        entries = node.journal.replay(arguments.id, arguments.handler)
+        return int(not report_outcomes(node, entries, arguments.wait, output))

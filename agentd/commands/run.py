@@ -9,26 +9,34 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentd.commands.output import Output
+from agentd.commands.parser import Parser
+from agentd.deferred import defer
 
 if TYPE_CHECKING:
-    from agentd.config import Loaded
+    from agentd.config.load import Loaded
+
+
+def add_arguments(parser: Parser) -> None:
+    """Only `--config` and `--json`, which every command has."""
+    parser.add_example("agentd run", "agentd run --config ./agentd.yaml --json")
 
 
 def execute(arguments: Namespace, output: Output) -> int:
     """Run until SIGTERM. With --json the log is JSON on a terminal too, until SIGHUP reads the file again."""
     _import_structlog()
     from agentd.agent import run  # noqa: PLC0415 (structlog must be there already)
-    from agentd.config import load  # noqa: PLC0415 (as above)
+    from agentd.config.load import load  # noqa: PLC0415 (as above)
 
     loaded = load(arguments.config)
     return run(_with_json_log(loaded) if output.json else loaded)
 
 
 def _import_structlog() -> None:
-    """Import it as if rich were not installed.
+    """Import it as if rich were not installed, and without asyncio.
 
     It takes rich along wherever it is, for tracebacks that agentd prints plainly: 6 MB and 40 ms for nothing.
     """
+    defer("asyncio")
     if "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment] # how Python spells "not to be imported"
         importlib.import_module("structlog")

@@ -1,6 +1,7 @@
-"""`agentd status`: how the daemon is, from itself if it answers, else from the journal and the tree.
+"""`agentd status`: is this node all right now? What is wrong comes first, then handlers, then queries.
 
-The status is 0 only while the daemon runs, is ready, and every query has contact.
+Asks the daemon; if that does not answer, the journal and the tree are read. The exit status is 0 only while
+the daemon runs and nothing is wrong. Imports as little as it can: monitoring runs it often.
 """
 
 from __future__ import annotations
@@ -8,92 +9,321 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Final
 
-import urllib3
-
-from agentd.agent import open_tree, running
-from agentd.commands.node import open_journal
-from agentd.commands.output import Output, span
-from agentd.config import Loaded, load
-from agentd.options import parse_loopback
+from agentd import http
+from agentd.commands.output import Output, moment, shortened, span
+from agentd.commands.parser import Parser
+from agentd.commands.places import Places, open_journal, read_places
 
 _PATIENCE: Final = 3.0
-_QUERIES: Final = ("QUERY", "LAST CONTACT", "CHANGES", "MISSED", "TROUBLE")
+_LARGEST: Final = 16 * 1024 * 1024
+_LONG: Final = 60.0  # seconds that a change may wait before that is worth a line
+_REASON: Final = 60  # characters of a reason in a table
 Snapshot = dict[str, Any]
+# What a daemon of another version may leave out, or not know of.
+_STATE: Final[Snapshot] = {"reload_pending": [], "backlog": {}, "handlers": {}, "queries": []}
+_HANDLER: Final[Snapshot] = {
+    "drift": [],
+    "live": None,
+    "waiting": 0,
+    "waiting_since": None,
+    "last_failure": None,
+}
+_QUERY: Final[Snapshot] = {"last_contact": None, "deliveries": 0, "missed": 0, "error": None, "held": None}
+
+
+def add_arguments(parser: Parser) -> None:
+    """Only `--config` and `--json`, which every command has."""
+    parser.add_example("agentd status", "agentd status --json | jq .trouble")
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the state; 1 if not all is well."""
-    loaded = load(arguments.config)
-    runs = running(loaded.config.state)
-    answer = _ask(loaded) if runs else None
-    state = answer or _remembered(loaded)
+    """Print the state; 1 if something is wrong."""
+    places = read_places(arguments.config)
+    runs = places.running
+    answer = _ask(places) if runs else None
+    state = answer or _remembered(places)
     source = "daemon" if answer else "journal and tree"
-    told = {"running": runs, "source": source, **state, "trouble": _trouble(runs, state)}
+    state.setdefault("handlers", {})
+    found = {"running": runs, "source": source, **state, "trouble": list(_trouble(state, runs=runs))}
     if output.json:
-        output.document(told)
+        output.document(found)
     else:
-        _print(told, output)
-    return int(bool(told["trouble"]))
+        _print(found, output)
+    return int(bool(found["trouble"]))
 
 
-def _ask(loaded: Loaded) -> Snapshot | None:
-    """The daemon's own snapshot, or None if it does not answer."""
-    address = loaded.config.status.address
-    if address is None:
-        return None
-    host, port = parse_loopback(address)
+def ask_daemon(address: tuple[str, int]) -> Snapshot:
+    """What the daemon answers at /status, of JSON's types.
+
+    Raises:
+        ExchangeError: no complete answer.
+        ValueError: the answer is not agentd's.
+    """
+    answer = http.exchange(http.TCPAddress(*address), "/status", timeout=_PATIENCE, max_size=_LARGEST)
     try:
-        with urllib3.HTTPConnectionPool(host, port, timeout=_PATIENCE, retries=False) as pool:
-            answer = pool.request("GET", "/status", headers={"Host": f"localhost:{port}"})
-        found = json.loads(answer.data)
-    except (urllib3.exceptions.HTTPError, ValueError):
+        found = json.loads(answer.body)
+    except RecursionError:  # not agentd's, which is a few levels deep
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("generation", ""), int | None):
+        raise ValueError("something else than agentd answers there")  # noqa: TRY004 (of an answer, not an argument)
+    return found
+
+
+def _ask(places: Places) -> Snapshot | None:
+    """The daemon's own snapshot, or None if it does not answer."""
+    if places.status is None:
         return None
-    return found if isinstance(found, dict) and "generation" in found else None
+    try:
+        found = _filled(ask_daemon(places.status))
+        _try(found)
+    except (http.ExchangeError, AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+    return found
 
 
-def _remembered(loaded: Loaded) -> Snapshot:
-    """The same from what is on disk; nothing is known of queries."""
-    state: Snapshot = {"generation": open_tree(loaded.config).current, "reload_owed": [], "backlog": {}}
-    journal = open_journal(loaded)
+def _try(found: Snapshot) -> None:
+    """Make all that is shown of it: what is somebody else's may have other types than ours, and raises."""
+    now = found["now"]
+    handlers = found["handlers"].items()
+    list(_trouble(found, runs=True))
+    _summary(found | {"running": True})
+    [_row(name, one, now) for name, one in handlers]
+    [_part(name, part, now) for name, one in handlers for part in one.get("status", ())]
+    [_query(one, now) for one in found["queries"]]
+
+
+def _filled(found: Snapshot) -> Snapshot:
+    """With what it lacks, and then with the reason: the files were upgraded, the daemon was not restarted."""
+    handlers, queries = found.get("handlers", {}), found.get("queries", [])
+    whole = (
+        _STATE.keys() <= found.keys()
+        and all(_HANDLER.keys() <= one.keys() for one in handlers.values())
+        and all(_QUERY.keys() <= one.keys() for one in queries)
+    )
+    return {
+        **_STATE,
+        "now": time.time(),
+        **found,
+        "handlers": {name: _HANDLER | one for name, one in handlers.items()},
+        "queries": [{"query": "?"} | _QUERY | one for one in queries],
+        "other_version": not whole,
+    }
+
+
+def _remembered(places: Places) -> Snapshot:
+    """The same from what is on disk; it says nothing about queries."""
+    from agentd.tree.generation import current_number  # noqa: PLC0415 (only without a daemon)
+
+    state: Snapshot = {
+        "now": time.time(),
+        "generation": current_number(places.tree / "current"),
+        "reload_pending": [],
+        "backlog": {},
+        "handlers": {},
+    }
+    journal = open_journal(places.state)
     if journal is not None:
-        state |= {"reload_owed": journal.owed(), "backlog": journal.backlog()}
-        journal.close()
+        from agentd.journal.summary import summary  # noqa: PLC0415 (likewise)
+
+        with closing(journal):
+            backlog = journal.backlog()
+            names = places.handlers or tuple(backlog)
+            state |= {
+                "reload_pending": journal.unproved(),
+                "backlog": backlog,
+                "handlers": summary(journal, names),
+            }
     return state
 
 
-def _trouble(runs: bool, state: Snapshot) -> list[str]:  # noqa: FBT001 (a value, not a switch)
-    """What is not well, one text each."""
+# ------------------------------------------------------------------ what is wrong
+
+
+def _trouble(state: Snapshot, *, runs: bool) -> Iterator[str]:
+    """What is wrong, one sentence each, the worst first."""
     if not runs:
-        return ["the daemon does not run: start it with `systemctl start agentd` (or `agentd run`)"]
-    if "queries" not in state:
-        return ["the daemon runs, but does not answer on its status address"]
-    lost = [f"query {one['query']}: {one['error']}" for one in state["queries"] if one.get("error")]
-    stuck = [f"{name} shows no sign of life" for name in state.get("stuck", ())]
-    return [*state.get("not_ready", ()), *stuck, *lost]
+        yield "the daemon is not running: start it with `systemctl start agentd` (or `agentd run`)"
+    elif "queries" not in state:
+        yield "the daemon is running, but does not answer on its status address (status.address)"
+    if state.get("other_version"):
+        yield "the daemon that runs is of another version than this command: restart it"
+    yield from state.get("not_ready", ())
+    if state.get("nginx_missing"):
+        yield state["nginx_missing"]
+    for problem in state.get("config_refused", ()):
+        yield f"the configuration was refused at the last reload, and the earlier one is in use: {problem}"
+    for name in state.get("stuck", ()):
+        yield f"{name} is stuck: it has shown no sign of life for too long"
+    yield from _unheard(state.get("queries", ()))
+    for name, handler in sorted(state["handlers"].items()):
+        for text in _wrong(handler, state["now"]):
+            yield f"{name}: {text}"
+    if (
+        state["reload_pending"]
+        and state["handlers"]
+        and not any(one["waiting"] for one in state["handlers"].values())
+    ):
+        yield f"nginx has not been proved to run generation {state['generation']}, and no reload is pending"
 
 
-def _print(told: Snapshot, output: Output) -> None:
-    by = f"pid {told['pid']}, version {told['version']}" if "pid" in told else "from the journal and the tree"
-    owed = ", ".join(map(str, told["reload_owed"]))
-    waiting = ", ".join(f"{name}: {count}" for name, count in sorted(told["backlog"].items()))
-    output.pairs(
-        {
-            "daemon": f"{'running' if told['running'] else 'not running'} ({by})",
-            "generation": told["generation"] or "none yet",
-            "reload": f"owed for generation {owed}" if owed else "none owed",
-            "backlog": waiting or "nothing waits",
-        }
+def _unheard(queries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What is wrong between us and Consul."""
+    for query in queries:
+        if query.get("error"):
+            yield f"query {query['query']}: {query['error']}"  # Consul's trouble, or that of our own disk
+        elif query.get("limited"):
+            yield f"query {query['query']} is limited: {query['limited']}"
+        elif query.get("alarming"):
+            yield f"query {query['query']}: {query['held']}"
+
+
+def _wrong(handler: Mapping[str, Any], now: float) -> Iterator[str]:
+    """What is wrong with one handler."""
+    if _is_stuck(handler, now):
+        since, reason = moment(handler["waiting_since"]), handler.get("waiting_reason")
+        changes = "1 change has" if handler["waiting"] == 1 else f"{handler['waiting']} changes have"
+        yield f"{changes} been waiting since {since}{f': {reason}' if reason else ''}"
+    failure = handler["last_failure"]
+    parts = [f"{one['part']}: {one['trouble']}" for one in handler.get("status", ()) if one.get("trouble")]
+    if failure and not failure.get("recovered") and not _is_told(failure["reason"], parts):
+        yield f"the last change was {failure['outcome']} at {moment(failure['at'])}: {failure['reason']}"
+    for one in handler.get("drift", ()):
+        yield f"not in effect since {moment(one['since'])}: {one['part']}: {one['reason']}"
+    if handler.get("timer_trouble"):
+        yield f"its timed work fails, and is tried again: {handler['timer_trouble']}"
+    yield from parts
+
+
+def _is_told(reason: str, parts: Sequence[str]) -> bool:
+    """Whether a failure is only that of parts, such as feeds, which are listed one by one anyway."""
+    rest = reason
+    for part in parts:
+        rest = rest.replace(part, "")
+    return rest != reason and not rest.strip("; ")
+
+
+def _is_stuck(handler: Mapping[str, Any], now: float) -> bool:
+    """Whether what is waiting is more than the work in progress."""
+    return bool(handler["waiting"]) and bool(
+        handler.get("waiting_reason") or now - handler["waiting_since"] > _LONG
     )
-    if "queries" in told:
-        output.line()
-        output.table(_QUERIES, [_query(one) for one in told["queries"]], empty="Nothing is watched.")
-    for text in told["trouble"]:
+
+
+# ------------------------------------------------------------------ for a person
+
+
+def _print(found: Snapshot, output: Output) -> None:
+    now = found["now"]  # of the daemon: the system's clock may have been set since
+    for text in found["trouble"]:
         output.line(f"! {text}", "red")
+    if not found["trouble"]:
+        output.line("All is well.", "green")
+    output.line()
+    output.pairs(_summary(found))
+    output.line()
+    handlers = sorted(found["handlers"].items())
+    output.table(
+        ("STATE", "HANDLER", "LIVE", "WAITING", "SINCE", "LAST FAILURE", "NEXT WORK"),
+        [_row(name, one, now) for name, one in handlers],
+        empty="No handler has done anything yet.",
+    )
+    parts = [(name, part) for name, one in handlers for part in one.get("status", ())]
+    if parts:
+        output.line()
+        output.table(
+            ("STATE", "HANDLER", "PART", "AGE", "NEXT"), [_part(name, part, now) for name, part in parts]
+        )
+    if "queries" in found:
+        output.line()
+        output.table(
+            ("STATE", "QUERY", "LAST CONTACT", "CHANGES", "MISSED", "NOTE"),
+            [_query(one, now) for one in found["queries"]],
+            empty="Nothing is watched.",
+        )
 
 
-def _query(one: Snapshot) -> list[object]:
+def _summary(found: Snapshot) -> dict[str, object]:
+    by = (
+        f"pid {found['pid']}, version {found['version']}"
+        if "pid" in found
+        else "from the journal and the tree"
+    )
+    unproved = ", ".join(map(str, found["reload_pending"]))
+    return {
+        "daemon": f"{'running' if found['running'] else 'not running'} ({by})",
+        "generation": found["generation"] or "none yet",
+        "reload": f"pending for generation {unproved}" if unproved else "none pending",
+    }
+
+
+def _row(name: str, one: Snapshot, now: float) -> list[object]:
+    failure = one["last_failure"]
+    failed = f"{moment(failure['at'])} {failure['outcome']}: {failure['reason']}" if failure else None
+    return [
+        _state(one, now),
+        name,
+        one["live"],
+        one["waiting"],
+        _ago(one["waiting_since"], now),
+        shortened(failed, _REASON),
+        _ahead(one.get("next_due"), now),
+    ]
+
+
+def _state(one: Snapshot, now: float) -> str:
+    if one.get("ready") is False:
+        return "not ready"
+    if any(_wrong(one, now)):
+        return "waiting" if _is_stuck(one, now) else "failed"
+    return "ok"
+
+
+def _part(name: str, part: Snapshot, now: float) -> list[object]:
+    return [
+        "failed" if part.get("trouble") else "ok",
+        name,
+        part["part"],
+        _age(part.get("since"), now),
+        _ahead(part.get("next"), now),
+    ]
+
+
+def _query(one: Snapshot, now: float) -> list[object]:
     contact = one["last_contact"]
-    ago = "never" if contact is None else f"{span(max(0.0, time.time() - contact))} ago"
-    return [one["query"], ago, one["deliveries"], one["missed"], one["error"] or one["held"] or ""]
+    note = one["error"] or one.get("limited") or one["held"] or _odd(one)
+    state = "failed" if one["error"] else "limited" if one.get("limited") else ""
+    return [
+        state or ("held" if one.get("alarming") else "ok"),
+        one["query"],
+        _ago(contact, now) or "never",
+        one["deliveries"],
+        one["missed"],
+        shortened(note, _REASON),
+    ]
+
+
+def _odd(query: Snapshot) -> str:
+    number, rest = query.get("odd", 0), query.get("rest", 0.0)
+    if not number:
+        return ""
+    seldom = f"; asked every {span(rest)}" if rest else ""
+    return f"{number} {'item' if number == 1 else 'items'} cannot be used, see the log{seldom}"
+
+
+def _age(unix: float | None, now: float) -> str | None:
+    return None if unix is None else span(max(0.0, now - unix))
+
+
+def _ago(unix: float | None, now: float) -> str | None:
+    return None if unix is None else f"{_age(unix, now)} ago"
+
+
+def _ahead(unix: float | None, now: float) -> str | None:
+    if unix is None:
+        return None
+    left = unix - now
+    return f"in {span(left)}" if left >= 1 else "now"

@@ -1,4 +1,4 @@
-"""Gauges that are worked out at each scrape: what the pollers know, and what handlers publish.
+"""Gauges that are computed at each scrape: what the pollers know, and what handlers publish.
 
 Owns the bounds on what handlers publish. Nothing here is counted; `metrics` does that.
 """
@@ -6,22 +6,22 @@ Owns the bounds on what handlers publish. Nothing here is counted; `metrics` doe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from threading import Lock
 from typing import Final, Protocol
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-MOST_GAUGES: Final = 32
+MOST_GAUGES: Final = 64
 """How many gauges one handler may publish."""
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,95}")
 _TIMESTAMP: Final = "_timestamp_seconds"
 
 
 class QueryView(Protocol):
-    """What a poller knows of itself."""
+    """What a poller knows about itself."""
 
     @property
     def query(self) -> str:
@@ -36,6 +36,10 @@ class QueryView(Protocol):
         """Why the last poll failed; None if it did not."""
 
     @property
+    def limited(self) -> str | None:
+        """What Consul said when it had too many requests, and was to be asked later; None if it did not."""
+
+    @property
     def held(self) -> str | None:
         """Why the last answer was not believed; None if it was."""
 
@@ -43,9 +47,13 @@ class QueryView(Protocol):
     def answers(self) -> int:
         """Good answers so far."""
 
+    @property
+    def dropped(self) -> Mapping[str, int]:
+        """Items of them that could not be used so far, by reason."""
+
 
 class QueryGauges(Collector):
-    """One line a configured query; a query never heard of counts from when this was made."""
+    """One line per configured query; a query that was never answered counts from the start."""
 
     def __init__(self, queries: Callable[[], Iterable[QueryView]], clock: Callable[[], float]) -> None:
         self._queries = queries
@@ -62,23 +70,52 @@ class QueryGauges(Collector):
         failing = GaugeMetricFamily(
             "agentd_query_failing", "1 while the last poll ended in an error.", labels=["query"]
         )
+        limited = GaugeMetricFamily(
+            "agentd_query_limited", "1 while Consul answers that it has too many requests.", labels=["query"]
+        )
         held = GaugeMetricFamily(
             "agentd_query_held", "1 while the last answer was not believed.", labels=["query"]
         )
         answers = CounterMetricFamily("agentd_query_answers", "Good answers from Consul.", labels=["query"])
+        dropped = CounterMetricFamily(
+            "agentd_watch_dropped", "Items of answers that could not be used.", labels=["query", "reason"]
+        )
         for view in views:
             last = self._since if view.last_contact is None else view.last_contact
             silence.add_metric([view.query], max(0.0, now - last))
             failing.add_metric([view.query], view.error is not None)
+            limited.add_metric([view.query], view.limited is not None)
             held.add_metric([view.query], view.held is not None)
             answers.add_metric([view.query], view.answers)
-        up = any(view.error is None and view.last_contact is not None for view in views)
+            for reason, count in view.dropped.items():
+                dropped.add_metric([view.query, reason], count)
+        up = any(view.limited or (view.error is None and view.last_contact is not None) for view in views)
         yield GaugeMetricFamily("agentd_consul_up", "1 while at least one query gets answers.", value=up)
-        yield from (silence, failing, held, answers)
+        yield from (silence, failing, limited, held, answers, dropped)
+
+
+class BehindGauges(Collector):
+    """Since when each handler is behind; read from the journal, which takes too long to do every second."""
+
+    def __init__(self, behind: Callable[[], Mapping[str, float | None]], clock: Callable[[], float]) -> None:
+        self._behind = behind
+        self._clock = clock
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask."""
+        gauge = GaugeMetricFamily(
+            "agentd_behind_seconds",
+            "Seconds since what a handler stands for is not in force; 0: it is.",
+            labels=["handler"],
+        )
+        now = self._clock()
+        for handler, since in self._behind().items():
+            gauge.add_metric([handler], 0.0 if since is None else max(0.0, now - since))
+        yield gauge
 
 
 class HandlerGauges(Collector):
-    """What handlers publish of themselves; any thread may publish."""
+    """What handlers publish about themselves; any thread may publish."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -92,7 +129,7 @@ class HandlerGauges(Collector):
             ValueError: a bad name, or more than `MOST_GAUGES` of them.
         """
         if not _NAME.fullmatch(name):
-            raise ValueError(f"a gauge's name is lower-case letters, digits and _, at most 64: {name!r}")
+            raise ValueError(f"a gauge's name is lower-case letters, digits and _, at most 96: {name!r}")
         with self._lock:
             values = self._values.setdefault(handler, {})
             if name not in values and len(values) >= MOST_GAUGES:
@@ -100,12 +137,12 @@ class HandlerGauges(Collector):
             values[name] = float(value)
 
     def keep_only(self, handlers: Collection[str]) -> None:
-        """Forget what handlers published that are no longer configured."""
+        """Forget what was published by handlers that are no longer configured."""
         with self._lock:
             self._values = {name: values for name, values in self._values.items() if name in handlers}
 
     def collect(self) -> Iterator[Metric]:
-        """One family a name, and one more for the age of what happened at a time."""
+        """One family per name, and one more for the age of each timestamp."""
         families: dict[str, GaugeMetricFamily] = {}
         for handler, values in self._shown().items():
             for name, value in values.items():

@@ -1,63 +1,97 @@
-"""A small HTTP server for loopback: bounded in connections, in time and in what it reads.
+"""A small HTTP server for loopback: bounded in connections, in time, in what it reads and in threads.
 
-Owns the socket and the threads; what is answered, its caller decides. It reads a request's head and never a
-body, answers once and closes.
+Owns the socket and the threads; its caller decides what is answered. It reads the head of a request and never
+a body, answers once and closes. One thread waits for all clients at once, so that an idle or slow one costs
+nothing but its place; `answers` makes what is answered. If all places are taken, the connection that has
+waited longest is dropped for the new one.
 
-The standard library's server is not used: it waits for ever for a slow client's next byte, and quotes in its
-errors what it was sent.
+The standard library's server is not used: it waits indefinitely for a slow client's next byte, and its errors
+quote what it was sent.
 """
 
 from __future__ import annotations
 
 import errno
+import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, Literal, NoReturn
 
 import structlog
 
-from agentd.errors import AgentdError, ConfigError
-from agentd.report.request import Answer, BadRequest, encode, parse
+from agentd.errors import ConfigError
+from agentd.heartbeat import Heartbeat
+from agentd.report.answers import Answers
+from agentd.report.request import BadRequest, Response, encode, parse
 
 _log = structlog.get_logger()
 
-REQUEST_TIMEOUT: Final = 5.0  # seconds for a whole request and its answer
+HEAD_TIMEOUT: Final = 2.0  # seconds for the head of a request
+ANSWER_TIMEOUT: Final = 3.0  # seconds for a client to take its answer
 LARGEST_HEAD: Final = 8192  # bytes of request line and headers
-MOST_CONNECTIONS: Final = 16
+MOST_CONNECTIONS: Final = 256
 
 _ACCEPT_WAIT: Final = 5.0
+_YOUNG: Final = 0.05  # seconds for which a connection is not dropped for a new one, which waits in the kernel
+_BACKLOG: Final = 4096  # connections that the kernel holds until they are accepted, unless it allows fewer
+_NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
+_MOST_DRAINED: Final = 16  # pieces of a body that are read, lest the client be reset before it has its answer
+
+Dropped = Literal["full", "head", "answer"]
+"""Why: a new one needed its place, or the time for the head or for taking the answer was up."""
 
 
-class Beating(Protocol):
-    """A heartbeat; see `heartbeat.Heartbeat`."""
+class _Connection:
+    """One client.
 
-    def beat(self, good_for: float) -> None:
-        """Promise to beat again within `good_for` seconds."""
+    Attributes:
+        deadline: monotonic seconds; None while its answer is made.
+        unsent: what is left of the answer; None before there is one.
+    """
+
+    def __init__(self, client: socket.socket) -> None:
+        client.setblocking(False)  # noqa: FBT003 (the library's signature)
+        self.client = client
+        self.since = time.monotonic()
+        self.deadline: float | None = self.since + HEAD_TIMEOUT
+        self.head = b""
+        self.body = True
+        self.unsent: deque[memoryview] | None = None
+        self.drained = 0
 
 
 class Listener:
-    """Listens from `start` to `stop`; each connection is served once, by a thread of its own.
+    """Listens from `start` to `stop`; each connection is for one request.
 
     Args:
         address: loopback address and port; port 0 takes a free one, see `address`.
-        answer: from the path, without its query string, to the answer; called from many threads.
-        heartbeat: beats while connections are accepted.
+        answer: makes the response to a path (its query string removed); called from several threads.
+        heartbeat: beaten while connections are accepted.
+        dropped: called for each connection that was dropped before it had its answer.
     """
 
     def __init__(
-        self, address: tuple[str, int], answer: Callable[[str], Answer], heartbeat: Beating | None = None
+        self,
+        address: tuple[str, int],
+        answer: Callable[[str], Response],
+        heartbeat: Heartbeat | None = None,
+        dropped: Callable[[Dropped], None] = lambda _: None,
     ) -> None:
         self.address = address
-        self._answer = answer
         self._heartbeat = heartbeat
+        self._dropped = dropped
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._serving: dict[threading.Thread, socket.socket] = {}
-        self._thread = threading.Thread(target=self._accept, name="status", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="status", daemon=True)
+        self._answers: Answers[_Connection] = Answers(answer, self._wake)
+        self._open: dict[int, _Connection] = {}  # by descriptor, the oldest first
+        self._selector = selectors.DefaultSelector()
         self._socket: socket.socket | None = None
+        self._accepts_at: float | None = 0.0  # when it accepts again; None: it does
+        self._failing = False
 
     def start(self) -> None:
         """Bind, and accept from now on.
@@ -67,6 +101,10 @@ class Listener:
         """
         self._socket = _bound(self.address)
         self.address = self._socket.getsockname()[:2]
+        self._woken, self._waker = socket.socketpair()
+        self._woken.setblocking(False)  # noqa: FBT003 (likewise)
+        self._waker.setblocking(False)  # noqa: FBT003 (likewise)
+        self._selector.register(self._woken, selectors.EVENT_READ)
         self._thread.start()
 
     def stop(self) -> None:
@@ -74,81 +112,184 @@ class Listener:
         if self._socket is None:
             return
         self._stopping.set()
-        _shut(self._socket)  # wakes accept()
+        self._wake()
         self._thread.join()
-        self._socket.close()
+        self._answers.stop(ANSWER_TIMEOUT)
+        for connection in list(self._open.values()):
+            self._close(connection)
+        self._selector.close()
+        for one in (self._socket, self._woken, self._waker):
+            one.close()
         self._socket = None
-        with self._lock:
-            serving = list(self._serving.items())
-        for thread, connection in serving:
-            _shut(connection)
-            thread.join(REQUEST_TIMEOUT)
 
-    # ------------------------------------------------------------------ accepting
+    def _wake(self) -> None:
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # it is awake, or gone
+            return
 
-    def _accept(self) -> None:
-        listening = self._socket
-        assert listening is not None  # noqa: S101 (start() made it; tells mypy)
+    # ------------------------------------------------------------------ the one thread that waits
+
+    def _run(self) -> None:
+        assert self._socket is not None  # noqa: S101 (start() made it; tells mypy)
         while not self._stopping.is_set():
             if self._heartbeat is not None:
                 self._heartbeat.beat(3 * _ACCEPT_WAIT)
-            try:
-                connection, _ = listening.accept()
-            except TimeoutError:
-                continue
-            except OSError as error:  # no descriptor left, or stop() shut the socket
-                if not self._stopping.wait(0.1):
-                    _log.warning("status.accept_failed", error=str(error))
-                continue
-            self._begin(connection)
+            ready = self._selector.select(self._until_next())
+            for key, _ in ready:
+                if key.fileobj is self._woken:
+                    self._woken.recv(4096)
+                elif connection := self._open.get(key.fd):
+                    self._go_on(connection)
+            for connection, response in self._answers.made():
+                if connection.client.fileno() >= 0:  # it was not dropped meanwhile
+                    self._begin_answer(connection, response)
+            self._end_late()
+            self._accept(self._socket)
 
-    def _begin(self, connection: socket.socket) -> None:
-        with self._lock:
-            if len(self._serving) >= MOST_CONNECTIONS:
-                connection.close()  # nothing is owed to the one too many; answering it could block
-                return
-            thread = threading.Thread(
-                target=self._serve, args=(connection,), name="status-request", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError as error:  # no thread left: the process's limit is reached
-                connection.close()
-                _log.warning("status.accept_failed", error=str(error))
-            else:
-                self._serving[thread] = connection
+    def _until_next(self) -> float:
+        """Seconds until something is due that no client brings about."""
+        due = [one.deadline for one in self._open.values() if one.deadline is not None]
+        if self._accepts_at is not None:
+            due.append(self._accepts_at)
+        return min([_ACCEPT_WAIT, *(max(0.0, at - time.monotonic()) for at in due)])
 
-    # ------------------------------------------------------------------ serving
+    def _end_late(self) -> None:
+        now = time.monotonic()
+        for connection in list(self._open.values()):
+            if connection.deadline is not None and connection.deadline <= now:
+                self._drop(connection, "head" if connection.unsent is None else "answer")
 
-    def _serve(self, connection: socket.socket) -> None:
-        deadline = time.monotonic() + REQUEST_TIMEOUT
-        try:
-            self._exchange(connection, deadline)
-        except OSError:  # the client is too slow, or gone
+    def _accept(self, listening: socket.socket) -> None:
+        """Take all that wait in the kernel, as far as there is room."""
+        if self._accepts_at is not None and self._accepts_at > time.monotonic():
             return
-        finally:
-            connection.close()
-            with self._lock:
-                self._serving.pop(threading.current_thread(), None)
+        while self._make_room(listening):
+            try:
+                client, _ = listening.accept()
+            except BlockingIOError:
+                self._listen(listening, None)
+                return
+            except OSError as error:  # no descriptor left, for example
+                if not self._failing:
+                    _log.warning("status.accept_failed", error=str(error))
+                self._failing = True
+                if error.errno in _NO_DESCRIPTOR and self._drop_oldest():
+                    continue
+                self._listen(listening, time.monotonic() + _YOUNG)
+                return
+            self._failing = False
+            connection = self._open[client.fileno()] = _Connection(client)
+            self._selector.register(client, selectors.EVENT_READ, connection)
+            self._go_on(connection)  # a client that has sent its request is served, whoever comes next
 
-    def _exchange(self, connection: socket.socket, deadline: float) -> None:
-        method = b"GET"
+    def _listen(self, listening: socket.socket, at: float | None) -> None:
+        """Look for new connections from then on; None: at once."""
+        known = listening in self._selector.get_map()
+        if at is None and not known:
+            self._selector.register(listening, selectors.EVENT_READ)
+        elif at is not None and known:
+            self._selector.unregister(listening)
+        self._accepts_at = at
+
+    def _make_room(self, listening: socket.socket) -> bool:
+        """Drop the oldest connection if all places are taken; False if that has to wait."""
+        if len(self._open) < MOST_CONNECTIONS or self._drop_oldest():
+            return True
+        self._listen(listening, time.monotonic() + _YOUNG / 4)
+        return False
+
+    def _drop_oldest(self) -> bool:
+        """Drop who has waited longest for a client; for an answer in the making only if there is no other.
+
+        Returns:
+            Whether one was dropped: a young one is not.
+        """
+        idle = (one for one in self._open.values() if one.deadline is not None)
+        oldest = next(idle, None) or next(iter(self._open.values()), None)
+        if oldest is None or time.monotonic() - oldest.since < _YOUNG:
+            return False
+        self._drop(oldest, "full")
+        return True
+
+    # ------------------------------------------------------------------ one connection
+
+    def _go_on(self, connection: _Connection) -> None:
+        """Read or write what can be without waiting."""
         try:
-            method, path = parse(_read_head(connection, deadline))
-            answer = self._asked(path)
+            if connection.unsent is None:
+                self._read_head(connection)
+            elif connection.unsent:
+                self._write(connection)
+            else:
+                self._drain(connection)
+        except BlockingIOError:
+            return
+        except OSError:  # the client is gone
+            self._close(connection)
+
+    def _read_head(self, connection: _Connection) -> None:
+        received = connection.client.recv(LARGEST_HEAD - len(connection.head))
+        if not received:
+            self._close(connection)
+            return
+        connection.head += received
+        head, end, _ = connection.head.partition(b"\r\n\r\n")
+        if not end and len(head) < LARGEST_HEAD:
+            return
+        try:
+            method, path = parse(head) if end else _too_large()
         except BadRequest as error:
-            answer = Answer(error.status, f"{error.status.phrase}\n".encode(), "text/plain")
-        connection.settimeout(max(0.1, deadline - time.monotonic()))
-        connection.sendall(encode(answer, body=method != b"HEAD"))
-        connection.shutdown(socket.SHUT_WR)
-        _drain(connection, deadline)
+            text = f"{error.status.phrase}\n".encode()
+            self._begin_answer(connection, Response(error.status, text, "text/plain"))
+        else:
+            connection.body = method != b"HEAD"
+            connection.deadline = None
+            self._selector.unregister(connection.client)
+            self._answers.ask(path, connection)
 
-    def _asked(self, path: str) -> Answer:
-        try:
-            return self._answer(path)
-        except (AgentdError, OSError) as error:
-            _log.warning("status.failed", path=path, error=str(error))
-            return Answer(HTTPStatus.INTERNAL_SERVER_ERROR, b"see the log\n", "text/plain")
+    def _begin_answer(self, connection: _Connection, response: Response) -> None:
+        parts = [encode(response, body=False), response.body if connection.body else b""]
+        connection.unsent = deque(memoryview(part) for part in parts if part)
+        connection.deadline = time.monotonic() + ANSWER_TIMEOUT
+        if connection.client not in self._selector.get_map():
+            self._selector.register(connection.client, selectors.EVENT_WRITE, connection)
+        else:
+            self._selector.modify(connection.client, selectors.EVENT_WRITE, connection)
+        self._go_on(connection)
+
+    def _write(self, connection: _Connection) -> None:
+        unsent = connection.unsent or deque()
+        while unsent:
+            sent = connection.client.send(unsent[0])
+            unsent[0] = unsent[0][sent:]
+            if not unsent[0]:
+                unsent.popleft()
+        connection.client.shutdown(socket.SHUT_WR)
+        self._selector.modify(connection.client, selectors.EVENT_READ, connection)
+
+    def _drain(self, connection: _Connection) -> None:
+        """Read what the client still sends: closing over unread bytes would reset the connection."""
+        connection.drained += 1
+        if not connection.client.recv(LARGEST_HEAD) or connection.drained >= _MOST_DRAINED:
+            self._close(connection)
+
+    def _drop(self, connection: _Connection, reason: Dropped) -> None:
+        if connection.unsent is None or connection.unsent:  # else it has its answer
+            self._dropped(reason)
+        self._close(connection)
+
+    def _close(self, connection: _Connection) -> None:
+        self._open.pop(connection.client.fileno(), None)
+        if connection.deadline is None:
+            self._answers.forget(connection)
+        if connection.client in self._selector.get_map():
+            self._selector.unregister(connection.client)
+        connection.client.close()
+
+
+def _too_large() -> NoReturn:
+    raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
 
 def _bound(address: tuple[str, int]) -> socket.socket:
@@ -157,39 +298,11 @@ def _bound(address: tuple[str, int]) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(MOST_CONNECTIONS)
+        listening.listen(_BACKLOG)
     except OSError as error:
         listening.close()
-        hint = "something else listens there; " if error.errno == errno.EADDRINUSE else ""
-        why = f"{error.strerror}; {hint}choose another, or null"
+        hint = "something else is listening there; " if error.errno == errno.EADDRINUSE else ""
+        why = f"{error.strerror}; {hint}choose another address, or null"
         raise ConfigError([f"status.address: cannot listen on {host} port {port}: {why}"]) from error
-    listening.settimeout(_ACCEPT_WAIT)
+    listening.setblocking(False)  # noqa: FBT003 (likewise)
     return listening
-
-
-def _read_head(connection: socket.socket, deadline: float) -> bytes:
-    head = b""
-    while b"\r\n\r\n" not in head:
-        if len(head) >= LARGEST_HEAD:
-            raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-        connection.settimeout(max(0.001, deadline - time.monotonic()))  # for all reads together
-        received = connection.recv(LARGEST_HEAD - len(head))
-        if not received:
-            raise ConnectionError("closed before the end of the request")
-        head += received
-    return head.partition(b"\r\n\r\n")[0]
-
-
-def _drain(connection: socket.socket, deadline: float) -> None:
-    """Read what the client still sends: closing over unread bytes would reset the connection."""
-    for _ in range(16):
-        connection.settimeout(max(0.001, min(1.0, deadline - time.monotonic())))
-        if not connection.recv(LARGEST_HEAD):
-            return
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:  # it is gone already
-        return

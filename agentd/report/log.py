@@ -1,4 +1,4 @@
-"""Configures structlog: one line an event on standard error, JSON unless a person reads it on a terminal.
+"""Configures structlog: one line per event on standard error, JSON unless it is a terminal.
 
 Owns the chain of processors, and brings the standard library's logging, Python's warnings and the death of
 a thread into the same lines. It must not import agentd's other rooms, and no line may hold a secret: see
@@ -16,9 +16,8 @@ from typing import Any, Final, Literal, TextIO
 import structlog
 from structlog.typing import Processor, WrappedLogger
 
-from agentd.report.redaction import digest, redact
-
-__all__ = ["LEVELS", "configure", "digest"]
+from agentd.printable import printable, printable_lines
+from agentd.report.redaction import redact
 
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[dict[Level, int]] = {
@@ -51,7 +50,7 @@ def configure(level: Level = "info", *, json: bool | None = None, stream: TextIO
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=lambda *_: _Lines(out),
-        cache_logger_on_first_use=False,  # so that loggers that exist follow a new configuration
+        cache_logger_on_first_use=False,  # so that existing loggers follow a new configuration
     )
     _adopt_libraries()
 
@@ -68,7 +67,7 @@ def _text(out: TextIO) -> list[Processor]:
 
 
 def _redacted(_logger: WrappedLogger, _method: str, fields: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Every field as it may be told; when, how grave and what come first."""
+    """Every field as it may be logged; time, level and event come first."""
     ordered = {name: fields[name] for name in _FIRST if name in fields} | dict(fields)
     return {name: redact(value, name) for name, value in ordered.items()}
 
@@ -78,8 +77,8 @@ def _printable(
 ) -> MutableMapping[str, Any]:
     """An event's sender chose its name: a control character must not reach the terminal."""
     for name, value in fields.items():
-        if isinstance(value, str) and name != "exception" and not value.isprintable():
-            fields[name] = value.encode("unicode_escape").decode("ascii")
+        if isinstance(value, str):
+            fields[name] = printable_lines(value) if name == "exception" else printable(value)
     return fields
 
 
@@ -100,7 +99,7 @@ class _Lines:
 
 
 class _Library(logging.Handler):
-    """What a library logs, as an event of its own name."""
+    """What a library logs, as the event `library.said`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:

@@ -1,42 +1,44 @@
-"""What Prometheus may know of agentd. Owns the names, the labels and how many of them there can be.
+"""What Prometheus sees of agentd. Owns the metrics' names and labels, and keeps their number bounded.
 
-Label values come from the configuration or from fixed lists; whatever else turns up, an event's name above
-all, which its sender chose, counts as "other". No metric holds a payload or a key.
+Label values come from the configuration or from fixed lists. Anything else counts as "other", above all the
+name of an event, which its sender chose. No metric contains a payload or a key.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    generate_latest,
-)
+from prometheus_client.metrics import Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics_core import Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import CollectorRegistry
+from prometheus_client.utils import floatToGoString
 
-from agentd.report.gauges import HandlerGauges, QueryGauges, QueryView
+from agentd.apply.observer import Observer
+from agentd.clock import unix_time
+from agentd.journal.entry import Outcome
+from agentd.journal.limit import Trimmed
+from agentd.report.gauges import BehindGauges, HandlerGauges, QueryGauges, QueryView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
-OUTCOMES: Final = frozenset({"applied", "unchanged", "refused", "failed", "expired"})
-RELOADS: Final = frozenset({"proved", "failed", "skipped"})
+OUTCOMES: Final = frozenset(map(str, Outcome))
+DROPPED: Final = ("history", "payload", "waiting")
+RELOADS: Final = frozenset({"proved", "failed", "waiting", "skipped"})
 
 _QUICK: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
 
-class Metrics:
-    """All metrics of one daemon, in a registry of its own. Any thread may call any method.
+class Metrics(Observer):
+    """All metrics of one daemon, in a separate registry. Any thread may call any method.
 
     Args:
-        queries: what the pollers know of themselves, asked at each scrape.
+        queries: returns the state of the pollers; called at each scrape.
         handlers: names of the configured handlers.
         events: names of the events that the configuration mentions.
+        behind: by handler, the unix time since which it is behind, None if it is not; called at each scrape.
         clock: unix seconds.
     """
 
@@ -46,13 +48,15 @@ class Metrics:
         *,
         handlers: Collection[str] = (),
         events: Collection[str] = (),
-        clock: Callable[[], float] = time.time,
+        behind: Callable[[], Mapping[str, float | None]] = dict,
+        clock: Callable[[], float] = unix_time,
     ) -> None:
-        # Each counter would have one more series, the time of its making.
+        # Otherwise each counter has one more series, the time at which it was created.
         disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left its annotation out
         self._registry = CollectorRegistry()
         self._handler_gauges = HandlerGauges(clock)
         self._registry.register(QueryGauges(queries, clock))
+        self._registry.register(BehindGauges(behind, clock))
         self._registry.register(self._handler_gauges)
         ProcessCollector(registry=self._registry)
         self._make_event_metrics()
@@ -61,50 +65,90 @@ class Metrics:
         self.configure(handlers=handlers, events=events)
 
     def _make_event_metrics(self) -> None:
-        self._received = self._counter("events_received", "User events seen, by configured name.", "event")
-        self._missed = self._counter(
-            "events_missed", "User events lost to a ring overflow or a restart (estimate)."
+        self._received = self._counter(
+            "events_received", "User events received, by name (other: not configured).", "event"
         )
-        self._refused = self._counter("events_refused", "User events refused, by configured name.", "event")
+        self._events_missed = self._counter(
+            "events_missed", "User events lost because Consul's buffer overflowed or was reset (estimate)."
+        )
+        self._refused = self._counter(
+            "events_refused", "User events refused, by name (other: not configured).", "event"
+        )
 
     def _make_handler_metrics(self) -> None:
         self._outcomes = self._counter(
-            "outcomes", "Changes by handler and final outcome.", "handler", "outcome"
+            "outcomes", "Changes handled, by handler and final outcome.", "handler", "outcome"
         )
-        self._retries = self._counter("retries", "Attempts after the first, by handler.", "handler")
-        # agentd_handler_* is left to what handlers publish.
-        self._handling = self._histogram("attempt_duration_seconds", "One attempt of a handler.", "handler")
+        self._retries = self._counter("retries", "Retries of changes, by handler.", "handler")
+        # The prefix agentd_handler_ is reserved for the gauges that handlers publish.
+        self._handling = self._histogram(
+            "attempt_duration_seconds", "Duration of one attempt, by handler.", "handler"
+        )
+
+        self._drift = self._gauge(
+            "drift", "Things outside the tree that are not as a handler committed them.", "handler"
+        )
+        self._tasks = self._gauge(
+            "tasks", "Downloads and the like outside a handler's calls: running, waiting, hanging.",
+            "handler", "state",
+        )  # fmt: skip
+        self._mended = self._counter(
+            "drift_mended", "Things outside the tree that were restored, by handler.", "handler"
+        )
 
     def _make_tree_metrics(self) -> None:
-        self._commits = self._histogram("commit_duration_seconds", "Stage to flip, the check included.")
-        self._checks = self._histogram("check_duration_seconds", "One `nginx -t` of a candidate.")
-        self._reloading = self._histogram("reload_duration_seconds", "SIGHUP to proof.")
+        self._commits = self._histogram(
+            "commit_duration_seconds", "Duration of a commit, including its `nginx -t`."
+        )
+        self._checks = self._histogram("check_duration_seconds", "Duration of one `nginx -t`.")
+        self._reloading = self._histogram("reload_duration_seconds", "Time from SIGHUP to the proof.")
         self._reloads = self._counter("reloads", "Reloads of nginx, by result.", "result")
-        self._merged = self._counter("reloads_merged", "Reloads saved because several were merged into one.")
-        self._rollbacks = self._counter("rollbacks", "Generations taken back because their proof failed.")
-        self._generation = self._gauge("generation", "The generation that is current.")
-        self._owed = self._gauge("reload_owed", "1 while nginx has yet to be told of a generation.")
+        self._dropped = self._counter(
+            "status_connections_dropped",
+            "Connections to the status address without an answer: all places were taken (full), or the client"
+            " was too slow to ask (head) or to read (answer).",
+            "reason",
+        )
+        self._merged = self._counter("reloads_merged", "Reloads avoided by merging several into one.")
+        self._rollbacks = self._counter(
+            "rollbacks", "Generations rolled back because nginx did not serve them."
+        )
+        self._generation = self._gauge("generation", "Number of the current generation.")
+        self._config_refused = self._gauge(
+            "config_refused", "1 while a configuration that was refused waits to be corrected."
+        )
+        self._journal_size = self._gauge("journal_bytes", "Size of the journal on the disk.")
+        self._journal_dropped = self._counter(
+            "journal_dropped", "What the journal dropped to stay within journal.max_size.", "what"
+        )
+        self._reload_pending = self._gauge(
+            "reload_pending", "1 while a generation still waits to be reloaded and proved."
+        )
 
     # ------------------------------------------------------------------ configuration
 
     def configure(self, *, handlers: Collection[str], events: Collection[str]) -> None:
-        """Name the label values from now on; what was counted under other names stays as it is."""
+        """Set the label values to use from now on; what was counted under other names is kept."""
         self._handlers = frozenset(handlers)
         self._events = frozenset(events)
         self._handler_gauges.keep_only(self._handlers)
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
-        """Show what did not happen yet: the rate of a series that begins at 1 misses the first."""
+        """Start every series at 0: for a series that begins at 1, `rate()` misses the first increment."""
         for event in (*self._events, OTHER):
             self._received.labels(event)
             self._refused.labels(event)
         for handler in self._handlers:
             self._retries.labels(handler)
+            self._mended.labels(handler)
+            self._drift.labels(handler)
             for outcome in OUTCOMES:
                 self._outcomes.labels(handler, outcome)
         for result in RELOADS:
             self._reloads.labels(result)
+        for what in DROPPED:
+            self._journal_dropped.labels(what)
 
     # ------------------------------------------------------------------ events and queries
 
@@ -116,32 +160,55 @@ class Metrics:
         """A user event ended as refused."""
         self._refused.labels(self._known_event(name)).inc()
 
-    def events_missed(self, count: int) -> None:
-        """So many user events, by estimate, went by unseen."""
-        self._missed.inc(count)
+    def missed(self, events: int) -> None:
+        """About this many user events were missed."""
+        self._events_missed.inc(events)
 
     # ------------------------------------------------------------------ handlers
 
     def outcome(self, handler: str, outcome: str) -> None:
-        """A change reached its end in a handler."""
+        """A change reached its final outcome in a handler."""
         known = outcome if outcome in OUTCOMES else OTHER
         self._outcomes.labels(self._known_handler(handler), known).inc()
 
-    def retry(self, handler: str) -> None:
-        """A change is tried again."""
+    def retried(self, handler: str) -> None:
+        """A change is being retried."""
         self._retries.labels(self._known_handler(handler)).inc()
 
     def handled(self, handler: str, seconds: float) -> None:
-        """One attempt of a handler took so long."""
+        """One attempt of a handler took this long."""
         self._handling.labels(self._known_handler(handler)).observe(seconds)
 
+    def drifted(self, handler: str, standing: int, mended: int) -> None:
+        """So many things do not hold outside the tree, and so many were restored."""
+        known = self._known_handler(handler)
+        self._drift.labels(known).set(standing)
+        self._mended.labels(known).inc(mended)
+
+    def tasks(self, handler: str, running: int, waiting: int, hanging: int) -> None:
+        """How many tasks a handler has, by state."""
+        known = self._known_handler(handler)
+        for state, count in (("running", running), ("waiting", waiting), ("hanging", hanging)):
+            self._tasks.labels(known, state).set(count)
+
+    def gauged(self, handler: str, gauges: Mapping[str, float]) -> None:
+        """Publish each gauge that a metric can be; a handler's mistake is no reason to stop."""
+        for name, value in gauges.items():
+            with suppress(ValueError, TypeError):  # a name or number that a metric cannot have
+                self.publish(handler, name, value)
+
+    def config_refused(self, *, refused: bool) -> None:
+        """Whether the file was refused at the last reload of the configuration."""
+        self._config_refused.set(refused)
+
     def publish(self, handler: str, name: str, value: float) -> None:
-        """Show a handler's own value as agentd_handler_NAME{handler="HANDLER"}.
+        """Publish a value of a handler as agentd_handler_NAME{handler="HANDLER"}.
 
         A name that ends in `_timestamp_seconds` (unix time) also shows its age, as `_age_seconds`.
 
         Raises:
-            ValueError: `name` is not lower-case letters, digits and underscores, or the handler has too many.
+            ValueError: `name` does not consist of lower-case letters, digits and underscores, or the handler
+                publishes too many.
         """
         if handler in self._handlers:
             self._handler_gauges.publish(handler, name, value)
@@ -149,40 +216,50 @@ class Metrics:
     # ------------------------------------------------------------------ the tree and nginx
 
     def committed(self, seconds: float) -> None:
-        """A commit took so long, from staged files to the flip."""
+        """A commit took this long, from staged files to the flip."""
         self._commits.observe(seconds)
 
     def checked(self, seconds: float) -> None:
-        """A check of a candidate took so long."""
+        """An `nginx -t` took this long."""
         self._checks.observe(seconds)
 
     def generation(self, number: int) -> None:
         """This generation is current."""
         self._generation.set(number)
 
-    def reload_owed(self, *, owed: bool) -> None:
-        """Whether nginx has yet to be told of a generation."""
-        self._owed.set(owed)
+    def reload_pending(self, *, pending: bool) -> None:
+        """Whether a generation still waits to be reloaded and proved."""
+        self._reload_pending.set(pending)
 
     def reloaded(self, result: str, seconds: float) -> None:
-        """A reload ended after `seconds`: "proved", "failed", or "skipped" since no nginx runs."""
+        """A reload ended after `seconds`: "proved", "failed", or "skipped" because nginx is not running."""
         self._reloads.labels(result if result in RELOADS else OTHER).inc()
         if result != "skipped":
             self._reloading.observe(seconds)
 
     def reloads_merged(self, count: int) -> None:
-        """So many reloads were saved, since others stood for them."""
+        """This many reloads were avoided by merging."""
         self._merged.inc(count)
 
+    def dropped(self, reason: str) -> None:
+        """A connection to the status address was dropped before it had its answer."""
+        self._dropped.labels(reason).inc()
+
     def rolled_back(self) -> None:
-        """A generation was taken back."""
+        """A generation was rolled back."""
         self._rollbacks.inc()
+
+    def trimmed(self, trimmed: Trimmed) -> None:
+        """The journal was kept within its limit."""
+        self._journal_size.set(trimmed.size)
+        for what, count in zip(DROPPED, (trimmed.rows, trimmed.payloads, len(trimmed.endings)), strict=True):
+            self._journal_dropped.labels(what).inc(count)
 
     # ------------------------------------------------------------------ the page
 
     def render(self) -> bytes:
         """The page that Prometheus scrapes, of `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+        return "".join(line for metric in self._registry.collect() for line in _lines(metric)).encode()
 
     def _known_event(self, name: str) -> str:
         return name if name in self._events else OTHER
@@ -193,8 +270,29 @@ class Metrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"agentd_{name}", text, labels, registry=self._registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"agentd_{name}", text, registry=self._registry)
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"agentd_{name}", text, labels, registry=self._registry)
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(f"agentd_{name}", text, labels, registry=self._registry, buckets=_QUICK)
+
+
+def _lines(metric: Metric) -> Iterator[str]:
+    """One metric family in the text format (https://prometheus.io/docs/instrumenting/exposition_formats/).
+
+    prometheus_client's own function is in a module that also imports HTTP servers and clients.
+    """
+    name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+    yield f"# HELP {name} {metric.documentation}\n"
+    yield f"# TYPE {name} {metric.type}\n"
+    for sample in metric.samples:
+        labels = ",".join(f'{label}="{_escaped(value)}"' for label, value in sorted(sample.labels.items()))
+        yield f"{sample.name}{f'{{{labels}}}' if labels else ''} {_number(sample.value)}\n"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+
+
+def _number(value: float) -> str:
+    return str(floatToGoString(value))  # type: ignore[no-untyped-call] # the library left its annotation out

@@ -1,16 +1,17 @@
-"""The last line of defence: what must never be told is told as a length and a short digest.
+"""The last line of defence: a secret is shown only as its length and a short digest.
 
-Owns the rules by which a field is a secret. Who logs should not pass secrets in the first place; this catches
-those who do, by the field's name and, for bytes, whatever the name.
+Owns the rules for which fields are secret. Callers should not log secrets in the first place; this catches
+those that do, by the field's name or, for bytes, always.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
+
+from agentd.digest import digest
 
 # A field is secret if one of these words is in its name, ...
 _SECRET_WORDS: Final = {
@@ -30,7 +31,7 @@ _SECRET_LAST: Final = {
     "value",
     "values",
 }
-# What is said about a secret is none: `token_file`, `payload_bytes`.
+# Metadata about a secret is not secret: `token_file`, `payload_bytes`.
 _ABOUT: Final = {"age", "bytes", "count", "digest", "file", "length", "path", "seconds", "sha", "size"}
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # digits part words: `payload_sha256` is about
 _DIGEST: Final = re.compile(r"[0-9]+ bytes sha256:[0-9a-f]{8}")
@@ -40,13 +41,8 @@ _MOST: Final = 256  # items of one collection
 _DEEPEST: Final = 6  # collections within collections
 
 
-def digest(data: bytes) -> str:
-    """What may be told of `data`, such as "48 bytes sha256:1a2b3c4d"."""
-    return f"{len(data)} bytes sha256:{hashlib.sha256(data).hexdigest()[:8]}"
-
-
 def is_secret(name: str) -> bool:
-    """Whether a field of this name (snake_case, kebab-case or camelCase) holds what must not be told."""
+    """Whether a field of this name (snake_case, kebab-case or camelCase) holds a secret."""
     words = [word.lower() for word in _WORD.findall(name)]
     if not words or words[-1] in _ABOUT:
         return False
@@ -54,9 +50,9 @@ def is_secret(name: str) -> bool:
 
 
 def redact(value: Any, name: str = "", depth: int = 0) -> Any:  # noqa: ANN401 (any value, to JSON's types)
-    """Turn `value`, of the field `name`, into what may be told: JSON's types only, and bounded in size.
+    """Turn `value`, of the field `name`, into what may be shown: JSON types only, and bounded in size.
 
-    Numbers and booleans are told even in a secret field; a digest is not digested again.
+    Numbers and booleans are shown even in a secret field; a digest is not digested again.
     """
     if value is None or isinstance(value, bool | int | float):
         return value if not isinstance(value, float) or math.isfinite(value) else str(value)
@@ -84,7 +80,7 @@ def _name(key: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Both ends: a traceback says what happened in its last line."""
+    """Keep both ends: the last line of a traceback says what happened."""
     if len(text) <= _LONGEST:
         return text
     half = _LONGEST // 2

@@ -1,6 +1,6 @@
-"""The few rules of HTTP that the listener needs (RFC 9110, 9112): bytes to a request, an answer to bytes.
+"""The few rules of HTTP that the listener needs (RFC 9110, 9112): bytes to a request, a response to bytes.
 
-Does no I/O, and no answer holds a byte of the request.
+Does no I/O, and no response contains a byte of the request.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NAME_AND_PORT: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]]+)(?::[0-9]{1,5
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What is sent back: the whole body at once."""
 
     status: HTTPStatus
@@ -26,7 +26,7 @@ class Answer:
 
 
 class BadRequest(Exception):  # noqa: N818 (HTTP's own term; never leaves this module)
-    """Carries the status with which the request is turned away."""
+    """Carries the status with which the request is refused."""
 
     def __init__(self, status: HTTPStatus) -> None:
         super().__init__(status.phrase)
@@ -71,8 +71,8 @@ def is_loopback_name(host: str) -> bool:
         return False
 
 
-def encode(answer: Answer, *, body: bool) -> bytes:
-    """The bytes of an answer, with or without its body."""
+def encode(answer: Response, *, body: bool) -> bytes:
+    """The bytes of a response, with or without its body."""
     lines = [
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
         f"Date: {formatdate(usegmt=True)}",

@@ -1,10 +1,10 @@
 """What the HTTP endpoints answer: alive, ready, metrics, and the whole state as JSON.
 
-Owns the four paths. What "ready" means and what the state is, the agent says through the callables that it
-hands in.
+Owns the four paths. What "ready" means and what the state is comes from the callables that the agent passes
+in.
 
     /healthz   200 while every heartbeat is fresh, else 503 and the names of those that are not
-    /readyz    200 once nothing stands in the way, else 503 and what does
+    /readyz    200 once the daemon is ready, else 503 and the reasons; `behind` says what is not in force
     /metrics   for Prometheus
     /status    the agent's snapshot
 """
@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from agentd.digest import digest
 from agentd.errors import ConfigError
-from agentd.options import StatusOptions, parse_loopback
-from agentd.report.heartbeat import Heartbeats
+from agentd.heartbeat import Heartbeats
+from agentd.options import StatusOptions
 from agentd.report.listener import Listener
 from agentd.report.metrics import CONTENT_TYPE, Metrics
-from agentd.report.redaction import digest
-from agentd.report.request import Answer
+from agentd.report.request import Response
+from agentd.values import parse_loopback
 
 _HEARTBEAT = "status"
 
@@ -34,27 +35,34 @@ class Status:
         options: where to listen, if at all.
         heartbeats: of all threads; the accepting one adds its own.
         metrics: rendered at /metrics.
-        not_ready: why the daemon is not ready, one text a reason; empty once it is.
-        snapshot: the state, of JSON's types; bytes show as their digest.
+        not_ready: why the daemon is not ready, one text per reason; empty once it is.
+        behind: what is not in force although the daemon is ready, one text each.
+        limited: what is learnt late, because Consul limits requests; that makes nobody unready.
+        snapshot: the state, as JSON types; bytes are shown as their digest.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the agent's callables, all named at the one call)
         self,
         options: StatusOptions,
         heartbeats: Heartbeats,
         metrics: Metrics,
         *,
         not_ready: Callable[[], Sequence[str]],
+        behind: Callable[[], Sequence[str]],
+        limited: Callable[[], Sequence[str]] = tuple,
         snapshot: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._options = options
         self._heartbeats = heartbeats
+        self._metrics = metrics
         self._not_ready = not_ready
+        self._behind = behind
+        self._limited = limited
         self._listener: Listener | None = None
-        self._pages: dict[str, Callable[[], Answer]] = {
+        self._pages: dict[str, Callable[[], Response]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,
-            "/metrics": lambda: Answer(HTTPStatus.OK, metrics.render(), CONTENT_TYPE),
+            "/metrics": lambda: Response(HTTPStatus.OK, metrics.render(), CONTENT_TYPE),
             "/status": lambda: _json(HTTPStatus.OK, snapshot()),
         }
 
@@ -72,7 +80,9 @@ class Status:
         if self._options.address is None:
             return
         heartbeat = self._heartbeats.register(_HEARTBEAT)
-        listener = Listener(parse_loopback(self._options.address), self.answer, heartbeat)
+        listener = Listener(
+            parse_loopback(self._options.address), self.answer, heartbeat, self._metrics.dropped
+        )
         try:
             listener.start()
         except ConfigError:
@@ -87,25 +97,27 @@ class Status:
             self._listener.stop()
             self._listener = None
 
-    def answer(self, path: str) -> Answer:
+    def answer(self, path: str) -> Response:
         """The answer to a GET of `path`, without its query string."""
         page = self._pages.get(path)
         return page() if page else _json(HTTPStatus.NOT_FOUND, {"paths": sorted(self._pages)})
 
-    def _health(self) -> Answer:
+    def _health(self) -> Response:
         stale = self._heartbeats.stale()
         status = HTTPStatus.SERVICE_UNAVAILABLE if stale else HTTPStatus.OK
         return _json(status, {"healthy": not stale, "stuck": stale})
 
-    def _readiness(self) -> Answer:
-        reasons = list(self._not_ready())
-        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
-        return _json(status, {"ready": not reasons, "reasons": reasons})
+    def _readiness(self) -> Response:
+        reasons, behind = list(self._not_ready()), list(self._behind())
+        ready = not reasons and not (behind and self._options.strict)
+        status = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+        late = {"limited": limited} if (limited := list(self._limited())) else {}
+        return _json(status, {"ready": ready, "reasons": reasons, "behind": behind} | late)
 
 
-def _json(status: HTTPStatus, value: Mapping[str, Any]) -> Answer:
-    return Answer(status, json.dumps(value, indent=2, default=_told).encode() + b"\n")
+def _json(status: HTTPStatus, value: Mapping[str, Any]) -> Response:
+    return Response(status, json.dumps(value, indent=2, default=_shown).encode() + b"\n")
 
 
-def _told(value: object) -> str:
+def _shown(value: object) -> str:
     return digest(value) if isinstance(value, bytes) else str(value)

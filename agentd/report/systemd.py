@@ -1,8 +1,7 @@
-"""Tells systemd how the service does: sd_notify and the watchdog, without a library.
+"""Tells systemd how the service is doing: sd_notify and the watchdog, without a library.
 
-Owns the protocol (sd_notify(3), sd_watchdog_enabled(3)) and nothing else. The variables are taken out of
-the environment, so that no program that agentd runs speaks in its name. Without systemd everything here does
-nothing.
+Owns the protocol (sd_notify(3), sd_watchdog_enabled(3)) and nothing else. The variables are removed from the
+environment, so that no program that agentd runs can speak for it. Without systemd, all of this does nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from agentd.report.heartbeat import Heartbeats
+from agentd.heartbeat import Heartbeats
 
 _log = structlog.get_logger()
 _SEND_TIMEOUT: Final = 1.0
@@ -34,10 +33,10 @@ class Notifier:
         usec, pid = environ.pop("WATCHDOG_USEC", ""), environ.pop("WATCHDOG_PID", "")
         ours = pid in ("", str(os.getpid())) and usec.isascii() and usec.isdigit()
         self.watchdog_timeout = int(usec) / 1e6 if ours and int(usec) > 0 else None
-        """Seconds after which systemd ends a service that sent no `watchdog()`; None if it does not watch."""
+        """Seconds after which systemd ends a service that sent no `watchdog()`; None without a watchdog."""
 
     def ready(self, status: str = "") -> None:
-        """The start, or a reload, is over."""
+        """The start, or a reload, is complete."""
         self._send("READY=1", status)
 
     def reloading(self, status: str = "") -> None:
@@ -65,7 +64,7 @@ class Notifier:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
                 out.settimeout(_SEND_TIMEOUT)
                 out.sendto("\n".join(lines).encode(), self._address)
-        except OSError as error:  # systemd will notice by itself; the service goes on
+        except OSError as error:  # systemd will notice on its own; the service goes on
             _log.warning("systemd.unreachable", error=str(error))
 
 
@@ -87,10 +86,10 @@ class Watchdog:
         self._next = clock()
         self._stale: list[str] = []
         self.interval = notifier.watchdog_timeout / 3 if notifier.watchdog_timeout else None
-        """Seconds within which `feed` is to be called again; None if nobody watches."""
+        """Seconds within which `feed` is to be called again; None if there is no watchdog."""
 
     def feed(self) -> list[str]:
-        """Feed if it is time to and all is well; call it at least every `interval` seconds.
+        """Feed it if it is due and all is well; call it at least every `interval` seconds.
 
         Returns:
             The names of the threads whose heartbeat is stale. While there are any, the watchdog starves,
@@ -102,7 +101,7 @@ class Watchdog:
             self._tell(stale)
         if self.interval and not stale and self._clock() >= self._next:
             self._notifier.watchdog()
-            # Half an interval: a main loop that comes round a little early must not skip a turn.
+            # Half an interval: a main loop that comes around a little early must not skip a beat.
             self._next = self._clock() + self.interval / 2
         return stale
 

@@ -1,20 +1,20 @@
-"""What the author of a handler tests with: changes by hand, and a bench on which one handler runs.
+"""Tests a handler: makes changes by hand, and runs one handler in memory as the daemon would.
 
-    bench = HandlerBench(Motd, {"path": "motd/motd.txt"})
-    bench.handle(key("site/motd", b"hello"))
-    assert bench.files == {"motd/motd.txt": b"hello"}
+    harness = HandlerHarness(Motd, {"path": "motd/motd.txt"})
+    harness.handle(key("site/motd", b"hello"))
+    assert harness.files == {"motd/motd.txt": b"hello"}
 
 It depends on no test framework and needs neither Consul nor nginx.
 """
 
 from __future__ import annotations
 
-from agentd.testing.bench import HandlerBench, RecordedRun
 from agentd.testing.changes import event, instance, key, keyprefix, notification, service
+from agentd.testing.harness import HandlerHarness, RecordedRun
 from agentd.testing.staging import LogLine, StagedFiles
 
 __all__ = [
-    "HandlerBench",
+    "HandlerHarness",
     "LogLine",
     "RecordedRun",
     "StagedFiles",

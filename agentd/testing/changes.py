@@ -1,6 +1,6 @@
-"""Changes made by hand, in the shape in which Consul answers.
+"""Changes made by hand, in the form that Consul's HTTP API returns.
 
-Owns that shape for tests; it never asks a Consul.
+It owns that form for tests, and never talks to Consul.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ def event(
     payload: bytes | str = b"",
     *,
     ltime: int = 1,
-    id: str | None = None,  # noqa: A002 (Consul's own word)
+    id: str | None = None,  # noqa: A002 (Consul's word)
 ) -> Event:
-    """A user event. Without `id` it follows from the rest: equal arguments make the same event."""
+    """A user event. Without `id`, equal arguments make the same event."""
     data = payload.encode() if isinstance(payload, str) else payload
     raw = {
         "ID": id or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {ltime} {data.hex()}")),
@@ -47,7 +47,7 @@ def _pair(path: str, value: bytes, index: int) -> dict[str, Any]:
 
 
 def key(path: str, value: bytes | str | None, *, index: int = 1) -> KeyState:
-    """The state of one key; None stands for a deleted key."""
+    """The state of one key; None is a deleted key."""
     data = value.encode() if isinstance(value, str) else value
     return KeyState(f"key:{path}", None if data is None else _pair(path, data, index), index)
 
@@ -84,9 +84,9 @@ def notification(
     paths: Sequence[str] = (),
     *,
     rollback: bool = False,
-    id: str | None = None,  # noqa: A002 (agentd's own word)
+    id: str | None = None,  # noqa: A002 (agentd's word)
 ) -> Notification:
-    """What the handlers named in `notify` are told after a commit."""
+    """The change that handlers named in `notify` get after a commit."""
     raw = {
         "id": id or f"{by}-{generation}",
         "generation": generation,

@@ -1,7 +1,7 @@
-"""What one attempt of a handler sees on the bench: the staged files and the recorded log.
+"""What one attempt of a handler sees in the harness: the staged files and the recorded log.
 
-It keeps the tree's rules about paths, modes and owners, in memory. It touches no disk but to read the source
-of `write_file`, and to write down what `path` is asked for.
+It keeps the tree's rules about paths, modes and owners, in memory. It touches the disk only to read what
+`write_file` is given, and to write what `path` returns.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-from agentd.apply.paths import check_mode, check_path, check_together
 from agentd.handler import PermanentError
+from agentd.tree.paths import Layout, check_mode, check_path
 
 _PREFIX: Final = "agentd/current"
 
@@ -30,7 +30,7 @@ class LogLine:
 
 @dataclass(slots=True)
 class RecordedLog:
-    """A logger that keeps its lines."""
+    """A logger that keeps what is logged."""
 
     lines: list[LogLine] = field(default_factory=list)
 
@@ -52,16 +52,17 @@ class RecordedLog:
 
 
 class StagedFiles:
-    """`Files` in memory: a copy of what is committed, over which one attempt writes.
+    """`Files` in memory: a copy of what is committed, with the changes of one attempt.
 
     Args:
-        committed: path -> (content, mode) of this handler's files.
-        foreign: path -> content of files that belong to other handlers.
+        committed: path -> (contents, mode) of this handler's files.
+        foreign: path -> contents of files that belong to other handlers.
     """
 
     def __init__(self, committed: Mapping[str, tuple[bytes, int]], foreign: Mapping[str, bytes]) -> None:
         self.staged = dict(committed)
         self._foreign = foreign
+        self._layout = Layout((*committed, *foreign))
         self._directory: TemporaryDirectory[str] | None = None
         self._written = 0
 
@@ -77,27 +78,28 @@ class StagedFiles:
         if data is None:
             return None
         if self._directory is None:
-            self._directory = TemporaryDirectory(prefix="agentd-bench-")
+            self._directory = TemporaryDirectory(prefix="agentd-harness-")
             weakref.finalize(self, self._directory.cleanup)
         self._written += 1
         file = Path(self._directory.name) / str(self._written)
         file.write_bytes(data)
         return file
 
-    def write(self, path: str, data: bytes, mode: int = 0o644) -> None:
+    def write(self, path: str, data: bytes, mode: int = 0o644, *, secret: bool = False) -> None:  # noqa: ARG002 (it leaves no copies)
         """See `Files.write`."""
         self._admit(path)
         check_mode(path, mode)
-        check_together((path, *self.staged, *self._foreign))
+        self._layout.admit(path)
         self.staged[path] = (bytes(data), mode)
 
     def write_file(self, path: str, source: Path, mode: int = 0o644) -> None:
-        """Stage a file whose content lies on disk."""
+        """See `Files.write_file`."""
         self.write(path, source.read_bytes(), mode)
 
     def remove(self, path: str) -> None:
         """See `Files.remove`."""
         self._admit(path)
+        self._layout.discard(path)
         self.staged.pop(path, None)
 
     def paths(self, prefix: str = "") -> list[str]:

@@ -1,4 +1,4 @@
-"""What a query yields: frozen values that say what is, and never how it was learnt.
+"""What a query yields: frozen values that say what is the case, never how that was learnt.
 
 Each change keeps `raw`, the JSON value as Consul answered it, so that it can be written to the journal,
 read back, and handed to programs that were written for `consul watch`. Nothing here does I/O.
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import ipaddress
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
+
+from agentd.errors import PermanentError
+from agentd.watch.shapes import is_base64, is_number
 
 Json = Any  # None, bool, int, float, str, list or dict, as `json.loads` returns it
+Order: TypeAlias = tuple[int, int, str]
+"""Epoch, time within it, and an ID to break ties; compare two to know which is newer."""
 
 
 def digest(raw: Json) -> str:
@@ -28,16 +35,19 @@ class Change:
         query: `str()` of the query that yielded it, such as "event" or "service:web".
         raw: the JSON value as Consul answered it (an event: one object; a state: the whole answer).
         index: X-Consul-Index of the answer; for events an opaque number, to be compared for equality only.
+        epoch: of Consul's history, counted on this node: it grows when Consul's data is lost, and its Lamport
+            times and indexes begin again. What has a higher one is newer, whatever its time or index.
     """
 
     kind: ClassVar[str]
     query: str
     raw: Json = field(repr=False)
     index: int = field(default=0, compare=False)
+    epoch: int = field(default=0, compare=False)
 
     @property
     def id(self) -> str:
-        """What tells this change from every other of its query, at most 64 characters."""
+        """What distinguishes this change from all others of its query, at most 64 characters."""
         return f"{digest(self.raw)[:16]}@{self.index}"
 
     @property
@@ -48,9 +58,16 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Event(Change):
-    """A user event (https://developer.hashicorp.com/consul/api-docs/event). A hint: gossip may lose it."""
+    """A user event (https://developer.hashicorp.com/consul/api-docs/event). A hint: gossip may lose it.
+
+    Attributes:
+        undated: it was in Consul's ring before anything says when: this node, or this handler of it, has no
+            memory of that time. Events have no time stamp, so it may be a second old, or weeks. What is to
+            hold for a limited time has to count as over.
+    """
 
     kind: ClassVar[str] = "event"
+    undated: bool = field(default=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -64,22 +81,45 @@ class Event(Change):
 
     @property
     def payload(self) -> bytes:
-        """What was fired, at most 512 bytes; whoever fired it chose every one of them."""
-        return base64.b64decode(self.raw.get("Payload") or "")
+        """What was fired, at most 512 bytes; whoever fired it chose every one of them.
+
+        Raises:
+            PermanentError: Consul does not answer with base64.
+        """
+        text = self.raw.get("Payload") or ""
+        if not is_base64(text):
+            raise PermanentError("the event's payload is not base64: fire it again through Consul's API")
+        return base64.b64decode(text)
 
     @property
     def ltime(self) -> int:
-        """Lamport time: orders events of one cluster, with the ID to break ties."""
-        return int(self.raw.get("LTime") or 0)
+        """Lamport time: orders the events of one epoch, with the ID to break ties."""
+        return lamport_time(self.raw)
+
+    @property
+    def order(self) -> Order:
+        """Its place among all events: the same on every node that saw the same epochs."""
+        return self.epoch, self.ltime, self.id
+
+
+def lamport_time(event: Json) -> int:
+    """Of an event as Consul lists it; 0 if it has none, so that it holds up no other."""
+    found = event.get("LTime") if isinstance(event, Mapping) else None
+    return found if is_number(found) and isinstance(found, int) else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One instance of a service, with the worst status of its checks.
+    """One instance of a service.
 
     Attributes:
-        status: "passing", "warning" or "critical".
+        address: the service's own, else its node's; an IP address or a name, as it was registered.
+        port: of several named ones the default; 0 if none was registered.
+        status: of its worst check: "passing", "warning", "critical" or "maintenance".
         weight: Consul's service weight for that status (1 where none is set).
+        tags: sorted.
+        meta: of the service, sorted by name.
+        ports: name -> port, sorted by name, of a service with several (Consul 1.22).
     """
 
     id: str
@@ -90,9 +130,26 @@ class Instance:
     weight: int = 1
     tags: tuple[str, ...] = ()
     meta: tuple[tuple[str, str], ...] = ()
+    ports: tuple[tuple[str, int], ...] = ()
 
+    def port_named(self, name: str) -> int:
+        """The port of that name; for "" the default one.
 
-_WORST: Final = {"passing": 0, "warning": 1, "critical": 2, "maintenance": 3}
+        Raises:
+            ValueError: there is none.
+        """
+        if not name and self.port:
+            return self.port
+        for known, port in self.ports:
+            if known == name:
+                return port
+        names = ", ".join(known for known, _ in self.ports)
+        if name:
+            has = f"its ports are {names}" if names else "its ports have no names"
+            raise ValueError(f"it has no port named {name!r}: {has}")
+        if names:
+            raise ValueError(f"none of its ports is the default: choose one of {names}")
+        raise ValueError("it has no port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +160,61 @@ class ServiceState(Change):
 
     @property
     def instances(self) -> tuple[Instance, ...]:
-        """The instances, sorted by address and port, so that an unchanged set stays unchanged."""
-        return tuple(
-            sorted((_instance(entry) for entry in self.raw), key=lambda i: (i.address, i.port, i.id))
-        )
+        """The instances, IPv4 before IPv6 before names, so that an unchanged set stays unchanged."""
+        return tuple(sorted(map(_instance, self.raw), key=_by_address))
 
 
 def _instance(entry: Json) -> Instance:
-    service = entry["Service"]
-    status = max((check["Status"] for check in entry.get("Checks") or []), key=_rank, default="passing")
+    """Read one element of a health answer: https://developer.hashicorp.com/consul/api-docs/health."""
+    node, service = entry["Node"], entry["Service"]
+    status = _status(entry.get("Checks") or ())
     weights = service.get("Weights") or {}
+    ports = [port for port in service.get("Ports") or () if isinstance(port, Mapping) and _is_port(port)]
     return Instance(
-        id=service["ID"],
-        node=entry["Node"]["Node"],
-        address=service.get("Address") or entry["Node"]["Address"],
-        port=int(service.get("Port") or 0),
+        id=str(service.get("ID") or ""),
+        node=node["Node"],
+        address=str(service.get("Address") or node.get("Address") or ""),
+        port=int(service.get("Port") or _default_port(ports)),
         status=status,
         weight=int(weights.get("Warning" if status == "warning" else "Passing", 1)),
-        tags=tuple(service.get("Tags") or ()),
+        tags=tuple(sorted(service.get("Tags") or ())),
         meta=tuple(sorted((service.get("Meta") or {}).items())),
+        ports=tuple(sorted((port["Name"], port["Port"]) for port in ports if port.get("Name"))),
     )
 
 
-def _rank(status: str) -> int:
-    return _WORST.get(status, 2)
+def _is_port(port: Mapping[str, Json]) -> bool:
+    """Whether an element of `Ports` can be read; a name is not needed for the default one."""
+    return type(port.get("Port")) is int and isinstance(port.get("Name") or "", str)
+
+
+def _default_port(ports: Iterable[Mapping[str, Json]]) -> int:
+    """The port of a service with several named ones (Consul 1.22), whose `Port` is 0."""
+    return next((port["Port"] for port in ports if port.get("Default") is True), 0)
+
+
+def _status(checks: Iterable[Mapping[str, str]]) -> str:
+    """The worst status; one that is unknown here counts as critical."""
+    found = {"maintenance" if _is_maintenance(check) else check["Status"] for check in checks}
+    if "maintenance" in found:
+        return "maintenance"
+    if found - {"passing", "warning"}:
+        return "critical"
+    return "warning" if "warning" in found else "passing"
+
+
+def _is_maintenance(check: Mapping[str, str]) -> bool:
+    """Whether the check is the critical one that `consul maint` registers."""
+    return check.get("CheckID", "").startswith(("_node_maintenance", "_service_maintenance:"))
+
+
+def _by_address(instance: Instance) -> tuple[int, int, str, int, str, str]:
+    """Sort key: addresses by number, names after them."""
+    try:
+        address = ipaddress.ip_address(instance.address)
+    except ValueError:
+        return 7, 0, instance.address, instance.port, instance.node, instance.id
+    return address.version, int(address), "", instance.port, instance.node, instance.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +227,12 @@ class KeyState(Change):
     def value(self) -> bytes | None:
         """The value, or None when there is no such key (an empty value is b"")."""
         return None if self.raw is None else base64.b64decode(self.raw.get("Value") or "")
+
+    @property
+    def order(self) -> Order:
+        """Its place among the values of all keys; of a deleted one, that of no time."""
+        raw = self.raw or {}
+        return self.epoch, int(raw.get("ModifyIndex") or 0), str(raw.get("Key") or "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +271,7 @@ class ChecksState(Change):
 
 @dataclass(frozen=True, slots=True)
 class Notification(Change):
-    """Told to a handler named in `notify` once a commit changed something.
+    """Given to a handler named in `notify` once a commit has changed something.
 
     `raw` is {"id": str, "generation": int, "by": handler, "paths": [changed path, ...], "rollback": bool}.
     """

@@ -1,8 +1,8 @@
 """Consul as the rest of agentd sees it: py-consul over our own transport.
 
-One place absorbs what Consul and py-consul do not say: the index is a number that follows the status, a 404
-of the KV store is an answer, silence may be an ACL. Nothing here repeats a request, waits between two, or
-keeps a state; that is the poller's.
+This one place deals with what Consul and py-consul leave implicit: an index counts only after the status was
+checked, a 404 from the KV store is an answer, an empty answer may be due to an ACL. Nothing here repeats a
+request, waits between two, or keeps state; that is up to the poller.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-from consul import base  # type: ignore[import-untyped] # py-consul ships no type information
-
 from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.http import Response
 from agentd.watch.changes import Json
 from agentd.watch.options import ANSWER_TIME, ConsulOptions
-from agentd.watch.transport import ACLsDisabledError, Parameters, Reply, Transport
+from agentd.watch.parsing import Odd, Parsed, parse
+from agentd.watch.py_consul import base
+from agentd.watch.transport import ACLsDisabledError, Parameters, Transport
 
 _AUTHORIZE: Final = "/v1/internal/acl/authorize"
 _INDEX_DIGITS: Final = 20  # of 2**64 - 1
@@ -33,21 +34,21 @@ class Answer:
         index: X-Consul-Index.
         raw: the parsed JSON; None for a 404.
         known_leader: X-Consul-KnownLeader; True where the endpoint does not say.
-        last_contact_ms: milliseconds since the server that answered heard from the leader; None if not said.
         filtered_by_acls: True if Consul (1.11 or later) says that it left something out.
+        odd: the items of the list that are not in `raw`, because they could not be read.
     """
 
     status: int
     index: int
     raw: Json = field(repr=False)
     known_leader: bool = True
-    last_contact_ms: int | None = None
     filtered_by_acls: bool = False
+    odd: tuple[Odd, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What the local agent says of itself."""
+    """What the local agent says about itself."""
 
     node: str
     datacenter: str
@@ -55,8 +56,23 @@ class AgentInfo:
     server: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EventClock:
+    """The agent's Lamport clock of events: the time that the next event gets, after all that it knows.
+
+    Attributes:
+        time: 0 before the agent has started it.
+        node: the agent's ID, which it makes anew if its data directory is lost.
+        alone: whether it knows no other agent: it has not joined them, or there is none.
+    """
+
+    time: int
+    node: str
+    alone: bool = False
+
+
 class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type information
-    """One client a thread: it holds one connection. py-consul's endpoints (`kv`, `session`, ...) work too.
+    """One client per thread: it holds one connection. py-consul's endpoints (`kv`, `session`, ...) work too.
 
     Args:
         options: where the agent is. The token is read from its file now, and again after a 403.
@@ -77,7 +93,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         self.token = None
 
     def http_connect(self, *_: object) -> Transport:
-        """Give py-consul our transport in place of its own."""
+        """Give py-consul our transport instead of its own."""
         return self._transport
 
     def close(self) -> None:
@@ -115,7 +131,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         params: Parameters = (),
         body: bytes = b"",
         patience: float = ANSWER_TIME,
-    ) -> Reply:
+    ) -> Response:
         """Write once. The answer is a success, a 404, or the 409 of a transaction that was rolled back.
 
         Args:
@@ -133,7 +149,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         return self._transport.request(method, path, query, body=body or None, patience=patience)
 
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
-        """Ask Consul whether our token has a right; silence is no proof that it has.
+        """Ask Consul whether our token has a right; an answer without an error does not prove it.
 
         Args:
             resource: event, key, service, node or agent.
@@ -141,7 +157,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             segment: the name that the right is for; "" asks for all names.
 
         Returns:
-            None where ACLs are disabled, so that there is nothing to be refused.
+            None if ACLs are disabled, so that nothing can be refused.
 
         Raises:
             ConsulUnavailable: Consul cannot say now.
@@ -153,24 +169,30 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             reply = self._transport.request("POST", _AUTHORIZE, params, body=json.dumps(asked).encode())
         except ACLsDisabledError:
             return None
-        answer = _json(_AUTHORIZE, reply)
-        if reply.status != HTTPStatus.OK or not isinstance(answer, list) or len(answer) != 1:
+        answer = _parsed(_AUTHORIZE, reply).value
+        one = answer[0] if isinstance(answer, list) and len(answer) == 1 else None
+        if reply.status != HTTPStatus.OK or not isinstance(one, dict):
             raise ConsulRefused(
                 f"this Consul does not say whether the token may {access} {resource} {segment!r}"
             )
-        return bool(answer[0].get("Allow"))
+        return one.get("Allow") is True
 
     def fire(self, name: str, payload: bytes = b"") -> str:
         """Fire a user event, and return its ID.
 
         Raises:
-            ConsulUnavailable: no server is reachable, or the payload is too large (older agents answer 500).
-            ConsulRefused: the token may not fire it.
+            ConsulUnavailable: no server is reachable.
+            ConsulRefused: the token may not fire it, or it is too large (older agents answer 500, newer 413).
         """
-        return str(_field(self.event.fire(name, body=payload), "ID"))
+        try:
+            return str(_field(self.event.fire(name, body=payload), "ID"))
+        except ConsulUnavailable as error:
+            if "exceeds configured limit" in str(error):
+                raise ConsulRefused(f"the event is too large: {error}") from error
+            raise
 
     def self_info(self) -> AgentInfo:
-        """What the local agent says of itself (needs agent:read).
+        """What the local agent says about itself (needs agent:read).
 
         Raises:
             ConsulError: no answer, or one that says no.
@@ -182,6 +204,20 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             version=str(_field(config, "Version")),
             server=bool(_field(config, "Server")),
         )
+
+    def event_clock(self) -> EventClock:
+        """The agent's Lamport clock of events (needs agent:read).
+
+        Raises:
+            ConsulError: no answer, or one that says no.
+        """
+        told = self.agent.self()
+        serf = _field(_field(told, "Stats"), "serf_lan")
+        time = str(_field(serf, "event_time"))
+        if not (time.isascii() and time.isdigit() and len(time) <= _INDEX_DIGITS):
+            raise ConsulUnavailable("Consul's answer has no event_time: is this a Consul agent?")
+        node = str(_field(_field(told, "Config"), "NodeID"))
+        return EventClock(int(time), node, alone=str(_field(serf, "members")) == "1")
 
     def leader(self) -> str:
         """The address of the leader, or "" if there is none.
@@ -198,27 +234,29 @@ def _field(answer: Json, name: str) -> Any:  # noqa: ANN401 (any JSON)
     return answer[name]
 
 
-def _answer(path: str, reply: Reply) -> Answer:
+def _answer(path: str, reply: Response) -> Answer:
     """The status comes first: an error carries an index too, and it means nothing."""
     headers = reply.headers
     index = headers.get("X-Consul-Index", "")
     if not (index.isascii() and index.isdigit() and len(index) <= _INDEX_DIGITS):
         if reply.status == HTTPStatus.NOT_FOUND:
-            raise ConsulRefused(f"Consul knows no {path}: correct consul.address, or use a newer Consul")
-        raise ConsulUnavailable(f"the answer to {path} has no X-Consul-Index: correct consul.address")
-    contact = headers.get("X-Consul-LastContact", "")
+            raise ConsulRefused(f"Consul knows no {path}: is this a Consul agent, and new enough?")
+        raise ConsulUnavailable(f"the answer to {path} has no X-Consul-Index: is this a Consul agent?")
+    parsed = Parsed(None) if reply.status == HTTPStatus.NOT_FOUND else _parsed(path, reply)
     return Answer(
         status=reply.status,
         index=int(index),
-        raw=None if reply.status == HTTPStatus.NOT_FOUND else _json(path, reply),
+        raw=parsed.value,
         known_leader=headers.get("X-Consul-KnownLeader", "true") != "false",
-        last_contact_ms=int(contact) if contact.isascii() and contact.isdigit() else None,
         filtered_by_acls=headers.get("X-Consul-Results-Filtered-By-ACLs") == "true",
+        odd=tuple(parsed.odd),
     )
 
 
-def _json(path: str, reply: Reply) -> Json:
+def _parsed(path: str, reply: Response) -> Parsed:
     try:
-        return json.loads(reply.body)
+        return parse(reply.body)
     except ValueError as error:
-        raise ConsulUnavailable(f"the answer to {path} is not JSON: correct consul.address") from error
+        raise ConsulUnavailable(
+            f"the answer to {path} is not JSON that agentd can read ({error}): is this a Consul agent?"
+        ) from error

@@ -1,11 +1,11 @@
-"""The ACL token: read from its file, never from the environment, never shown."""
+"""The ACL token: read from its file, or given by the person who runs a command; never shown."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
 from agentd.errors import ConsulRefused
+from agentd.watch.options import ConsulOptions
 
 _LONGEST: Final = 4096
 
@@ -13,8 +13,11 @@ _LONGEST: Final = 4096
 class Credentials:
     """The token of one client. Its text leaves this object only in `headers`."""
 
-    def __init__(self, token_file: Path | None) -> None:
-        self._file = token_file
+    def __init__(self, options: ConsulOptions) -> None:
+        token = options.token
+        self._file = None if token else options.token_file
+        self._name = options.name_of("token_file")
+        self._given = token or ""
         self._token = self._read()
 
     def __repr__(self) -> str:
@@ -36,13 +39,18 @@ class Credentials:
 
     def _read(self) -> str:
         if self._file is None:
-            return ""
+            return _checked(self._given.encode(), self._name) if self._given else ""
         try:
             with self._file.open("rb") as file:
-                token = file.read(_LONGEST + 1).strip()
+                token = file.read(_LONGEST + 1)
         except OSError as error:
-            raise ConsulRefused(f"token_file {self._file} cannot be read: {error.strerror}") from error
-        # Anything but printable ASCII could end the header early and add another.
-        if not token or len(token) > _LONGEST or not all(33 <= byte <= 126 for byte in token):  # noqa: PLR2004 ("!" to "~")
-            raise ConsulRefused(f"token_file {self._file} must hold one token and nothing else")
-        return token.decode("ascii")
+            raise ConsulRefused(f"{self._name}: {self._file} cannot be read: {error.strerror}") from error
+        return _checked(token, f"{self._name}: {self._file}")
+
+
+def _checked(raw: bytes, name: str) -> str:
+    """Anything but printable ASCII could end the header early and add another."""
+    token = raw.strip()
+    if not token or len(token) > _LONGEST or not all(33 <= byte <= 126 for byte in token):  # noqa: PLR2004 ("!" to "~")
+        raise ConsulRefused(f"{name} must hold one token and nothing else")
+    return token.decode("ascii")

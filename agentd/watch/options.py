@@ -1,12 +1,13 @@
-"""Where the Consul agent is and how it is spoken to. Values only: nothing here opens a file or a socket."""
+"""Where the Consul agent is and how to talk to it. Values only: nothing here opens a file or a socket."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 
 from agentd.options import Duration, Options
 
@@ -37,43 +38,64 @@ def parse_address(address: str) -> Endpoint:
     Raises:
         ValueError: anything else; user names and passwords are refused, and never quoted.
     """
-    parts = urlsplit(address if "://" in address else f"http://{address}")
+    wrong = "an address such as 127.0.0.1:8500, https://host:8501 or unix:///path is needed"
+    try:
+        parts = urlsplit(address if "://" in address else f"http://{address}")
+        given = parts.port
+    except ValueError as error:  # a port that is none, or brackets that do not match
+        raise ValueError(wrong) from error
     if parts.username is not None or parts.password is not None:
-        raise ValueError("no user name or password in the address; Consul takes a token, see token_file")
+        raise ValueError(
+            "the address must not contain a user name or password; Consul takes a token, see token_file"
+        )
     if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
         return Endpoint("http", socket=parts.path)
     if parts.scheme not in _PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query:
-        raise ValueError("an address such as 127.0.0.1:8500, https://host:8501 or unix:///path is needed")
-    port = _PORTS[parts.scheme] if parts.port is None else parts.port
+        raise ValueError(wrong)
+    port = _PORTS[parts.scheme] if given is None else given
     return Endpoint(parts.scheme, parts.hostname, port)
 
 
 class ConsulOptions(Options):
-    """The local Consul agent.
+    """The local Consul agent, and how to talk to it.
 
-    Nothing of it is taken from the environment: CONSUL_HTTP_ADDR and CONSUL_HTTP_TOKEN do not count.
+    The daemon takes nothing from the environment. A command does (`commands/to_consul.py`), and what must not
+    be in a file (`token`, `verify`) comes in through `typed`.
     """
 
     address: str = Field(
         "127.0.0.1:8500",
-        description="The local agent: host:port, http://host:port, https://host:port or unix:///path.",
+        description="Address of the agent: host:port, http://host:port, https://host:port or unix:///path.",
     )
     token_file: Path | None = Field(
-        None, description="File that holds the ACL token; read at each new connection and again after a 403."
+        None,
+        description="File that contains the ACL token; read at each new connection, and again after a 403.",
     )
     ca_file: Path | None = Field(
-        None, description="CA certificates (PEM) that the agent's certificate must chain to."
+        None, description="CA certificates (PEM) that must have signed the agent's certificate."
     )
-    cert_file: Path | None = Field(None, description="Client certificate (PEM) shown to the agent.")
+    ca_path: Path | None = Field(
+        None, description="Directory of such CA certificates, prepared by `c_rehash`."
+    )
+    tls_server_name: str | None = Field(
+        None, min_length=1, description="Name in the agent's certificate, if it is not that in the address."
+    )
+    cert_file: Path | None = Field(None, description="Client certificate (PEM) to present to the agent.")
     key_file: Path | None = Field(
-        None, description="Private key of `cert_file`, if that file does not hold it."
+        None, description="Private key of `cert_file`, unless that file contains it."
     )
-    datacenter: str | None = Field(None, description="Datacenter to ask for; the agent's own by default.")
-    wait: Duration = Field(55.0, gt=0, le=60, description="How long one blocking query waits; at most 60s.")
-    connect_timeout: Duration = Field(5.0, gt=0, le=20, description="Time limit of connecting to the agent.")
+    datacenter: str | None = Field(None, description="Datacenter to query. Unset: the agent's own.")
+    wait: Duration = Field(55.0, gt=0, le=60, description="How long one blocking query waits.")
+    connect_timeout: Duration = Field(5.0, gt=0, le=20, description="Time limit for connecting to the agent.")
     stale: bool = Field(
-        default=True, description="Let any server answer for services, nodes and checks, to spare the leader."
+        default=True,
+        description="Let any server, not only the leader, answer queries for services, nodes and checks.",
     )
+
+    _token: SecretStr | None = PrivateAttr(None)
+    _verify: bool = PrivateAttr(default=True)
+    _names: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _outwait: float = PrivateAttr(default=0.0)
 
     @field_validator("address")
     @classmethod
@@ -83,11 +105,56 @@ class ConsulOptions(Options):
 
     @model_validator(mode="after")
     def _tls_belongs_to_https(self) -> ConsulOptions:
-        if (self.ca_file or self.cert_file) and self.endpoint.scheme != "https":
-            raise ValueError("ca_file and cert_file need an https:// address")
+        named = [
+            name for name in ("ca_file", "ca_path", "tls_server_name", "cert_file") if getattr(self, name)
+        ]
+        if named and self.endpoint.scheme != "https":
+            raise ValueError(f"the address must begin with https:// if you give {' and '.join(named)}")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file")
         return self
+
+    def typed(
+        self,
+        *,
+        token: str | None,
+        verify: bool,
+        names: Mapping[str, str] | None = None,
+        outwait: float = 0.0,
+    ) -> ConsulOptions:
+        """A copy with what only the person who runs a command may say.
+
+        Args:
+            token: the ACL token itself; it is used in place of `token_file`.
+            verify: whether the agent's certificate is checked.
+            names: what that person calls a field, for `name_of`.
+            outwait: seconds for which a limit of Consul's is waited out before it is an error.
+        """
+        made = self.model_copy()
+        made._token = None if token is None else SecretStr(token)  # noqa: SLF001 (of the same class)
+        made._verify = verify  # noqa: SLF001 (likewise)
+        made._names = dict(names or {})  # noqa: SLF001 (likewise)
+        made._outwait = outwait  # noqa: SLF001 (likewise)
+        return made
+
+    def name_of(self, field: str) -> str:
+        """Where the value of a field came from, for messages that ask to correct it."""
+        return self._names.get(field, f"consul.{field}")
+
+    @property
+    def token(self) -> str | None:
+        """The ACL token, if it does not come from `token_file`."""
+        return self._token.get_secret_value() if self._token else None
+
+    @property
+    def verify(self) -> bool:
+        """Whether the agent's certificate is checked."""
+        return self._verify
+
+    @property
+    def outwait(self) -> float:
+        """Seconds for which one request waits out a limit of Consul's; 0 leaves that to the caller."""
+        return self._outwait
 
     @property
     def endpoint(self) -> Endpoint:
@@ -97,6 +164,7 @@ class ConsulOptions(Options):
     def patience(self, wait: float) -> float:
         """Seconds to wait for the answer of a query that itself waits `wait` seconds.
 
-        Consul adds a jitter of up to wait/16 (https://developer.hashicorp.com/consul/api-docs/features/blocking).
+        Consul adds a jitter of up to wait/16
+        (https://developer.hashicorp.com/consul/api-docs/features/blocking).
         """
         return wait + wait / 16 + ANSWER_TIME

@@ -6,10 +6,11 @@ would hand its handler.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, overload
 
-from agentd.errors import ConsulUnavailable
+from agentd.watch import shapes
 from agentd.watch.changes import (
     Change,
     ChecksState,
@@ -20,25 +21,12 @@ from agentd.watch.changes import (
     NodesState,
     ServicesState,
     ServiceState,
+    lamport_time,
 )
-from agentd.watch.query import Query, Right, Snapshot, Source
-
-__all__ = [
-    "ChecksQuery",
-    "EventQuery",
-    "KeyPrefixQuery",
-    "KeyQuery",
-    "NodesQuery",
-    "Query",
-    "Right",
-    "ServiceQuery",
-    "ServicesQuery",
-    "Snapshot",
-    "Source",
-]
+from agentd.watch.parsing import Odd
+from agentd.watch.query import Query, Right, Snapshot, Source, note
 
 _ALL_NODES: Final[Right] = ("node", "read", "")
-_ALL_SERVICES: Final[Right] = ("service", "read", "")
 
 
 @dataclass(frozen=True)
@@ -46,23 +34,48 @@ class EventQuery(Query):
     """All user events, unfiltered: they share one ring, and only all together show that it overflowed."""
 
     kind = Event
+    loses_without = False
     may_be_stale = False
+    #: https://developer.hashicorp.com/consul/api-docs/event#list-events
+    path = "/v1/event/list"
+    needs = (("event", "read", ""),)
 
-    @property
-    def path(self) -> str:
-        """https://developer.hashicorp.com/consul/api-docs/event#list-events."""
-        return "/v1/event/list"
+    def _sound(self, raw: Json, odd: dict[str, Odd]) -> Json:
+        """The events that can be used; of several with one ID the first."""
+        sound: dict[str, Json] = {}
+        for item in raw:
+            reason = shapes.misfit(item, shapes.EVENT)
+            if reason or item["ID"] in sound:
+                note(odd, item, reason or "ID", lamport_time(item))
+            else:
+                sound[item["ID"]] = item
+        return list(sound.values())
 
-    @property
-    def needs(self) -> tuple[Right, ...]:
-        """To read events of every name."""
-        return (("event", "read", ""),)
+    def _changes(self, raw: Json, index: int) -> Sequence[Change]:
+        return _Events(str(self), raw or [], index)
 
-    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
-        if any(not isinstance(one, dict) or not one.get("ID") for one in raw or ()):
-            raise ConsulUnavailable("the event list has an entry without ID: correct consul.address")
-        name = str(self)
-        return tuple(Event(name, one, index) for one in raw or ())
+
+class _Events(Sequence[Event]):
+    """The ring as events, each created when it is used: all but the newest of the 256 are known already."""
+
+    def __init__(self, query: str, raw: list[Json], index: int) -> None:
+        self._query = query
+        self._raw = raw
+        self._index = index
+
+    def __len__(self) -> int:
+        return len(self._raw)
+
+    @overload
+    def __getitem__(self, at: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Sequence[Event]: ...
+
+    def __getitem__(self, at: int | slice) -> Event | Sequence[Event]:
+        if isinstance(at, slice):
+            return _Events(self._query, self._raw[at], self._index)
+        return Event(self._query, self._raw[at], self._index)
 
 
 @dataclass(frozen=True)
@@ -108,6 +121,9 @@ class ServiceQuery(Query):
         """The service, and the nodes that its instances are on."""
         return (("service", "read", self.service), _ALL_NODES)
 
+    def _misfit(self, item: Json) -> str:
+        return shapes.misfit_instance(item)
+
 
 @dataclass(frozen=True)
 class KeyQuery(Query):
@@ -124,7 +140,7 @@ class KeyQuery(Query):
 
     def __post_init__(self) -> None:
         if not self.key or self.key.startswith("/"):
-            raise ValueError("a key is not empty and does not begin with a slash")
+            raise ValueError("a key must not be empty or begin with a slash")
 
     @property
     def path(self) -> str:
@@ -136,8 +152,11 @@ class KeyQuery(Query):
         """The key."""
         return (("key", "read", self.key),)
 
-    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
+    def _changes(self, raw: Json, index: int) -> Sequence[Change]:
         return (KeyState(str(self), _pair(raw[0]) if raw else None, index),)
+
+    def _misfit(self, item: Json) -> str:
+        return shapes.misfit(item, shapes.PAIR)
 
 
 @dataclass(frozen=True)
@@ -152,10 +171,11 @@ class KeyPrefixQuery(Query):
 
     kind = KeyPrefixState
     may_be_stale = False
+    params = (("recurse", ""),)
 
     def __post_init__(self) -> None:
         if self.prefix.startswith("/"):
-            raise ValueError("a key prefix does not begin with a slash")
+            raise ValueError("a key prefix must not begin with a slash")
 
     @property
     def path(self) -> str:
@@ -163,17 +183,15 @@ class KeyPrefixQuery(Query):
         return f"/v1/kv/{self.prefix}"
 
     @property
-    def params(self) -> tuple[tuple[str, str], ...]:
-        """All below."""
-        return (("recurse", ""),)
-
-    @property
     def needs(self) -> tuple[Right, ...]:
         """Every key below the prefix."""
         return (("key", "read", self.prefix),)
 
-    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
+    def _changes(self, raw: Json, index: int) -> Sequence[Change]:
         return (KeyPrefixState(str(self), [_pair(pair) for pair in raw] if raw else None, index),)
+
+    def _misfit(self, item: Json) -> str:
+        return shapes.misfit(item, shapes.PAIR)
 
 
 def _pair(raw: Json) -> Json:
@@ -187,18 +205,21 @@ class ServicesQuery(Query):
 
     kind = ServicesState
     shape = dict
+    #: https://developer.hashicorp.com/consul/api-docs/catalog#list-services
+    path = "/v1/catalog/services"
+    needs = (("service", "read", ""),)
 
-    @property
-    def path(self) -> str:
-        """https://developer.hashicorp.com/consul/api-docs/catalog#list-services."""
-        return "/v1/catalog/services"
+    def _sound(self, raw: Json, odd: dict[str, Odd]) -> Json:
+        """The services whose name and tags can be used."""
+        sound = {}
+        for name, tags in raw.items():
+            if reason := shapes.misfit_service(name, tags):
+                note(odd, {name: tags}, reason)
+            else:
+                sound[name] = tags
+        return sound
 
-    @property
-    def needs(self) -> tuple[Right, ...]:
-        """Every service."""
-        return (_ALL_SERVICES,)
-
-    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
+    def _changes(self, raw: Json, index: int) -> Sequence[Change]:
         # Consul lists the tags in another order each time (a Go map's); unsorted, equal answers would differ.
         tags = {name: sorted(found or ()) for name, found in (raw or {}).items()}
         return (ServicesState(str(self), tags, index),)
@@ -209,16 +230,12 @@ class NodesQuery(Query):
     """All nodes."""
 
     kind = NodesState
+    #: https://developer.hashicorp.com/consul/api-docs/catalog#list-nodes
+    path = "/v1/catalog/nodes"
+    needs = (_ALL_NODES,)
 
-    @property
-    def path(self) -> str:
-        """https://developer.hashicorp.com/consul/api-docs/catalog#list-nodes."""
-        return "/v1/catalog/nodes"
-
-    @property
-    def needs(self) -> tuple[Right, ...]:
-        """Every node."""
-        return (_ALL_NODES,)
+    def _misfit(self, item: Json) -> str:
+        return shapes.misfit(item, shapes.NODE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +253,7 @@ class ChecksQuery(Query):
 
     def __post_init__(self) -> None:
         if self.service and self.state:
-            raise ValueError("checks of a service, or checks in a state: not both")
+            raise ValueError("give a service or a state, not both")
 
     @property
     def path(self) -> str:
@@ -249,3 +266,6 @@ class ChecksQuery(Query):
     def needs(self) -> tuple[Right, ...]:
         """The service's checks are the service's; those of nodes are the nodes'."""
         return (("service", "read", self.service or ""), _ALL_NODES)
+
+    def _misfit(self, item: Json) -> str:
+        return shapes.misfit(item, shapes.CHECK)

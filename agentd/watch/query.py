@@ -6,17 +6,22 @@ Nothing here judges whether an answer is news; that is the poller's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Final, Protocol, TypeAlias
 from urllib.parse import quote, urlencode
 
 from agentd.errors import ConsulUnavailable
-from agentd.watch.changes import Change, Json
-from agentd.watch.client import Answer
+from agentd.watch.changes import Change, Json, digest
+from agentd.watch.client import Answer, EventClock
+from agentd.watch.parsing import Odd
 from agentd.watch.transport import Parameters
 
 Right: TypeAlias = tuple[str, str, str]
 """Resource, access, segment; "" as the segment means all of them."""
+_MOST_ODD: Final = 1000  # odd items of one answer that are told apart
+_NAMES: Final = ("ID", "CheckID", "Key", "Node")
+_LONGEST_NAME: Final = 64
 
 
 class Source(Protocol):
@@ -30,6 +35,9 @@ class Source(Protocol):
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
         """Whether the token has the right; None if there are no ACLs."""
 
+    def event_clock(self) -> EventClock:
+        """The agent's Lamport clock of events."""
+
     def close(self) -> None:
         """Close, from any thread."""
 
@@ -40,17 +48,18 @@ class Snapshot:
 
     Attributes:
         changes: a state: exactly one; events: as many as there are.
-        missed: events that came and went unseen; an estimate by Lamport time, which a restarted agent
-            sets one ahead.
-        gap: why they are missing, if they are.
+        odd: the items of the answer that cannot be used, and are left out.
+        missed: events that came and went unseen; an estimate by Lamport time.
+        seen: what the poller has to remember once the changes are recorded; None for nothing.
     """
 
     query: str
     index: int
-    changes: tuple[Change, ...]
+    changes: Sequence[Change]
     answer: Answer
+    odd: Sequence[Odd] = ()
     missed: int = 0
-    gap: Literal["overflow", "restart"] | None = None
+    seen: Mapping[str, Json] | None = None
 
     @property
     def empty(self) -> bool:
@@ -60,12 +69,14 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Query(ABC):
-    """A question to Consul. Equal queries print alike and share one poller."""
+    """A question to Consul. Equal queries have the same string and share one poller."""
 
     kind: ClassVar[type[Change]]
     #: The JSON type of an answer; a missing or null one is read as an empty one of it.
     shape: ClassVar[type] = list
-    #: Whether the answer is a catalogue's, which any server may give.
+    #: Whether an answer of which nothing can be used is none: what it stands for would count as gone.
+    loses_without: ClassVar[bool] = True
+    #: Whether any server may answer: a catalogue's answer may be stale.
     may_be_stale: ClassVar[bool] = True
 
     @property
@@ -81,10 +92,10 @@ class Query(ABC):
     @property
     @abstractmethod
     def needs(self) -> tuple[Right, ...]:
-        """The ACL rights without which Consul answers with silence."""
+        """The ACL rights without which Consul answers as if there were nothing."""
 
     def __str__(self) -> str:
-        """The kind, the first field (the name) if there is one, and those of the others that were chosen."""
+        """The kind, the first field (the name) if there is one, and the others where not default."""
         values = [(field, getattr(self, field.name)) for field in fields(self)]
         named = values[:1] if values and values[0][0].kw_only is False else []
         name = "".join(f":{quote(value, safe='/:')}" for _, value in named)
@@ -101,7 +112,7 @@ class Query(ABC):
 
         Raises:
             ConsulUnavailable: no answer, one without a leader, or one of an unexpected form.
-            ConsulRefused: an answer that says no.
+            ConsulRefused: Consul says no.
         """
         stale = self.may_be_stale and source.stale and not fresh
         answer = source.get(self.path, (*self.params, *((("stale", ""),) if stale else ())), index)
@@ -109,12 +120,52 @@ class Query(ABC):
             raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
         if not isinstance(answer.raw, self.shape | None):
             raise ConsulUnavailable(
-                f"the answer to {self.path} has an unexpected form: correct consul.address"
+                f"the answer to {self.path} has an unexpected form: is this a Consul agent?"
             )
-        return Snapshot(str(self), answer.index, self._changes(answer.raw, answer.index), answer)
+        odd = {one.id: one for one in answer.odd}
+        sound = None if answer.raw is None else self._sound(answer.raw, odd)
+        if odd and not sound and self.loses_without:
+            reasons = ", ".join(sorted({one.reason for one in odd.values()}))
+            raise ConsulUnavailable(
+                f"nothing in the answer to {self.path} can be used ({reasons}): is this a Consul agent?"
+            )
+        answer = replace(answer, raw=sound)
+        return Snapshot(str(self), answer.index, self._changes(sound, answer.index), answer, [*odd.values()])
 
-    def _changes(self, raw: Json, index: int) -> tuple[Change, ...]:
+    def _sound(self, raw: Json, odd: dict[str, Odd]) -> Json:
+        """What of an answer can be used; the rest is put into `odd`."""
+        sound = []
+        for item in raw:
+            if reason := self._misfit(item):
+                note(odd, item, reason)
+            else:
+                sound.append(item)
+        return sound
+
+    def _misfit(self, item: Json) -> str:
+        """Why an item of the list cannot be used, "" if it can."""
+        raise NotImplementedError
+
+    def _changes(self, raw: Json, index: int) -> Sequence[Change]:
         return (self.kind(str(self), self.shape() if raw is None else raw, index),)
+
+
+def note(odd: dict[str, Odd], item: Json, reason: str, time: int = 0) -> None:
+    """Add an item that cannot be used; of very many, which only something else than Consul has, the first."""
+    if len(odd) < _MOST_ODD:
+        known = digest(item)
+        odd.setdefault(known, Odd(known, reason, _name(item), time))
+
+
+def _name(item: Json) -> str:
+    """The shortest that an operator may recognise it by, escaped."""
+    objects = (
+        [one for one in (item.get("Service"), item) if isinstance(one, dict)]
+        if isinstance(item, dict)
+        else []
+    )
+    found = (one.get(name) for one in objects for name in _NAMES)
+    return next((ascii(one[:_LONGEST_NAME])[1:-1] for one in found if isinstance(one, str) and one), "")
 
 
 def _text(value: object) -> str:

@@ -3,16 +3,16 @@
 -- Needs Debian's libnginx-mod-http-lua (lua-resty-core comes with it); dynamic-upstream.conf shows how it is
 -- included. The interface is that of ngx_dynamic_upstream, answer by answer; only IP addresses are taken.
 --
--- Where the state lives: the shared dictionary `dynamic_upstream`, which survives a reload of nginx and is lost
--- with a restart. It begins with the upstream's file in agentd's tree. When a worker starts and that file
--- changed since the last start, the file says which servers there are, and the dictionary which are down.
+-- The state is kept in the shared dictionary `dynamic_upstream`, which survives a reload of nginx but not a
+-- restart. It starts from the upstream's file in agentd's tree. When a worker starts and that file has
+-- changed since, the file decides which servers there are, and the dictionary which of them are down.
 --
--- Keys:  peers:ZONE    the servers, a line each, as the verbose list has them
+-- Keys:  peers:ZONE    the servers, one per line, as the verbose list has them
 --        file:ZONE     the servers in the file when it was last read
---        version:ZONE  grows with every change; workers parse again when it differs from theirs
---        zones         all zones seen, a line each
+--        version:ZONE  grows with every change; workers parse again when theirs is older
+--        zones         all zones seen, one per line
 --        fails:ZONE:SERVER, dead:ZONE:SERVER, trouble:ZONE    passive failures; they expire
---        lock:ZONE     held by who changes peers:ZONE
+--        lock:ZONE     held while peers:ZONE is changed
 
 local balancer = require "ngx.balancer"
 
@@ -22,14 +22,14 @@ local directory
 local started = false
 local cache = {} -- zone -> { version, primary = { server... }, backup = { server... } }
 
-local LOCK_SECONDS = 2 -- a worker that died with a lock frees it so
+local LOCK_SECONDS = 2 -- after which the lock of a worker that died is free
 local MOST_TRIES = 20
 local NOT_FOUND = 2 -- ENOENT
 local NO_LIVE_SERVER = -3 -- NGX_BUSY: nginx says "no live upstreams" and answers 502
 
 -- ------------------------------------------------------------------ servers as text
 
--- One "server ..." line, of a file or of a list; nil if it is none.
+-- Parse one "server ..." line, from a file or a list; nil for anything else.
 local function parse_line(line)
     local address, rest = (line:match("^%s*server%s+([^;]+);") or ""):match("^(%S+)(.*)$")
     if not address then
@@ -85,7 +85,7 @@ local function dump(servers)
     return table.concat(lines)
 end
 
--- The servers in the file of a zone, or nil where there is none (a name that is no file name has none).
+-- The servers in the file of a zone, or nil if there is none (or the zone's name is not a file name).
 local function read_file(zone)
     if not (directory and zone:match("^%w[%w_.-]*$")) then
         return nil
@@ -120,7 +120,8 @@ local function save(zone, servers)
     return done, reason
 end
 
--- Call `work` while no other worker changes the zone. `pause` waits; without it (where nothing may wait) it spins.
+-- Call `work` while no other worker changes the zone. `pause` sleeps; without it (where that is not allowed)
+-- this spins.
 local function locked(zone, pause, work)
     local key = "lock:" .. zone
     for _ = 1, pause and 400 or 20000 do
@@ -146,7 +147,7 @@ local function remember(zone)
     end
 end
 
--- Take over the file of a zone if it changed since it was last read.
+-- Load the file of a zone if it has changed since it was last read.
 local function load(zone)
     local fresh = read_file(zone)
     if not fresh or #fresh == 0 then
@@ -181,13 +182,13 @@ end
 
 -- ------------------------------------------------------------------ life
 
--- In init_by_lua: where agentd's upstream files are, as an absolute path.
+-- For init_by_lua: the absolute path of the directory with agentd's upstream files.
 function _M.setup(upstreams)
     assert(dict, "the directive lua_shared_dict dynamic_upstream is missing")
     directory = upstreams
 end
 
--- In init_worker_by_lua: take over the files that changed. Whoever forgets it gets it with the first request.
+-- For init_worker_by_lua: load the files that have changed. Without it, the first request does so.
 function _M.start()
     if started then
         return
@@ -205,7 +206,7 @@ local function upstream_of(zone)
     if known and known.version == version then
         return known
     end
-    -- The version was read before the text: what changes in between is noticed with the next request.
+    -- The version was read before the text, so a change in between is noticed at the next request.
     local found = { version = version, primary = {}, backup = {}, current = {} }
     for _, server in ipairs((parse(text_of(zone) or ""))) do
         if not server.down then
@@ -229,7 +230,7 @@ local function failed(zone, server)
     end
 end
 
--- Smooth weighted round robin, as nginx's own: the smallest steps that keep to the weights.
+-- Smooth weighted round robin, like nginx's own: it spreads the turns of a heavy server evenly.
 local function pick(upstream, servers, zone, tried)
     local current, trouble = upstream.current, #servers > 1 and dict:get("trouble:" .. zone)
     local best, total = nil, 0
@@ -249,7 +250,7 @@ local function pick(upstream, servers, zone, tried)
     return best
 end
 
--- In balancer_by_lua: choose the server of this attempt.
+-- For balancer_by_lua: choose the server for this attempt.
 function _M.balance(zone)
     local upstream, kind = upstream_of(zone), balancer.get_last_failure()
     local attempt = ngx.ctx.dynamic_upstream
@@ -277,7 +278,7 @@ function _M.balance(zone)
     end
 end
 
--- In log_by_lua: count the failure of a last attempt, after which nobody asks for another server.
+-- For log_by_lua: count a failed last attempt, after which balancer_by_lua is not called again.
 function _M.log()
     local attempt = ngx.ctx.dynamic_upstream
     local status, header = ngx.var.upstream_status, ngx.var.upstream_header_time
@@ -296,7 +297,7 @@ local function number(text, least)
     return value, value ~= nil and value ~= false and value >= least
 end
 
--- What is asked for: values as they stand in the query, since nothing is decoded; nil, status if it is not valid.
+-- What the query asks for, or nil if it is not valid. Values are taken as they are: nothing is decoded.
 local function wish()
     local asked, var, good = {}, ngx.var, {}
     for _, name in ipairs { "verbose", "add", "remove", "up", "down" } do
@@ -324,7 +325,7 @@ local function set(server, asked)
     end
 end
 
--- Make the change in `servers`; false if the interface refuses it.
+-- Make the change in `servers`; false if it must be refused.
 local function change(servers, by_address, asked)
     local known = by_address[asked.server]
     if asked.add then
@@ -361,7 +362,7 @@ local function apply(zone, asked)
         if not save(zone, servers) then
             return nil, 500
         end
-        if asked.up then -- what it failed before it was taken out is forgotten
+        if asked.up then -- failures from before it was taken out no longer count
             dict:delete("dead:" .. zone .. ":" .. asked.server)
             dict:delete("fails:" .. zone .. ":" .. asked.server)
         end
@@ -379,7 +380,7 @@ local function list(zone, verbose)
     return table.concat(lines)
 end
 
--- In content_by_lua, of a location that only those may reach who may change upstreams.
+-- For content_by_lua, in a location that only those who may change upstreams can reach.
 function _M.serve()
     if ngx.req.get_method() ~= "GET" then
         return ngx.exit(405)

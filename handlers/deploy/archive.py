@@ -1,8 +1,7 @@
-"""Opens an archive for reading from front to end, decompressed on the way by the program that made it.
+"""Opens an archive for reading from start to end, decompressed on the way by gzip, bzip2, xz or zstd.
 
-It bounds what comes out of a decompressor, and how much a header can have read into memory: tarfile believes
-any length that a header claims. Contents do not pass through this process, the kernel moves them. What an
-archive may hold is for `members` to say.
+It bounds what comes out of a decompressor, or of the archive itself. File contents do not pass through this
+process: the kernel moves them. Headers are judged by `headers`, what an archive may hold by `members`.
 """
 
 from __future__ import annotations
@@ -12,14 +11,15 @@ import os
 import subprocess
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Final, Protocol, cast
+from typing import IO, Final, cast
 
-from handlers.deploy.members import RefusedArchiveError, StrictHeader
+from handlers.deploy.headers import HeaderLimits, StrictHeader
+from handlers.deploy.members import ArchiveLimits, RefusedArchiveError
 
 CHUNK: Final = 1 << 20
-"""Bytes that are read at once, and that a header may have at most."""
+"""Bytes to read at once."""
 
 _PACKINGS: Final = {
     b"\x1f\x8b": ("gzip", "-dc"),
@@ -28,73 +28,85 @@ _PACKINGS: Final = {
     b"\x28\xb5\x2f\xfd": ("zstd", "-dc"),
 }
 _LONGEST_MAGIC: Final = 6
+_LAST_WORD: Final = 0.5
+"""Seconds that a decompressor has to end once its output cannot be read."""
 
 
-class Source(Protocol):
-    """What tarfile reads headers from, and `send` takes contents from."""
+class _PlainFile:
+    """An archive that is not compressed."""
 
-    def send(self, descriptor: int, offset: int, size: int) -> None:
-        """Write `size` bytes from `offset` on to another file.
-
-        Raises:
-            EOFError: there are not so many.
-        """
-
-
-class _Plain:
-    """A file."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], allowed: ArchiveLimits) -> None:
+        self.limits = HeaderLimits(allowed.entries)
+        self._file, self._left = file, allowed.size
 
     def read(self, size: int) -> bytes:
         """Read a header, or a part of one."""
-        return self._file.read(_bounded(size))
+        self._take(self.limits.read(size))
+        return self._file.read(size)
+
+    def peek(self, size: int) -> bytes:
+        """What `read` will read next."""
+        return os.pread(self._file.fileno(), self.limits.read(size), self._file.tell())
 
     def seek(self, offset: int) -> None:
-        """Go on at `offset`."""
+        """Continue at `offset`."""
         self._file.seek(offset)
 
     def tell(self) -> int:
-        """Return where it goes on."""
+        """The offset that is read next."""
         return self._file.tell()
 
     def send(self, descriptor: int, offset: int, size: int) -> None:
-        """See `Source`."""
+        """Write `size` bytes, from `offset` on, to another file, past this process.
+
+        Raises:
+            EOFError: there are fewer.
+        """
+        self._take(size)
         while size:
             done = os.sendfile(descriptor, self._file.fileno(), offset, size)
             if not done:
                 raise EOFError("cut off")
             offset, size = offset + done, size - done
 
+    def _take(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise RefusedArchiveError("it has more bytes than max_unpacked allows")
 
-class _Piped:
-    """A pipe, which can only go forward; no more than `most` bytes may come out of it."""
 
-    def __init__(self, pipe: IO[bytes], most: int) -> None:
-        self._pipe, self._most, self._at = pipe.fileno(), most, 0
+class _Pipe:
+    """The output of a decompressor, which only goes forward; at most `allowed.size` bytes come out of it."""
+
+    def __init__(self, pipe: IO[bytes], allowed: ArchiveLimits) -> None:
+        self.limits = HeaderLimits(allowed.entries)
+        self._pipe, self._most, self._at = pipe.fileno(), allowed.size, 0
+        self._peeked = b""
 
     def read(self, size: int) -> bytes:
         """Read a header, or a part of one; less than `size` only at the end."""
-        found = b""
-        while len(found) < _bounded(size) and (piece := os.read(self._pipe, size - len(found))):
-            found += piece
-            self._advance(len(piece))
+        return self._read(self.limits.read(size))
+
+    def peek(self, size: int) -> bytes:
+        """What `read` will read next."""
+        found = self._read(self.limits.read(size))
+        self._peeked = found + self._peeked
+        self._at -= len(found)
         return found
 
     def seek(self, offset: int) -> None:
-        """Go on at `offset`, which is not before the present one."""
+        """Continue at `offset`, which must not be behind us."""
         if offset < self._at:
-            raise RefusedArchiveError("it is packed, and cannot be read from back to front")
-        while self._at < offset and self.read(min(CHUNK, offset - self._at)):
+            raise RefusedArchiveError("it is compressed, and cannot be read backwards")
+        while self._at < offset and self._read(min(CHUNK, offset - self._at)):
             pass
 
     def tell(self) -> int:
-        """Return where it goes on."""
+        """The offset that is read next."""
         return self._at
 
     def send(self, descriptor: int, offset: int, size: int) -> None:
-        """See `Source`."""
+        """See `_PlainFile.send`."""
         self.seek(offset)
         while size:
             done = os.splice(self._pipe, descriptor, size)
@@ -104,44 +116,54 @@ class _Piped:
             size -= done
 
     def drain(self) -> None:
-        """Read to the end, so that whoever writes can end."""
-        while self.read(CHUNK):
+        """Read to the end, so that the decompressor can exit."""
+        while self._read(CHUNK):
             pass
+
+    def _read(self, size: int) -> bytes:
+        found, self._peeked = self._peeked[:size], self._peeked[size:]
+        while len(found) < size and (piece := os.read(self._pipe, size - len(found))):
+            found += piece
+        self._advance(len(found))
+        return found
 
     def _advance(self, count: int) -> None:
         self._at += count
         if self._at > self._most:
-            raise RefusedArchiveError("more comes out of it than may be unpacked (max_unpacked)")
+            raise RefusedArchiveError("it unpacks to more than max_unpacked allows")
+
+
+Contents = _PlainFile | _Pipe
 
 
 @contextmanager
-def opened(path: Path, most: int) -> Iterator[tuple[tarfile.TarFile, Source]]:
-    """Open a tar archive, plain or packed by gzip, bzip2, xz or zstd, whatever its name.
+def opened(path: Path, allowed: ArchiveLimits) -> Iterator[tuple[tarfile.TarFile, Contents]]:
+    """Open a tar archive, plain or compressed by gzip, bzip2, xz or zstd, whatever its name.
 
     Args:
         path: the archive.
-        most: the most bytes that may come out of it, as a plain tar archive.
+        allowed: how much may come out of it, counted as a plain tar archive.
 
     Raises:
         RefusedArchiveError: it is damaged, or larger than that.
-        OSError: it cannot be read, or the program to decompress it is not installed.
+        OSError: it cannot be read, or its decompressor is not installed.
     """
     with path.open("rb", buffering=0) as file:
         head = os.pread(file.fileno(), _LONGEST_MAGIC, 0)
         argv = next((argv for magic, argv in _PACKINGS.items() if head.startswith(magic)), None)
         if argv is None:
-            plain = _Plain(file)
+            plain = _PlainFile(file, allowed)
             with _tar(plain) as archive:
                 yield archive, plain
             return
         with _decompressed(argv, file) as pipe:
-            piped = _Piped(pipe, most)
+            piped = _Pipe(pipe, allowed)
             with _tar(piped) as archive:
                 yield archive, piped
             piped.drain()
 
 
-def _tar(source: _Plain | _Piped) -> tarfile.TarFile:
+def _tar(source: Contents) -> tarfile.TarFile:
     return tarfile.TarFile(fileobj=cast("IO[bytes]", source), tarinfo=StrictHeader, errors="surrogateescape")
 
 
@@ -152,21 +174,27 @@ def _decompressed(argv: tuple[str, ...], file: IO[bytes]) -> Iterator[IO[bytes]]
             argv, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
         )
     except FileNotFoundError as error:
-        raise OSError(f"{argv[0]} is needed to unpack it, and is not installed") from error
+        raise OSError(f"{argv[0]} is needed to unpack it, but is not installed") from error
     with process:
         try:
             pipe = cast("IO[bytes]", process.stdout)
             fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, CHUNK)
             yield pipe
+        except (tarfile.TarError, RefusedArchiveError):
+            with suppress(subprocess.TimeoutExpired):  # if too little came out, it knows why
+                process.wait(_LAST_WORD)
+            if process.poll() is not None:
+                _check_end(argv[0], process.returncode)
+            process.kill()
+            raise
         except BaseException:
             process.kill()
             raise
-    if process.returncode:
-        raise RefusedArchiveError(f"{argv[0]} finds it damaged or cut off")
+    _check_end(argv[0], process.returncode)
 
 
-def _bounded(size: int) -> int:
-    """The size of a read, if it is one that a header may ask for."""
-    if size > CHUNK:
-        raise RefusedArchiveError(f"a header claims {size} bytes")
-    return size
+def _check_end(program: str, status: int) -> None:
+    if status < 0:
+        raise RefusedArchiveError(f"{program} takes too much: it was ended by signal {-status}")
+    if status:
+        raise RefusedArchiveError(f"{program} reports that it is damaged, cut off, or takes too much memory")

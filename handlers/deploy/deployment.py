@@ -1,7 +1,7 @@
-"""One deploy, from a manifest that is allowed to a `dest` that is what the manifest says, or what it was.
+"""One deploy, from an allowed manifest to a `dest` that is either as the manifest says or unchanged.
 
-The order is Stretcher's: fetch and verify, `pre`, unpack, synchronise, `post`, and at the end `success` or
-`failure`. A `post` command sees the new `dest`; if one fails, the old one is back before `failure` runs.
+The order is Stretcher's: fetch and verify, `pre`, unpack, sync, `post`, and finally `success` or `failure`. A
+`post` command sees the new `dest`; if one fails, the old `dest` is back before `failure` runs.
 """
 
 from __future__ import annotations
@@ -9,17 +9,19 @@ from __future__ import annotations
 import json
 import math
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from agentd.handler import Context, HandlerError, PermanentError, TemporaryError
 from handlers.deploy import unpack
-from handlers.deploy.commands import CommandFailedError, Hooks
-from handlers.deploy.manifest import Manifest
+from handlers.deploy.hooks import CommandFailedError, Hooks
+from handlers.deploy.manifest import DeployManifest
 from handlers.deploy.options import DeployOptions
-from handlers.deploy.staging import BusyError, Staging
+from handlers.deploy.place import Place
+from handlers.deploy.swap import BusyError, Swap
 from handlers.deploy.sync import prepare
 
 _SUMMARY: Final = 64 * 1024
@@ -27,7 +29,7 @@ _SUMMARY: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
-    """What is in place now: device and inode of `dest`, and the number of members and bytes unpacked."""
+    """What was put in place: device and inode of `dest`, and the members and bytes unpacked."""
 
     device: int
     inode: int
@@ -39,42 +41,62 @@ class Deployment:
     """One attempt.
 
     Args:
-        dest: where `manifest.dest` really lies; None if there are only commands to run.
-        change: id of the change, for the commands.
+        change: ID of the change, for the commands.
     """
 
     def __init__(
-        self, manifest: Manifest, dest: Path | None, options: DeployOptions, context: Context, change: str
+        self, manifest: DeployManifest, options: DeployOptions, context: Context, change: str
     ) -> None:
-        self._manifest, self._dest, self._options, self._context = manifest, dest, options, context
+        self._manifest, self._options, self._context = manifest, options, context
         self._hooks = Hooks(manifest.commands, options, context, change)
+
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Run the `failure` commands if what is done meanwhile raises, unless it will be tried again.
+
+        Raises:
+            HandlerError: what was raised; an OSError as TemporaryError.
+        """
+        try:
+            yield
+        except OSError as error:
+            explained = TemporaryError(_explain(error, self._manifest.target))
+            self.failed(explained)
+            raise explained from error
+        except HandlerError as error:
+            self.failed(error)
+            raise
+
+    def failed(self, error: HandlerError) -> None:
+        """Run the `failure` commands, if they are allowed, unless the deploy will be tried again."""
+        self._hooks.log.add(f"the deploy failed: {error}")
+        again = isinstance(error, TemporaryError) and error.retry_after != math.inf
+        if again and not self._context.last_attempt:
+            return
+        if not self._options.allows(self._manifest.commands.failure):
+            return
+        with suppress(CommandFailedError):  # it is logged, and changes nothing any more
+            self._hooks.run("failure")
 
     def run(self) -> Deployed | None:
         """Deploy. Returns what is in place, or None if there were only commands.
 
         Raises:
-            PermanentError: the archive is refused, or not what it should be; `dest` is what it was.
-            TemporaryError: something failed, a command among them; `dest` is what it was, unless the
-                message says that only a `success` command failed.
+            PermanentError: the archive is refused, or not the expected one; `dest` is unchanged.
+            TemporaryError: something failed, such as a command; `dest` is unchanged, unless the message says
+                that only a `success` command failed.
         """
-        try:
+        with self.failing():
             deployed = self._deploy()
-        except OSError as error:
-            explained = TemporaryError(_explain(error, self._dest))
-            self._failed(explained)
-            raise explained from error
-        except HandlerError as error:
-            self._failed(error)
-            raise
         self._hooks.log.add("the deploy succeeded")
         try:
             self._hooks.run("success")
         except CommandFailedError as error:
-            raise CommandFailedError(f"all is in place, but {error}") from error
+            raise CommandFailedError(f"the deploy is in place, but {error}") from error
         return deployed
 
     def _deploy(self) -> Deployed | None:
-        if self._dest is None:
+        if not self._manifest.src:
             self._hooks.run("pre")
             self._hooks.run("post")
             return None
@@ -84,7 +106,8 @@ class Deployment:
             self._context.run(self._unpack_command(archive, Path("tree")), check=False)
             self._hooks.run("post")
             return None
-        return self._replace(self._dest, archive)
+        with self._options.place(self._manifest.target) as place:
+            return self._replace(place, archive)
 
     def _fetch(self) -> Path:
         """The archive, verified against the manifest's checksum."""
@@ -95,30 +118,36 @@ class Deployment:
         self._hooks.log.add(f"fetched the archive: {archive.stat().st_size} bytes, {self._manifest.digest}")
         return archive
 
-    def _replace(self, dest: Path, archive: Path) -> Deployed:
-        """Exchange `dest` for the archive's content, and leave it so if `post` succeeds."""
-        with Staging(dest) as staging:
-            tree = staging.path / "tree"
+    def _replace(self, place: Place, archive: Path) -> Deployed:
+        """Replace `dest` by the archive's contents, and keep that if `post` succeeds."""
+        with Swap(place) as swap:
+            tree = swap.path / "tree"
             tree.mkdir()
             summary = self._unpack(archive, tree)
             archive.unlink()
-            new = prepare(self._manifest, tree, dest, self._context.run)
-            staging.flip(new)
+            new = prepare(self._manifest, swap.path, place, self._context.run)
+            swap.flip(new)
             self._hooks.log.add(
-                f"{dest} is the new one: {summary['entries']} entries, {summary['bytes']} bytes"
+                f"swapped in the new {place.path}: {summary['entries']} entries, {summary['bytes']} bytes"
             )
             self._hooks.run("post")
-            staging.confirm()
-            found = dest.lstat()
+            swap.confirm()
+            found = place.lstat()
+        if found is None:
+            raise TemporaryError(f"{place.path} was removed while it was deployed")
         return Deployed(found.st_dev, found.st_ino, summary["entries"], summary["bytes"])
 
     def _unpack(self, archive: Path, tree: Path) -> dict[str, Any]:
-        ended = self._context.run(self._unpack_command(archive, tree), check=False, keep=_SUMMARY)
+        ended = self._context.run(
+            self._unpack_command(archive, tree), check=False, keep=_SUMMARY, most=_SUMMARY
+        )
+        if exceeded := unpack.limits_of(self._options.max_unpacked).exceeded(ended.returncode):
+            raise PermanentError(f"the archive is refused: unpacking it takes {exceeded}")
         last = ended.output.strip().rpartition(b"\n")[2]
         try:
             summary: dict[str, Any] = json.loads(last)
         except ValueError:
-            raise TemporaryError(f"the archive could not be unpacked (status {ended.returncode})") from None
+            raise TemporaryError(f"the archive could not be unpacked: the program {ended.ending}") from None
         if "refused" in summary:
             raise PermanentError(f"the archive is refused: {summary['refused']}")
         if "failed" in summary:
@@ -137,20 +166,12 @@ class Deployment:
             *(str(archive), str(tree)),
         ]
 
-    # ------------------------------------------------------------------ failure
 
-    def _failed(self, error: HandlerError) -> None:
-        """Run the `failure` commands, unless the deploy is tried again."""
-        self._hooks.log.add(f"the deploy failed: {error}")
-        again = isinstance(error, TemporaryError) and error.retry_after != math.inf
-        if not again or self._context.last_attempt:
-            with suppress(CommandFailedError):  # it is in the log, and changes nothing any more
-                self._hooks.run("failure")
-
-
-def _explain(error: OSError, dest: Path | None) -> str:
+def _explain(error: OSError, dest: str) -> str:
     if isinstance(error, BusyError):
         return str(error)
-    if isinstance(error, FileNotFoundError) and dest is not None and not dest.parent.is_dir():
-        return f"there is no directory {dest.parent}; make it, or have `pre` make it"
-    return f"{error.filename or dest}: {error.strerror or error}"
+    if isinstance(error, FileNotFoundError) and dest and not Path(dest).parent.is_dir():
+        return f"there is no directory {Path(dest).parent}; create it, or let `pre` create it"
+    where = str(error.filename or dest)
+    inside = "" if where.startswith("/") else f"{dest}: "
+    return f"{inside}{where}: {error.strerror or error}"

@@ -1,64 +1,100 @@
-"""`deploy`: the plug-in. A change names a manifest, the manifest an archive and where its content is to lie.
+"""`deploy`: the plug-in. A change names a manifest, which names an archive and the directory it goes to.
 
 It owns what is allowed, what is remembered (`store["deployed"]`: `dest` -> what is in place), and which of
-several changes counts. A deploy is a side effect that no staging undoes, so it happens *at least* once: again
-if agentd was killed before it noted the end. The second time the tree is exchanged and the commands run once
-more, with the same AGENTD_CHANGE_ID.
+several changes counts. A deploy is a side effect that cannot be rolled back with the tree, so it happens *at
+least* once: again if agentd was killed before it recorded the end. Then `dest` is swapped and the commands
+run once more, with the same AGENTD_CHANGE_ID.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
-from agentd.handler import Change, Context, Event, Handler, HandlerError, KeyState, PermanentError
+from agentd.handler import Change, Context, Drift, Event, Handler, HandlerError, KeyState, PermanentError
 from handlers.deploy.deployment import Deployed, Deployment
-from handlers.deploy.manifest import LARGEST, Manifest, Read, read_manifest
+from handlers.deploy.manifest import (
+    LARGEST,
+    Commands,
+    DeployManifest,
+    LoadedManifest,
+    RefusedManifestError,
+    read_manifest,
+)
 from handlers.deploy.options import DeployOptions
-from handlers.deploy.staging import BusyError, left_behind, recover
+from handlers.deploy.place import Place
+from handlers.deploy.swap import BusyError, left_behind, recover
 
 _LATE: Final = 600.0
-"""Seconds after a deploy within which an event that was fired before it may still come in, by gossip."""
+"""Seconds after a deploy in which an event fired before it may still arrive, by gossip."""
 
 _MOST_DEPLOYED: Final = 200
+_ADVICE: Final = "whoever can forge it can deploy another archive; give a sha256 or sha512"
 
 
 class Deploy(Handler):
-    """Deploys what a manifest in Stretcher's format names: an archive to a directory, with commands."""
+    """Deploys an archive to a directory, with commands around it, as a Stretcher manifest says."""
 
     Options = DeployOptions
     options: DeployOptions
+    side_effects: ClassVar[bool] = True
 
     def __init__(self, options: DeployOptions) -> None:
         super().__init__(options)
         self._start: float | None = None
-        self._manifests: dict[str, Read] = {}
+        self._manifests: dict[str, LoadedManifest] = {}
 
     def initial(self, context: Context) -> None:
-        """Undo what a deploy left half-way when agentd was killed; its change is handled again."""
-        for dest in left_behind(self.options.parents()):
-            try:
-                if recover(dest):
-                    context.log.warning("deploy.undone", dest=str(dest))
-            except BusyError:
-                context.log.info("deploy.busy", dest=str(dest))
-            except OSError as error:  # its reason says it all, and a start is not held up by it
-                context.log.warning("deploy.not_undone", dest=str(dest), reason=str(error))
+        """Undo a deploy that was cut short when agentd was killed; its change is handled again."""
+        done: set[tuple[int, int]] = set()
+        for dest, place in self.options.places():
+            if isinstance(place, FileNotFoundError):
+                continue
+            if isinstance(place, Exception):
+                context.log.warning("deploy.not_undone", dest=dest, reason=str(place))
+                continue
+            with place:
+                found = os.fstat(place.parent)
+                if (found.st_dev, found.st_ino) not in done:
+                    done.add((found.st_dev, found.st_ino))
+                    self._undo(place, context)
+
+    def _undo(self, place: Place, context: Context) -> None:
+        """Undo what was cut short in the parent of `place`."""
+        for name in left_behind(place):
+            with place.beside(name) as dest:
+                try:
+                    if recover(dest):
+                        context.log.warning("deploy.undone", dest=str(dest.path))
+                except BusyError:
+                    context.log.info("deploy.busy", dest=str(dest.path))
+                except OSError as error:  # the reason is logged; the start is not held up
+                    context.log.warning("deploy.not_undone", dest=str(dest.path), reason=str(error))
+
+    def preflight(self, context: Context) -> Sequence[Drift]:  # noqa: ARG002 (the interface)
+        """The parent directories through which somebody else could redirect a deploy."""
+        found = []
+        for dest, place in self.options.places():
+            if isinstance(place, Place):
+                place.close()
+            elif isinstance(place, PermanentError):
+                found.append(Drift("dests", f"{dest}: {place}"))
+        return found
 
     def hold(self, now: float, context: Context) -> float:  # noqa: ARG002 (the interface)
-        """Hold what waits for the random delay."""
+        """Hold back what is waiting, for the random delay."""
         if self._start is None:
             self._start = now + random.uniform(0.0, self.options.random_delay)  # noqa: S311 (it spreads load)
-        return max(0.0, self._start - now)
+        return min(max(0.0, self._start - now), self.options.random_delay)
 
     def superseded(self, waiting: Sequence[Event], context: Context) -> Mapping[str, str]:
-        """Of the events for one `dest` the newest counts, by Lamport time and ID, also if it came first."""
+        """Of the events for one `dest` the newest counts, by Lamport time and ID, even if it came first."""
         known, self._manifests = self._manifests, {}
         newest: dict[str, Event] = {}
         void: dict[str, str] = {}
-        for event in sorted(waiting, key=_order, reverse=True):
+        for event in sorted(waiting, key=lambda event: event.order, reverse=True):
             target = self._target(event, known, context)
             if target in newest:
                 void[event.id] = newest[target].id
@@ -70,68 +106,57 @@ class Deploy(Handler):
         return void
 
     def handle(self, change: Change, context: Context) -> None:
-        """Deploy what the change names, unless it is in place.
+        """Deploy what the change names, unless it is in place already.
 
         Raises:
             PermanentError: the manifest or the archive cannot be used, or is not allowed.
-            TemporaryError: what is needed cannot be had now, or a command failed.
+            TemporaryError: something cannot be fetched now, or a command failed.
         """
         self._start = None
         reference = _reference(change)
         if reference is None:
             return
-        read = self._manifests.pop(change.id, None) or self._read(reference, context)
-        dest = self._allowed(read.manifest)
-        if dest is not None and self._in_place(read, dest, context):
-            context.log.info("deploy.in_place", dest=str(dest), manifest=read.digest[:8])
-            return
-        deployed = Deployment(read.manifest, dest, self.options, context, change.id).run()
+        try:
+            read = self._manifests.pop(change.id, None) or self._read(reference, context)
+        except RefusedManifestError as error:
+            manifest = DeployManifest(commands=Commands(failure=error.failure))
+            Deployment(manifest, self.options, context, change.id).failed(error)
+            raise
+        deployment = Deployment(read.manifest, self.options, context, change.id)
+        with deployment.failing():
+            if self._in_place(read, context):
+                return
+        deployed = deployment.run()
         if deployed is not None:
             self._remember(change, read, deployed, context)
 
     # ------------------------------------------------------------------ the manifest
 
-    def _read(self, reference: str, context: Context) -> Read:
+    def _read(self, reference: str, context: Context) -> LoadedManifest:
         if self.options.require_digest and " sha" not in reference:
             raise PermanentError(
-                "the payload must name the manifest's digest: URL sha256:HEX (require_digest)"
+                "the payload must give the manifest's digest: URL sha256:HEX (require_digest)"
             )
         data = context.fetch(reference, max_size=LARGEST).read_bytes()
-        try:
-            read = read_manifest(data, self.options.environment())
-        except ValueError as error:
-            raise PermanentError(f"the manifest cannot be used: {error}") from error
+        read = read_manifest(data, self.options.environment())
         if read.unknown:
             context.log.warning("deploy.unknown_fields", fields=list(read.unknown))
+        if read.twice:
+            context.log.warning("deploy.fields_given_twice", fields=list(read.twice))
+        if read.manifest.weak:
+            context.log.warning("deploy.weak_checksum", algorithm=read.manifest.weak, advice=_ADVICE)
+        if read.manifest == DeployManifest():
+            context.log.warning("deploy.empty_manifest", advice="it has neither `src` nor `commands`")
         return read
-
-    def _allowed(self, manifest: Manifest) -> Path | None:
-        """Where the manifest deploys to; None if it only runs commands.
-
-        Raises:
-            PermanentError: the configuration does not allow it.
-        """
-        allowed = self.options.allow_commands
-        for line in manifest.commands.every:
-            if not (allowed if isinstance(allowed, bool) else line in allowed):
-                raise PermanentError(
-                    "the manifest runs commands that `allow_commands` in the options does not allow"
-                )
-        if not manifest.src:
-            return None
-        dest = self.options.resolve(manifest.target)
-        if dest is None:
-            raise PermanentError(f"{manifest.target} is not among `dests` in the options, or leads elsewhere")
-        return dest
 
     # ------------------------------------------------------------------ which one counts
 
-    def _target(self, event: Event, known: Mapping[str, Read], context: Context) -> str:
-        """The `dest` that an event asks for; "" if it has none, or none that can be told now."""
+    def _target(self, event: Event, known: Mapping[str, LoadedManifest], context: Context) -> str:
+        """The `dest` that an event asks for; "" if there is none, or it cannot be read now."""
         try:
             reference = _reference(event)
             read = known.get(event.id) or (self._read(reference, context) if reference else None)
-        except HandlerError:  # `handle` says why
+        except HandlerError:  # `handle` reports it
             return ""
         if read is None:
             return ""
@@ -139,28 +164,43 @@ class Deploy(Handler):
         return read.manifest.target
 
     def _deployed_later(self, target: str, event: Event, context: Context) -> str:
-        """The id of an event that was fired after this one and has been deployed just now; "" for none."""
+        """The ID of an event fired after this one that was deployed a moment ago; "" for none."""
         last = context.store.get("deployed", {}).get(target)
-        if last is None or last["order"] is None or context.now - last["at"] > _LATE:
+        if last is None or last["order"] is None or not 0 <= context.now - last["at"] <= _LATE:
             return ""
-        return str(last["id"]) if tuple(last["order"]) > _order(event) else ""
+        order = tuple([event.epoch, *last["order"]][-len(event.order) :])  # as epochs were not stored once
+        return str(last["id"]) if order > event.order else ""
 
     # ------------------------------------------------------------------ what is in place
 
-    def _in_place(self, read: Read, dest: Path, context: Context) -> bool:
-        last = context.store.get("deployed", {}).get(read.manifest.target)
-        if last is None or self.options.redeploy or last["manifest"] != read.digest:
+    def _in_place(self, read: LoadedManifest, context: Context) -> bool:
+        """Whether what the manifest says is in place already.
+
+        Raises:
+            PermanentError: the configuration does not allow it.
+        """
+        manifest = read.manifest
+        if not self.options.allows(manifest.commands.every):
+            raise PermanentError("the manifest runs commands that the option `allow_commands` does not allow")
+        if not manifest.src:
             return False
         try:
-            found = dest.lstat()
-        except OSError:
+            with self.options.place(manifest.target) as place:
+                found = place.lstat()
+        except FileNotFoundError:  # `pre` may make it
             return False
-        return bool([found.st_dev, found.st_ino] == last["inode"])
+        last = context.store.get("deployed", {}).get(manifest.target)
+        if last is None or self.options.redeploy or last["manifest"] != read.digest or found is None:
+            return False
+        if [found.st_dev, found.st_ino] != last["inode"]:
+            return False
+        context.log.info("deploy.in_place", dest=manifest.target, manifest=read.digest[:8])
+        return True
 
-    def _remember(self, change: Change, read: Read, deployed: Deployed, context: Context) -> None:
+    def _remember(self, change: Change, read: LoadedManifest, deployed: Deployed, context: Context) -> None:
         now = {
             "id": change.id,
-            "order": list(_order(change)) if isinstance(change, Event) else None,
+            "order": list(change.order) if isinstance(change, Event) else None,
             "at": context.now,
             "manifest": read.digest,
             "inode": [deployed.device, deployed.inode],
@@ -172,6 +212,7 @@ class Deploy(Handler):
             "deploy_timestamp_seconds": context.now,
             "deploy_entries": deployed.entries,
             "deploy_bytes": deployed.size,
+            "deploy_weak_checksum": int(bool(read.manifest.weak)),
         }
         context.log.info(
             "deploy.done", dest=read.manifest.target, entries=deployed.entries, bytes=deployed.size
@@ -179,10 +220,10 @@ class Deploy(Handler):
 
 
 def _reference(change: Change) -> str | None:
-    """What the change names; None if it is a key that was deleted.
+    """The reference in the change; None for a key that was deleted.
 
     Raises:
-        PermanentError: it names nothing.
+        PermanentError: there is none.
     """
     if isinstance(change, Event):
         payload = change.payload
@@ -195,8 +236,4 @@ def _reference(change: Change) -> str | None:
     try:
         return " ".join(payload.decode("ascii").split())
     except UnicodeDecodeError as error:
-        raise PermanentError("the payload is no reference: it is not ASCII") from error
-
-
-def _order(event: Event) -> tuple[int, str]:
-    return event.ltime, event.id
+        raise PermanentError("the payload is not a reference: it is not ASCII") from error

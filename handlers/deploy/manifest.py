@@ -1,52 +1,60 @@
 """A manifest in Stretcher's format, read and checked.
 
-Every scalar of the YAML is taken as the text that it is: a checksum of digits only is no number. Fields that
-Stretcher does not know are ignored, as it does, but told. What the configuration allows is not decided here.
+Fields that Stretcher does not know are ignored, as it ignores them, but reported. What the configuration
+allows is not decided here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, field_validator, model_validator
 
+from agentd.errors import PermanentError
+from handlers.deploy.document import Fields, Pairs, read_document
 from handlers.deploy.members import RefusedArchiveError, parts
 from handlers.deploy.template import fill_in
 
 LARGEST: Final = 256 * 1024
-"""Bytes of a manifest."""
+"""Bytes that a manifest may have."""
 
-_NULLS: Final = ("", "~", "null", "Null", "NULL")
 _DIGESTS: Final = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+_WEAK: Final = frozenset({"md5", "sha1"})
 _LAST_MODE: Final = 0o777
-_UNREADABLE: Final = (yaml.YAMLError, RecursionError, UnicodeDecodeError)
+_MODE: Final = 0o755
+_GIVE_MODE: Final = "give permissions such as 0755"
+_MOST_NAMED: Final = 20
+_STRUCTS: Final = frozenset({"commands"})
 
 
 def _empty(value: object) -> object:
-    return () if isinstance(value, str) and value in _NULLS else value
+    return () if value == "" else value
 
 
 def _mode(value: object) -> object:
     """An octal number with a leading 0 or 0o, else a decimal one, as in YAML 1.1 and Go."""
     if not isinstance(value, str):
         return value
-    octal = re.fullmatch("0o?([0-7]+)", value)
-    return int(octal[1], 8) if octal else value
+    if not value:
+        return _MODE
+    octal = re.fullmatch("0o?([0-7]{1,20})", value)
+    if octal is None and not re.fullmatch("[0-9]{1,20}", value):
+        raise ValueError(_GIVE_MODE)
+    return int(octal[1], 8) if octal else int(value)
 
 
 def _printable(line: str) -> str:
     if "\0" in line:
-        raise ValueError("a NUL character cannot be given to a program")
+        raise ValueError("a NUL character cannot be passed to a program")
     return line
 
 
-Lines = Annotated[tuple[Annotated[str, BeforeValidator(lambda line: line)], ...], BeforeValidator(_empty)]
+Lines = Annotated[tuple[str, ...], BeforeValidator(_empty)]
 
 
 class _Part(BaseModel):
@@ -72,14 +80,14 @@ class Commands(_Part):
         return (*self.pre, *self.post, *self.success, *self.failure)
 
 
-class Manifest(_Part):
+class DeployManifest(_Part):
     """What is to be deployed, and how. Without `src` there are only commands to run."""
 
     src: str = ""
     checksum: str = ""
     dest: str = ""
-    dest_mode: Annotated[int, BeforeValidator(_mode)] = 0o755
-    commands: Annotated[Commands, BeforeValidator(lambda value: _empty(value) or {})] = Commands()
+    dest_mode: Annotated[int, BeforeValidator(_mode)] = _MODE
+    commands: Commands = Commands()
     excludes: Lines = ()
     exclude_from: str = ""
     sync_strategy: Literal["", "rsync", "mv"] = ""
@@ -88,7 +96,7 @@ class Manifest(_Part):
     @classmethod
     def _permissions(cls, mode: int) -> int:
         if not 0 <= mode <= _LAST_MODE:
-            raise ValueError("permissions such as 0755 are needed")
+            raise ValueError(_GIVE_MODE)
         return mode
 
     @field_validator("excludes")
@@ -102,19 +110,26 @@ class Manifest(_Part):
         try:
             _ = parts(path) if path else ()
         except RefusedArchiveError as error:
-            raise ValueError(f"it names a file of the archive, but {error}") from error
+            raise ValueError(f"it must name a file in the archive, but {error}") from error
         return path
 
     @model_validator(mode="after")
-    def _complete(self) -> Manifest:
+    def _bounded(self) -> DeployManifest:
+        lines = (*self.commands.every, *self.excludes)
+        if sum(map(len, lines)) > LARGEST:
+            raise ValueError(f"its lists, aliases included, have more than {LARGEST} characters")
+        return self
+
+    @model_validator(mode="after")
+    def _complete(self) -> DeployManifest:
         if not self.src:
             return self
         digits = self.checksum
         if len(digits) not in _DIGESTS or not re.fullmatch("[0-9a-fA-F]+", digits):
-            raise ValueError("checksum: the md5, sha1, sha256 or sha512 of `src` is needed, in hexadecimal")
+            raise ValueError("checksum: give the md5, sha1, sha256 or sha512 of `src`, in hexadecimal")
         path = PurePosixPath(self.dest)
         if not path.is_absolute() or ".." in path.parts or not path.name or "\0" in self.dest:
-            raise ValueError("dest: an absolute path without `..` is needed")
+            raise ValueError("dest: give an absolute path without `..`")
         return self
 
     @property
@@ -123,49 +138,87 @@ class Manifest(_Part):
         return f"{_DIGESTS[len(self.checksum)]}:{self.checksum.lower()}"
 
     @property
+    def weak(self) -> str:
+        """The name of a checksum that can be forged, "" for a good one."""
+        name = _DIGESTS[len(self.checksum)] if self.src else ""
+        return name if name in _WEAK else ""
+
+    @property
     def target(self) -> str:
-        """`dest` in its one spelling, without a slash at the end."""
+        """`dest`, normalised and without a trailing slash."""
         return str(PurePosixPath("/", self.dest.lstrip("/"))) if self.src else ""
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
-    """A manifest as it was read.
+class LoadedManifest:
+    """A manifest, and the text it was read from.
 
     Attributes:
-        digest: SHA-256 of its text, once the environment is filled in; hexadecimal.
-        unknown: the fields that nobody knows.
+        digest: SHA-256 of the text with the environment filled in, in hexadecimal.
+        unknown: the fields that Stretcher does not know.
+        twice: the fields that are given twice, of which the last one counts.
     """
 
-    manifest: Manifest
+    manifest: DeployManifest
     digest: str
     unknown: tuple[str, ...] = ()
+    twice: tuple[str, ...] = ()
 
 
-def read_manifest(data: bytes, environment: Mapping[str, str]) -> Read:
-    """Read a manifest.
+class RefusedManifestError(PermanentError):
+    """A manifest cannot be used; the message says why and quotes no value.
+
+    Attributes:
+        failure: its `failure` commands, as far as they could be read.
+    """
+
+    def __init__(self, message: str, failure: tuple[str, ...] = ()) -> None:
+        super().__init__(f"the manifest cannot be used: {message}")
+        self.failure = failure
+
+
+def read_manifest(data: bytes, environment: Mapping[str, str]) -> LoadedManifest:
+    """Read a manifest; an empty one asks for nothing, as with Stretcher.
 
     Raises:
-        ValueError: it cannot be used; the text says why and quotes no value.
+        RefusedManifestError: it cannot be used.
     """
+    fields = Fields(_STRUCTS)
+    given: dict[str, Any] = {}
+    if len(data) > LARGEST:
+        raise RefusedManifestError(f"it has more than {LARGEST} bytes")
     try:
-        text = fill_in(data.decode(), environment)
-        found = yaml.load(text, yaml.BaseLoader)  # noqa: S506 (it makes strings, lists and maps, and nothing else)
-    except _UNREADABLE as error:
-        raise ValueError(f"it is no YAML{_where(error)}") from error
-    if not isinstance(found, dict) or "<<" in found:
-        raise ValueError("a map is needed, without merge keys (<<)")
+        text = fill_in(data.decode(), environment, LARGEST)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found, more = read_document(text)
+        pairs = Pairs(1) if found == "" else found
+        if not isinstance(pairs, Pairs):
+            raise RefusedManifestError("it must be a map")
+        fields.fill(given, pairs)
+    except UnicodeError as error:
+        raise RefusedManifestError("it, or a variable that it names, is not text in UTF-8") from error
+    except ValueError as error:
+        raise RefusedManifestError(str(error), _failure(given.get("commands"))) from error
     try:
-        manifest = Manifest.model_validate(found)
+        manifest = DeployManifest.model_validate(given)
     except ValidationError as error:
-        raise ValueError(_problems(error)) from error
-    unknown = sorted(str(name)[:100] for name in found.keys() - Manifest.model_fields.keys())
-    return Read(manifest, hashlib.sha256(text.encode()).hexdigest(), tuple(unknown))
+        raise RefusedManifestError(_problems(error), _failure(given.get("commands"))) from error
+    unknown = [*_named(given.keys() - DeployManifest.model_fields.keys()), *(["a second document"] * more)]
+    return LoadedManifest(manifest, digest, tuple(unknown), tuple(_named(fields.twice)))
 
 
-def _where(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f" (line {mark.line + 1})" if mark else ""
+def _named(names: Iterable[str]) -> list[str]:
+    return sorted(name[:100] for name in names)[:_MOST_NAMED]
+
+
+def _failure(commands: object) -> tuple[str, ...]:
+    """The `failure` commands of a manifest of which something else is wrong."""
+    try:
+        return Commands.model_validate(
+            {"failure": commands.get("failure", ())} if isinstance(commands, dict) else {}
+        ).failure
+    except ValidationError:
+        return ()
 
 
 def _problems(error: ValidationError) -> str:

@@ -1,11 +1,12 @@
-"""The entries that events made: what is blocked, until when, since when, by which event and why.
+"""The entries that events added: what is blocked, until when, since when, by which event and why.
 
-Owns the file format (one line an entry, tab-separated) and what add, remove and expiry do to a set of
-entries. Entries may overlap: each keeps its own time, and what is enforced is their union. Pure.
+Owns the file format (one tab-separated line per entry) and what add, remove and expiry do to a set of
+entries. Entries may overlap: each keeps its own expiry, and their union is enforced. Pure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
@@ -13,9 +14,12 @@ from typing import Final
 from handlers.ip_blacklist.payload import Operation
 from handlers.ip_blacklist.ranges import Block, Range, format_address, parse_cidr, subtract
 
+FILE_IPV4: Final = "blacklist/ipv4.ranges"
+FILE_IPV6: Final = "blacklist/ipv6.cidrs"
+"""What nginx reads of them."""
 _HEADER: Final = "# CIDR\tblocked part\tuntil\tsince\tchange\treason (unix seconds; written by agentd)\n"
 _WHOLE: Final = "all"
-_FOR_GOOD: Final = "-"
+_NEVER: Final = "-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,9 @@ class Entry:
     """One CIDR that was added. Times are unix seconds.
 
     Attributes:
-        block: the CIDR as it was named.
-        parts: what is blocked of it, merged: all, but for what was removed since.
-        until: when it expires, None for never.
+        block: the CIDR as it was added.
+        parts: what is blocked of it, merged: all of it, except what was removed since.
+        until: when it expires; None for never.
         since: when it was added.
         change: the ID of the event that added it.
     """
@@ -44,8 +48,8 @@ Entries = dict[Block, Entry]
 def apply(entries: Entries, operations: Iterable[Operation], now: float, change: str) -> Entries:
     """The entries after the operations.
 
-    The latest `add` of the very same CIDR decides its time and reason. A `remove` lets every address of
-    its CIDR through, whichever entries blocked it: of a wider entry the rest stays.
+    The latest `add` of the same CIDR decides its expiry and reason. A `remove` stops blocking every address
+    of its CIDR, whichever entries blocked it; the rest of a wider entry stays.
     """
     after = dict(entries)
     for operation in operations:
@@ -67,33 +71,59 @@ def _without(entries: Iterable[Entry], removed: Block) -> Iterator[Entry]:
 
 
 def expire(entries: Entries, now: float) -> Entries:
-    """Without those whose time has come; an entry is enforced before its `until`, not at it."""
-    return {block: entry for block, entry in entries.items() if entry.until is None or entry.until > now}
+    """The entries that have not expired; an entry is enforced until just before its `until`.
+
+    None was added in the future: if the clock was set back while agentd was down, an entry that says so lasts
+    from now on for as long as it was to last.
+    """
+    left = {block: entry for block, entry in entries.items() if entry.until is None or entry.until > now}
+    return {block: _not_after(entry, now) for block, entry in left.items()}
+
+
+def _not_after(entry: Entry, now: float) -> Entry:
+    if entry.since <= now:
+        return entry
+    return replace(entry, since=now, until=None if entry.until is None else entry.until - entry.since + now)
 
 
 def next_expiry(entries: Entries) -> float | None:
-    """When the first entry expires, in unix seconds; None if none will."""
+    """When the next entry expires, in unix seconds; None if none will."""
     return min((entry.until for entry in entries.values() if entry.until is not None), default=None)
 
 
 def ranges(entries: Entries, bits: int) -> Iterator[Range]:
-    """The blocked ranges of one address width, in no order, overlapping as they may."""
+    """The blocked ranges of one address width, in no particular order and possibly overlapping."""
     return (part for block, entry in entries.items() if block.bits == bits for part in entry.parts)
 
 
 def dump(entries: Entries) -> bytes:
-    """As the file holds them: sorted, so that equal entries make equal files."""
+    """The content of the file: sorted, so that equal entries make equal files."""
     return "".join([_HEADER, *(_line(entries[block]) for block in sorted(entries))]).encode()
 
 
-def load(data: bytes) -> Entries:
+def load(data: bytes, damaged: list[int] | None = None) -> Entries:
     """The inverse of `dump`.
 
+    Args:
+        data: the content of the file.
+        damaged: takes the numbers of the lines that cannot be read, so that the others still count.
+
     Raises:
-        ValueError: a line is not as `dump` writes it.
+        ValueError: a line is not as `dump` writes it, and `damaged` is None.
     """
-    lines = (line for line in data.decode().split("\n") if line and not line.startswith("#"))
-    return {entry.block: entry for entry in map(_entry, lines)}
+    found: Entries = {}
+    for number, line in enumerate(data.decode(errors="replace").split("\n"), start=1):
+        if not line or line.startswith("#"):
+            continue
+        try:
+            entry = _entry(line)
+        except ValueError:
+            if damaged is None:
+                raise
+            damaged.append(number)
+        else:
+            found[entry.block] = entry
+    return found
 
 
 def _line(entry: Entry) -> str:
@@ -102,12 +132,19 @@ def _line(entry: Entry) -> str:
     columns = (
         f"{_address(block, block.first)}/{block.prefix}",
         _WHOLE if entry.parts == (block.range,) else ",".join(parts),
-        _FOR_GOOD if entry.until is None else repr(entry.until),
+        _NEVER if entry.until is None else repr(entry.until),
         repr(entry.since),
-        entry.change,
-        entry.reason,
+        _word(entry.change),
+        _word(entry.reason),
     )
     return "\t".join(columns) + "\n"
+
+
+def _word(text: str) -> str:
+    """The text without what would end its column or line, or cannot be written: escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _address(block: Block, value: int) -> str:
@@ -118,7 +155,16 @@ def _entry(line: str) -> Entry:
     cidr, parts, until, since, change, reason = line.split("\t")
     block = parse_cidr(cidr)
     blocked = (block.range,) if parts == _WHOLE else tuple(_part(part) for part in parts.split(","))
-    return Entry(block, blocked, None if until == _FOR_GOOD else float(until), float(since), change, reason)
+    return Entry(
+        block, blocked, None if until == _NEVER else _seconds(until), _seconds(since), change, reason
+    )
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not math.isfinite(seconds):
+        raise ValueError(f"{text} is no time")
+    return seconds
 
 
 def _part(text: str) -> Range:

@@ -1,69 +1,94 @@
-"""What may never be blocked, whoever asks: each guard with a message of its own.
+"""The guards: is a new version of a named list accepted? Each has a message, and a name for its metric.
 
-A CIDR that a person names is refused; what a list names is taken out of what is enforced (`never`), and so is
-what was let in before the options changed. Pure.
+A guard judges the compiled list against its options and against the version in force. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from handlers.ip_blacklist.ranges import IPV4, IPV6, Block, Range, merge, parse_cidr
+from agentd.handler import PermanentError
+from handlers.ip_blacklist.compile import Report
+from handlers.ip_blacklist.options import ListOptions
 
-_SHORTEST: Final = {
-    IPV4: 8,
-    IPV6: 19,
-}  # a /8 and a /19 are the largest blocks that registries ever handed out
-_ALWAYS: Final = (
-    (parse_cidr("127.0.0.0/8"), "loopback"),
-    (parse_cidr("::1"), "loopback"),
-    # nginx's `geo` refuses it in a range, and looks it up for clients without an IPv4 address.
-    (parse_cidr("255.255.255.255"), "the broadcast address"),
-    # nginx looks a mapped client up among the IPv4 addresses, so this would block nobody.
-    (Block(IPV6, 0xFFFF << 32, (0xFFFF << 32) + 0xFFFF_FFFF), "IPv4-mapped addresses: name the IPv4 ones"),
-)
-_PRIVATE: Final = tuple(
-    parse_cidr(text)
-    for text in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-        "fc00::/7", "fe80::/10",
-    )
+GUARDS: Final = (
+    "never_block", "prefix", "count", "empty", "entries", "addresses", "growth", "shrinkage", "rejected",
 )  # fmt: skip
-UNROUTED: Final[list[Range]] = [parse_cidr("224.0.0.0/3").range]
-"""Multicast and reserved IPv4 addresses: feeds name them in one wide prefix, and no client has one."""
+"""The guards by the names used in their metrics: blacklist_refused_NAME."""
+_SMALL: Final = 100  # entries; below it the ratio of two lists means nothing
+_QUOTED: Final = 160
 
 
-class Guards:
-    """The guards of one blacklist.
+class Guarded(PermanentError):  # noqa: N818 (it says what happened)
+    """A guard refused; nothing changed. `guards` holds the names of those that did."""
+
+    def __init__(self, message: str, guards: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.guards = guards
+
+
+def check(name: str, options: ListOptions, report: Report, last: int | None) -> dict[str, str]:
+    """What the guards object to: guard -> message; empty if they accept the list.
 
     Args:
-        never_block: addresses and CIDRs that the operator never wants blocked.
-        private: whether private and link-local addresses are not blocked either (RFC 1918, 3927, 4193, 6598).
-
-    Raises:
-        ValueError: one of `never_block` is not an address or CIDR.
+        name: of the list.
+        options: its guards.
+        report: the figures of the new version.
+        last: number of entries of the version in force; None if there is none.
     """
+    return {guard: f"list {name}: {why}" for guard, why in _objections(options, report, last)}
 
-    def __init__(self, never_block: Iterable[str], *, private: bool = True) -> None:
-        named = [(parse_cidr(text), f"{text}, which never_block names") for text in never_block]
-        self._never = (*_ALWAYS, *named)
-        self._private = _PRIVATE if private else ()
 
-    def refuses(self, block: Block) -> str | None:
-        """Why this block may not be added, or None if it may."""
-        if block.prefix == 0:
-            return "would block every address"
-        if block.prefix < (shortest := _SHORTEST[block.bits]):
-            return f"the prefix is shorter than /{shortest}: too many addresses"
-        for never, label in self._never:
-            if block.overlaps(never):
-                return f"would block {label}"
-        if any(block.within(private) for private in self._private):
-            return "would block private addresses; `never_block_private: false` permits it"
-        return None
+def refuse(found: Mapping[str, str]) -> None:
+    """Raise Guarded if a guard objects."""
+    if found:
+        raise Guarded("; ".join(found.values()), tuple(found))
 
-    def never(self, bits: int) -> list[Range]:
-        """The addresses of this width that are never enforced."""
-        blocks = [*(block for block, _ in self._never), *self._private]
-        return merge(block.range for block in blocks if block.bits == bits)
+
+def _objections(options: ListOptions, report: Report, last: int | None) -> Iterator[tuple[str, str]]:
+    if report.malformed:
+        yield "count", f"not in the format {report.form}: {report.malformed}"
+        return
+    lines = report.entries + report.rejected
+    if report.whole and report.declared is not None and report.declared != lines:
+        yield "count", f"it declares {report.declared} entries but contains {lines}: it was cut short"
+    if report.wide:
+        shortest = f"shortest_ipv4 (/{options.shortest_ipv4}) or shortest_ipv6 (/{options.shortest_ipv6})"
+        yield "prefix", f"prefixes shorter than {shortest}: {report.wide}, such as {_some(report.widest)}"
+    if lines and report.rejected / lines > options.rejected:
+        found = f"{report.rejected} of {lines} lines are not addresses, such as {_some(report.examples)}"
+        yield "rejected", f"{found}: more than {options.rejected:.0%} (rejected)"
+    yield from _sizes(options, report)
+    if report.whole:
+        yield from _changes(options, report.entries, last)
+
+
+def _sizes(options: ListOptions, report: Report) -> Iterator[tuple[str, str]]:
+    if report.entries == 0 and not options.empty:
+        advice = "it is empty; set `empty: true` to accept that, or use `clear` to empty the list"
+        yield "empty", "it has no address" if report.rejected else advice
+    for guard, count, what, option in (
+        ("entries", report.entries, "entries", "most_entries"),
+        ("entries", report.ipv6_cidrs, "CIDRs that IPv6 ranges become", "most_entries"),
+        ("addresses", report.ipv4_addresses, "IPv4 addresses", "most_addresses"),
+        ("addresses", report.ipv6_networks, "IPv6 /64 networks", "most_networks"),
+    ):
+        if count > (most := getattr(options, option)):
+            some = f"{count}" if report.whole else f"at least {count}"
+            yield guard, f"{some} {what} are more than {option}, {most}"
+
+
+def _changes(options: ListOptions, entries: int, last: int | None) -> Iterator[tuple[str, str]]:
+    if last is None:
+        return
+    if entries > max(last, _SMALL) * options.growth:
+        grown = f"it grew from {last} to {entries} entries"
+        yield "growth", f"{grown}, more than {options.growth:g} times (growth)"
+    if last >= _SMALL and entries < last * options.shrinkage:
+        shrunk = f"it shrank from {last} to {entries} entries"
+        yield "shrinkage", f"{shrunk}, below {options.shrinkage:.0%} (shrinkage)"
+
+
+def _some(examples: Sequence[str]) -> str:
+    return ", ".join(examples)[:_QUOTED]

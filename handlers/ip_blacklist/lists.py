@@ -1,34 +1,38 @@
-"""The named lists: each has files of its own, replaced as a whole, so that a change leaves the others alone.
+"""The named lists: each has separate files, replaced as a whole, so that a change leaves the others alone.
 
-    blacklist/lists/NAME.plain          what the publisher says, one CIDR a line; `why` quotes it
+    blacklist/lists/NAME.plain          what the publisher says, one CIDR per line; `why` quotes it
     blacklist/lists/NAME.ipv4, .ipv6    what nginx reads, made from it
 
-Owns these files and what the store says of them. Whether a list may come into force is `limits`' to say.
+Owns these files and their records in the store. Whether a new version is accepted is up to `guards`.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
-from agentd.handler import Context, PermanentError
-from handlers.ip_blacklist import bulk, limits
-from handlers.ip_blacklist.bulk import Job, Report
+from agentd.handler import Context, Known, PermanentError, TaskContext, TemporaryError
+from agentd.limits import Limits
+from handlers.ip_blacklist import child, compile, guards  # noqa: A004 (what it does)
+from handlers.ip_blacklist.compile import CompileJob, Report
+from handlers.ip_blacklist.coverage import Coverage, Figures, Part
+from handlers.ip_blacklist.exemptions import UNROUTED, Exemptions
 from handlers.ip_blacklist.formats import Format
-from handlers.ip_blacklist.guards import UNROUTED, Guards
-from handlers.ip_blacklist.limits import ListOptions
-from handlers.ip_blacklist.lookup import overlaps
+from handlers.ip_blacklist.geo import overlaps
+from handlers.ip_blacklist.options import BlacklistOptions
 from handlers.ip_blacklist.ranges import IPV4, IPV6, Block, Range, merge
-from handlers.ip_blacklist.union import UnionJob
 
-_MODE: Final = 0o640
-_INLINE: Final = 256 * 1024  # bytes; below it a program takes longer to start than to do the work
+MODE: Final = 0o640
+"""Of every file: whoever may connect to nginx must not read who may not."""
+FEED: Final = "feed"
+"""Instead of the ID of an event, what loaded a list that was fetched on schedule."""
+_NOTHING_KNOWN: Final = Known()
+_NONE: Final[Mapping[str, Version]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,13 @@ class Loaded:
 
     Attributes:
         reference: where it came from.
-        change: the ID of the event that loaded it, "feed" if it was fetched by schedule.
+        change: the ID of the event that loaded it, or `FEED`.
         since: when, in unix seconds.
-        form: the format that its `.plain` file has.
-        report: figures of the whole list, as `bulk.Report` says them.
-        overrode: what guards said that were overridden.
-        holes: what was taken out, as a fingerprint.
-        removed: (bits, first, last) of what `remove` took out since.
+        form: the format of its `.plain` file.
+        report: the figures of the whole list, the fields of `compile.Report`.
+        overrode: the messages of guards that were overridden.
+        holes: the exemptions that were cut out, as a fingerprint.
+        removed: (width, first, last) of each block that a `remove` has cut out since.
     """
 
     reference: str
@@ -57,19 +61,23 @@ class Loaded:
 
     @property
     def entries(self) -> int:
-        """How many entries it has."""
+        """The number of entries."""
         return int(self.report["entries"])
 
 
-def is_small(context: Context, files: Iterable[Path]) -> bool:
-    """Whether the work on these files is done here. A dry run starts no program; it is one itself."""
-    return context.dry_run or sum(file.stat().st_size for file in files) < _INLINE
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a list that was fetched and compiled, and is not in force yet.
 
+    Attributes:
+        source: what was fetched; `directory` holds what was made of it.
+        known: what its server said about it.
+    """
 
-def run_child(context: Context, kind: str, job: Job | UnionJob) -> None:
-    """Have a program do the work. Raises TemporaryError if it fails."""
-    argv = [sys.executable, "-I", "-m", "handlers.ip_blacklist.child", kind]
-    context.run(argv, stdin=json.dumps(asdict(job)).encode())
+    source: Path
+    directory: Path
+    report: Report
+    known: Known
 
 
 def path(name: str, part: str) -> str:
@@ -82,14 +90,16 @@ class Lists:
 
     Args:
         context: of the attempt.
-        guards: what is never blocked.
-        options: of each list.
+        exemptions: what is never blocked.
+        options: of the blacklist.
     """
 
-    def __init__(self, context: Context, guards: Guards, options: Mapping[str, ListOptions]) -> None:
+    def __init__(self, context: Context, exemptions: Exemptions, options: BlacklistOptions) -> None:
         self._context = context
-        self._guards = guards
-        self._options = options
+        self._exemptions = exemptions
+        self._options = options.every_list
+        self._limits = options.limits.limits
+        self._coverage = Coverage(context, options)
 
     @property
     def _stored(self) -> MutableMapping[str, Any]:
@@ -97,35 +107,81 @@ class Lists:
         return lists
 
     def loaded(self) -> dict[str, Loaded]:
-        """Those in force, by name, sorted."""
+        """The lists in force, by name, sorted."""
         return {name: Loaded(**self._stored[name]) for name in sorted(self._stored)}
 
-    def replace(self, name: str, source: Path, loaded: Loaded, form: Format | None, *, force: bool) -> Loaded:
-        """Bring into force what was fetched, if the guards permit it or are overridden.
+    def fetching(
+        self, name: str, reference: str, known: Known = _NOTHING_KNOWN, *, force: bool = False
+    ) -> Callable[[TaskContext], Version | None]:
+        """The task that fetches and compiles a version of a list, `force` also one that is too long.
+
+        It returns None if that is still the `known` one; it raises what the fetch and the compiler raise.
+        """
+        options, limits = self._options[name], self._limits
+        job = self._job(name, options.format, (), None if force else options.most_entries)
+
+        def fetch(context: TaskContext) -> Version | None:
+            fetched = context.fetch.if_changed(reference, known)
+            if fetched is None and known == _NOTHING_KNOWN:
+                source = reference.partition("?")[0]
+                raise TemporaryError(f"{source}: said to be unchanged although nothing is known of it")
+            if fetched is None:
+                return None
+            report = _compile(context, job, fetched.path, context.directory, limits)
+            return Version(fetched.path, context.directory, report, fetched.known)
+
+        return fetch
+
+    def judged(self, name: str, version: Version, reference: str, change: str, *, force: bool) -> Loaded:
+        """The record of a version, if the guards accept it or are overridden; nothing is staged yet.
+
+        Args:
+            name: of the list.
+            version: what was fetched.
+            reference: where it came from.
+            change: the ID of the event, or `FEED`.
+            force: whether to override the guards.
 
         Raises:
-            Guarded: they do not; the last good one stays.
-            TemporaryError: the program that compiles it failed.
+            Guarded: they do not; the last good version stays.
         """
-        last = self.loaded().get(name)
-        options = self._options[name]
-        with self._compiled(source, form or options.format, name, ()) as (directory, report):
-            found = limits.check(name, options, report, last.entries if last else None)
-            if not force or report.malformed:  # what cannot be read cannot be forced
-                limits.refuse(found)
-            plain = directory / bulk.PLAIN
-            self._context.files.write_file(path(name, "plain"), plain if plain.exists() else source, _MODE)
-            self._stage(name, directory)
-        loaded = replace(
-            loaded,
+        last, report = self.loaded().get(name), version.report
+        found = guards.check(name, self._options[name], report, last.entries if last else None)
+        if not found and (why := self._coverage.objection(self.parts({name: version}))):
+            found = {"addresses": f"list {name}: {why}"}
+        if not force or report.malformed:  # a list that cannot be read cannot be forced
+            guards.refuse(found)
+        return Loaded(
+            reference,
+            change,
+            since=self._context.now,
             form="plain" if report.form != "firehol" else "firehol",
             report=asdict(report),
             overrode=tuple(found.values()),
             holes=self._fingerprint(),
-            removed=(),
         )
+
+    def replace(self, name: str, version: Version, loaded: Loaded) -> None:
+        """Bring a version that was judged into force."""
+        plain = version.directory / compile.PLAIN
+        source = plain if plain.exists() else version.source
+        self._context.files.write_file(path(name, "plain"), source, MODE)
+        self._stage(name, version.directory)
         self._stored[name] = asdict(loaded)
-        return loaded
+
+    def parts(self, instead: Mapping[str, Version] = _NONE) -> list[Part]:
+        """What each list covers that is in force, some of them in another version."""
+        return [self._part(name, instead.get(name)) for name in sorted({*self.loaded(), *instead})]
+
+    def _part(self, name: str, version: Version | None) -> Part:
+        if version is None:
+            loaded, files = self.loaded()[name], self._context.files
+            told = f"{name} {loaded.since} {len(loaded.removed)} {loaded.holes}"
+            figures = Figures(loaded.report["ipv4_addresses"], loaded.report["ipv6_networks"])
+            return Part(told, figures, files.path(path(name, "ipv4")), files.path(path(name, "ipv6")))
+        report, made = version.report, version.directory
+        figures = Figures(report.ipv4_addresses, report.ipv6_networks)
+        return Part(str(made), figures, made / compile.IPV4_RANGES, made / compile.IPV6_CIDRS)
 
     def clear(self, name: str) -> None:
         """Drop a list."""
@@ -133,63 +189,66 @@ class Lists:
         for part in ("plain", "ipv4", "ipv6"):
             self._context.files.remove(path(name, part))
 
-    def remove(self, block: Block) -> None:
-        """Let every address of the block through, until the list is loaded again."""
+    def remove(self, block: Block, spare: Collection[str] = ()) -> None:
+        """Stop blocking every address of the block in all lists but some, until they are loaded again."""
         for name, loaded in self.loaded().items():
+            if name in spare:
+                continue
             file = self._context.files.path(path(name, "ipv4" if block.bits == IPV4 else "ipv6"))
             if file is not None and overlaps(file, block):
                 self._render(name, replace(loaded, removed=[*loaded.removed, list(block)]))
 
     def refresh(self) -> None:
-        """Drop those that are not configured any more; render those again whose exemptions changed."""
+        """Drop lists that are no longer configured; compile those again whose exemptions have changed."""
         for name, loaded in self.loaded().items():
             if name not in self._options:
                 self.clear(name)
             elif loaded.holes != self._fingerprint():
                 self._render(name, loaded)
 
-    # ------------------------------------------------------------------ within
-
     def _render(self, name: str, loaded: Loaded) -> None:
         source = self._context.files.path(path(name, "plain"))
         if source is None:
             raise PermanentError(f"list {name}: its source is missing; load it again")
-        with self._compiled(source, loaded.form, name, loaded.removed) as (directory, report):
-            self._stage(name, directory)
+        with tempfile.TemporaryDirectory(prefix="agentd-blacklist-") as made:
+            job = self._job(name, loaded.form, loaded.removed, None)
+            report = _compile(self._context, job, source, Path(made), self._limits)
+            self._stage(name, Path(made))
         now = replace(loaded, report=asdict(report), holes=self._fingerprint())
         self._stored[name] = asdict(now)
 
     def _stage(self, name: str, directory: Path) -> None:
         files = self._context.files
-        files.write_file(path(name, "ipv4"), directory / bulk.IPV4_RANGES, _MODE)
-        files.write_file(path(name, "ipv6"), directory / bulk.IPV6_CIDRS, _MODE)
+        files.write_file(path(name, "ipv4"), directory / compile.IPV4_RANGES, MODE)
+        files.write_file(path(name, "ipv6"), directory / compile.IPV6_CIDRS, MODE)
 
-    @contextmanager
-    def _compiled(
-        self, source: Path, form: Format | None, name: str, removed: Sequence[Sequence[int]]
-    ) -> Iterator[tuple[Path, Report]]:
+    def _job(
+        self, name: str, form: Format | None, removed: Sequence[Sequence[int]], most: int | None
+    ) -> CompileJob:
+        """What is to be compiled, but for its files."""
         options = self._options[name]
-        with tempfile.TemporaryDirectory(prefix="agentd-blacklist-") as made:
-            job = Job(
-                source=str(source),
-                directory=made,
-                form=form,
-                holes4=self._holes(IPV4, removed),
-                holes6=self._holes(IPV6, removed),
-                shortest=(options.shortest_ipv4, options.shortest_ipv6),
-                exempt=UNROUTED,
-            )
-            yield Path(made), self._compile(job)
-
-    def _compile(self, job: Job) -> Report:
-        if is_small(self._context, [Path(job.source)]):
-            return bulk.compile_list(job)
-        run_child(self._context, "compile", job)
-        return Report.read(Path(job.directory))
+        return CompileJob(
+            source="",
+            directory="",
+            form=form,
+            holes4=self._holes(IPV4, removed),
+            holes6=self._holes(IPV6, removed),
+            shortest=(options.shortest_ipv4, options.shortest_ipv6),
+            unrouted=UNROUTED,
+            most=most,
+        )
 
     def _holes(self, bits: int, removed: Sequence[Sequence[int]]) -> list[Range]:
         gone = [(first, last) for width, first, last in removed if width == bits]
-        return merge([*self._guards.never(bits), *gone])
+        return merge([*self._exemptions.ranges(bits), *gone])
 
     def _fingerprint(self) -> str:
-        return json.dumps([self._guards.never(IPV4), self._guards.never(IPV6)])
+        return json.dumps([self._exemptions.ranges(IPV4), self._exemptions.ranges(IPV6)])
+
+
+def _compile(
+    context: Context | TaskContext, job: CompileJob, source: Path, directory: Path, limits: Limits
+) -> Report:
+    """Compile a list into a directory. Raises what `child.run` raises."""
+    child.run(context, replace(job, source=str(source), directory=str(directory)), [source], limits)
+    return Report.read(directory)

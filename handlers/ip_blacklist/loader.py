@@ -1,45 +1,74 @@
-"""Loads the blacklist where nginx is not asked: the kernel's sets, HAProxy's ACL.
+"""Loads the blacklist outside nginx, into the kernel's sets and HAProxy's ACL, and sees to it that it stays.
 
-It is a handler of its own, notified by the blacklist's, so that what runs follows the tree: after every
-commit, and after a roll-back. It makes no list; what it loads stands in the generation.
-
-Source: HAProxy's management guide, "prepare acl", "add acl", "commit acl"
+It is a separate handler that the blacklist notifies, so that what is loaded follows the tree: after every
+commit, and after a rollback. It makes no list; it loads what the generation contains, and compares what is
+there with it at the start and on a timer: a firewall's reload or a restart of HAProxy empties it without a
+word.
 """
 
 from __future__ import annotations
 
-import re
-import socket
-from collections.abc import Iterator
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final
 
 from pydantic import Field, model_validator
 
-from agentd.handler import Change, Context, Handler, HandlerOptions, PermanentError, TemporaryError
-from handlers.ip_blacklist.union import FILES
+from agentd import haproxy
+from agentd.handler import (
+    Change,
+    Context,
+    Drift,
+    Duration,
+    Handler,
+    HandlerError,
+    HandlerOptions,
+    PermanentError,
+    TemporaryError,
+    Verdict,
+)
+from handlers.ip_blacklist import acl, child, comparison, nftables
+from handlers.ip_blacklist.comparison import CompareJob, Loadable, part
+from handlers.ip_blacklist.kernel import KERNEL, lacking, withheld
+from handlers.ip_blacklist.options import ComparisonLimits
+from handlers.ip_blacklist.outputs import FILES
+from handlers.ip_blacklist.ranges import IPV4, Block, format_address
 
-_BUFFER: Final = 12_000  # bytes of one line of commands: it must fit into HAProxy's buffer of 16 KiB
-_TIMEOUT: Final = 10.0
-_VERSION: Final = re.compile(rb"New version created: ([0-9]+)")
+_PROGRAM: Final[dict[Loadable, str]] = {"nftables": "nft", "ipset": "ipset"}  # the option that names it
 
 
 class BlacklistLoader(Handler):
     """Loads what `ip_blacklist` wrote into nftables, ipset or HAProxy, each in one atomic step."""
 
     class Options(HandlerOptions):
-        """What is loaded, and where."""
+        """What to load, and where."""
 
-        load: tuple[Literal["nftables", "ipset", "haproxy"], ...] = Field(
-            min_length=1, description="nftables, ipset, haproxy: `outputs` of the blacklist must have them."
+        load: tuple[Loadable, ...] = Field(
+            min_length=1,
+            description="What to load: nftables, ipset, haproxy. Each must be in the blacklist's `outputs`.",
         )
-        nft: str = Field("nft", description="The nft program.")
+        verify_every: Annotated[Duration, Field(ge=1)] = Field(
+            60.0,
+            description="How often the kernel's sets and HAProxy's ACL are compared with the generation, and"
+            " loaded again if they differ.",
+        )
+        nft: str = Field(
+            "nft", description="The nft program; it must act on the network in which agentd runs."
+        )
         ipset: str = Field("ipset", description="The ipset program.")
-        haproxy_socket: Path | None = Field(None, description="HAProxy's runtime socket, with `level admin`.")
+        haproxy_socket: Path | None = Field(
+            None, description="HAProxy's runtime socket; it needs `level admin`."
+        )
         haproxy_acl: str | None = Field(
             None,
             pattern=r"^[!-~]+$",
-            description="The ACL's file as haproxy.cfg names it, or #ID of the ACL.",
+            description="The ACL: its file as it appears in haproxy.cfg, or #ID.",
+        )
+        limits: ComparisonLimits = Field(
+            ComparisonLimits(),
+            description="What the program that compares what is loaded with the generation may use.",
         )
 
         @model_validator(mode="after")
@@ -50,62 +79,139 @@ class BlacklistLoader(Handler):
 
     options: Options
 
-    def handle(self, change: Change, context: Context) -> None:  # noqa: ARG002 (whatever notified it)
-        """Load all that is current."""
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._same: tuple[int | None, bytes] | None = None  # nftables' revision and file when they agreed
+        self._entries: dict[Loadable, int] = {}  # of each output that could be compared
+
+    @property
+    def verify_every(self) -> float:
+        """As the options say."""
+        return self.options.verify_every
+
+    def handle(self, change: Change, context: Context) -> None:  # noqa: ARG002 (any notification means: load)
+        """Load everything from the current generation."""
         for output in self.options.load:
-            file = context.files.path(FILES[output])
-            if file is None:
-                raise PermanentError(
-                    f"there is no {FILES[output]}: name {output} in the blacklist's `outputs`"
-                )
-            if output == "nftables":
-                context.run([self.options.nft, "-f", str(file)])
-            elif output == "ipset":
-                # What an attempt that was cut short left behind would make `create` fail.
-                for name in ("agentd4_new", "agentd6_new"):
-                    context.run([self.options.ipset, "destroy", name], check=False)
-                context.run([self.options.ipset, "restore", "-f", str(file)])
-            elif not context.dry_run:
-                self._load_acl(file)
+            self._load(output, context)
 
-    def _load_acl(self, file: Path) -> None:
-        """Fill a new version of the ACL beside the one in use, then let it take over."""
-        acl = self.options.haproxy_acl or ""
-        found = _VERSION.search(self._ask(f"prepare acl {acl}"))
-        if found is None:
-            raise TemporaryError(f"HAProxy has no ACL {acl}; `acl NAME src -f FILE` in haproxy.cfg makes one")
-        version = int(found[1])
-        for commands in _batches(file, f"add acl @{version} {acl} "):
-            answer = self._ask(commands).strip()
-            if answer:
-                raise TemporaryError(
-                    f"HAProxy does not take the ACL: {answer[:200].decode(errors='replace')}"
-                )
-        answer = self._ask(f"commit acl @{version} {acl}").strip()
-        if answer:
-            raise TemporaryError(f"HAProxy does not commit the ACL: {answer[:200].decode(errors='replace')}")
+    def verify(self, context: Context) -> Verdict:
+        """Compare everything with the current generation, and load again what differs."""
+        drift: list[Drift] = []
+        mended: list[Drift] = []
+        for output in self.options.load:
+            try:
+                harmed = self._harmed(output, context)
+                if harmed and context.dry_run:
+                    drift += harmed
+                elif harmed:
+                    self._load(output, context)
+                    left = {one.part for one in self._harmed(output, context)}
+                    drift += [one for one in harmed if one.part in left]
+                    mended += [one for one in harmed if one.part not in left]
+            except HandlerError as error:
+                drift.append(Drift(output, str(error)))
+                self._entries.pop(output, None)
+        gauges = {f"blacklist_{output}_entries": float(count) for output, count in self._entries.items()}
+        if self._entries.keys() == set(self.options.load):
+            gauges["blacklist_verified_timestamp_seconds"] = context.now
+        return Verdict(tuple(drift), tuple(mended), gauges=gauges)
 
-    def _ask(self, command: str) -> bytes:
-        path = str(self.options.haproxy_socket)
+    def preflight(self, context: Context) -> Sequence[Drift]:  # noqa: ARG002 (this machine is asked)
+        """Programs that are not installed, and rights that agentd's unit withholds."""
+        found = [
+            Drift(option, f"{self._place(output)} does not exist; install {output} or correct its path")
+            for output, option in _PROGRAM.items()
+            if output in self.options.load and shutil.which(self._place(output)) is None
+        ]
+        if set(_PROGRAM) & set(self.options.load) and (lacks := withheld()):
+            found.append(Drift("load", lacks))
+        socket = self.options.haproxy_socket
+        if "haproxy" in self.options.load and socket and (doubt := haproxy.doubt(socket)):
+            found.append(Drift("haproxy_socket", doubt, warning=True))
+        return found
+
+    def holds(self, block: Block) -> Iterator[tuple[str, bool | None, str]]:
+        """Whether each set, and the ACL, has the block's first address.
+
+        Yields:
+            The part, the answer, and why there is none.
+        """
+        address = format_address(block.bits, block.first)
+        for output in self.options.load:
+            name = self._name(output, block)
+            try:
+                yield part(output, name), self._holds(output, name, address), ""
+            except TemporaryError as error:
+                yield part(output, name), None, str(error)
+
+    # ------------------------------------------------------------------ one output
+
+    def _load(self, output: Loadable, context: Context) -> None:
+        file = _file(output, context)
+        if output == "haproxy":
+            if not context.dry_run:
+                acl.load(self._place(output), self.options.haproxy_acl or "", file)
+            return
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(_TIMEOUT)
-                connection.connect(path)
-                connection.sendall(f"{command}\n".encode())
-                return b"".join(iter(lambda: connection.recv(4096), b""))
-        except OSError as error:
-            raise TemporaryError(f"HAProxy's socket {path} does not answer: {error}") from error
+            KERNEL[output].load(self._place(output), file, context)
+        except TemporaryError as error:
+            raise _with_cure(error) from error
+
+    def _harmed(self, output: Loadable, context: Context) -> list[Drift]:
+        """What differs from the generation. Raises TemporaryError if it cannot be read."""
+        file = _file(output, context)
+        now = (nftables.revision(), _digest(file)) if output == "nftables" else None
+        if now is not None and now == self._same:
+            return []
+        job = CompareJob(output, str(file), self._place(output), self.options.haproxy_acl or "")
+        try:
+            # `agentd check` asks in a dry run, in which the context runs no program.
+            found = (
+                list(job.compared())
+                if context.dry_run
+                else comparison.read(child.ask(context, job, self.options.limits.limits))
+            )
+        except TemporaryError as error:
+            raise (error if output == "haproxy" else _with_cure(error)) from error
+        self._entries[output] = sum(one.entries for one in found)
+        harmed = [Drift(one.part, one.fault) for one in found if one.fault]
+        if now is not None:
+            self._same = None if harmed or now[0] is None else now
+        return harmed
+
+    def _holds(self, output: Loadable, name: str, address: str) -> bool:
+        if output == "haproxy":
+            return acl.holds(self._place(output), name, address)
+        return KERNEL[output].holds(self._place(output), name, address)
+
+    def _name(self, output: Loadable, block: Block) -> str:
+        """The set for the block's family, or the ACL."""
+        if output == "haproxy":
+            return self.options.haproxy_acl or ""
+        return list(KERNEL[output].SETS)[block.bits != IPV4]
+
+    def _place(self, output: Loadable) -> str:
+        places = {
+            "haproxy": str(self.options.haproxy_socket),
+            "ipset": self.options.ipset,
+            "nftables": self.options.nft,
+        }
+        return places[output]
 
 
-def _batches(file: Path, command: str) -> Iterator[str]:
-    """One command a CIDR, which is all that HAProxy knows for an ACL; as many as it reads at once."""
-    batch: list[str] = []
-    size = 0
-    for line in file.read_text(encoding="ascii").splitlines():
-        size += len(command) + len(line) + 1
-        if size > _BUFFER:
-            yield ";".join(batch)
-            batch, size = [], len(command) + len(line) + 1
-        batch.append(command + line)
-    if batch:
-        yield ";".join(batch)
+def _file(output: Loadable, context: Context) -> Path:
+    file = context.files.path(FILES[output])
+    if file is None:
+        raise PermanentError(f"there is no {FILES[output]}: add {output} to the blacklist's `outputs`")
+    return file
+
+
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
+
+
+def _with_cure(error: TemporaryError) -> TemporaryError:
+    """The error, and what this process lacks, if that is why."""
+    lacks = lacking()
+    return TemporaryError(f"{error}; {lacks}") if lacks else error

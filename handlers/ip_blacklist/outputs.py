@@ -1,51 +1,80 @@
-"""Stages what `union` writes, and takes away what is not wanted any more."""
+"""The blacklist for other programs than nginx's `geo`: all that is enforced as one list, in their language.
+
+    blacklist/deny.rules       `deny CIDR;` lines to include in a server or location
+    blacklist/nftables.nft     one transaction: two sets of intervals, flushed and filled
+    blacklist/ipset.restore    two hash:net sets, to be filled beside the ones in use
+    blacklist/haproxy.acl      one CIDR per line, as `acl ... src -f` reads them
+
+Made from nginx's files, which are sorted and merged already. It loads nothing: `loader` does that. It runs in
+the child, whose start counts.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
-from agentd.handler import Context
-from handlers.ip_blacklist.limits import Guarded
-from handlers.ip_blacklist.lists import is_small, run_child
-from handlers.ip_blacklist.ranges import IPV4, IPV6, Range
-from handlers.ip_blacklist.union import FILES, Output, UnionJob, write_union
+from handlers.ip_blacklist import acl, ipset, nftables
+from handlers.ip_blacklist.geo import read_ranges
+from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, cidrs, joined, without
 
-_MODE: Final = 0o640
+Output = Literal["deny", "nftables", "ipset", "haproxy"]
 
-
-def stage(
-    context: Context,
-    outputs: Collection[Output],
-    ipv4: Sequence[str],
-    ipv6: Sequence[str],
-    never: Mapping[int, Sequence[Range]],
-) -> None:
-    """Write the outputs anew from nginx's files, which are named as they are in the tree."""
-    for output in FILES.keys() - set(outputs):
-        if context.files.path(FILES[output]) is not None:
-            context.files.remove(FILES[output])
-    if not outputs:
-        return
-    with tempfile.TemporaryDirectory(prefix="agentd-blacklist-") as made:
-        files4, files6 = ([str(p) for f in many if (p := context.files.path(f))] for many in (ipv4, ipv6))
-        job = UnionJob(files4, files6, never[IPV4], never[IPV6], sorted(set(outputs)), made)
-        if is_small(context, map(Path, (*files4, *files6))):
-            write_union(job)
-        else:
-            run_child(context, "union", job)
-        for output in sorted(set(outputs)):
-            context.files.write_file(FILES[output], Path(made) / output, _MODE)
+FILES: Final[dict[Output, str]] = {
+    "deny": "blacklist/deny.rules",
+    "nftables": "blacklist/nftables.nft",
+    "ipset": "blacklist/ipset.restore",
+    "haproxy": "blacklist/haproxy.acl",
+}
 
 
-def check_deny(context: Context, outputs: Collection[Output], most: int) -> None:
-    """Raise Guarded if there are more `deny` lines than nginx should be given."""
-    file = context.files.path(FILES["deny"]) if "deny" in outputs else None
-    if file is None:
-        return
-    with file.open("rb") as lines:
-        count = sum(1 for _ in lines)
-    if count > most:
-        raise Guarded(f"{count} `deny` lines are more than most_deny, {most}; use nginx's geo", ("entries",))
+@dataclass(frozen=True, slots=True)
+class OutputsJob:
+    """The outputs to write.
+
+    Attributes:
+        ipv4: nginx's files of IPv4 ranges; `ipv6` of IPv6 CIDRs.
+        holes4: IPv4 ranges to cut out, merged; `holes6` likewise.
+        outputs: which ones.
+        directory: where they go, each under its output's name.
+    """
+
+    ipv4: Sequence[str]
+    ipv6: Sequence[str]
+    holes4: Sequence[Range]
+    holes6: Sequence[Range]
+    outputs: Sequence[Output]
+    directory: str
+
+    def run(self) -> None:
+        """Write each output. Raises OSError."""
+        # An address without its length, as the kernel will show it.
+        ipv4 = [
+            cidr.removesuffix("/32") for a, b in union(self.ipv4, self.holes4) for cidr in cidrs(IPV4, a, b)
+        ]
+        ipv6 = [
+            cidr.removesuffix("/128") for a, b in union(self.ipv6, self.holes6) for cidr in cidrs(IPV6, a, b)
+        ]
+        for output in self.outputs:
+            with (Path(self.directory) / output).open("w") as out:
+                out.writelines(_WRITERS[output](ipv4, ipv6))
+
+
+def union(files: Iterable[str], holes: Sequence[Range]) -> Iterator[Range]:
+    """What nginx's files of one family cover together, merged, without the holes, which are merged."""
+    return without(joined(heapq.merge(*(read_ranges(Path(file)) for file in files))), holes)
+
+
+def _deny(ipv4: Sequence[str], ipv6: Sequence[str]) -> Iterator[str]:
+    return (f"deny {cidr};\n" for cidr in (*ipv4, *ipv6))
+
+
+_WRITERS: Final[dict[Output, Callable[[Sequence[str], Sequence[str]], Iterator[str]]]] = {
+    "deny": _deny,
+    "nftables": nftables.batch,
+    "ipset": ipset.batch,
+    "haproxy": acl.batch,
+}

@@ -1,14 +1,14 @@
-"""The payload's grammar: one operation a line.
+"""The grammar of a payload: one operation per line.
 
-    add CIDR [TTL] [# reason]      block, for good or for a duration such as 10m
-    CIDR [# reason]                the same as add
-    remove CIDR                    block no address of this CIDR any longer
-    load [LIST] [REFERENCE [sha256:HEX]]   replace a named list by what the reference leads to
-    clear LIST                     empty a named list; `entries` are those that were added
+    add CIDR [TTL] [# reason]              block, for good or for a duration such as 10m
+    CIDR [# reason]                        the same as add
+    remove CIDR                            stop blocking every address of this CIDR
+    load [LIST] [REFERENCE [sha256:HEX]]   replace a named list with what the reference leads to
+    clear LIST                             empty a named list; `entries` means everything that was added
 
 Without LIST it is the list whose own reference this is, else `default`; without REFERENCE the list's own.
-Blank lines and lines that begin with `#` mean nothing. Owns the syntax only; `guards` says what may be
-blocked. One bad line refuses the whole payload, and the refusal quotes lines bounded and escaped.
+Blank lines and lines that begin with `#` are ignored. Owns the syntax only; `exemptions` says what may be
+blocked. One bad line refuses the whole payload; the message quotes bad lines shortened and escaped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Final, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from agentd.handler import Duration, PermanentError
-from handlers.ip_blacklist.limits import NAME, Guarded
+from handlers.ip_blacklist.guards import Guarded
+from handlers.ip_blacklist.options import LIST_NAME
 from handlers.ip_blacklist.ranges import Block, parse_cidr
 
 _MOST_QUOTED: Final = 5
@@ -29,16 +30,16 @@ _LONGEST_QUOTE: Final = 60
 _LONGEST_REASON: Final = 100
 _LONGEST_TTL: Final = 10 * 366 * 86_400.0
 _DURATION: Final = TypeAdapter(Duration)
-_NAME: Final = re.compile(NAME)
+_NAME: Final = re.compile(LIST_NAME)
 _REFERENCE: Final = 2  # words: the reference itself, and a digest
 
-Guard = Callable[[Block], str | None]
+Refuses = Callable[[Block], str | None]
 """Why a block may not be added, or None if it may."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListOperation:
-    """A line about a named list; None where the line leaves it open."""
+    """A line about a named list; None for what the line leaves out."""
 
     verb: Literal["load", "clear"]
     name: str | None
@@ -47,7 +48,7 @@ class ListOperation:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One line. `ttl` is in seconds, None for good; it and `reason` are of `add` alone."""
+    """A line about a CIDR. `ttl` is in seconds, None for good; only `add` has it and `reason`."""
 
     verb: Literal["add", "remove"]
     block: Block
@@ -55,11 +56,11 @@ class Operation:
     reason: str = ""
 
 
-def parse_payload(payload: bytes, refuses: Guard) -> list[Operation | ListOperation]:
+def parse_payload(payload: bytes, refuses: Refuses) -> list[Operation | ListOperation]:
     """Read all lines, in order.
 
     Raises:
-        Guarded: the guard refuses a line.
+        Guarded: a line would block an exempt address.
         PermanentError: a line is not in the grammar, or there is no operation.
     """
     operations: list[Operation | ListOperation] = []
@@ -71,15 +72,15 @@ def parse_payload(payload: bytes, refuses: Guard) -> list[Operation | ListOperat
                 guarded = True
                 raise ValueError(why)  # noqa: TRY301 (one place adds the line's number and text)
         except ValueError as error:
-            problems.append(f"line {number} {_quoted(raw)}: {_said(error)}")
+            problems.append(f"line {number} {_quoted(raw)}: {_message(error)}")
         else:
             operations += [] if operation is None else [operation]
     if guarded:
-        raise Guarded(_listed(problems), ("never_block",))
+        raise Guarded(_joined(problems), ("never_block",))
     if problems:
-        raise PermanentError(_listed(problems))
+        raise PermanentError(_joined(problems))
     if not operations:
-        raise PermanentError("no operation: a payload is lines such as `add 192.0.2.0/24 10m`")
+        raise PermanentError("no operation: a payload consists of lines such as `add 192.0.2.0/24 10m`")
     return operations
 
 
@@ -102,10 +103,10 @@ def _parse_line(line: str) -> Operation | ListOperation | None:
         case [cidr]:
             return Operation("add", parse_cidr(cidr), None, _reason(comment))
         case _:
-            raise ValueError("write `add CIDR [TTL]`, `remove CIDR` or a CIDR alone")
+            raise ValueError("write `add CIDR [TTL]`, `remove CIDR` or just a CIDR")
 
 
-def _refusal(operation: Operation | ListOperation | None, refuses: Guard) -> str | None:
+def _refusal(operation: Operation | ListOperation | None, refuses: Refuses) -> str | None:
     return refuses(operation.block) if isinstance(operation, Operation) and operation.verb == "add" else None
 
 
@@ -124,25 +125,25 @@ def _parse_list_line(words: list[str]) -> ListOperation:
 
 
 def _parse_ttl(text: str) -> float:
-    # A bare number would be seconds in a YAML file; here it is more likely the prefix of a broken CIDR.
+    # In YAML a bare number means seconds; here it is more likely the prefix length of a broken CIDR.
     if text.isdecimal():
-        raise ValueError("a TTL has a unit, such as 10m")
+        raise ValueError("a TTL needs a unit, such as 10m")
     try:
         ttl = _DURATION.validate_python(text)
     except ValidationError as error:
-        raise ValueError("a TTL is a duration, such as 10m or 1h30m") from error
+        raise ValueError("a TTL must be a duration, such as 10m or 1h30m") from error
     if not 0 < ttl <= _LONGEST_TTL:
-        raise ValueError("a TTL is more than 0 and at most 10 years")
+        raise ValueError("a TTL must be more than 0 and at most 10 years")
     return ttl
 
 
 def _reason(comment: str) -> str:
-    """Printable and on one line, whatever was fired: it is stored, and shown on terminals."""
+    """One printable line, whatever was fired: it is stored, and shown on terminals."""
     shown = (char if char.isprintable() else "?" for char in comment.strip()[:_LONGEST_REASON])
     return "".join(shown)
 
 
-def _said(error: ValueError) -> str:
+def _message(error: ValueError) -> str:
     return "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
@@ -151,7 +152,7 @@ def _quoted(raw: bytes) -> str:
     return f"{text}..." if len(raw) > _LONGEST_QUOTE else text
 
 
-def _listed(problems: Iterable[str]) -> str:
+def _joined(problems: Iterable[str]) -> str:
     every = list(problems)
     more = len(every) - _MOST_QUOTED
     return "; ".join(every[:_MOST_QUOTED]) + (f"; and {more} more lines" if more > 0 else "")

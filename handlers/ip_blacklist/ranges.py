@@ -1,7 +1,7 @@
-"""Addresses as integers: strict parsing, and sorted ranges that are merged, subtracted and printed.
+"""Addresses as integers: strict parsing, and arithmetic on sorted ranges.
 
-Pure and fast, for lists of a million entries: a range is a pair of integers (first, last), both included, and
-a list of ranges is sorted and without overlap unless said otherwise. What may be blocked is not decided here.
+Pure, and fast enough for a million entries: a range is a pair of integers (first, last), both inclusive, and
+ranges are sorted and do not overlap unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ Range = tuple[int, int]
 
 IPV4: Final = 32
 IPV6: Final = 128
-"""The widths of addresses, in bits, by which the two families are told apart."""
+"""The widths of addresses in bits, which identify the two families."""
 
 _CIDR: Final = re.compile(r"([0-9.]{7,15}|[0-9A-Fa-f:.]{2,45})(?:/(0|[1-9][0-9]{0,2}))?")
-_MAPPED: Final = 0xFFFF  # what stands before the IPv4 address in ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
+_MAPPED: Final = 0xFFFF  # what precedes the IPv4 address in ::ffff:0:0/96 (RFC 4291, 2.5.5.2)
 
 
 class Block(NamedTuple):
@@ -48,14 +48,14 @@ class Block(NamedTuple):
 
 
 def parse_cidr(text: str) -> Block:
-    """Read "192.0.2.0/24", "2001:db8::/32", or an address alone.
+    """Parse "192.0.2.0/24", "2001:db8::/32", or a single address.
 
     Host bits are cleared, as feeds expect: "192.0.2.7/24" is "192.0.2.0/24". An IPv4-mapped address is its
-    IPv4 address, since nginx takes it for that. Leading zeros, signs, blanks, zones and digits beyond
-    ASCII are refused, all of which `int()` or `ipaddress` let through in some form.
+    IPv4 address, because nginx treats it as such. Leading zeros, signs, blanks, zones and non-ASCII digits
+    are refused, all of which `int()` or `ipaddress` accept in some form.
 
     Raises:
-        ValueError: it is no address or CIDR.
+        ValueError: it is not an address or CIDR.
     """
     match = _CIDR.fullmatch(text)
     if match is None:
@@ -77,12 +77,12 @@ def parse_cidr(text: str) -> Block:
 
 
 def merge(ranges: Iterable[Range]) -> list[Range]:
-    """Sort, and join what overlaps or touches. The ranges may come in any order."""
+    """Join ranges that overlap or touch; they may come in any order."""
     return list(joined(sorted(ranges)))
 
 
 def joined(ranges: Iterable[Range]) -> Iterator[Range]:
-    """Join what overlaps or touches; the ranges come sorted."""
+    """Join ranges that overlap or touch; they must be sorted."""
     begin, end = 0, -2
     for first, last in ranges:
         if first > end + 1:
@@ -101,7 +101,7 @@ def subtract(ranges: Iterable[Range], holes: Sequence[Range]) -> list[Range]:
 
 
 def without(ranges: Iterable[Range], holes: Sequence[Range]) -> Iterator[Range]:
-    """The same, one range at a time."""
+    """What is in `ranges` and not in `holes`, one range at a time."""
     at, end = 0, len(holes)
     for first, last in ranges:
         while at < end and holes[at][1] < first:
@@ -124,7 +124,7 @@ def _around(begin: int, last: int, holes: Sequence[Range]) -> Iterator[Range]:
 
 
 def cidrs(bits: int, first: int, last: int) -> Iterator[str]:
-    """The fewest CIDRs that make up the range."""
+    """The fewest CIDRs that cover exactly this range."""
     while first <= last:
         aligned = (first & -first).bit_length() - 1 if first else bits
         size = min(aligned, (last - first + 1).bit_length() - 1)
@@ -137,3 +137,12 @@ def format_address(bits: int, value: int) -> str:
     if bits == IPV4:
         return f"{value >> 24}.{value >> 16 & 255}.{value >> 8 & 255}.{value & 255}"
     return socket.inet_ntop(socket.AF_INET6, value.to_bytes(16))
+
+
+def text_of(bits: int, first: int, last: int) -> str:
+    """A range as a person writes it: a CIDR if it is one."""
+    size = last - first + 1
+    begin = format_address(bits, first)
+    if size & (size - 1) or first % size:
+        return f"{begin}-{format_address(bits, last)}"
+    return f"{begin}/{bits - size.bit_length() + 1}"

@@ -1,7 +1,7 @@
-"""Reads the [emerg] lines that one nginx wrote to its error log since a moment.
+"""Reads the [emerg] lines that one nginx has written to its error log since a given moment.
 
-Owns the reading and its bounds: never more than the last 64 KiB, and a quotation of at most 1 KiB. The lines
-of other processes (a `nginx -t` that runs meanwhile writes here as well) are left out.
+Owns the reading and its limits: never more than the last 64 KiB, and a quotation of at most 1 KiB. Lines of
+other processes are left out: an `nginx -t` that runs at the same time writes to the same log.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final
 _READ_BYTES: Final = 65_536
 _QUOTED_LINES: Final = 5
 _QUOTED_CHARACTERS: Final = 1024
-_EMERG: Final = re.compile(rb"\[emerg\] (\d+)#\d+: (.*)")
+_EMERG: Final = re.compile(rb"^[0-9/]{10} [0-9:]{8} \[emerg\] ([0-9]{1,10})#[0-9]+: (.*)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A place in a log file: what stands behind it was written later."""
+    """A position in a log file: whatever follows it was written later."""
 
     path: Path
     inode: int
@@ -28,7 +28,7 @@ class Mark:
 
 
 def mark(path: Path) -> Mark:
-    """The present end of the log; a log that cannot be read has its end at 0."""
+    """The current end of the log; 0 if the log cannot be read."""
     try:
         found = path.stat()
     except OSError:
@@ -37,7 +37,7 @@ def mark(path: Path) -> Mark:
 
 
 def emergencies(since: Mark, pids: Collection[int]) -> list[str]:
-    """The messages of the [emerg] lines that `pids` wrote after the mark, oldest first, each once."""
+    """The messages of the [emerg] lines that `pids` wrote after the mark: oldest first, no duplicates."""
     try:
         with since.path.open("rb") as log:
             now = mark(since.path)

@@ -1,31 +1,37 @@
 """The ring of session ticket keys: which key encrypts, which only decrypt, and until when.
 
-Pure: values in, values out; time is an argument and the secrets are elsewhere. A key is staged first, so
-that every node can decrypt with it before any node encrypts with it, then promoted, and demoted by the
-next one. Which key encrypts follows from the keys' order alone, never from when each came, so that nodes
-that received the same keys in different orders end with the same ring.
+Pure functions: time is an argument, and the secrets are elsewhere. A key first only decrypts, so that every
+node can decrypt with it before any node encrypts with it; then it is promoted, and later demoted by the next
+one. Which key encrypts depends only on the keys' order, never on when they arrived, so nodes that received
+the same keys in different orders end up with the same ring.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
-Order = tuple[int, str]
-"""Lamport time and ID of the event that brought the key: the same on every node."""
+Order = tuple[int, int, str]
+"""Epoch, Lamport time and ID of the event that brought the key.
+
+Two keys compare alike on every node, although an epoch has another number there: nodes count the losses of
+Consul's data that they have seen.
+"""
+UNCOUNTED: Final = -1
+"""The epoch of a key from before agentd counted them: whatever comes now is newer."""
 
 
 @dataclass(frozen=True, slots=True)
 class TicketKey:
-    """What is remembered of one key, without its secret. Times are unix seconds.
+    """What is known about one key, without its secret. Times are unix seconds.
 
     Attributes:
         name: the 16-byte key name, in hex.
-        path: the key's file in the tree; equal for equal keys only.
+        path: the key's file in the tree; the same only for the same key.
         received: when this node received it.
         promoted: when it first encrypted here, or None.
-        demoted: since when a newer key encrypts, or None.
+        demoted: when a newer key began to encrypt, or None.
     """
 
     order: Order
@@ -36,9 +42,10 @@ class TicketKey:
     demoted: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in the store."""
+        """As it is in the store."""
         return {
-            "id": list(self.order),
+            "epoch": self.order[0],
+            "id": list(self.order[1:]),
             "name": self.name,
             "path": self.path,
             "received": self.received,
@@ -51,7 +58,8 @@ class TicketKey:
         """The inverse of `to_json`."""
         ltime, event = value["id"]
         times = (value[field] for field in ("received", "promoted", "demoted"))
-        return cls((int(ltime), str(event)), value["name"], value["path"], *times)
+        order = int(value.get("epoch", UNCOUNTED)), int(ltime), str(event)
+        return cls(order, value["name"], value["path"], *times)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +69,7 @@ class Schedule:
     Attributes:
         promote_after: from received to encrypting.
         retire_after: from demoted to removed.
-        keep: the most keys besides the newest one (and besides the one that encrypts, if it is older yet).
+        keep: the most keys besides the newest one (and the encrypting one, if that is even older).
     """
 
     promote_after: float
@@ -74,17 +82,19 @@ Ring = tuple[TicketKey, ...]
 
 
 def admit(ring: Ring, key: TicketKey) -> Ring:
-    """Add a key. One that is there already keeps the lower of the two orders, and all else.
+    """Add a key. If it is already there, it only gets the lower of the two orders.
 
     Raises:
-        ValueError: another key of the ring has the same name, so that tickets would find the wrong one.
+        ValueError: another key in the ring has the same name, so tickets would find the wrong one.
     """
     for known in ring:
         if known.path == key.path:
             older = replace(known, order=min(known.order, key.order))
             return tuple(older if other is known else other for other in ring)
         if known.name == key.name:
-            raise ValueError(f"the ring has another key of the same name, received at {known.received:.0f}")
+            raise ValueError(
+                f"another key in the ring has the same name; it was received at {known.received:.0f}"
+            )
     return (*ring, key)
 
 
@@ -96,7 +106,7 @@ def settle(ring: Ring, now: float, schedule: Schedule) -> Ring:
     ripe = (key for key in newest_first if _ripe_at(key, schedule) <= now)
     encrypting = next(ripe, newest_first[0])
     stamped = (_stamp(key, encrypting, now) for key in newest_first)
-    # By rank among all, not among the demoted: a burst stays bounded, and every node drops alike.
+    # By rank among all keys, not among the demoted ones: bursts are bounded, and all nodes drop the same.
     kept = [
         key
         for rank, key in enumerate(stamped)
@@ -106,7 +116,7 @@ def settle(ring: Ring, now: float, schedule: Schedule) -> Ring:
 
 
 def next_step(ring: Ring, schedule: Schedule) -> float | None:
-    """When `settle` next has something to do, in unix seconds; None if never."""
+    """When `settle` next has something to do, in unix seconds, or None."""
     return min(_steps(ring, schedule), default=None)
 
 
@@ -116,7 +126,7 @@ def _steps(ring: Ring, schedule: Schedule) -> Iterable[float]:
 
 
 def _ripe_at(key: TicketKey, schedule: Schedule) -> float:
-    # Once promoted it stays so, even if the operator has made `promote_after` longer since.
+    # Once promoted it stays promoted, even if the operator has raised `promote_after` since then.
     return key.received + schedule.promote_after if key.promoted is None else key.promoted
 
 
@@ -133,6 +143,6 @@ def _over(key: TicketKey, now: float, schedule: Schedule) -> bool:
 
 
 def _not_after(key: TicketKey, now: float) -> TicketKey:
-    """The clock may have been set back since: a time still to come would hold the key up for that long."""
+    """The clock may have been set back: a time in the future would delay the key by that long."""
     promoted, demoted = (None if at is None else min(at, now) for at in (key.promoted, key.demoted))
     return replace(key, received=min(key.received, now), promoted=promoted, demoted=demoted)

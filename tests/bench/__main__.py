@@ -16,10 +16,14 @@ from pathlib import Path
 from tests.bench.rows import HEAD, Row
 
 BENCHES = (
+    "trace",
     "latency",
     "serving",
+    "staging",
     "burst",
     "idle",
+    "soak",
+    "commands",
     "deploy",
     "blacklist",
     "down",
@@ -36,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--json", type=Path, default=Path(".cache/bench.json"), help="where the figures are written"
     )
+    parser.add_argument("--minutes", metavar="M", help="how long the soak lasts; 20 by default")
     chosen = parser.parse_args(arguments)
+    if chosen.minutes:
+        os.environ["SOAK_MINUTES"] = chosen.minutes  # read where the soak is imported
     unknown = set(chosen.names) - set(BENCHES)
     if unknown:
         parser.error(f"no bench named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")

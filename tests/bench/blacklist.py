@@ -15,8 +15,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from handlers.ip_blacklist.bulk import Job
-from handlers.ip_blacklist.guards import Guards
+from handlers.ip_blacklist.compile import CompileJob
+from handlers.ip_blacklist.exemptions import Exemptions
 from handlers.ip_blacklist.ranges import IPV4, IPV6
 from tests.bench.rows import Row, p50, spread
 from tests.messy import messy
@@ -62,8 +62,8 @@ def _engine(directory: Path) -> Iterator[Row]:
     source, made = directory / "messy", directory / "made"
     source.write_bytes(messy(LINES))
     made.mkdir()
-    guards = Guards(())
-    job = Job(str(source), str(made), None, guards.never(IPV4), guards.never(IPV6), (8, 19))
+    exempt = Exemptions(())
+    job = CompileJob(str(source), str(made), None, exempt.ranges(IPV4), exempt.ranges(IPV6), (8, 19))
     ours_argv = [sys.executable, "-I", "-m", "handlers.ip_blacklist.child", "compile"]
     theirs_argv = [sys.executable, "-m", "tests.bench.collapse", str(source), f"{made}/4", f"{made}/6"]
     ours = [_run(ours_argv, json.dumps(asdict(job)).encode()) for _ in range(ROUNDS)]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.bench.memory import resident
 from tests.bench.rows import Row, p50, spread
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import Node, main_job
@@ -39,7 +40,8 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     before, began = _cpu(node), time.monotonic()
     time.sleep(SECONDS)
     percent = 100 * (_cpu(node) - before) / (time.monotonic() - began)
-    yield Row(f"{QUERIES} queries idle: resident memory", "MB", _rss(node), "", None, 60)
+    memory = resident(node.agentd.process.pid, descendants=False) / 1e6
+    yield Row(f"{QUERIES} queries idle: resident memory", "MB", memory, "", None, 48)
     yield Row(
         f"{QUERIES} queries idle: processor", "% of a core", percent, "", None, 0.5, f"over {SECONDS:g} s"
     )
@@ -85,9 +87,3 @@ def _cpu(node: Node) -> float:
     """Processor seconds, user and system, of the daemon's threads so far."""
     numbers = Path(f"/proc/{node.agentd.process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(numbers[11]) + int(numbers[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _rss(node: Node) -> float:
-    """Resident memory in megabytes (10^6 bytes)."""
-    lines = Path(f"/proc/{node.agentd.process.pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024 / 1e6

@@ -38,12 +38,14 @@ class Peak:
             self._most = max(self._most, resident(self._pid))
 
 
-def resident(pid: int) -> int:
-    """Resident bytes of a process and its descendants; those that end meanwhile count nothing."""
+def resident(pid: int, *, descendants: bool = True) -> int:
+    """Resident bytes of a process and, if wanted, its descendants; those that end meanwhile count nothing."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
         children = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except (FileNotFoundError, ProcessLookupError):
         return 0
     own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS")), 0)
+    if not descendants:
+        return own
     return own + sum(resident(int(child)) for group in children for child in group)

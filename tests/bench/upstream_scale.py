@@ -90,8 +90,8 @@ def _canary(site: Site) -> bytes:
         with socket.socket(socket.AF_UNIX) as canary:
             canary.connect(str(site.node.nginx.canary))
             canary.sendall(b"GET /generation HTTP/1.0\r\n\r\n")
-            return b"".join(iter(lambda: canary.recv(4096), b"")).partition(b"\r\n\r\n")[2]
-    except OSError:
+            return b"".join(iter(lambda: canary.recv(4096), b"")).partition(b"\r\n\r\n")[2].split()[0]
+    except (OSError, IndexError):
         return b""
 
 

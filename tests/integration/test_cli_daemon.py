@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.test_main_job import new_key
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
+from tests.servers.waiting import wait_until
 
 BLOCKED = "203.0.113.7"
 
@@ -71,6 +73,20 @@ def test_status_of_a_daemon_at_work_is_well(node: Node) -> None:
     assert state["pid"] == node.agentd.process.pid
     assert state["generation"] == node.generation
     assert [one["query"] for one in state["queries"]] == ["event"]
+
+
+def test_status_tells_of_each_handler(node: Node, names: dict[str, str]) -> None:
+    """What is live, the ages of the keys, and the refusal of the last change until one ends well."""
+    node.outcome(node.fire(names["key"], encodebytes(os.urandom(48))))
+    state = told(node, "status")
+    keys = state["handlers"]["ticket-keys"]
+    assert (keys["live"], keys["waiting"], keys["last_failure"]) == (node.generation, 0, None)
+    assert keys["status"][0]["part"] == "encrypting key"
+    assert said(node, "status").startswith("All is well.")
+    node.outcome(node.fire(names["block"], b"add not-an-address"))
+    assert said(node, "status", status=1).startswith("! ")
+    node.outcome(node.fire(names["block"], f"add {BLOCKED}".encode()))
+    assert told(node, "status")["trouble"] == []
 
 
 def test_status_after_the_daemon_stopped_says_so(node: Node) -> None:
@@ -143,9 +159,9 @@ def test_dry_replay_shows_what_would_change_and_keeps_the_tree(node: Node, names
 def test_dry_replay_of_a_key_shows_no_key(node: Node, names: dict[str, str]) -> None:
     """Key files show by length and digest alone."""
     key = os.urandom(48)
+    node.nginx.break_configuration()  # so that it waits
     identity = node.fire(names["key"], encodebytes(key))
-    node.outcome(identity)
-    told(node, "rollback")
+    wait_until(lambda: node.entry(identity), "the event")
     shown = said(node, "replay", identity, "--dry-run")
     assert "48 bytes sha256:" in shown
     assert encodebytes(key).decode().split()[0] not in shown
@@ -162,8 +178,34 @@ def test_generations_name_their_makers(node: Node, names: dict[str, str]) -> Non
 
 def test_check_of_a_working_node_finds_nothing_in_the_way(node: Node) -> None:
     """Every line is ok but that the test's directories are its own."""
+    # An nginx that started beside a commit may have read the generation before; agentd looks every 5 s.
+    wait_until(lambda: node.agentd.command("check").returncode == 0, "nothing to be in the way")
     found = told(node, "check")
     assert {one["subject"] for one in found if one["level"] == "FAIL"} == set()
+
+
+def test_check_only_warns_of_what_the_first_reload_of_nginx_cures(
+    new_node: Callable[..., Node], suffix: str, names: dict[str, str]
+) -> None:
+    """The `include` was added while agentd and nginx ran: changes wait, and one reload ends that."""
+    handlers = main_job(suffix=suffix)
+    del handlers["blacklist"]  # its variable would be unknown to nginx
+    node = new_node(handlers=handlers)
+    conf = node.nginx.conf.read_text()
+    node.nginx.conf.write_text(conf.replace("include agentd/current/agentd.conf;", ""))
+    node.nginx.start()
+    node.agentd.start()
+    event = node.fire(names["key"], new_key())
+    wait_until(lambda: node.entry(event), "the change to be there", pause=0.1)
+    wait_until(lambda: node.history()[0]["reason"], "the wait for the proof", pause=0.1)
+
+    failing = {one["subject"]: one for one in told(node, "check", status=1) if one["level"] == "FAIL"}
+    node.nginx.conf.write_text(conf)
+    told(node, "check")
+    node.nginx.reload()
+
+    assert list(failing) == ["nginx include"]
+    assert node.outcome(event)["outcome"] == "applied"
 
 
 def test_fire_without_the_right_is_refused(
@@ -178,6 +220,33 @@ def test_fire_without_the_right_is_refused(
     done = node.agentd.command("fire", TICKET_EVENT, "x")
     assert done.returncode == 1
     assert done.stderr.startswith("agentd: Consul answered /v1/event/fire/")
-    assert "give the token the right" in done.stderr
+    assert "grant the token that right" in done.stderr
     assert secret not in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_before_the_first_reload_check_only_warns(new_node: Callable[..., Node], suffix: str) -> None:
+    """As README has it: the include is added after agentd has started, and one reload cures the rest."""
+    node = new_node(handlers=main_job(suffix=suffix))
+    complete = node.nginx.conf.read_text()
+    own = [
+        line
+        for line in complete.splitlines()
+        if "include agentd/" not in line and "$agentd_blocked" not in line
+    ]
+    node.nginx.conf.write_text("\n".join(own))
+    node.nginx.start()
+    node.agentd.start()
+    node.fire(TICKET_EVENT + suffix, encodebytes(os.urandom(48)))
+    wait_until(lambda: any(one["reason"] for one in node.history("ticket-keys")), "the change to wait")
+    node.nginx.conf.write_text(complete)
+
+    early = node.agentd.command("check")
+    node.nginx.reload()
+    wait_until(lambda: all(one["outcome"] for one in node.history()), "the outcomes")
+    late = node.agentd.command("check", "--strict")
+
+    assert (early.returncode, "FAIL" in early.stdout) == (0, False), early.stdout
+    assert "warn  handler ticket-keys   behind since" in early.stdout
+    assert "`systemctl reload nginx` once" in early.stdout
+    assert late.returncode == 0, late.stdout

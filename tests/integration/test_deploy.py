@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.integration.conftest import require
 from tests.integration.test_faults import small_disk, waits
+from tests.servers.equipment import require
 from tests.servers.fleet import Node
 from tests.servers.waiting import wait_until
-from tests.unit.handlers.deploying import contents, file, pack
+from tests.unit.handlers.deploy.deploying import contents, file, pack
 
 FILES = 150
 KILLS = 12
@@ -169,6 +169,39 @@ def test_a_full_disk_only_delays(new_site: Callable[..., Site]) -> None:
         site.node.stop()
 
 
+def test_check_names_a_parent_that_others_can_write(new_site: Callable[..., Site]) -> None:
+    """Before the first deploy, with the option that allows an owner; the deploy itself is refused."""
+    site = new_site()
+    site.dest.parent.chmod(0o777)
+    site.node.start()
+
+    shown = site.node.agentd.command("check", "--json")
+    entry = site.node.outcome(site.fire(site.manifest("a")))
+
+    assert shown.returncode != 0
+    for text in (shown.stdout, entry["reason"]):
+        assert f"{site.dest.parent} can be written by everyone" in text
+        assert "parent_owner" in text
+    assert entry["outcome"] == "refused"
+
+
+def test_a_manifest_full_of_braces_holds_up_nothing(new_site: Callable[..., Site]) -> None:
+    """It is refused, and the next one is deployed."""
+    site = new_site()
+    site.node.start()
+    good = site.manifest("a")
+    slow = good.replace(b"a.yml", b"slow.yml")
+    (site.shelf / "slow.yml").write_bytes(b'commands:\n  post:\n    - "' + b"{" * 200_000)
+    began = time.monotonic()
+
+    refused, applied = site.node.outcome(site.fire(slow)), site.node.outcome(site.fire(good))
+
+    assert (refused["outcome"], applied["outcome"]) == ("refused", "applied")
+    assert "is not closed" in refused["reason"]
+    assert time.monotonic() - began < 60  # seconds; a search that grows with the square would take minutes
+    assert site.letters() == {"a"}
+
+
 def test_a_dry_run_deploys_nothing(new_site: Callable[..., Site]) -> None:
     """It says which programs would run."""
     site = new_site(redeploy=True)
@@ -213,9 +246,11 @@ def test_a_deploy_that_was_killed_is_undone_at_the_next_start(new_site: Callable
     site = new_site()
     site.node.start()
     site.node.outcome(site.fire(site.manifest("a")))
-    site.fire(site.manifest("b", {"commands": {"post": ["sleep 20"]}}))
+    over = site.shelf / "over"  # outside a unit, nobody ends the program of a daemon that was killed
+    site.fire(site.manifest("b", {"commands": {"post": [f"until test -e {over}; do sleep 0.1; done"]}}))
     wait_until(lambda: site.letters() == {"b"}, "the new one to be in place", pause=0.05)
     site.node.agentd.kill()
+    over.touch()
     Path(site.shelf / "b.yml").unlink()
 
     site.node.agentd.start()

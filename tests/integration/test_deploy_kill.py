@@ -13,20 +13,26 @@ from typing import Any
 
 import pytest
 
-from handlers.deploy import staging as module
-from handlers.deploy.staging import Staging, recover
-from tests.unit.handlers.deploying import contents
-from tests.unit.handlers.test_deploy_staging import NEW, OLD, deploy, fill, no_exchange
+from handlers.deploy import swap as module
+from handlers.deploy.swap import Swap, recover
+from tests.unit.handlers.deploy.deploying import contents, place_of
+from tests.unit.handlers.deploy.test_swap import NEW, OLD, deploy, fill, no_exchange, put
 
 NEVER = 10_000
-MOST_LINES = 400
+MOST_LINES = 600
 
 
 def flip_and_die(dest: Path) -> None:
     """A deploy that is killed while its `post` commands run."""
-    with Staging(dest) as staging:
-        staging.flip(fill(staging.path / "tree", b"new"))
+    with place_of(dest) as place, Swap(place) as swap:
+        swap.flip(put(swap))
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def recovered(dest: Path) -> bool:
+    """Undo what is left; whether there was anything."""
+    with place_of(dest) as place:
+        return recover(place)
 
 
 def die_at(line: int, work: Callable[[], object]) -> bool:
@@ -66,7 +72,7 @@ def test_killed_at_any_line_it_is_whole_after_recovery(
         if there:
             fill(dest, b"old")
         killed = die_at(line, partial(deploy, dest))
-        recover(dest)
+        recovered(dest)
         found.add(str(contents(dest) if dest.exists() else None))
         assert not dest.with_name(f".agentd-{line}").exists()
         if not killed:
@@ -83,8 +89,8 @@ def test_killed_at_any_line_of_the_recovery_it_is_recovered_again(tmp_path: Path
         dest = fill(tmp_path / str(line), b"old")
         die_at(NEVER, partial(flip_and_die, dest))
         before = contents(dest)
-        killed = die_at(line, partial(recover, dest))
-        recover(dest)
+        killed = die_at(line, partial(recovered, dest))
+        recovered(dest)
         assert (before, contents(dest)) == (NEW, OLD)
         if not killed:
             return
@@ -99,8 +105,8 @@ def test_a_dest_that_somebody_else_replaced_is_not_touched(tmp_path: Path) -> No
     dest.rename(dest.with_name("theirs"))
     fill(dest, b"by hand")
 
-    recovered = recover(dest)
+    undone = recovered(dest)
 
     assert flipped == NEW
-    assert not recovered
+    assert not undone
     assert contents(dest) == {"file": b"by hand"}

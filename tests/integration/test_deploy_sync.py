@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentd.apply.process import run
-from agentd.handler import Completed, PermanentError, TemporaryError
-from handlers.deploy.manifest import Manifest
+from agentd.handler import Completed, Limits, PermanentError, TemporaryError
+from agentd.process import run
+from handlers.deploy.manifest import DeployManifest
 from handlers.deploy.sync import prepare
-from tests.integration.conftest import require
+from tests.servers.equipment import require, require_root
+from tests.unit.handlers.deploy.deploying import place_of
 
 Tree = Mapping[str, bytes]
 NEW = {"index.html": b"n", "js/app.js": b"n", "log/.keep": b"n", "cache/x.tmp": b"n", "a.pid": b"n"}
@@ -50,10 +53,15 @@ def seen(directory: Path) -> dict[str, tuple[int, bytes | None]]:
     }
 
 
-def program(argv: list[str], **options: object) -> Completed:
-    """`Context.run`, for as long as a test may take."""
-    assert not options
-    return run(argv, timeout=30)
+def program(argv: list[str], *, limits: Limits) -> Completed:
+    """`Context.run`, for as long as a test may take; with limits, since patterns come from outside."""
+    return run(argv, timeout=30, limits=limits)
+
+
+def synced(manifest: DeployManifest, room: Path, dest: Path) -> Path:
+    """What `dest` is to become."""
+    with place_of(dest) as place:
+        return room / prepare(manifest, room, place, program)  # type: ignore[arg-type] # as `Run` is called here
 
 
 def compare(directory: Path, new: Tree, old: Tree, excludes: list[str], listed: str = "") -> None:
@@ -68,14 +76,13 @@ def compare(directory: Path, new: Tree, old: Tree, excludes: list[str], listed: 
     # By default rsync takes a file of the same size and time for the same, whatever is in it.
     argv = ["rsync", "-a", "--delete", "--ignore-times", *arguments, f"{tree}/", f"{theirs}/"]
     rsync = subprocess.run(argv, check=False, capture_output=True)
-    manifest = Manifest(excludes=tuple(excludes), exclude_from="ex" if listed else "")
+    manifest = DeployManifest(excludes=tuple(excludes), exclude_from="ex" if listed else "")
 
     if rsync.returncode:  # what is excluded stands where a file is to be, for example
         with pytest.raises(TemporaryError):
-            prepare(manifest, tree, ours, program)  # type: ignore[arg-type] # as `Run` is called here
+            synced(manifest, staged, ours)
     else:
-        made = prepare(manifest, tree, ours, program)  # type: ignore[arg-type] # as above
-        assert seen(made) == seen(theirs)
+        assert seen(synced(manifest, staged, ours)) == seen(theirs)
     assert seen(ours) == before
 
 
@@ -135,7 +142,7 @@ def test_an_excluded_file_keeps_its_inode(directory: Path) -> None:
     require("rsync")
     tree, dest = plant(directory / "staged" / "tree", NEW), plant(directory / "dest", OLD)
 
-    made = prepare(Manifest(excludes=("log",)), tree, dest, program)  # type: ignore[arg-type] # as above
+    made = synced(DeployManifest(excludes=("log",)), tree.parent, dest)
 
     assert (made / "log" / "today").stat().st_ino == (dest / "log" / "today").stat().st_ino
     assert (made / "index.html").stat().st_ino == (tree / "index.html").stat().st_ino
@@ -143,12 +150,41 @@ def test_an_excluded_file_keeps_its_inode(directory: Path) -> None:
 
 def test_a_mount_in_dest_is_not_carried_off(directory: Path) -> None:
     """Its files would be deleted with the old tree; a bind mount is one, too."""
+    require_root("mount")
+    require("mount")
     dest = plant(directory / "my dest", OLD)
-    done = subprocess.run(["mount", "--bind", dest / "log", dest / "log"], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("mounting needs root")
+    subprocess.run(["mount", "--bind", dest / "log", dest / "log"], check=True)
     try:
         with pytest.raises(PermanentError, match="mount point"):
-            prepare(Manifest(), plant(directory / "tree", NEW), dest, program)  # type: ignore[arg-type] # as above
+            synced(DeployManifest(), plant(directory / "tree", NEW).parent, dest)
     finally:
         subprocess.run(["umount", dest / "log"], check=True)
+
+
+def test_directories_that_are_carried_keep_what_they_have(directory: Path) -> None:
+    """Owner, mode, times and extended attributes, as with `cp -a`."""
+    require("rsync")
+    require_root("give directories away")
+    tree, dest = plant(directory / "staged" / "tree", NEW), plant(directory / "dest", OLD)
+    log = dest / "log"
+    log.chmod(0o2750)
+    os.chown(log, 65534, 65534)
+    os.utime(log, (1_500_000_000, 1_500_000_000))
+    with suppress(OSError):  # not every filesystem has them
+        os.setxattr(log, "user.note", b"kept")
+
+    made = synced(DeployManifest(excludes=("log",)), tree.parent, dest) / "log"
+
+    assert list(map(os.listxattr, (made, log))) == [os.listxattr(log)] * 2
+    for name in ("st_mode", "st_uid", "st_gid", "st_mtime"):
+        assert getattr(made.stat(), name) == getattr(log.stat(), name)
+
+
+def test_a_dest_too_deep_to_be_carried_is_refused(directory: Path) -> None:
+    """Whoever owns a directory in it could make it so."""
+    require("rsync")
+    tree, dest = plant(directory / "staged" / "tree", NEW), plant(directory / "dest", OLD)
+    (dest / "log" / "/".join("d" * 250)).mkdir(parents=True)
+
+    with pytest.raises(PermanentError, match="directories deep"):
+        synced(DeployManifest(excludes=("log",)), tree.parent, dest)

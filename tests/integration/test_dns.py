@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import require
 from tests.servers.backends import start_backend
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
 from tests.servers.example import ROOT, Example
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import main
-from tests.integration.conftest import missing, require
 from tests.servers.backends import start_backend
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
 from tests.servers.example import Example
 from tests.servers.waiting import wait_until
 
-_MODULES = Path("/usr/lib/nginx/modules")
 NewExample = Callable[..., Example]
+LOOPBACK = ["--networks", "127.0.0.0/8"]
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ def register(consul: ConsulAgent, stack: ExitStack) -> Callable[..., None]:
 @pytest.fixture
 def new_example(consul: ConsulAgent, directory: Path, stack: ExitStack) -> NewExample:
     """Start an example; `agentd check` finds nothing in its way, before and after."""
-    require("nginx")
 
-    def start(name: str, module: str = "", listen: str = "127.0.0.1:8080") -> Example:
-        if module and not (_MODULES / module).exists():
-            missing(f"{module} is not installed; scripts/bootstrap installs it")
+    def start(name: str, needs: str = "nginx", listen: str = "127.0.0.1:8080") -> Example:
+        require(needs)
         example = Example(directory / "e", name, consul, listen=listen)
         assert main(["check", "--config", str(example.configuration)]) == 0
         example.start(stack)
-        assert main(["check", "--config", str(example.configuration)]) == 0
+        # An nginx that started beside a commit may have read the generation before; agentd looks every 5 s.
+        check = ["check", "--config", str(example.configuration)]
+        wait_until(lambda: main(check) == 0, "nginx to serve what was committed, and all to be well")
         return example
 
     return start
@@ -103,18 +103,25 @@ def test_internal_api(
 
 def test_application_down_and_up(
     new_example: NewExample,
+    stack: ExitStack,
     backends: list[str],
     register: Callable[..., None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """By the commands in its comment, on a real nginx with Lua, without a reload."""
+    """By the commands in its comment, on a real nginx with Lua: without a reload, since agentd is frozen."""
     register("application", backends)
-    example = new_example("application", "ngx_http_lua_module.so")
+    example = new_example("application", "nginx-lua")
     register("application-lb", [f"127.0.0.1:{example.interface}"])
     served(example, backends)
+    upstream = example.conf / "agentd" / "current" / "upstreams" / "application.conf"
+    wait_until(lambda: all(server in upstream.read_text() for server in backends), "the file to have them")
+    wait_until(lambda: "agentd_reload_pending 0.0" in example.agentd.get("/metrics")[1], "the last reload")
+    stack.callback(example.agentd.process.send, signal.SIGCONT)
+    example.agentd.process.send(signal.SIGSTOP)
     log = example.directory / "log" / "error.log"
     reloads = log.read_text().count("reconfiguring")
     where = ["--upstream", "application", "--on", "application-lb", "--config", str(example.configuration)]
+    where += LOOPBACK
 
     assert main(["upstream", "down", backends[0], *where]) == 0
     assert {example.get() for _ in range(12)} == set(backends[1:])
@@ -126,7 +133,7 @@ def test_application_down_and_up(
     assert main(["upstream", "weight", backends[1], "5", *where]) == 0
     assert main(["upstream", "up", backends[0], *where]) == 0
     assert {example.get() for _ in range(12)} == set(backends)
-    assert log.read_text().count("reconfiguring") <= reloads + 1  # the state of a server is also in its file
+    assert log.read_text().count("reconfiguring") == reloads
 
 
 def test_application_whose_nginx_hangs(
@@ -137,10 +144,11 @@ def test_application_whose_nginx_hangs(
 ) -> None:
     """A stopped worker accepts and says nothing: it is named in bounded time, and nothing is changed."""
     register("application", backends)
-    example = new_example("application", "ngx_http_lua_module.so")
+    example = new_example("application", "nginx-lua")
     register("application-lb", [f"127.0.0.1:{example.interface}"])
     served(example, backends)
     where = ["--upstream", "application", "--on", "application-lb", "--config", str(example.configuration)]
+    where += LOOPBACK
     children = Path(f"/proc/{example.nginx.pid}/task/{example.nginx.pid}/children").read_text().split()
     workers = [int(pid) for pid in children]
     for pid in workers:
@@ -151,8 +159,8 @@ def test_application_whose_nginx_hangs(
     finally:
         for pid in workers:
             os.kill(pid, signal.SIGCONT)
-    assert time.monotonic() - began < 5
-    assert f"(127.0.0.1:{example.interface}): no whole answer within 0.5 s" in capsys.readouterr().err
+    assert time.monotonic() - began < 30
+    assert f"(127.0.0.1:{example.interface}): timed out after 0.5 s" in capsys.readouterr().err
     served(example, backends)
 
 
@@ -161,13 +169,14 @@ def test_application_rolling(
 ) -> None:
     """Each server is out of use while the command runs, and no request fails meanwhile."""
     register("application", backends)
-    example = new_example("application", "ngx_http_lua_module.so")
+    example = new_example("application", "nginx-lua")
     register("application-lb", [f"127.0.0.1:{example.interface}"])
     served(example, backends)
     url = f"http://127.0.0.1:{example.port}/"
+    require("curl")
     script = f"for n in 1 2 3 4 5 6; do curl -sf {url} >> {tmp_path}/$1 || echo bad >> {tmp_path}/bad; done"
     argv = ["rolling", "--config", str(example.configuration), "--upstream", "application"]
-    argv += ["--on", "application-lb", "--servers", "application"]
+    argv += ["--on", "application-lb", "--servers", "application", *LOOPBACK]
     assert main([*argv, "--", "/bin/sh", "-c", script, "sh", "{port}"]) == 0
     for server in backends:
         seen = (tmp_path / server.rpartition(":")[2]).read_text()
@@ -182,7 +191,7 @@ def test_search_keeps_words_with_their_server(
 ) -> None:
     """When a server goes, only its words move."""
     register("search", backends)
-    example = new_example("search", "ngx_http_lua_module.so")
+    example = new_example("search", "nginx-lua")
     words = [f"/search?q=word{number}" for number in range(30)]
     wait_until(lambda: {example.get(word) for word in words} == set(backends), "all servers", pause=0.1)
     before = {word: example.get(word) for word in words}
@@ -200,7 +209,7 @@ def test_search_goes_on_with_the_next_server(
 ) -> None:
     """One that nobody has noticed to be dead costs no request."""
     register("search", [*backends, "127.0.0.1:1"])
-    example = new_example("search", "ngx_http_lua_module.so")
+    example = new_example("search", "nginx-lua")
     words = [f"/search?q=word{number}" for number in range(30)]
     wait_until(lambda: {example.get(word) for word in words} == set(backends), "all servers", pause=0.1)
     assert "127.0.0.1:1" in (example.conf / "agentd" / "current" / "upstreams" / "search.conf").read_text()
@@ -211,14 +220,14 @@ def test_push_gateway(
 ) -> None:
     """Connections go to the instances, and one that stands outlives a reload."""
     register("push-gateway", backends[:2])
-    example = new_example("push-gateway", "ngx_stream_module.so", listen="127.0.0.1:9091")
+    example = new_example("push-gateway", "nginx-stream", listen="127.0.0.1:9091")
     served(example, backends[:2])
     with closing(HTTPConnection("127.0.0.1", example.port, timeout=5)) as standing:
         first = _ask(standing)
         consul.set_status(f"push-gateway-{backends[0].rpartition(':')[2]}", "critical")
         # The grace of 10 s must not be waited for here: a new instance is taken over at once.
         register("push-gateway", backends[2:])
-        wait_until(lambda: example.get() == backends[2], "the new instance", seconds=20, pause=0.2)
+        wait_until(lambda: example.get() == backends[2], "the new instance", pause=0.2)
         assert _ask(standing) == first
 
 

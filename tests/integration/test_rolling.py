@@ -43,13 +43,23 @@ class Site:
         file = self.directory / "log"
         return file.read_text().splitlines() if file.exists() else []
 
+    @property
+    def go(self) -> Path:
+        """What the script `held` waits for."""
+        return self.directory / "go"
+
+    @property
+    def held(self) -> str:
+        """A script that does not end before the test says so."""
+        return f"while [ ! -e {self.go} ]; do sleep 0.05; done"
+
     def words(self, *options: str, script: str = "true") -> list[str]:
         """The command line; the command notes its server and runs `script`."""
         command = ["/bin/sh", "-c", f'echo "$1:$2" >> {self.directory}/log; {script}']
         return [
             *("rolling", "--config", str(self.directory / "agentd.yaml")),
             *("--upstream", "app", "--on", f"lb-{self.suffix}", "--servers", f"app-{self.suffix}"),
-            *("--lock", self.prefix, "--timeout", "1s", *options),
+            *("--lock", self.prefix, "--timeout", "20s", "--networks", "127.0.0.0/8", *options),
             *("--", *command, "sh", "{address}", "{port}"),
         ]
 
@@ -152,19 +162,19 @@ def test_failure_stops_it_and_resume_goes_on(site: Site, capfd: pytest.CaptureFi
     assert f"{site.servers[1]} failed, DOWN: the command ended with status 3; it is left down" in said.out
     assert f"agentd upstream up {site.servers[1]} --upstream app" in said.err
     assert site.down() == [[site.servers[1]]] * 2
-    assert (site.record or {})["in_hand"] == [site.servers[1]]
+    assert (site.record or {})["taken_down"] == [site.servers[1]]
 
     flag.touch()
     assert main(site.words(script=script)) == 1
-    assert "--resume goes on with it, --restart begins anew" in capfd.readouterr().err
+    assert "--resume continues it, --restart starts over" in capfd.readouterr().err
     assert main(site.words("--resume", script="true")) == 1
-    assert "another command" in capfd.readouterr().err
+    assert "a different command" in capfd.readouterr().err
     assert main(site.words("--resume", script=script)) == 0
     assert site.log == [*site.servers[:2], *site.servers[1:]]
     assert (site.down(), site.record) == ([[], []], None)
 
 
-def test_restart_begins_anew_and_puts_up_what_was_in_hand(site: Site) -> None:
+def test_restart_begins_anew_and_puts_up_what_was_taken_down(site: Site) -> None:
     """Though it was found down."""
     assert main(site.words(script="exit 1")) == 1
     assert main(site.words("--restart")) == 0
@@ -174,13 +184,14 @@ def test_restart_begins_anew_and_puts_up_what_was_in_hand(site: Site) -> None:
 
 def test_it_waits_until_consul_says_passing(site: Site, start: Start) -> None:
     """And the server stays down until then."""
-    process = start(script=f"[ $2 != {site.ports[0]} ] || touch {site.directory}/deployed && sleep 0.3")
-    wait_until((site.directory / "deployed").exists, "the first deployment")
+    process = start(script=site.held)
+    wait_until(lambda: site.log, "the first deployment")
     site.set_status(0, "critical")
+    site.go.touch()
     wait_until(lambda: b"waiting" in (process.stderr.readline() if process.stderr else b""), "the wait")
     assert (site.down(), len(site.log)) == ([[site.servers[0]]] * 2, 1)
     site.set_status(0, "passing")
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     assert site.log == site.servers
 
 
@@ -196,25 +207,26 @@ def test_min_servers_by_consul_stops_it(site: Site, capfd: pytest.CaptureFixture
     """Nothing was touched."""
     site.set_status(1, "critical")
     assert main(site.words("--min-servers", "2")) == 1
-    assert "only 1 other servers are passing, and 2 must be left" in capfd.readouterr().err
+    assert "only 1 other servers are passing, and min_servers is 2" in capfd.readouterr().err
     assert (site.log, site.down()) == ([], [[], []])
 
 
 def test_hanging_balancer_keeps_the_server_in_use(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     """In bounded time, and named."""
     site.balancers[1].fault = "hang"
-    assert main(site.words()) == 1
-    assert f"(127.0.0.1:{site.balancers[1].address[1]}): no whole answer within 1 s" in capfd.readouterr().out
+    assert main(site.words("--timeout", "1s")) == 1
+    assert f"(127.0.0.1:{site.balancers[1].address[1]}): timed out after 1 s" in capfd.readouterr().out
     assert (site.log, site.down()[0]) == ([], [])
 
 
 def test_second_rolling_is_kept_away(site: Site, start: Start, capfd: pytest.CaptureFixture[str]) -> None:
     """While the first one runs."""
-    process = start(script="sleep 0.8")
+    process = start(script=site.held)
     wait_until(lambda: site.log, "the first deployment")
     assert main(site.words()) == 1
-    assert "the lock was not had within 0 s: held by session" in capfd.readouterr().err
-    assert process.wait(20) == 0
+    site.go.touch()
+    assert "the lock is not free: held by session" in capfd.readouterr().err
+    assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -222,11 +234,11 @@ def test_signal_ends_the_command_and_names_the_server(
     site: Site, start: Start, number: signal.Signals
 ) -> None:
     """It stays down, half deployed as it may be; --resume finishes the work."""
-    script = f"[ -e {site.directory}/again ] || sleep 60"
+    script = f"[ -e {site.directory}/again ] || sleep 600"
     process = start(script=script)
     wait_until(lambda: site.log, "the first deployment")
     process.send_signal(number)
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"{site.servers[0]} may be down".encode() in error
     assert (site.down(), len(site.log)) == ([[site.servers[0]]] * 2, 1)
@@ -238,21 +250,48 @@ def test_signal_ends_the_command_and_names_the_server(
 
 def test_lost_lock_ends_the_command(site: Site, start: Start) -> None:
     """Another may begin any moment; what was in hand is named and recorded."""
-    process = start(script="sleep 60")
+    process = start(script="sleep 600")
     wait_until(lambda: site.log, "the first deployment")
     session = site.consul.get(f"/v1/kv/{site.prefix}/.lock")[0]["Session"]
     site.consul.put(f"/v1/session/destroy/{session}")
-    _, error = process.communicate(timeout=20)
+    _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert b"the lock was lost: " in error
     assert f"{site.servers[0]} may be down".encode() in error
-    assert (site.record or {})["in_hand"] == [site.servers[0]]
+    assert (site.record or {})["taken_down"] == [site.servers[0]]
 
 
 def test_command_that_runs_too_long_is_ended(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     """And counts as a failure."""
-    assert main(site.words("--command-timeout", "500ms", script="sleep 60")) == 1
+    assert main(site.words("--command-timeout", "500ms", script="sleep 600")) == 1
     assert "ran longer than 500 ms and was ended" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "address, node",
+    [
+        ("-oProxyCommand=id", "plain"),
+        ("10.0.0.9; id", "plain"),
+        ("169.254.169.254", "plain"),
+        ("127.0.0.9", "-oProxyCommand=id"),
+        ("127.0.0.9", "a b"),
+        ("127.0.0.9", "$(id)"),
+    ],
+)
+def test_an_odd_server_never_reaches_the_command(
+    site: Site, capfd: pytest.CaptureFixture[str], address: str, node: str
+) -> None:
+    """The others are deployed to; the odd one is named, and the status says so."""
+    service = {"Service": f"app-{site.suffix}", "ID": "odd", "Address": address, "Port": 80}
+    site.consul.put("/v1/catalog/register", {"Node": node, "Address": "127.0.0.9", "Service": service})
+    try:
+        assert main(site.words()) == 1
+    finally:
+        site.consul.put("/v1/catalog/deregister", {"Node": node})
+    said = capfd.readouterr()
+    assert site.log == site.servers
+    assert said.out.splitlines() == [f"{server} done" for server in site.servers]
+    assert f"instance 'odd' on node {node!r} is refused as a server: " in said.err
 
 
 def test_program_that_is_not_there_ends_with_127(capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,13 +303,13 @@ def test_program_that_is_not_there_ends_with_127(capsys: pytest.CaptureFixture[s
 
 def test_killed_rolling_is_resumed(site: Site, start: Start) -> None:
     """The record names what was in hand; the command died with its rolling."""
-    script = f"[ -e {site.directory}/again ] || {{ sleep 60; echo late >> {site.directory}/log; }}"
+    script = f"[ -e {site.directory}/again ] || {{ sleep 600; echo late >> {site.directory}/log; }}"
     process = start(script=script)
     wait_until(lambda: site.log, "the first deployment")
     process.kill()
     process.wait()
     assert site.down() == [[site.servers[0]]] * 2
-    assert (site.record or {})["in_hand"] == [site.servers[0]]
+    assert (site.record or {})["taken_down"] == [site.servers[0]]
     site.consul.kv_delete(f"{site.prefix}/.lock")  # in place of the half minute until its session ends
 
     (site.directory / "again").touch()

@@ -150,3 +150,32 @@ def test_a_process_left_running_fails_the_run() -> None:
     assert "sleep 321" in run.stderr
     pid = int(run.stderr.split("left running, now killed: ")[1].split()[0])
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_run_that_is_killed_leaves_nothing() -> None:
+    """SIGTERM ends the command; what it had started and made is cleaned up after it."""
+    leave = "cd $TMPDIR; pwd; touch ours; sleep 322 & echo $!; wait"
+    command = [sys.executable, "-m", "tests.servers.leftovers", "sh", "-c", leave]
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        directory, pid = run.stdout.readline().strip(), run.stdout.readline().strip()
+        run.terminate()
+        error = run.communicate(timeout=60)[1]
+
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "sleep 322" in error
+    assert not Path(f"/proc/{pid}").exists()
+    assert not Path(directory).exists()
+
+
+def test_a_file_left_fails_the_run() -> None:
+    """A passing command that leaves a directory, even a read-only one, is failed; the directory is gone."""
+    leave = "cd $TMPDIR; pwd; mkdir ours pytest-of-me; touch ours/file; chmod 500 ours"
+    command = [sys.executable, "-m", "tests.servers.leftovers", "sh", "-c", leave]
+
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert run.returncode == 1
+    assert run.stderr.splitlines() == ["left in the temporary directory, now removed: ours"]
+    assert not Path(run.stdout.strip()).exists()

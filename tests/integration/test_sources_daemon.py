@@ -46,9 +46,9 @@ def test_a_key_named_by_an_event_is_staged(node: Node, prefix: str, suffix: str)
     "reference, reason",
     [
         ("kv:{prefix}secret", "sources.allow"),
-        ("kv:{prefix}lists/../secret", "not a usable reference"),
+        ("kv:{prefix}lists/../secret", "the reference cannot be used"),
         ("kv:{prefix}lists/none", "no such key"),
-        ("kv:{prefix}lists/drop.txt sha256:" + "0" * 64, "was asked for"),
+        ("kv:{prefix}lists/drop.txt sha256:" + "0" * 64, "was expected"),
         ("file:/etc/passwd", "sources.allow"),
         ("file:/proc/self/root/etc/passwd", "leads out"),
     ],

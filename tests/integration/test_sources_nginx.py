@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def test_a_file_is_fetched_and_verified(nginx: Nginx, directory: Path) -> None:
     fetch = new_fetcher(directory, _url(nginx, "/feeds"))
     url = _url(nginx, "/feeds/list.txt")
     assert fetch(f"{url} sha256:{hashlib.sha256(BODY).hexdigest()}").read_bytes() == BODY
-    with pytest.raises(PermanentError, match="was asked for"):
+    with pytest.raises(PermanentError, match="was expected"):
         fetch(f"{url} sha256:{hashlib.sha256(b'other').hexdigest()}")
 
 
@@ -80,6 +81,8 @@ def test_tls_to_a_plain_port_is_told(nginx: Nginx, directory: Path) -> None:
 
 def test_what_did_not_change_is_not_fetched_again(nginx: Nginx, directory: Path) -> None:
     """Nginx answers 304 to its own ETag, and sends the file once it is another one."""
+    file = directory / "files" / "feeds" / "list.txt"
+    os.utime(file, (1_700_000_000, 1_700_000_000))  # the time of a file that was just written tells nothing
     fetch, url = new_fetcher(directory, _url(nginx, "/feeds")), _url(nginx, "/feeds/list.txt")
     first = fetch.if_changed(url, Known())
     assert first is not None
@@ -87,7 +90,7 @@ def test_what_did_not_change_is_not_fetched_again(nginx: Nginx, directory: Path)
     assert first.known.last_modified
     assert fetch.if_changed(url, first.known) is None
     assert fetch.if_changed(url, Known(last_modified=first.known.last_modified)) is None
-    (directory / "files" / "feeds" / "list.txt").write_bytes(b"other")
+    file.write_bytes(b"other")
     second = fetch.if_changed(url, first.known)
     assert second is not None
     assert second.path.read_bytes() == b"other"
@@ -115,17 +118,17 @@ def test_a_redirect_within_the_fence_is_followed(nginx: Nginx, directory: Path) 
 @pytest.mark.parametrize(
     "path, words",
     [
-        ("/feeds/out", "redirects to where it may not"),
-        ("/feeds/elsewhere", "redirects to where it may not"),
+        ("/feeds/out", "redirects to a place that is not allowed"),
+        ("/feeds/elsewhere", "redirects to a place that is not allowed"),
         ("/feeds/file", "not followed"),
         ("/feeds/loop", "more than 5 redirects"),
         ("/feeds/none", "answered 404"),
         ("/feeds/forbidden", "answered 403"),
         ("/secret/list.txt", r"sources\.allow"),
-        ("/feeds/../secret/list.txt", "not a usable reference"),
-        ("/feeds/%2e%2e/secret/list.txt", "not a usable reference"),
-        ("/feeds/..%2fsecret/list.txt", "not a usable reference"),
-        ("/feeds//../../secret/list.txt", "not a usable reference"),
+        ("/feeds/../secret/list.txt", "the reference cannot be used"),
+        ("/feeds/%2e%2e/secret/list.txt", "the reference cannot be used"),
+        ("/feeds/..%2fsecret/list.txt", "the reference cannot be used"),
+        ("/feeds//../../secret/list.txt", "the reference cannot be used"),
     ],
 )
 def test_what_lies_outside_or_is_not_there_is_refused(
@@ -156,14 +159,14 @@ def test_the_bandwidth_is_limited(nginx: Nginx, directory: Path) -> None:
     fetch = new_fetcher(directory, _url(nginx, "/feeds"))
     began = time.monotonic()
     fetch(_url(nginx, "/feeds/list.txt"), rate=2.0 * len(BODY))
-    assert 0.4 < time.monotonic() - began < 5.0
+    assert time.monotonic() - began > 0.4
 
 
 def test_a_server_that_is_gone_is_for_later(nginx: Nginx, directory: Path) -> None:
     """Stopped, and started again."""
     fetch, url = new_fetcher(directory, _url(nginx, "/feeds")), _url(nginx, "/feeds/list.txt")
     nginx.stop()
-    with pytest.raises(TemporaryError, match="nothing listens there"):
+    with pytest.raises(TemporaryError, match="nothing is listening there"):
         fetch(url)
     nginx.start()
     assert fetch(url).read_bytes() == BODY

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import require
+from tests.servers.equipment import NAMESPACE, missing, require, require_root
 from tests.servers.tls import make_certificate
 
 _UNITS = Path(__file__).parents[2] / "systemd"
@@ -80,14 +80,28 @@ def test_the_exposure_is_3_or_better(unit: Path) -> None:
     assert "Overall exposure level" in rated.stdout
 
 
-def test_the_directory_of_the_canary_is_there_without_agentd(tmp_path: Path) -> None:
-    """The tmpfiles rule makes /run/agentd, so that nginx starts also on a node where agentd does not."""
+def test_the_drop_in_for_kernel_sets(unit: Path) -> None:
+    """It is as clean, adds the two rights to the unit's, and takes none away."""
+    drop_ins = unit.with_name("agentd.service.d")
+    shutil.copytree(_UNITS / "agentd.service.d", drop_ins)
+
+    verified = _run("systemd-analyze", "verify", "--man=no", unit)
+
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+    settings = (drop_ins / "kernel-sets.conf").read_text().partition("[Service]")[2]
+    lines = [line for line in settings.splitlines() if line and not line.startswith("#")]
+    assert lines == ["CapabilityBoundingSet=CAP_NET_ADMIN", "RestrictAddressFamilies=AF_NETLINK"]
+
+
+def test_the_directories_of_nginxs_sockets_are_there_without_agentd(tmp_path: Path) -> None:
+    """The tmpfiles rules make them, so that nginx starts also on a node where agentd does not."""
     require("systemd-tmpfiles")
 
-    made = _run("systemd-tmpfiles", f"--root={tmp_path}", "--create", _UNITS / "agentd.tmpfiles")
+    made = _run(*NAMESPACE, "systemd-tmpfiles", f"--root={tmp_path}", "--create", _UNITS / "agentd.tmpfiles")
 
     assert (made.returncode, made.stderr) == (0, "")
     assert (tmp_path / "run/agentd").stat().st_mode & 0o777 == 0o755
+    assert (tmp_path / "run/agentd/upstreams").stat().st_mode & 0o777 == 0o750
 
 
 def test_nginx_comes_after_agentd_by_both_units() -> None:
@@ -104,8 +118,7 @@ def strict_nginx(directory: Path) -> Path:
     """Needs every right: a low port, another user's key, directories to give away."""
     require("nginx")
     require("setpriv")
-    if os.geteuid() != 0:
-        pytest.skip("only root can take capabilities from root")
+    require_root("take capabilities away from root")
     certificate = make_certificate(directory)
     os.chown(certificate.key, _NOBODY, 0)
     certificate.key.chmod(0o600)
@@ -125,11 +138,12 @@ def strict_nginx(directory: Path) -> Path:
 
 def _low_port() -> tuple[str, int]:
     """A port below 1024 on loopback that is free now."""
+    address = "127.0.0.9"
     for port in range(1000, 1024):
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.9", port)):
-                return "127.0.0.9", port
-    pytest.skip("no port below 1024 is free")
+            if probe.connect_ex((address, port)):
+                return address, port
+    return missing(f"no port between 1000 and 1023 is free on {address}")
 
 
 def _check(conf: Path, capabilities: list[str]) -> subprocess.CompletedProcess[str]:

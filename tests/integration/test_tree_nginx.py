@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from agentd.apply.check import NginxCheck
-from agentd.apply.tree import Tree
 from agentd.errors import PermanentError, TemporaryError
+from agentd.nginx.check import NginxCheck
 from agentd.options import NginxOptions
-from tests.servers.nginx import Nginx
-from tests.unit.apply.trees import commit, everything, live, new_tree, unprepared
+from agentd.tree.tree import Tree
+from tests.servers.equipment import missing
+from tests.servers.nginx import MODULES, Nginx, loading
+from tests.unit.tree.trees import commit, everything, live, new_tree, unprepared
 
 STAMP = """\
 include {prefix}/current/*/*.conf;
@@ -175,7 +176,7 @@ def test_a_large_geo_list_never_meets_an_old_cache(tree: Tree) -> None:
 
     first, unchanged, changed = (_cache(tree, number) for number in (2, 3, 4))
     assert first.read_bytes() == unchanged.read_bytes() != changed.read_bytes()
-    assert "bad/list.geo.bin" not in tree.manifest(4)["files"]
+    assert "bad/list.geo.bin" not in tree.manifest(4).files
     tree.roll_back(2, prepare=unprepared)
     assert tree.intact()
 
@@ -210,6 +211,32 @@ def test_it_knows_whether_nginx_includes_the_tree(nginx: Nginx, tree: Tree) -> N
     nginx.conf.write_text(text + "nonsense;\n")
     assert check.included(), "the probe comes before the error"
     assert {path.name for path in tree.path.iterdir()} == {".lock", "current", "generations"}
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_the_check_runs_as_the_running_nginx_does(
+    new_nginx: Callable[..., Nginx], directory: Path, *, running: bool
+) -> None:
+    """With its -p, which paths in the configuration begin at, its -g and its -e; it takes all of them."""
+    if not (MODULES / "ngx_stream_module.so").exists():
+        missing("nginx's module stream is not installed")
+    prefix = directory / "prefix"
+    (prefix / "logs").mkdir(parents=True)
+    nginx = new_nginx(arguments=["-p", str(prefix), "-e", "logs/start.log"])
+    nginx.process.argv += ["-c", str(nginx.conf), "-g", loading("stream").strip().replace("\n", " ")]
+    nginx.configure(main="stream { }", http="error_log logs/http.log;")
+    tree = tree_of(nginx)
+    nginx.seed_tree()
+    if running:
+        nginx.start()
+
+    if running:
+        commit(tree, "x", {"x/x.conf": b"map $remote_addr $x { default 0; }\n"})
+        with pytest.raises(PermanentError, match="unknown directive"):
+            commit(tree, "x", {"x/x.conf": b"broken;\n"})
+    else:
+        with pytest.raises(TemporaryError, match="stream"):
+            commit(tree, "x", {"x/x.conf": b"map $remote_addr $x { default 0; }\n"})
 
 
 def _generation(nginx: Nginx) -> str:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.integration.conftest import missing
+from tests.servers.backend import Backend
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
 from tests.servers.fleet import Node
-from tests.servers.lua import MODULES
+from tests.servers.nginx import loading
 from tests.servers.ports import free_port
 from tests.servers.site import Site
 from tests.servers.waiting import wait_until
@@ -25,10 +26,8 @@ def new_site(new_node: Callable[..., Node], consul: ConsulAgent) -> Iterator[New
     made: list[Site] = []
 
     def make(agent: ConsulAgent | None = None, **options: object) -> Site:
-        if options.get("driver") == "dynamic" and not (MODULES / "ngx_http_lua_module.so").exists():
-            missing(
-                "nginx's Lua module is not installed (libnginx-mod-http-lua); scripts/bootstrap installs it"
-            )
+        if options.get("driver") == "dynamic":
+            require("nginx-lua")
         made.append(Site(new_node, agent or consul, **options))  # type: ignore[arg-type]  # the handler's options
         return made[-1]
 
@@ -100,6 +99,51 @@ def test_nothing_is_reloaded_when_nothing_changed(new_site: NewSite) -> None:
     assert site.node.generation == generation + 1
 
 
+@pytest.mark.parametrize("networks", [[], ["127.0.0.2/32"]])
+def test_consuls_own_api_is_not_served_to_the_public(new_site: NewSite, networks: list[str]) -> None:
+    """Somebody registers it as an instance: it is refused by name, and the others are served."""
+    site = new_site(networks=networks)
+    good = Backend("127.0.0.2").start()
+    site.backends.append(good)
+    for number, address in enumerate((site.consul.address, "::ffff:127.0.0.1", "localhost")):
+        port = site.consul.ports["http"]
+        bad = {"Name": site.service, "ID": f"{site.service}-bad{number}", "Address": address, "Port": port}
+        site.consul.put("/v1/agent/service/register", bad)
+    site.register(good)
+    site.node.start()
+
+    site.await_gauge("instances_refused", 4 - len(networks))
+
+    if networks:
+        site.await_serving(good)
+    assert site.via(4) == ({str(good.port): 4} if networks else {"502": 4})
+    status = site.node.agentd.command("status")
+    assert (
+        f"instance {site.service}-bad0 on node {site.consul.node}: refused: " in status.stdout + status.stderr
+    )
+    check = site.node.agentd.command("check")
+    assert f"instance {site.service}-bad0 on node {site.consul.node} is refused: " in check.stdout
+    for number in range(3):
+        site.consul.deregister(f"{site.service}-bad{number}")
+
+
+def test_networks_that_are_narrowed_let_servers_go(new_site: NewSite) -> None:
+    """At the next start, though Consul has nothing new; the others are served on."""
+    site = new_site()
+    site.backends += [Backend(host).start() for host in ("127.0.0.1", "127.0.0.2", "127.0.0.2")]
+    for backend in site.backends:
+        site.register(backend)
+    site.node.start()
+    site.await_serving(*site.backends)
+
+    site.node.agentd.stop()
+    site.node.configure(site.handlers("file", {"networks": ["127.0.0.2/32"]}))
+    site.node.agentd.start()
+
+    site.await_serving(*site.backends[1:])
+    site.await_gauge("instances_refused", 1)
+
+
 def test_the_last_good_servers_are_held(new_site: NewSite) -> None:
     """All instances critical: they are served on, an alarm is raised, and an override ends it."""
     site = new_site(grace="1m").start(2)  # in which one after the other counts as at once
@@ -134,12 +178,11 @@ def test_a_restart_of_agentd_changes_nothing(new_site: NewSite) -> None:
 
 def test_a_stream_upstream(new_site: NewSite) -> None:
     """TCP is balanced in stream {}."""
-    if not (MODULES / "ngx_stream_module.so").exists():
-        missing("nginx's stream module is not installed (libnginx-mod-stream); scripts/bootstrap installs it")
+    require("nginx-stream")
     site = new_site(context="stream")
     port = free_port()
     site.node.nginx.configure(
-        main=f"load_module {MODULES}/ngx_stream_module.so;\n"
+        main=f"{loading('stream')}"
         "stream { include agentd/current/upstreams/*.stream;\n"
         f" server {{ listen 127.0.0.1:{port}; proxy_pass api; }} }}"
     )
@@ -152,7 +195,7 @@ def test_a_stream_upstream(new_site: NewSite) -> None:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return str(backend.port).encode() in connection.recv(4096)
 
-    wait_until(answered, "the stream to be served", seconds=20)
+    wait_until(answered, "the stream to be served")
 
 
 # ---------------------------------------------------------------- the run-time driver
@@ -173,7 +216,7 @@ def test_instances_come_and_go_without_a_reload(new_site: NewSite) -> None:
     assert site.node.nginx.workers() == workers
     wait_until(lambda: second.address not in site.file(), "the file to be committed")
     assert f"server {third.address} weight=4;" in site.file()
-    assert site.gauge("in_step") == 1
+    site.await_gauge("in_step", 1)
 
 
 def taken_down(site: Site) -> None:
@@ -222,6 +265,20 @@ def test_after_a_reload_the_driver_is_told(new_site: NewSite) -> None:
     wait_until(lambda: len(site.lua.ask("upstream=api")[1].splitlines()) == 2, "what was added to go")  # type: ignore[union-attr]  # asserted above
 
 
+def test_a_killed_nginx_can_start_again(new_site: NewSite) -> None:
+    """The socket of the interface that it leaves behind, on which it could not listen, is removed."""
+    site = new_site(driver="dynamic").start(1)
+    assert site.lua is not None
+    socket = site.lua.socket
+    site.node.nginx.kill()
+
+    wait_until(lambda: not socket.exists(), "the socket to be removed")
+    site.node.nginx.canary.unlink(missing_ok=True)  # by nginx_reload, at the next reload, or before a start
+    site.node.nginx.start()
+
+    site.await_serving(*site.backends)
+
+
 def test_an_interface_that_hangs_holds_nothing_up(new_site: NewSite) -> None:
     """The file is committed, in time, and the log says what is wrong."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -231,7 +288,7 @@ def test_an_interface_that_hangs_holds_nothing_up(new_site: NewSite) -> None:
         site.register(backend)
         site.node.start()
 
-        wait_until(lambda: backend.address in site.file(), "the file", seconds=5)
+        wait_until(lambda: backend.address in site.file(), "the file")
         site.await_gauge("in_step", 0)
 
-    assert any("no answer within 0.3 s" in line for line in site.node.agentd.log_lines())
+    assert any("timed out after 0.3 s" in line for line in site.node.agentd.log_lines())

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
-from tests.integration.conftest import require
 from tests.servers.consul import ConsulAgent
 from tests.servers.dynamic_upstream import FakeBalancer, FakeBalancers, Fault, Member
+from tests.servers.equipment import require
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -56,11 +56,11 @@ def configuration(consul: ConsulAgent, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def upstream(configuration: Path, service: str, balancers: list[FakeBalancer]) -> Callable[..., int]:
-    """Run `agentd upstream ...` on them, with a time-out of half a second a request."""
+    """Run `agentd upstream ...` on them; a time-out that is not to pass is long, or a busy machine fails."""
     assert balancers
 
-    def run(*words: str) -> int:
-        where = ["--upstream", "app", "--on", service, "--timeout", "500ms"]
+    def run(*words: str, timeout: str = "20s") -> int:
+        where = ["--upstream", "app", "--on", service, "--timeout", timeout, "--networks", "127.0.0.0/8"]
         return main(["upstream", *words, *where, "--config", str(configuration)])
 
     return run
@@ -82,6 +82,41 @@ def test_down_and_up_on_all(
 
     assert upstream("up", ONE) == 0
     assert states(balancers) == [[]] * 3
+
+
+def test_an_odd_load_balancer_does_not_disturb_the_others(
+    upstream: Callable[..., int],
+    balancers: list[FakeBalancer],
+    consul: ConsulAgent,
+    service: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whoever can register one chooses its address: it is named, and the status says so."""
+    odd = ("-oProxyCommand=id", "127.0.0.1%lo", "localhost", "::ffff:127.0.0.1", "10.0.0.1/x?y=")
+    for at, address in enumerate(odd):
+        given = {"Name": service, "ID": f"{service}-odd{at}", "Address": address, "Port": 8500}
+        consul.put("/v1/agent/service/register", given)
+    try:
+        assert upstream("down", ONE) == 1
+    finally:
+        for at in range(len(odd)):
+            consul.deregister(f"{service}-odd{at}")
+    said = capsys.readouterr()
+    assert states(balancers) == [[ONE]] * 3
+    assert said.out.count("changed") == 3
+    assert [f"'{service}-odd{at}'" in said.err for at in range(len(odd))] == [True] * len(odd)
+
+
+def test_load_balancers_on_loopback_alone_are_none(
+    configuration: Path, balancers: list[FakeBalancer], service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless the operator allows them: the message says how."""
+    where = ["--upstream", "app", "--on", service, "--config", str(configuration)]
+    assert main(["upstream", "down", ONE, *where]) == 1
+    said = capsys.readouterr().err
+    assert "127.0.0.1 is a loopback address: if a server is there, name 127.0.0.0/8 in --networks" in said
+    assert f"no instance of {service!r} can be asked as a load balancer" in said
+    assert [one.queries for one in balancers] == [[], [], []]
 
 
 def test_weight_as_json(
@@ -109,14 +144,14 @@ def test_list_names_each_server_of_each_balancer(
 @pytest.mark.parametrize(
     "fault,said",
     [
-        ("hang", "no whole answer within 0.5 s"),
-        ("drip", "no whole answer within 0.5 s"),
-        ("500", "it answered 500: <html>Internal Server Error</html>"),
-        ("truncated", "the answer was cut short"),
-        ("huge", "the answer is larger than 1048576 bytes"),
-        ("html", "no list of servers"),
+        ("hang", "timed out after 1 s"),
+        ("drip", "timed out after 1 s"),
+        ("500", "with status 500: "),
+        ("truncated", "the answer was cut off"),
+        ("huge", "the answer has more than 1048576 bytes"),
+        ("html", "the list of servers ends in the middle of a line"),
         ("close", "closed without an answer"),
-        ("lie", "it agreed, but lists the server unchanged"),
+        ("lie", "it accepted the change, but lists the server unchanged"),
     ],
 )
 @pytest.mark.parametrize("faulty_on", ["all", "changes"])
@@ -131,7 +166,7 @@ def test_faulty_balancer_is_named_and_the_rest_is_as_before(
     """Within a time that the time-out bounds."""
     balancers[1].fault, balancers[1].faulty_on = fault, faulty_on
     began = time.monotonic()
-    status = upstream("down", ONE)
+    status = upstream("down", ONE, timeout="1s" if fault in {"hang", "drip"} else "60s")
     took = time.monotonic() - began
     error = capsys.readouterr().err
     if (fault, faulty_on) == ("html", "changes"):  # it did what was asked, and its list says so
@@ -142,7 +177,7 @@ def test_faulty_balancer_is_named_and_the_rest_is_as_before(
     assert said in error
     assert "1 of 3 load balancers failed" in error
     assert states(balancers)[::2] == [[], []]
-    assert took < 5
+    assert took < 30
 
 
 def test_balancer_that_does_not_listen_is_named(
@@ -157,7 +192,7 @@ def test_balancer_that_does_not_listen_is_named(
     consul.register(service, port, identity=f"{service}-dead", status="critical")
     try:
         assert upstream("down", ONE) == 1
-        assert f"(127.0.0.1:{port}): no answer: Connection refused" in capsys.readouterr().err
+        assert f"(127.0.0.1:{port}): nothing is listening there" in capsys.readouterr().err
         assert states(balancers) == [[], [], []]
         assert upstream("down", ONE, "--passing") == 0
         assert upstream("up", ONE, "--keep-going") == 1
@@ -172,7 +207,7 @@ def test_last_server_is_not_taken_down(
     """Unless told to leave none."""
     balancers[2].zones["app"][TWO].down = True
     assert upstream("down", ONE) == 1
-    assert "0 would be left up, and 1 must be" in capsys.readouterr().err
+    assert "only 0 servers would stay up, and min_servers is 1" in capsys.readouterr().err
     assert upstream("down", ONE, "--min-servers", "0") == 0
 
 
@@ -186,7 +221,7 @@ def test_unknown_upstream_and_service_are_told(
     for one in balancers:
         one.zones["other"] = one.zones.pop("app")
     assert upstream("list") == 1
-    assert "it knows no upstream 'app'" in capsys.readouterr().err
+    assert "there is no upstream 'app'" in capsys.readouterr().err
     where = ["--upstream", "app", "--on", "no-such", "--config", str(configuration)]
     assert main(["upstream", "list", *where]) == 1
     assert "Consul knows no service 'no-such'" in capsys.readouterr().err
@@ -232,11 +267,27 @@ def test_signal_in_mid_change_leaves_nothing_half_way(
     require("consul")
     balancers[0].fault, balancers[0].faulty_on = "hang", "changes"
     where = ["--upstream", "app", "--on", service, "--timeout", "3s", "--config", str(configuration)]
+    where += ["--networks", "127.0.0.0/8"]
     argv = [str(Path(sys.executable).with_name("agentd")), "upstream", "down", ONE, *where]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: states(balancers)[1:] == [[ONE]] * 2, "the two that answer")
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=20)
+        _, error = process.communicate(timeout=60)
     assert process.returncode == 1  # one failed, which says more than the signal
-    assert b"no whole answer within 3 s" in error
+    assert b"timed out after 3 s" in error
     assert states(balancers)[1:] == [[], []]
+
+
+def test_a_balancer_that_hangs_is_asked_once(
+    upstream: Callable[..., int], balancers: list[FakeBalancer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not even to undo: each question may hang one more of its workers, and what to do about it is said."""
+    balancers[1].fault, balancers[1].faulty_on = "hang", "changes"
+
+    status = upstream("down", ONE, timeout="1s")
+
+    error = capsys.readouterr().err
+    assert status == 1
+    assert "reload it, then end (kill -9) the old workers" in error
+    assert "it is unknown whether it was changed" in error
+    assert len([query for query in balancers[1].queries if "server=" in query]) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import urllib3
 
-from tests.integration.conftest import missing
+from handlers.nginx_upstream.access import doubt
+from handlers.nginx_upstream.interface import UpstreamInterface
 from tests.servers.backend import Backend
-from tests.servers.lua import MODULES, LuaNginx
+from tests.servers.equipment import require, require_root
+from tests.servers.lua import LuaNginx
 from tests.servers.nginx import Nginx
 from tests.servers.waiting import wait_until
 
@@ -24,8 +28,7 @@ VERBOSE = "weight=1 max_fails=1 fail_timeout=10"
 @pytest.fixture
 def new_lua(new_nginx: Callable[..., Nginx]) -> NewLua:
     """Make an nginx with Lua and one upstream, `api`, not yet started."""
-    if not (MODULES / "ngx_http_lua_module.so").exists():
-        missing("nginx's Lua module is not installed (libnginx-mod-http-lua); scripts/bootstrap installs it")
+    require("nginx-lua")
 
     def make(*servers: str, workers: int = 1, location: str = "", keepalive: int = 0) -> LuaNginx:
         lua = LuaNginx(new_nginx(workers=workers), "api", location=location)
@@ -80,7 +83,7 @@ def test_verbose_needs_its_equals_sign(lua: LuaNginx) -> None:
 
 def test_the_answer_is_plain_text_with_its_length(lua: LuaNginx) -> None:
     """So that one that is cut off shows."""
-    answer = urllib3.request("GET", f"{lua.interface}?upstream=api")
+    answer = urllib3.request("GET", f"http://{lua.nginx.address}:{lua.port}/dynamic?upstream=api")
 
     assert answer.headers["Content-Type"] == "text/plain"
     assert int(answer.headers["Content-Length"]) == len(answer.data)
@@ -182,8 +185,54 @@ def test_what_is_refused(lua: LuaNginx, query: str, status: int) -> None:
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_only_get_is_taken(lua: LuaNginx, method: str) -> None:
     """As ngx_dynamic_upstream has it."""
-    assert urllib3.request(method, f"{lua.interface}?upstream=api&server={A}&down=").status == 405
+    interface = f"http://{lua.nginx.address}:{lua.port}/dynamic"
+    assert urllib3.request(method, f"{interface}?upstream=api&server={A}&down=").status == 405
     assert "down" not in lua.ask("upstream=api")[1].splitlines()[0]
+
+
+def test_the_socket_serves_the_same_interface(lua: LuaNginx) -> None:
+    """By default agentd asks there; the directory keeps others away, since nginx lets everybody connect."""
+    interface = UpstreamInterface(lua.interface, "api", module=False)
+
+    assert set(interface.list()) == {A, B, C}
+    interface.close()
+    assert stat.S_IMODE(lua.socket.stat().st_mode) == 0o666
+    assert doubt(lua.interface, nginx=True) == ""
+
+
+@pytest.mark.parametrize("mode, connects", [(0o750, False), (0o755, True)])
+def test_another_user_cannot_connect_to_the_socket(lua: LuaNginx, mode: int, connects: bool) -> None:  # noqa: FBT001 (pytest passes parameters by name)
+    """By the mode of the directory alone."""
+    require_root("run a program as another user")
+    lua.socket.parent.chmod(mode)
+    script = f"import socket; socket.socket(socket.AF_UNIX).connect({str(lua.socket)!r})"
+
+    tried = subprocess.run(
+        ["/usr/bin/python3", "-c", script],
+        user=65534,
+        group=65534,
+        extra_groups=[],
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+
+    assert (tried.returncode == 0) is connects
+    assert connects or b"PermissionError" in tried.stderr
+    assert bool(doubt(lua.interface, nginx=True)) is connects
+
+
+def test_the_tcp_listener_is_for_the_machines_allowed(new_lua: NewLua) -> None:
+    """An operator's machine gets the list, another one 403, and nothing is changed."""
+    lua = new_lua(A, B)
+    text = lua.nginx.conf.read_text()
+    assert "allow 127.0.0.0/8;" in text
+    lua.nginx.conf.write_text(text.replace("allow 127.0.0.0/8;", "allow 10.0.0.5;"))
+    lua.start()
+
+    assert lua.ask(f"upstream=api&server={A}&down=")[0] == 403
+    interface = UpstreamInterface(lua.interface, "api", module=False)
+    assert not interface.list()[A].down
+    interface.close()
 
 
 # ---------------------------------------------------------------- balancing
@@ -285,7 +334,7 @@ def test_a_server_that_failed_is_asked_again_after_its_time(new_lua: NewLua, bac
     first.start()
 
     assert without == {str(second.port)}
-    wait_until(lambda: str(first.port) in lua.via(4), "the first server to be asked again", seconds=5)
+    wait_until(lambda: str(first.port) in lua.via(4), "the first server to be asked again")
 
 
 def test_up_forgets_what_failed(new_lua: NewLua, backends: list[Backend]) -> None:

@@ -21,12 +21,12 @@ from agentd.watch.queries import (
     KeyPrefixQuery,
     KeyQuery,
     NodesQuery,
-    Query,
     ServiceQuery,
     ServicesQuery,
 )
-from tests.integration.conftest import require
+from agentd.watch.query import Query
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -259,7 +259,16 @@ def test_tls_needs_the_right_ca_name_and_client_certificate(directory: Path, new
             (f"https://127.0.0.1:{port}", ours | {"ca_file": Pki(other).ca}),
             (f"https://127.0.0.1:{port}", {"ca_file": pki.ca}),
         ):
-            with pytest.raises(ConsulUnavailable, match="check ca_file, cert_file and key_file"):
+            with pytest.raises(
+                ConsulUnavailable, match=r"check consul\.ca_file, consul\.cert_file and consul\.address"
+            ):
                 new_client(address, **options).leader()
+        named = new_client(f"https://localhost:{port}", **ours, tls_server_name="127.0.0.1")
+        assert named.self_info().node == agent.node
+        unchecked = ConsulOptions(
+            address=f"https://localhost:{port}", cert_file=pki.certificate, key_file=pki.key
+        )
+        with closing(ConsulClient(unchecked.typed(token=None, verify=False))) as client:
+            assert client.self_info().node == agent.node
     finally:
         agent.stop()

@@ -17,7 +17,8 @@ _PROGRAM = str(Path(sys.executable).with_name("agentd"))
 # The log must be the machine's, whatever terminal the tests run in, and no token of the person's may leak in.
 _UNSET = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPACE", "NOTIFY_SOCKET"))
 # Handlers that tests bring along are named as tests.package.module:Class.
-_SEARCH = {"PYTHONPATH": str(Path(__file__).parents[2])}
+# MALLOC_ARENA_MAX is as systemd/agentd.service sets it.
+_SET = {"PYTHONPATH": str(Path(__file__).parents[2]), "MALLOC_ARENA_MAX": "1"}
 
 
 class AgentdProcess:
@@ -42,14 +43,14 @@ class AgentdProcess:
         self.log = log
         self._status = status
         argv = [_PROGRAM, "run", "--config", str(configuration)]
-        self.process = ServerProcess(argv, log, environment=_UNSET | _SEARCH | dict(environment or {}))
+        self.process = ServerProcess(argv, log, environment=_UNSET | _SET | dict(environment or {}))
 
-    def start(self, *, seconds: float = 20.0) -> AgentdProcess:
+    def start(self, *, seconds: float = 60.0) -> AgentdProcess:
         """Start the daemon and wait until /readyz answers 200."""
         self.process.start(lambda: self.get("/readyz")[0] == 200, seconds=seconds)
         return self
 
-    def stop(self, *, seconds: float = 20.0) -> int | None:
+    def stop(self, *, seconds: float = 30.0) -> int | None:
         """End it with SIGTERM, as systemd does; return the exit status."""
         return self.process.stop(signal.SIGTERM, seconds=seconds)
 
@@ -69,7 +70,7 @@ class AgentdProcess:
         """
         host, port = self._status
         try:
-            with urllib3.HTTPConnectionPool(host, port, timeout=5, retries=False) as pool:
+            with urllib3.HTTPConnectionPool(host, port, timeout=10, retries=False) as pool:
                 answer = pool.request("GET", path)
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(f"no answer from {host}:{port}: {error}") from error
@@ -79,11 +80,11 @@ class AgentdProcess:
         """Return what it logged so far, over all its starts."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def command(self, name: str, *arguments: str, seconds: float = 30.0) -> subprocess.CompletedProcess[str]:
+    def command(self, name: str, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run another agentd command on the same configuration, e.g. `command("history", "--json")`."""
         return subprocess.run(
             [_PROGRAM, name, "--config", str(self.configuration), *arguments],
-            env=os.environ | _SEARCH,
+            env=os.environ | _SET,
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import signal
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import urllib3
 
+from tests.servers.newer_consul import NewerConsul, Points
 from tests.servers.ports import free_port
 from tests.servers.process import ServerProcess
 from tests.servers.waiting import wait_until
@@ -29,6 +31,10 @@ class ConsulAgent:
         acl: default policy deny; `token` becomes a management token at the first start.
         dns: the port of its DNS server; none by default.
         extra: more of the agent's own configuration, merged over ours at the top level.
+        newer: the points in which it behaves as a newer release; None: as it is, unless the run of all tests
+            is to be on a newer one (`scripts/test --consul=newer`).
+
+    What it is asked and told by its own methods goes to the agent itself.
     """
 
     def __init__(  # noqa: PLR0913 - these are the choices a test has; each has a default
@@ -42,6 +48,7 @@ class ConsulAgent:
         acl: bool = False,
         dns: int | None = None,
         extra: Mapping[str, Any] | None = None,
+        newer: Points | None = None,
     ) -> None:
         self.directory = directory
         self.node = node
@@ -51,6 +58,13 @@ class ConsulAgent:
         names = ("http", "serf_lan", "server")
         self.ports = {name: free_port(address) for name in names}
         self.ports |= {} if dns is None else {"dns": dns}
+        self._direct = self.ports["http"]
+        self.proxy: NewerConsul | None = None
+        if newer is None and os.environ.get("AGENTD_CONSUL") == "newer":
+            newer = Points()
+        if newer is not None:
+            self._direct = free_port(address)
+            self.proxy = NewerConsul((address, self.ports["http"]), (address, self._direct), newer)
         self._http = self._connections()
         configuration = directory / "consul.json"
         configuration.write_text(json.dumps(self._configuration(join, server=server) | dict(extra or {})))
@@ -62,7 +76,7 @@ class ConsulAgent:
     def _connections(self) -> urllib3.HTTPConnectionPool:
         timeout = urllib3.Timeout(10)
         return urllib3.HTTPConnectionPool(
-            self.address, self.ports["http"], maxsize=4, block=False, retries=False, timeout=timeout
+            self.address, self._direct, maxsize=4, block=False, retries=False, timeout=timeout
         )
 
     def _configuration(self, join: ConsulAgent | None, *, server: bool) -> dict[str, Any]:
@@ -72,7 +86,7 @@ class ConsulAgent:
             "data_dir": str(self.directory / "data"),
             "bind_addr": self.address,
             "client_addr": self.address,
-            "ports": off | self.ports,
+            "ports": off | self.ports | {"http": self._direct},
             "server": server or join is None,
             "performance": {"raft_multiplier": 1},
             "disable_update_check": True,
@@ -112,6 +126,9 @@ class ConsulAgent:
         if self.acl and self.token is None:
             self._bootstrap_acl()
         wait_until(self._is_registered, f"{self.node} to be in the catalog", seconds=30)
+        if self.proxy:
+            self.proxy.management = self.token or ""
+            self.proxy.start()
         return self
 
     def _has_leader(self) -> bool:
@@ -138,6 +155,8 @@ class ConsulAgent:
 
     def stop(self) -> None:
         """Stop without leaving the fleet: to the others it failed, as when a machine is rebooted."""
+        if self.proxy:
+            self.proxy.stop()
         self.process.stop()
         self._http.close()
         self._http = self._connections()  # a closed one refuses to serve the next start
@@ -145,6 +164,8 @@ class ConsulAgent:
     def kill(self) -> None:
         """Kill with SIGKILL."""
         self.process.kill()
+        if self.proxy:
+            self.proxy.stop()
 
     def freeze(self) -> None:
         """Stop answering, with every connection left open, until `thaw`."""

@@ -14,11 +14,11 @@ import yaml
 
 from tests.servers.agentd import AgentdProcess
 from tests.servers.consul import ConsulAgent
+from tests.servers.nginx import temporary_paths
 from tests.servers.ports import free_port
 from tests.servers.process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
-_TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 class Example:
@@ -44,6 +44,7 @@ class Example:
         for made in (directory, self.conf, directory / "log"):
             made.mkdir(exist_ok=True)
             made.chmod(0o755)  # the workers are another user
+        (directory / "upstreams").mkdir(mode=0o750)
         self._moved = {
             "/etc/nginx/agentd": f"{self.conf}/agentd",
             "/etc/nginx/lua": f"{self.conf}/lua",
@@ -51,8 +52,10 @@ class Example:
             "/run/nginx.pid": f"{directory}/nginx.pid",
             "/var/log/nginx": f"{directory}/log",
             "127.0.0.1:9522": f"127.0.0.1:{self.interface}",
+            "/run/agentd/upstreams": f"{directory}/upstreams",
             "127.0.0.1:8600": f"127.0.0.1:{dns}",
             listen: f"127.0.0.1:{self.port}",
+            "      upstream: ": "      networks: [127.0.0.0/8]\n      upstream: ",  # where tests have servers
         }
         self._move(consul)
         argv = [shutil.which("nginx") or "nginx", "-c", str(self.conf / "nginx.conf")]
@@ -66,8 +69,7 @@ class Example:
         for file in (*shared.glob("*.lua"), *self.source.glob("*.lua")):
             shutil.copy(file, self.conf / "lua")
         main = (self.conf / "nginx.conf").read_text()
-        places = "".join(f"{name}_temp_path {self.directory}/{name};\n" for name in _TEMPORARY)
-        main = "daemon off;\n" + main.replace("http {\n", f"http {{\n{places}", 1)
+        main = "daemon off;\n" + main.replace("http {\n", f"http {{\n{temporary_paths(self.directory)}\n", 1)
         (self.conf / "nginx.conf").write_text(main.replace("worker_processes auto", "worker_processes 1"))
         self.configuration = self.conf / "agentd.yaml"
         if not self.configuration.exists():

@@ -56,7 +56,7 @@ class Node:
         settings: more of agentd's configuration, merged at the top level.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (one has this many sides; all but two are named at the call)
         self,
         directory: Path,
         certificate: Certificate,
@@ -65,13 +65,14 @@ class Node:
         consul: ConsulAgent,
         handlers: Mapping[str, Any],
         settings: Mapping[str, Any] | None = None,
+        workers: int = 1,
     ) -> None:
         address = f"127.0.0.{number}"
         self.name = f"node{number}"
         self.directory = directory
         self.consul = consul
         (directory / "nginx").mkdir(parents=True)
-        self.nginx = Nginx(directory / "nginx", certificate, address=address)
+        self.nginx = Nginx(directory / "nginx", certificate, address=address, workers=workers)
         guarded = any(entry["use"] == "ip_blacklist" for entry in handlers.values())
         self.nginx.configure(server="if ($agentd_blocked) { return 403; }" if guarded else "")
         port = free_port(address)
@@ -119,7 +120,7 @@ class Node:
         """The history's entry of one event, or None while it has not come."""
         return next((entry for entry in self.history() if entry["id"] == event), None)
 
-    def outcome(self, event: str, *, seconds: float = 20.0) -> dict[str, Any]:
+    def outcome(self, event: str, *, seconds: float = 60.0) -> dict[str, Any]:
         """Wait for the event's outcome and return its entry."""
 
         def ended() -> dict[str, Any]:
@@ -139,7 +140,7 @@ class Node:
     def passes_check(self) -> bool:
         """Whether `nginx -t` accepts what nginx would load now."""
         argv = [self.nginx.binary, "-t", "-q", "-p", str(self.nginx.directory), "-c", str(self.nginx.conf)]
-        return subprocess.run(argv, capture_output=True, timeout=20, check=False).returncode == 0
+        return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
 
     def stop(self) -> None:
         """Stop both; the Consul agent is the caller's."""

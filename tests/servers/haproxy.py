@@ -14,6 +14,7 @@ from tests.servers.process import ServerProcess
 _CONFIGURATION = """\
 global
     stats socket {directory}/admin.sock mode 600 level admin
+    stats socket {directory}/operator.sock mode 666 level operator
 defaults
     mode http
     timeout connect 1s
@@ -47,6 +48,11 @@ class HAProxy:
         self.process = ServerProcess([binary, "-db", "-f", str(configuration)], directory / "haproxy.log")
 
     @property
+    def operator(self) -> str:
+        """A socket that anybody may connect to, and that may not set everything."""
+        return f"unix:{self.socket.with_name('operator.sock')}"
+
+    @property
     def interface(self) -> str:
         """As the handler's option wants it."""
         return f"unix:{self.socket}"
@@ -71,5 +77,6 @@ class HAProxy:
     def via(self, count: int) -> list[str]:
         """Who answered that many requests; a status where it was not 200."""
         with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=10, retries=False) as pool:
-            answers = [pool.request("GET", "/") for _ in range(count)]
+            close = {"Connection": "close"}
+            answers = [pool.request("GET", "/", headers=close) for _ in range(count)]
         return [answer.data.decode() if answer.status == 200 else str(answer.status) for answer in answers]

@@ -1,17 +1,21 @@
-"""Runs a command and fails if it leaves processes behind: `python -m tests.servers.leftovers COMMAND...`.
+"""Runs a command and fails if it leaves anything behind: `python -m tests.servers.leftovers COMMAND...`.
 
-Owns the promise that a test run leaves nothing running. It becomes the reaper of every orphan below it
-(prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon cannot escape by forking twice; it must not touch any
-process that is not its descendant.
+Owns the promise that a test run leaves no process and no file. It becomes the reaper of every orphan below it
+(prctl(2), PR_SET_CHILD_SUBREAPER), so that a daemon cannot escape by forking twice, and gives the command a
+temporary directory of its own. It must not touch a process that is not its descendant, nor a file elsewhere.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -77,17 +81,50 @@ def end_leftovers() -> dict[int, str]:
     return killed
 
 
-def main(argv: list[str]) -> int:
-    """Run `argv`; return its exit status, or 1 if it passed and left something running."""
-    become_reaper()
-    # The terminal's Ctrl-C reaches the command too; we stay to see that it cleans up.
-    pid = os.posix_spawnp(argv[0], argv, os.environ, setsigdef=[signal.SIGINT])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    status = wait_for(pid)
-    killed = end_leftovers()
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """A directory for the command's temporary files, removed at the end with whatever is in it.
+
+    Its name is short, for the sake of unix sockets, and other users (nginx's workers) may enter it.
+    """
+    made = Path(tempfile.mkdtemp(prefix="t-"))
+    made.chmod(0o755)
+    try:
+        yield made
+    finally:
+        for directory, _, _ in os.walk(made):
+            Path(directory).chmod(0o755)  # or an ordinary user could not empty it
+        shutil.rmtree(made)
+
+
+def left_files(directory: Path) -> list[str]:
+    """What the command left in its temporary directory; pytest's own `tmp_path`s are pytest's to keep."""
+    return sorted(path.name for path in directory.iterdir() if not path.name.startswith("pytest-of-"))
+
+
+def run(argv: list[str]) -> int:
+    """Run `argv`; return its exit status, or 1 if it passed and left something behind."""
+    with temporary_directory() as directory:
+        environment = os.environ | {"TMPDIR": str(directory)}
+        pid = os.posix_spawnp(argv[0], argv, environment, setsigdef=[signal.SIGINT])
+        # The terminal's Ctrl-C reaches the command too, `kill` does not; we stay until all is cleaned up.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: os.kill(pid, number))
+        status = wait_for(pid)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what remains to be done is bounded
+        killed = end_leftovers()
+        left = left_files(directory)
     for leftover, command_line in killed.items():
         sys.stderr.write(f"left running, now killed: {leftover} {command_line}\n")
-    return status or int(bool(killed))
+    for name in left:
+        sys.stderr.write(f"left in the temporary directory, now removed: {name}\n")
+    return status or int(bool(killed or left))
+
+
+def main(argv: list[str]) -> int:
+    """Run `argv` as its reaper; return what the shell is to see."""
+    become_reaper()
+    return run(argv)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ from pathlib import Path
 
 import urllib3
 
-from tests.servers.nginx import Nginx
+from tests.servers.nginx import Nginx, loading
 from tests.servers.ports import free_port
 
 LUA = Path(__file__).parents[2] / "config" / "nginx"
-MODULES = Path("/usr/lib/nginx/modules")
-_MAIN = f"load_module {MODULES}/ndk_http_module.so;\nload_module {MODULES}/ngx_http_lua_module.so;\n"
 
 
 class LuaNginx:
@@ -25,13 +23,19 @@ class LuaNginx:
             if directory.stat().st_mode & 0o005 == 0:
                 directory.chmod(0o755)
         self.port = free_port(nginx.address)
+        self.socket = nginx.directory / "upstreams" / "interface.sock"
+        self.socket.parent.mkdir(mode=0o750)
         self.zones = zones
         upstreams = nginx.tree / "current" / "upstreams"
-        http = (LUA / "dynamic-upstream.conf").read_text()
+        http, commented_out, listener = (LUA / "dynamic-upstream.conf").read_text().partition("#server {")
+        assert commented_out
+        http += "server {" + listener.replace("\n#", "\n")  # for operators
         for shipped, here in (
             ("/etc/nginx/lua", LUA),
             ("/etc/nginx/agentd/current/upstreams", upstreams),
-            ("127.0.0.1:9522", f"{nginx.address}:{self.port}"),
+            ("/run/agentd/upstreams/interface.sock", self.socket),
+            ("10.0.0.1:9522", f"{nginx.address}:{self.port}"),
+            ("allow 10.0.0.5;", "allow 127.0.0.0/8;"),
         ):
             assert shipped in http
             http = http.replace(shipped, str(here))
@@ -39,12 +43,12 @@ class LuaNginx:
             f"location = /via/{zone} {{ proxy_pass http://{zone}; proxy_connect_timeout 1s; {location} }}\n"
             for zone in zones
         )
-        nginx.configure(main=_MAIN, http=http, server=server)
+        nginx.configure(main=loading("lua"), http=http, server=server)
 
     @property
     def interface(self) -> str:
         """As the handler's option wants it."""
-        return f"http://{self.nginx.address}:{self.port}/dynamic"
+        return f"unix:{self.socket}:/dynamic"
 
     def seed(self, *servers: str, zone: str = "api", keepalive: int = 0) -> None:
         """Make a generation by hand, with one upstream of these servers."""
@@ -69,7 +73,7 @@ class LuaNginx:
         return self
 
     def ask(self, query: str) -> tuple[int, str]:
-        """GET the interface with a query as it stands; status and body."""
+        """GET the interface with a query as it stands, as operators do, over TCP; status and body."""
         # Not by urllib3, which would encode what the interface does not decode.
         with closing(HTTPConnection(self.nginx.address, self.port, timeout=5)) as connection:
             connection.request("GET", f"/dynamic?{query}")
@@ -77,9 +81,10 @@ class LuaNginx:
             return answer.status, answer.read().decode()
 
     def via(self, count: int = 1, zone: str = "api") -> list[str]:
-        """Who answered that many requests, one after the other; a status where it was not 200."""
+        """Who answered that many requests, one connection after the other; a status where it was not 200."""
         with urllib3.HTTPConnectionPool(
             self.nginx.address, self.nginx.port, timeout=10, retries=False
         ) as pool:
-            answers = [pool.request("GET", f"/via/{zone}") for _ in range(count)]
+            close = {"Connection": "close"}  # a reload closes a kept one, at times under the next request
+            answers = [pool.request("GET", f"/via/{zone}", headers=close) for _ in range(count)]
         return [answer.data.decode() if answer.status == 200 else str(answer.status) for answer in answers]

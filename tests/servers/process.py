@@ -23,7 +23,8 @@ class ServerProcess:
     Args:
         argv: program and arguments; the program must stay in the foreground.
         log: where standard output and error go, appended over restarts.
-        environment: variables to add to (or, if None, to take out of) this process's own.
+        environment: variables to add to (or, if None, to take out of) this process's own; may be changed
+            before the next start.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class ServerProcess:
     ) -> None:
         self.argv = list(argv)
         self.log = log
-        self._environment = dict(environment or {})
+        self.environment = dict(environment or {})
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -51,7 +52,7 @@ class ServerProcess:
         """The exit status of the last process, negative for a signal; None while it runs."""
         return self._process.poll() if self._process else None
 
-    def start(self, ready: Callable[[], object], *, seconds: float = 20.0) -> None:
+    def start(self, ready: Callable[[], object], *, seconds: float = 60.0) -> None:
         """Start the process and wait until `ready` returns something true.
 
         Raises:
@@ -69,8 +70,8 @@ class ServerProcess:
         """Start the process without waiting for anything."""
         if self.running:
             raise RuntimeError(f"{self.argv[0]} is running already")
-        added = {name: value for name, value in self._environment.items() if value is not None}
-        kept = {name: value for name, value in os.environ.items() if name not in self._environment}
+        added = {name: value for name, value in self.environment.items() if value is not None}
+        kept = {name: value for name, value in os.environ.items() if name not in self.environment}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.argv, env=kept | added, stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -89,7 +90,7 @@ class ServerProcess:
         """Send a signal to the process, which must be running."""
         os.kill(self.pid, number)
 
-    def wait(self, *, seconds: float = 15.0) -> int:
+    def wait(self, *, seconds: float = 30.0) -> int:
         """Wait for the process to end by itself and return its exit status.
 
         Raises:
@@ -99,7 +100,7 @@ class ServerProcess:
             raise RuntimeError(f"{self.argv[0]} was never started")
         return self._process.wait(seconds)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 15.0) -> int | None:
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 30.0) -> int | None:
         """Ask the process to end, kill it if it does not in time; return its exit status."""
         if self.running:
             self.send(number)

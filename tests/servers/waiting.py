@@ -9,13 +9,13 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_until(probe: Callable[[], T], what: str, *, seconds: float = 10.0, pause: float = 0.02) -> T:
+def wait_until(probe: Callable[[], T], what: str, *, seconds: float = 30.0, pause: float = 0.02) -> T:
     """Call `probe` until it returns something true, and return that.
 
     Args:
         probe: asked again and again; an OSError (nothing listens yet) counts as "not yet".
-        what: completes the sentence "waited 10 s for ...".
-        seconds: how long to go on asking.
+        what: completes the sentence "waited 30 s for ...".
+        seconds: how long to go on asking; long enough for a machine that is busy with much else.
         pause: seconds between two questions.
 
     Raises:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
+from agentd import cli
+from agentd import command as command_api
 from agentd.cli import main
-from agentd.config import Loaded
+from agentd.commands import OWN
+from agentd.config.load import Loaded
+from agentd.journal.journal import Journal
 
 COMMANDS = (
     "run",
@@ -43,6 +51,29 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
         main(["--version"])
     assert ended.value.code == 0
     assert capsys.readouterr().out == "agentd 0.1.0\n"
+
+
+def pages(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """This parser, and those of its commands and their verbs."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                yield from pages(below)
+
+
+PAGES = {page.prog: page for page in pages(cli.parser_of_all(OWN, complete=True))}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_help_begins_with_examples_that_parse(page: str) -> None:
+    """What an operator copies from the top of a help page is accepted as it stands."""
+    examples = (PAGES[page].description or "").partition("\n\n")[0].splitlines()
+    assert examples
+    for example in examples:
+        words = shlex.split(example.partition(" | ")[0].partition(" > ")[0].removeprefix("  sudo"))
+        assert words[0] == "agentd"
+        cli.parse(words[1:])
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -91,7 +122,8 @@ def test_config_may_stand_before_and_after_the_command(
     assert main([*given, "fire", "x"] if before else ["fire", "x", *given]) == 2
     assert (
         capsys.readouterr().err
-        == f"agentd: {tmp_path}/absent.yaml: cannot be read: No such file or directory\n"
+        == f"agentd: {tmp_path}/absent.yaml: cannot be read: No such file or directory;"
+        " create it, or name another with --config\n"
     )
 
 
@@ -110,7 +142,7 @@ def test_every_problem_of_the_configuration_is_told(
     """A configuration with two mistakes gives two lines, with file and line, and status 2."""
     file = tmp_path / "agentd.yaml"
     file.write_text("colour: red\nhandlers:\n  a: {use: no_such_handler}\n")
-    assert main(["fire", "x", "--config", str(file)]) == 2
+    assert main(["rollback", "--config", str(file)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [["agentd", f"{file}:1"], ["agentd", f"{file}:3"]]
 
@@ -142,7 +174,7 @@ def test_journal_of_root_alone_says_to_run_as_root(
     file = tmp_path / "agentd.yaml"
     file.write_text("handlers: {a: {use: command, options: {argv: [/bin/true]}}}\n")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr("agentd.commands.node.open_journal", refuse)
+    monkeypatch.setattr("agentd.commands.places.open_journal", refuse)
     assert main(["history", "--config", str(file)]) == 1
     said = capsys.readouterr().err
     assert said == "agentd: /var/lib/agentd/journal.db: Permission denied; run it as root (sudo agentd ...)\n"
@@ -172,12 +204,38 @@ def test_closed_pipe_ends_quietly() -> None:
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_parsing_imports_nothing_heavy() -> None:
-    """--help needs neither pydantic nor Consul's client: it must answer at once."""
-    heavy = "{'pydantic', 'consul', 'urllib3', 'yaml', 'structlog'}"
-    program = f"import sys, agentd.cli; agentd.cli._parser(); print({heavy} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+@pytest.mark.parametrize("target,status", [(">/dev/full", 1), (">&-", 0)])
+def test_output_that_cannot_be_written_is_told_without_a_traceback(target: str, status: int) -> None:
+    """A full disk is an error; an output that was closed is nobody's."""
+    command = f"{shlex.quote(sys.executable)} -m agentd handlers {target}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    said = "agentd: the output: No space left on device\n" if status else ""
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+HEAVY = {
+    *("pydantic", "consul", "urllib3", "structlog", "prometheus_client", "tenacity", "asyncio", "requests"),
+    *("handlers", "agentd.agent", "agentd.apply", "agentd.config.load", "agentd.watch.client"),
+}
+
+
+@pytest.mark.parametrize("command", ["--version", "status", "history", "generations"])
+def test_commands_that_only_read_import_little(command: str, tmp_path: Path) -> None:
+    """Monitoring runs them often: neither pydantic nor Consul's client nor a handler is imported."""
+    file = tmp_path / "agentd.yaml"
+    Journal(tmp_path / "journal.db").close()
+    file.write_text(
+        f"tree: {{path: {tmp_path}}}\nstate: {tmp_path}\nhandlers: {{a: {{use: ip_blacklist}}}}\n"
+    )
+    argv = [command] if command == "--version" else [command, "--config", str(file)]
+    program = (
+        "import atexit, sys; from agentd.cli import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.exit(main({argv}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.stdout
+    assert HEAVY & set(done.stderr.split()) == set()
 
 
 @pytest.mark.parametrize("flags, form", [([], "auto"), (["--json"], "json")])
@@ -196,3 +254,141 @@ def test_run_hands_the_configuration_to_the_daemon(
     monkeypatch.setattr("agentd.agent.run", daemon)
     assert main(["run", "--config", str(file), *flags]) == 3
     assert [(loaded.path, loaded.config.log.format) for loaded in given] == [(file, form)]
+
+
+# ------------------------------------------------------------------ commands of other packages
+
+
+def brought(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
+    """Have these commands, (name, module), installed by other packages."""
+    made: dict[str, list[EntryPoint]] = {}
+    for name, value in points:
+        made.setdefault(name, []).append(EntryPoint(name, value, cli.GROUP))
+    monkeypatch.setattr(cli, "installed", lambda: made)
+
+
+def test_built_in_commands_of_handlers_are_ordinary_entry_points() -> None:
+    """As a stranger's are, and each has one place."""
+    found = {name: len(points) for name, points in cli.installed().items()}
+    assert found | {"blacklist": 1, "rolling": 1, "upstream": 1} == found
+
+
+@pytest.mark.parametrize(
+    "points,said",
+    [
+        (
+            [("odd", "tests.integration.broken_import")],
+            "'odd' (tests.integration.broken_import) cannot be imported",
+        ),
+        ([("odd", "no_such_module")], "ModuleNotFoundError"),
+        ([("odd", "agentd.errors")], "has no HELP and no add_arguments and no execute"),
+        ([("odd", "json"), ("odd", "csv")], "two packages bring a command 'odd' (json and csv)"),
+    ],
+)
+def test_a_command_that_cannot_be_used_says_why(
+    points: list[tuple[str, str]],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """When it is typed, and in the list of all; the others work all the same."""
+    brought(monkeypatch, *points)
+    assert main(["odd"]) == 1
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "odd           broken: " in shown
+    assert "status        show whether" in shown
+
+
+@pytest.mark.parametrize(
+    "text,said",
+    [
+        ("HELP = None\ndef add_arguments(parser): ...\ndef execute(*_): ...\n", "has no HELP"),
+        ("HELP = 'x'\nadd_arguments = execute = 7\n", "has no add_arguments and no execute"),
+        ("HELP = 'x'\ndef add_arguments(parser): 1/0\ndef execute(*_): ...\n", "cannot add its arguments"),
+    ],
+)
+def test_a_module_that_is_no_command_is_told_without_a_traceback(
+    text: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And does not keep `agentd --help` from listing the others."""
+    (tmp_path / "odd_command.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_command", raising=False)
+    brought(monkeypatch, ("odd", "odd_command"))
+    assert main(["odd"]) == 1
+    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "status        show whether" in capsys.readouterr().out
+
+
+def test_help_of_a_command_may_have_a_percent_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Argparse would take it for a format."""
+    (tmp_path / "percent_command.py").write_text(
+        "HELP = 'shift 50% of it'\ndef add_arguments(parser): ...\ndef execute(*_): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    brought(monkeypatch, ("odd", "percent_command"))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "shift 50% of it" in capsys.readouterr().out
+
+
+def test_own_commands_cannot_be_shadowed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A package that brings `status` brings nothing."""
+    brought(monkeypatch, ("status", "tests.integration.broken_import"))
+    command, _ = cli.parse(["status"])
+    assert command.__name__ == "agentd.commands.status"  # type: ignore[attr-defined] # it is a module
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert capsys.readouterr().out.count("status  ") == 1
+
+
+@pytest.mark.parametrize("word,near", [("statsu", "'status'"), ("blacklst", "'blacklist'")])
+def test_unknown_command_is_told_the_nearest(
+    word: str, near: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And all there are."""
+    said = usage_error(capsys, word)
+    assert f"there is no command {word!r}; did you mean {near}?" in said
+    assert "commands: blacklist, check, fire" in said
+
+
+def test_every_command_begins_its_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    """Which is a command line that parses."""
+    for name in {*OWN, *cli.installed()}:
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        shown = capsys.readouterr().out
+        example = next(line.strip() for line in shown.split("\n\n")[1].splitlines())
+        words = shlex.split(example.partition("|")[0].partition(">")[0])
+        assert words[words.index("agentd") + 1] == name
+        cli.parse(words[words.index("agentd") + 1 :])
+
+
+def test_parser_of_all_has_every_argument() -> None:
+    """For completion and man pages."""
+    parser = cli.parser_of_all(OWN, complete=True)
+    assert parser.parse_args(["history", "--limit", "3"]).limit == 3
+    assert parser.parse_args(["blacklist", "why", "192.0.2.1"]).address == "192.0.2.1"
+
+
+def test_public_names_are_what_they_say() -> None:
+    """Each name of `agentd.command` is there, and in its table of places."""
+    assert set(command_api.__all__) == set(command_api._PLACES)
+    for name in command_api.__all__:
+        assert getattr(command_api, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = command_api.nothing

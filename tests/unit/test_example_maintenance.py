@@ -5,70 +5,70 @@ from __future__ import annotations
 import pytest
 
 from agentd.handler import PermanentError
-from agentd.testing import HandlerBench, event, key
-from config.examples.maintenance import Maintenance
+from agentd.testing import HandlerHarness, event, key
+from config.examples.maintenance.maintenance import Maintenance
 
 INCLUDE = "maintenance/maintenance.conf"
 
 
 @pytest.fixture
-def bench() -> HandlerBench:
+def harness() -> HandlerHarness:
     """A node that has started."""
-    made = HandlerBench(Maintenance)
+    made = HandlerHarness(Maintenance)
     made.initial()
     return made
 
 
-def test_open_before_any_change(bench: HandlerBench) -> None:
+def test_open_before_any_change(harness: HandlerHarness) -> None:
     """Nginx knows the variable from the start, and it is empty."""
-    assert bench.files == {INCLUDE: b'map "" $maintenance {\n    default "";\n}\n'}
+    assert harness.files == {INCLUDE: b'map "" $maintenance {\n    default "";\n}\n'}
 
 
-def test_text_of_the_key(bench: HandlerBench) -> None:
+def test_text_of_the_key(harness: HandlerHarness) -> None:
     """The key's text is what nginx answers."""
-    assert bench.handle(key("site/maintenance", "Back at 14:00.\n")) == (INCLUDE,)
-    assert b'default "Back at 14:00.";' in bench.files[INCLUDE]
+    assert harness.handle(key("site/maintenance", "Back at 14:00.\n")) == (INCLUDE,)
+    assert b'default "Back at 14:00.";' in harness.files[INCLUDE]
 
 
-def test_deleted_key(bench: HandlerBench) -> None:
+def test_deleted_key(harness: HandlerHarness) -> None:
     """Deleting the key opens the site again."""
-    before = bench.files
-    bench.handle(key("site/maintenance", "Back at 14:00."))
+    before = harness.files
+    harness.handle(key("site/maintenance", "Back at 14:00."))
 
-    bench.handle(key("site/maintenance", None))
+    harness.handle(key("site/maintenance", None))
 
-    assert bench.files == before
+    assert harness.files == before
 
 
-def test_restart_keeps_the_text(bench: HandlerBench) -> None:
+def test_restart_keeps_the_text(harness: HandlerHarness) -> None:
     """A start before Consul answers does not open a closed site."""
-    bench.handle(key("site/maintenance", "Back at 14:00."))
-    bench.restart()
+    harness.handle(key("site/maintenance", "Back at 14:00."))
+    harness.restart()
 
-    assert bench.initial() == ()
+    assert harness.initial() == ()
 
 
 @pytest.mark.parametrize("text", ['"; } evil on;', "costs $100", "a\\", "two\nlines", "x" * 501, b"\xff"])
-def test_refused_text(bench: HandlerBench, text: str | bytes) -> None:
+def test_refused_text(harness: HandlerHarness, text: str | bytes) -> None:
     """A text that nginx could take for configuration changes nothing."""
-    before = bench.files
+    before = harness.files
 
     with pytest.raises(PermanentError):
-        bench.handle(key("site/maintenance", text))
+        harness.handle(key("site/maintenance", text))
 
-    assert bench.files == before
+    assert harness.files == before
 
 
-def test_other_changes(bench: HandlerBench) -> None:
+def test_other_changes(harness: HandlerHarness) -> None:
     """Another kind of change is the configuration's mistake, and the refusal says so."""
-    with pytest.raises(PermanentError, match="takes a key"):
-        bench.handle(event("site/maintenance"))
+    with pytest.raises(PermanentError, match="handles keys"):
+        harness.handle(event("site/maintenance"))
 
 
 def test_variable_of_your_choice() -> None:
     """The option names nginx's variable."""
-    bench = HandlerBench(Maintenance, {"variable": "closed"})
+    harness = HandlerHarness(Maintenance, {"variable": "closed"})
 
-    bench.initial()
+    harness.initial()
 
-    assert bench.files[INCLUDE].startswith(b'map "" $closed {')
+    assert harness.files[INCLUDE].startswith(b'map "" $closed {')

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.document import Document
+from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
 from agentd.import_watches import import_watches
 
@@ -80,7 +80,7 @@ def test_names_are_readable_and_unique() -> None:
         ({"type": "service", "service": "w", "passingonly": "maybe", "args": ARGS}, "passingonly"),
         ({"type": "service", "args": ARGS}, "`service` is missing"),
         ({"type": "key", "key": 5, "args": ARGS}, "`key` is missing or is not a string"),
-        ({"type": "checks", "state": "odd", "args": ARGS}, "a state is one of"),
+        ({"type": "checks", "state": "odd", "args": ARGS}, "`state` must be one of"),
         ({"type": "nodes", "node_meta": {"a": "b"}, "args": ARGS}, "node_meta"),
         ({"type": "connect_leaf", "args": ARGS}, "connect_leaf"),
         ({"type": "nodes"}, "neither `args` nor `handler`"),
@@ -114,12 +114,18 @@ def test_a_token_is_mentioned_and_not_copied() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "5", "[]", "{}", '{"watches": []}', '{"watches": {"type": "nodes"}}']
-)
+    "text",
+    [
+        "", "{", "5", "[]", "{}", '{"watches": []}', '{"watches": {"type": "nodes"}}', "[" * 100_000,
+        '[{"type":' + "[" * 985 + "]" * 985 + "}]", '[{"type": ' + "9" * 5_000 + "}]", '["\\ud800"]',
+    ],
+    ids=range(11),
+)  # fmt: skip
 def test_a_file_without_watches_is_an_error(text: str) -> None:
-    """Not an empty configuration."""
-    with pytest.raises(ConfigError):
+    """Not an empty configuration; the message is for an operator."""
+    with pytest.raises(ConfigError) as raised:
         import_watches(text)
+    assert "sys." not in str(raised.value)
 
 
 @given(
@@ -138,3 +144,20 @@ def test_any_text_survives(name: str, args: list[str]) -> None:
 def test_no_watch_breaks_the_file(watch: dict[str, str]) -> None:
     """Whatever stands in a watch, the output is YAML with at most one handler."""
     assert len(imported(watch)) <= 1
+
+
+@pytest.mark.parametrize("tag", [[7], {"a": "b"}, 7, [["a"]]])
+def test_a_tag_that_is_no_text_is_told(tag: object) -> None:
+    """Not written as it is, for agentd to refuse."""
+    watch = {"type": "service", "service": "web", "tag": tag, "args": ["true"]}
+
+    text = import_watches(json.dumps([watch]))
+
+    assert "NOT imported: `tag` must be a string or a list of strings" in text
+
+
+def test_no_character_of_a_watch_steers_a_terminal() -> None:
+    """A direction mark is escaped as YAML reads it."""
+    watch = {"type": "event", "name": "a\u202e\x9b", "args": ["\u2066"]}
+
+    assert import_watches(json.dumps([watch])).replace("\n", "").isprintable()

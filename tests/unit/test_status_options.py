@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentd.options import StatusOptions, parse_loopback
+from agentd.options import StatusOptions
+from agentd.values import parse_loopback
 
 
 @pytest.mark.parametrize(
@@ -27,11 +28,11 @@ def test_a_loopback_address_is_split(address: str, expected: tuple[str, int]) ->
 @pytest.mark.parametrize(
     "address,reason",
     [
-        ("0.0.0.0:9521", "only a loopback"),
-        ("10.0.0.1:9521", "only a loopback"),
-        ("[::]:9521", "only a loopback"),
-        ("[127.0.0.1]:9521", "only a loopback"),
-        ("::1:9521", "only a loopback"),
+        ("0.0.0.0:9521", "a loopback address"),
+        ("10.0.0.1:9521", "a loopback address"),
+        ("[::]:9521", "a loopback address"),
+        ("[127.0.0.1]:9521", "a loopback address"),
+        ("::1:9521", "a loopback address"),
         ("example.org:9521", "an address and a port"),
         (":9521", "an address and a port"),
         ("9521", "an address and a port"),
@@ -39,10 +40,12 @@ def test_a_loopback_address_is_split(address: str, expected: tuple[str, int]) ->
         ("127.0.0.1:65536", "a port from 0"),
         ("127.0.0.1:-1", "a port from 0"),
         ("127.0.0.1:٣", "a port from 0"),
+        ("127.0.0.1:" + "9" * 5000, "a port from 0"),
+        ("[::1%lo]:9521", "must be a loopback address"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(address: str, reason: str) -> None:
-    """The endpoints ask nobody who they are, so they must not be reached from outside."""
+    """The endpoints have no authentication, so they must not be reachable from outside."""
     with pytest.raises(ValidationError, match=reason):
         StatusOptions(address=address)
 
@@ -55,5 +58,5 @@ def test_null_switches_the_endpoints_off() -> None:
 @given(st.ip_addresses(v=4).filter(lambda address: not address.is_loopback), st.integers(0, 65535))
 def test_no_address_of_a_network_is_accepted(address: object, port: int) -> None:
     """Of all IPv4 addresses only 127.0.0.0/8 passes."""
-    with pytest.raises(ValueError, match="only a loopback"):
+    with pytest.raises(ValueError, match="a loopback address"):
         parse_loopback(f"{address}:{port}")

@@ -1,1 +1,1 @@
-"""What `agentd check` looks at, one module a neighbour. They only look, and change nothing."""
+"""What `agentd check` looks at, one module per neighbour. They change nothing."""

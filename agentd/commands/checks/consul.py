@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from agentd.commands.checks.finding import Finding
-from agentd.config import Loaded, OnEvent
+from agentd.config.load import Loaded, OnEvent
 from agentd.errors import ConsulError, ConsulRefused
 from agentd.watch.client import ConsulClient
 from agentd.watch.queries import EventQuery, KeyPrefixQuery
 from agentd.watch.query import Right
+from agentd.watch.release import changes
 
 _ALL_EVENTS: Right = ("event", "read", "")
 _EVERY = "*"
@@ -40,12 +41,15 @@ def _agent(client: ConsulClient) -> Iterator[Finding]:
         info = client.self_info()
     except ConsulRefused:
         yield Finding(
-            "warn", "consul", "reachable; its version is unknown without agent:read",
+            "warn", "consul",
+            "reachable; without agent:read its version is unknown, as is what it missed while it was down",
             f"give the token this rule: {rule(('agent', 'read', ''))}",
         )  # fmt: skip
     else:
         kind = "server" if info.server else "client"
         yield Finding("ok", "consul", f"Consul {info.version}, {kind} {info.node} in {info.datacenter}")
+        for change in changes(info.version):
+            yield Finding("ok", "consul release", change)
     if leader:
         yield Finding("ok", "consul leader", leader)
     else:
@@ -71,7 +75,7 @@ def _rights(client: ConsulClient, loaded: Loaded) -> Iterator[Finding]:
                 )  # fmt: skip
             else:
                 advice = rule(right, below=isinstance(query, KeyPrefixQuery))
-                text = f"the token may not {_spoken(right)}: Consul would answer with silence"
+                text = f"the token may not {_spoken(right)}: Consul would answer as if there were nothing"
                 yield Finding("FAIL", f"acl {query}", text, f"give it this rule: {advice}")
 
 

@@ -1,4 +1,4 @@
-"""The directories that agentd writes: the tree and its own state."""
+"""The directories that agentd writes, the tree and its own state, and damage to what is in them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from agentd.agent import open_tree
 from agentd.commands.checks.finding import Finding
-from agentd.config import Loaded
+from agentd.config.load import Loaded
+from agentd.errors import FormatError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -19,7 +21,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding(
             "warn",
             "user",
-            "not run as root: what follows may fail for that reason alone",
+            "not run as root: the checks below may fail for that reason alone",
             "run sudo agentd check",
         )
     yield _directory("tree", loaded.config.tree.path)
@@ -30,6 +32,31 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
             "warn", "state", f"{state} is open to others; it holds payloads", f"chmod 700 {state}"
         )
     yield found
+    yield from _damage(loaded)
+
+
+def _damage(loaded: Loaded) -> Iterator[Finding]:
+    """What is damaged now, and what was set aside because it was."""
+    tree = open_tree(loaded.config)
+    try:
+        damage = tree.damage()
+    except FormatError as error:
+        damage = str(error)
+    if damage:
+        yield Finding(
+            "FAIL",
+            "tree",
+            f"{tree.path} is damaged: {damage}",
+            "the daemon heals it within seconds; if it cannot, run `agentd rollback N`",
+        )
+    for aside in sorted(loaded.config.state.glob("journal.db.damaged-*")):
+        if not aside.name.endswith("-wal"):
+            yield Finding(
+                "warn",
+                "journal",
+                f"{aside} was damaged, and set aside",
+                "find out why (see the kernel's log about the disk), then delete it",
+            )
 
 
 def _directory(subject: str, path: Path) -> Finding:
@@ -41,4 +68,4 @@ def _directory(subject: str, path: Path) -> Finding:
         return Finding(
             "FAIL", subject, f"{there} cannot be written", "correct its owner, mode or mount options"
         )
-    return Finding("ok", subject, f"{path} can be written" if there == path else f"{path} will be made")
+    return Finding("ok", subject, f"{path} can be written" if there == path else f"{path} will be created")

@@ -1,11 +1,11 @@
--- Chooses a server by the words that are searched for (rendezvous hashing): each server has a score for the
--- words, and the highest wins. When a server comes or goes, only the words that it wins change their place.
+-- Chooses a server by the search words (rendezvous hashing): each server has a score for the words, and the highest
+-- score wins. When a server is added or removed, only the words that it wins move.
 
 local balancer = require "ngx.balancer"
 
 local _M = {}
 
--- The servers from the highest score to the lowest. MD5 only mixes here; it protects nothing.
+-- The servers, from the highest score to the lowest. MD5 only mixes bits here; it does not protect anything.
 local function ranked(words, servers)
     local scores = {}
     for _, server in ipairs(servers) do
@@ -15,7 +15,7 @@ local function ranked(words, servers)
     return servers
 end
 
--- In balancer_by_lua, for the first attempt and for each that follows a failure.
+-- For balancer_by_lua: the first attempt, and each one after a failure.
 function _M.balance(words, servers)
     local attempt = (ngx.ctx.search_attempt or 0) + 1
     ngx.ctx.search_attempt = attempt

@@ -6,19 +6,26 @@ Journal and tree are real and lie in a temporary directory; time moves when a te
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agentd.apply.attempts import Attempts
 from agentd.apply.commit import Committer
-from agentd.apply.founding import Founding
-from agentd.apply.journal import Journal
-from agentd.apply.outcome import Ending
-from agentd.apply.tree import Tree
+from agentd.apply.convergence import Convergence
+from agentd.apply.first_commit import FirstCommit
+from agentd.apply.observer import Observer
 from agentd.apply.worker import Worker
-from agentd.config import ConfiguredHandler, HandlerEntry
-from agentd.handler import Change, Context, Event, Handler, KeyState, Notification
+from agentd.config.load import ConfiguredHandler, HandlerEntry
+from agentd.handler import Change, Context, Drift, Event, Handler, KeyState, Notification, Verdict
+from agentd.heartbeat import Heartbeat
+from agentd.journal.entry import Ending
+from agentd.journal.journal import Journal
+from agentd.nginx.inputs import Inputs
+from agentd.sources.fetcher import Sources
+from agentd.tree.tree import Tree
 
 
 @dataclass
@@ -44,7 +51,7 @@ def state(value: str, index: int = 1, key: str = "site") -> KeyState:
 
 
 class Scribe(Handler):
-    """Does what the payload says (`write A=1`, `remove A`, `run true`, `store A=1`), or raises.
+    """Does what the payload says (`write A=1`, `remove A`, `run true`, `store A=1`, `reload`), or raises.
 
     Attributes:
         calls: payloads and notifications, in the order in which they were handled.
@@ -76,6 +83,8 @@ class Scribe(Handler):
             context.files.remove(name)
         elif verb == "store":
             context.store[name] = value
+        elif verb == "reload":
+            context.reload()
         elif verb == "run":
             context.run([rest])
 
@@ -92,7 +101,7 @@ class Prover(Handler):
     """Proves what it is told to.
 
     Attributes:
-        verdicts: what each proof raises, in order; without one it succeeds.
+        verdicts: what each proof raises, or returns if it is a text, in order; without one it succeeds.
         saw: the generations that were current at each proof.
     """
 
@@ -100,39 +109,72 @@ class Prover(Handler):
 
     def __init__(self, options: Any = None) -> None:  # noqa: ANN401 (as Handler's)
         super().__init__(options or Handler.Options())
-        self.verdicts: list[BaseException | None] = []
+        self.verdicts: list[BaseException | str | None] = []
         self.saw: list[int] = []
 
-    def handle(self, change: Change, context: Context) -> None:
+    def handle(self, change: Change, context: Context) -> str | None:
         """Prove the current generation."""
         assert isinstance(change, Notification)
         self.saw.append(context.generation)
         verdict = self.verdicts.pop(0) if self.verdicts else None
-        if verdict is not None:
+        if isinstance(verdict, BaseException):
             raise verdict
+        return verdict
 
 
-class Pulse:
+class Verifier(Scribe):
+    """A scribe that verifies.
+
+    Attributes:
+        verdicts: what it finds, in order; without one, all is as it should be. An error is raised.
+        asked: the generations that were current when it was asked.
+    """
+
+    def __init__(self, options: Any = None) -> None:  # noqa: ANN401 (as Handler's)
+        super().__init__(options)
+        self.verdicts: list[Verdict | Exception] = []
+        self.asked: list[int] = []
+
+    def verify(self, context: Context) -> Verdict:
+        """Find what it was given."""
+        self.asked.append(context.generation)
+        verdict = self.verdicts.pop(0) if self.verdicts else Verdict()
+        if isinstance(verdict, Exception):
+            raise verdict
+        return verdict
+
+
+def drift(reason: str = "it is off", part: str = "the thing") -> Verdict:
+    """A verdict with one drift."""
+    return Verdict(drift=(Drift(part, reason),))
+
+
+class Pulse(Heartbeat):
     """Counts beats."""
 
     def __init__(self) -> None:
+        super().__init__("test", time.monotonic, 0.0)
         self.longest = 0.0
         self.beats = 0
 
     def beat(self, good_for: float) -> None:
-        """See `desk.Heartbeat`."""
+        """Count it."""
         self.beats += 1
         self.longest = max(self.longest, good_for)
 
 
 @dataclass
-class Stand:
-    """Everything but the threads.
+class Stand(Observer):
+    """Everything but the threads; it observes its own engine.
 
     Attributes:
         check: raises what is in it, first come first served, and accepts when it is empty.
         told: names of handlers that were notified.
-        endings: what was reported.
+        endings: the outcomes.
+        reloads: the results of proofs.
+        drifts: how much stands and how much was mended, at each verification.
+        gauges: what the last verdicts published.
+        inputs: what nginx reads beside the tree.
     """
 
     directory: Path
@@ -140,6 +182,10 @@ class Stand:
     check: list[Exception] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    reloads: list[str] = field(default_factory=list)
+    drifts: list[tuple[int, int]] = field(default_factory=list)
+    gauges: dict[str, float] = field(default_factory=dict)
+    inputs: Inputs = field(default_factory=lambda: Inputs("", 0.0))
     refuses: Callable[[Path], Exception | None] = lambda _candidate: None
 
     def __post_init__(self) -> None:
@@ -157,7 +203,27 @@ class Stand:
             prefix="agentd",
             clock=self.clock,
         )
-        self.committer = Committer(self.tree, self.journal, report=self.endings.append, told=self.told.extend)
+        self.committer = Committer(self.tree, self.journal, observer=self)
+
+    def notified(self, handlers: Sequence[str]) -> None:
+        """Note them."""
+        self.told.extend(handlers)
+
+    def ended(self, ending: Ending) -> None:
+        """Note it."""
+        self.endings.append(ending)
+
+    def reloaded(self, result: str, seconds: float) -> None:  # noqa: ARG002 (the interface)
+        """Note the result."""
+        self.reloads.append(result)
+
+    def drifted(self, handler: str, standing: int, mended: int) -> None:  # noqa: ARG002 (the interface)
+        """Note it."""
+        self.drifts.append((standing, mended))
+
+    def gauged(self, handler: str, gauges: Mapping[str, float]) -> None:  # noqa: ARG002 (the interface)
+        """Note them."""
+        self.gauges.update(gauges)
 
     def restart(self) -> None:
         """Begin again on what is on disk."""
@@ -178,25 +244,30 @@ class Stand:
         name: str = "scribe",
         *,
         provers: Sequence[str] = (),
+        sources: Sources | None = None,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker whose initial files are committed; its thread is not started."""
-        worker = self.raw_worker(handler, name, provers=provers, **entry)
+        worker = self.raw_worker(handler, name, provers=provers, sources=sources, **entry)
         self.found(worker)
         assert worker.ready.is_set()
         return worker
 
     def found(self, *workers: Worker, provers: Sequence[str] = ()) -> None:
         """One attempt at committing the initial files of these handlers together."""
-        Founding(workers, self.committer, provers=provers, heartbeat=Pulse(), done=lambda: None).attempt()
+        FirstCommit(workers, self.committer, provers=provers, heartbeat=Pulse(), done=lambda: None).attempt()
 
-    def raw_worker(
+    def raw_worker(  # noqa: PLR0913 (as Attempts has)
         self,
         handler: Handler,
         name: str = "scribe",
         *,
         provers: Sequence[str] = (),
         heartbeat: Pulse | None = None,
+        told_by: Sequence[str] = (),
+        verifiers: Sequence[str] = (),
+        settle: Callable[[Sequence[str]], Sequence[str]] = lambda _names: (),
+        sources: Sources | None = None,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker that has done nothing yet."""
@@ -205,18 +276,23 @@ class Stand:
             name, HandlerEntry(use="tests:x", retry=retry, **entry), type(handler), handler.options
         )
         configured.handler.append(handler)
-        return Worker(
+        attempts = Attempts(
             configured,
             committer=self.committer,
             nginx=None,
             provers=provers,
             heartbeat=heartbeat or Pulse(),
             clock=self.clock,
+            told_by=told_by,
+            verifiers=verifiers,
+            settle=settle,
+            sources=sources,
         )
+        return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
 
     def receive(self, *changes: Change, handler: str = "scribe") -> None:
         """Owe changes to a handler."""
-        self.journal.receive([(change, [handler]) for change in changes])
+        self.journal.receive([(change, [handler]) for change in changes], ended=self.ended)
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -246,10 +322,15 @@ class _Ready(ConfiguredHandler):
         return self.handler[0]
 
 
+def step(worker: Worker) -> float:
+    """One step of the worker. Returns the seconds until its next, 0 if it did something."""
+    pause = worker.step()
+    return pause.seconds if pause else 0.0
+
+
 def settle(worker: Worker, turns: int = 50) -> float:
     """Let the worker do all that can be done now. Returns the seconds until its next look."""
     for _ in range(turns):
-        wait = worker._turn_safely()
-        if wait > 0:
+        if wait := step(worker):
             return wait
     raise AssertionError(f"the worker is still busy after {turns} turns")

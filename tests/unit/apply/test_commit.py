@@ -8,12 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
-from agentd.apply.commit import Committer
-from agentd.apply.ledger import Overtaken
-from agentd.apply.outcome import Outcome
-from agentd.apply.plan import Plan, Rollback, parse, text
+from agentd.apply.commit import EVENTS, Committer
 from agentd.errors import JournalError, PermanentError, TreeError
-from tests.unit.apply.stand import Scribe, Stand, event, settle, state
+from agentd.journal.entry import Outcome
+from agentd.journal.plan import Plan, Rollback, parse, text
+from tests.unit.apply.stand import Scribe, Stand, event, settle, state, step
 
 
 class Kill(BaseException):
@@ -55,9 +54,9 @@ def test_a_kill_around_the_flip_applies_the_change_once(stand: Stand, step: str,
     scribe = Scribe()
     worker = stand.worker(scribe)
     stand.receive(event("a", "write a=1; store k=1"))
-    setattr(stand.committer.ledger, step, kill)
+    setattr(stand.committer.commits, step, kill)
     with pytest.raises(Kill):
-        worker._turn()
+        worker.step()
 
     stand.restart()
     right_after = stand.outcomes["a"]
@@ -79,7 +78,7 @@ def test_a_kill_within_the_flip_leaves_a_plan_that_is_dropped(
     with monkeypatch.context() as broken:
         broken.setattr(stand.tree, "_flip", kill)
         with pytest.raises(Kill):
-            worker._turn()
+            worker.step()
 
     stand.restart()
 
@@ -94,8 +93,8 @@ def test_a_plan_left_behind_by_another_process_is_finished_first(stand: Stand) -
     """A command line that was killed after its flip: the daemon's next commit carries its plan out."""
     write(stand, "a", "write a=1; store k=1")
     write(stand, "b", "write a=2; store k=2")
-    command = Committer(stand.tree, stand.journal, report=lambda _: None)
-    command.ledger.complete = kill  # type: ignore[assignment, method-assign]
+    command = Committer(stand.tree, stand.journal)
+    command.commits.complete = kill  # type: ignore[assignment, method-assign]
     with pytest.raises(Kill):
         command.roll_back(2, "by hand", ("listener",))
 
@@ -111,7 +110,7 @@ def test_a_journal_that_fails_after_the_flip_is_caught_up_with(stand: Stand) -> 
     scribe = Scribe()
     worker = stand.worker(scribe)
     stand.receive(event("a", "write a=1; store n=1"))
-    complete = stand.committer.ledger.complete
+    complete = stand.committer.commits.complete
     failures = [JournalError("full")]
 
     def failing(generation: int) -> list[object]:
@@ -119,8 +118,8 @@ def test_a_journal_that_fails_after_the_flip_is_caught_up_with(stand: Stand) -> 
             raise failures.pop()
         return complete(generation)  # type: ignore[return-value]  # the same list
 
-    stand.committer.ledger.complete = failing  # type: ignore[assignment, method-assign]
-    wait = worker._turn_safely()
+    stand.committer.commits.complete = failing  # type: ignore[assignment, method-assign]
+    wait = step(worker)
 
     settle(worker)
 
@@ -174,6 +173,37 @@ def test_a_lost_journal_takes_the_stores_from_the_tree(stand: Stand) -> None:
     assert stand.files == {"a": b"1"}
 
 
+def test_a_lost_journal_learns_from_the_tree_which_events_were_seen(stand: Stand) -> None:
+    """The newest generation remembers; what waited for its turn then counts as not seen."""
+    stand.journal.receive([], seen=(EVENTS, {"last": "b", "ltime": 7, "epoch": 2}))
+    write(stand, "a", "write a=1")
+    stand.journal.receive([(event("b"), ["other"])])
+    write(stand, "c", "write c=1")
+    stand.committer.roll_back(1, "by hand", ())
+    stand.journal.close()
+    for path in (stand.directory / "state").glob("journal.db*"):
+        path.unlink()
+
+    stand.open()
+    stand.committer.recover()
+
+    assert stand.journal.seen(EVENTS) == {"last": "b", "ltime": 7, "epoch": 2, "owed": ["b"]}
+
+
+def test_a_journal_that_knows_what_was_seen_asks_no_tree(stand: Stand) -> None:
+    """A generation from before may be current again."""
+    stand.journal.receive([], seen=(EVENTS, {"last": "a", "ltime": 1}))
+    write(stand, "a", "write a=1")
+    write(stand, "b", "write b=1")
+    stand.journal.receive([], seen=(EVENTS, {"last": "b", "ltime": 2}))
+    (stand.tree.path / "current").unlink()
+    (stand.tree.path / "current").symlink_to("generations/000001")
+
+    stand.restart()
+
+    assert stand.journal.seen(EVENTS) == {"last": "b", "ltime": 2}
+
+
 def test_a_hand_that_moved_current_is_followed(stand: Stand) -> None:
     """The stores are those of the generation that is current now."""
     write(stand, "a", "write a=1; store k=1")
@@ -198,7 +228,7 @@ def test_what_waited_for_its_proof_in_a_lost_generation_is_handled_again(stand: 
     stand.restart()
 
     assert [entry.id for entry in stand.journal.pending("scribe")] == ["a"]
-    assert stand.journal.owed() == []
+    assert stand.journal.unproved() == []
 
 
 # ---------------------------------------------------------------- rollbacks by hand
@@ -264,7 +294,7 @@ def test_a_rollback_that_nginx_does_not_take_changes_nothing(stand: Stand) -> No
         stand.committer.roll_back(1, "by hand", (), check=True)
 
     assert stand.tree.current == 2
-    assert stand.committer.ledger.current() == 2
+    assert stand.committer.commits.current() == 2
 
 
 def test_the_generation_to_go_back_to_is_never_pruned(stand: Stand) -> None:
@@ -292,7 +322,7 @@ def test_a_handler_that_is_dropped_leaves_nothing_behind(stand: Stand) -> None:
 
     assert stand.files == {}
     assert stand.journal.store("scribe") == {}
-    assert stand.tree.manifest(stand.tree.current)["store"] == {"start": {}}
+    assert stand.tree.manifest(stand.tree.current).extra["store"] == {"start": {}}
 
 
 def test_a_handler_that_comes_back_gets_its_states_again(stand: Stand) -> None:
@@ -309,32 +339,31 @@ def test_a_handler_that_comes_back_gets_its_states_again(stand: Stand) -> None:
     assert stand.files == {"s": b"1"}
 
 
-# ---------------------------------------------------------------- the ground
+# ---------------------------------------------------------------- the revision
 
 
-def test_a_batch_on_old_ground_is_refused(stand: Stand) -> None:
+def test_a_batch_on_an_old_revision_is_refused(stand: Stand) -> None:
     """Its handler's files were committed or rolled back since it began."""
     worker = stand.worker(Scribe())
-    batch = worker._desk.batch()
-    batch.stage.write("late", b"1")
+    attempt = worker._attempts.begin()
+    attempt.do(lambda context: context.files.write("late", b"1"))
     write(stand, "a", "write a=1")
 
-    with pytest.raises(Overtaken):
-        worker._desk.commit(batch)
+    assert not attempt.commit()
 
     assert stand.files == {"a": b"1"}
 
 
-def test_commits_of_others_move_no_ground(stand: Stand) -> None:
+def test_commits_of_others_do_not_change_the_revision(stand: Stand) -> None:
     """Two handlers commit side by side."""
     worker = stand.worker(Scribe())
-    batch = worker._desk.batch()
-    batch.stage.write("mine", b"1")
+    attempt = worker._attempts.begin()
+    attempt.do(lambda context: context.files.write("mine", b"1"))
     other = stand.worker(Scribe(), "other")
     stand.receive(event("a", "write theirs=1"), handler="other")
     settle(other)
 
-    worker._desk.commit(batch)
+    assert attempt.commit()
 
     assert stand.files == {"mine": b"1", "theirs": b"1"}
 
@@ -344,12 +373,11 @@ def test_an_entry_that_ended_meanwhile_is_not_committed(stand: Stand) -> None:
     worker = stand.worker(Scribe())
     stand.receive(event("a", "write a=1"))
     entry = stand.journal.pending("scribe")[0]
-    batch = worker._desk.batch()
-    worker._desk.attempt(batch, entry)
-    stand.worker(Scribe())._desk.end([entry], Outcome.REFUSED, "by the other one")
+    attempt = worker._attempts.begin()
+    attempt.call(entry)
+    stand.worker(Scribe())._attempts.end([entry], Outcome.REFUSED, "by the other one")
 
-    with pytest.raises(Overtaken):
-        worker._desk.commit(batch)
+    assert not attempt.commit()
 
     assert stand.files == {}
 
@@ -365,9 +393,9 @@ def test_nobody_commits_while_a_proof_keeps_current_still(
     worker = stand.worker(Scribe())
     stand.receive(event("a", "write a=1"))
     beats = threading.Event()
-    worker._desk.beat_for_commit = beats.set  # type: ignore[method-assign]
+    worker._attempts.beat_for_commit = beats.set  # type: ignore[method-assign]
     thread = threading.Thread(target=lambda: settle(worker))
-    with stand.committer.still():
+    with stand.committer.pinned():
         beats.clear()
         thread.start()
         assert beats.wait(10)
@@ -384,7 +412,7 @@ def test_outcomes_are_reported_once_and_outside_of_the_locks(stand: Stand) -> No
     """A reporter may look into journal and tree."""
     seen: list[tuple[str, int]] = []
     look: Callable[[], int] = lambda: stand.tree.current  # noqa: E731 (read late)
-    stand.committer._report = lambda ending: seen.append((ending.entry.id, look()))
+    stand.ended = lambda ending: seen.append((ending.entry.id, look()))  # type: ignore[method-assign]
 
     write(stand, "a", "write a=1")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 import pytest
 
 from agentd.apply.dispatcher import Dispatcher, Route
+from agentd.apply.observer import Observer
 from agentd.errors import JournalError
 from agentd.handler import Change
 from agentd.watch.client import Answer
@@ -21,7 +22,7 @@ ROUTES = (
 )
 
 
-class Tally:
+class Tally(Observer):
     """Counts, and remembers who was woken."""
 
     def __init__(self) -> None:
@@ -30,16 +31,16 @@ class Tally:
         self.woken: set[str] = set()
 
     def received(self, change: Change) -> None:
-        """See `dispatcher.Count`."""
+        """Remember it."""
         self.came.append(change.id)
 
     def missed(self, events: int) -> None:
-        """See `dispatcher.Count`."""
+        """Count them."""
         self.lost += events
 
-    def wake(self, names: Collection[str]) -> None:
+    def notified(self, handlers: Sequence[str]) -> None:
         """Remember them."""
-        self.woken |= set(names)
+        self.woken |= set(handlers)
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def tally() -> Tally:
 @pytest.fixture
 def dispatcher(stand: Stand, tally: Tally) -> Dispatcher:
     """With a few routes."""
-    return Dispatcher(stand.journal, ROUTES, wake=tally.wake, count=tally)
+    return Dispatcher(stand.journal, ROUTES, observer=tally)
 
 
 def snapshot(*changes: Change, missed: int = 0) -> Snapshot:
@@ -95,7 +96,7 @@ def test_only_what_is_new_wakes_and_counts(dispatcher: Dispatcher, stand: Stand,
 
 def test_what_nobody_takes_is_counted(stand: Stand, tally: Tally) -> None:
     """But not written down."""
-    Dispatcher(stand.journal, (), wake=tally.wake, count=tally).deliver(snapshot(event("a")))
+    Dispatcher(stand.journal, (), observer=tally).deliver(snapshot(event("a")))
 
     assert tally.came == ["a"]
     assert stand.journal.history() == []

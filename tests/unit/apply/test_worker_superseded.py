@@ -49,6 +49,18 @@ def test_superseded_events_end_as_expired(stand: Stand) -> None:
     assert scribe.calls == ["write y=1", "write x=2"]
 
 
+def test_what_supersedes_may_be_behind_a_long_backlog(stand: Stand) -> None:
+    """The newest events are looked at as well, not only those whose turn is near."""
+    scribe = Newest()
+    worker = stand.worker(scribe)
+    stand.receive(*(event(f"a{number}", f"write x={number}") for number in range(2500)))
+
+    settle(worker)
+
+    assert scribe.calls == ["write x=2499"]
+    assert stand.reason("a0") == "superseded by a2499"
+
+
 def test_a_newer_event_ends_the_wait_of_one_that_is_retried(stand: Stand) -> None:
     """What failed for now does not hold back what makes it void."""
     scribe = Newest()

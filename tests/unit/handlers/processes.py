@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from os import kill  # by name: a test may have replaced `os.kill`
 from pathlib import Path
 
 _SCRIPT = """\
 for title; do (exec -a "$title" sleep 60) & done
-exec -a "nginx: master process nginx" sleep 60
+exec -a "$MASTER" sleep 60
 """
-_PATIENCE = 5.0
+_PATIENCE = 30.0
 
 
 @contextmanager
-def pretended_nginx(pid_file: Path, *, active: int = 0, draining: int = 0) -> Iterator[int]:
-    """Run a master with so many workers and write its pid file; yields its pid. SIGHUP ends it."""
+def pretended_nginx(
+    pid_file: Path, *, active: int = 0, draining: int = 0, options: str | None = None
+) -> Iterator[int]:
+    """Run a master with so many workers and write its pid file; yields its pid. SIGHUP ends it.
+
+    The master reads the nginx.conf beside its pid file, unless it has other `options`.
+    """
+    options = f"-c {pid_file.parent}/nginx.conf" if options is None else options
     titles = ["nginx: worker process"] * active + ["nginx: worker process is shutting down"] * draining
+    # Under nohup all of them would ignore SIGHUP, and bash cannot take back what it inherited.
+    shell = ["env", "--default-signal=HUP", "bash", "-c", _SCRIPT, "bash"]
     master = subprocess.Popen(
-        ["bash", "-c", _SCRIPT, "bash", *titles, "nginx: cache manager process"], start_new_session=True
+        [*shell, *titles, "nginx: cache manager process"],
+        env={**os.environ, "MASTER": f"nginx: master process nginx {options}".strip()},
+        start_new_session=True,
     )
     children: list[int] = []
     try:
@@ -30,8 +43,9 @@ def pretended_nginx(pid_file: Path, *, active: int = 0, draining: int = 0) -> It
         yield master.pid
     finally:
         for pid in (*children, master.pid):
-            subprocess.run(["kill", "-KILL", str(pid)], check=False, stderr=subprocess.DEVNULL)
-        master.wait(5)
+            with suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+        master.wait(30)
 
 
 def _wait_until_named(pid: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from agentd.handler import Change, ChecksState, Event, ServicesState, TemporaryError
-from agentd.testing import HandlerBench, RecordedRun, event, instance, key, keyprefix, notification, service
+from agentd.handler import Change, ChecksState, Event, Limits, ServicesState, TemporaryError
+from agentd.process import run
+from agentd.testing import HandlerHarness, RecordedRun, event, instance, key, keyprefix, notification, service
 from handlers.command import Command, standard_input
 
 PROGRAM = ["/usr/local/bin/deploy", "--secret", "s3cret"]
@@ -20,9 +22,9 @@ PROGRAM = ["/usr/local/bin/deploy", "--secret", "s3cret"]
 
 def run_for(change: Change, options: Mapping[str, Any] | None = None) -> RecordedRun:
     """Hand over one change and return how the program was run."""
-    bench = HandlerBench(Command, options or {"argv": PROGRAM})
-    bench.handle(change)
-    return bench.runs[0]
+    harness = HandlerHarness(Command, options or {"argv": PROGRAM})
+    harness.handle(change)
+    return harness.runs[0]
 
 
 # ---------------------------------------------------------------- how it is started
@@ -40,6 +42,15 @@ def test_a_shell_is_used_when_asked_for() -> None:
     assert run_for(event("deploy"), {"shell": "cat | wc -c"}).argv == ("/bin/sh", "-c", "cat | wc -c")
 
 
+def test_limits_are_set_only_where_asked_for() -> None:
+    """A service that the program starts would inherit them."""
+    assert run_for(event("deploy")).limits is None
+
+    ran = run_for(event("deploy"), {"argv": PROGRAM, "limits": {"memory": "512M", "cpu": "60s"}})
+
+    assert ran.limits == Limits(memory=512 * 2**20, cpu=60)
+
+
 @pytest.mark.parametrize(
     "options,words",
     [
@@ -55,38 +66,38 @@ def test_a_shell_is_used_when_asked_for() -> None:
 def test_options_that_cannot_be_run_are_refused(options: dict[str, Any], words: str) -> None:
     """At the start, not at the first change."""
     with pytest.raises(ValidationError, match=words):
-        HandlerBench(Command, options)
+        HandlerHarness(Command, options)
 
 
 def test_an_exit_status_other_than_0_is_tried_again() -> None:
     """A failed program says nothing of the change itself."""
-    bench = HandlerBench(Command, {"argv": PROGRAM})
-    bench.answer_run(returncode=3, output=b"no such host")
+    harness = HandlerHarness(Command, {"argv": PROGRAM})
+    harness.answer_run(returncode=3, output=b"no such host")
 
     with pytest.raises(TemporaryError, match="status 3"):
-        bench.handle(event("deploy"))
+        harness.handle(event("deploy"))
 
 
 def test_neither_arguments_nor_output_are_logged() -> None:
     """Both may hold secrets: the program's name and sizes tell enough."""
-    bench = HandlerBench(Command, {"argv": PROGRAM})
-    bench.answer_run(output=b"the key is s3cret")
+    harness = HandlerHarness(Command, {"argv": PROGRAM})
+    harness.answer_run(output=b"the key is s3cret")
 
-    bench.handle(event("deploy", b"s3cret"))
+    harness.handle(event("deploy", b"s3cret"))
 
-    assert [line.event for line in bench.log] == ["command.ran"]
-    assert bench.log[0].fields["output_bytes"] == 17
-    assert "s3cret" not in str(bench.log)
+    assert [line.event for line in harness.log] == ["command.ran"]
+    assert harness.log[0].fields["output_bytes"] == 17
+    assert "s3cret" not in str(harness.log)
 
 
 def test_a_dry_run_logs_no_run() -> None:
     """The context only says what would be run."""
-    bench = HandlerBench(Command, {"argv": PROGRAM})
-    bench.dry_run = True
+    harness = HandlerHarness(Command, {"argv": PROGRAM})
+    harness.dry_run = True
 
-    bench.handle(event("deploy"))
+    harness.handle(event("deploy"))
 
-    assert bench.log == []
+    assert harness.log == []
 
 
 # ---------------------------------------------------------------- its environment
@@ -95,12 +106,12 @@ def test_a_dry_run_logs_no_run() -> None:
 def test_the_environment_says_what_happened() -> None:
     """`CONSUL_INDEX` as in a watch, and agentd's own variables."""
     change = event("deploy", b"v2", id="a8d0cebc-1ee4-50b8-5dce-4e5700c4682f")
-    bench = HandlerBench(Command, {"argv": PROGRAM, "env": {"STAGE": "prod"}})
-    bench.generation = 7
+    harness = HandlerHarness(Command, {"argv": PROGRAM, "env": {"STAGE": "prod"}})
+    harness.generation = 7
 
-    bench.handle(change)
+    harness.handle(change)
 
-    assert bench.runs[0].env == {
+    assert harness.runs[0].env == {
         "STAGE": "prod",
         "CONSUL_INDEX": "17662696535904762007",
         "AGENTD_HANDLER": "Command",
@@ -222,3 +233,23 @@ def test_the_bytes_are_those_of_a_watch() -> None:
 def test_go_escapes_do_not_change_what_is_said(value: object) -> None:
     """Whatever the value, parsing the input gives it back."""
     assert json.loads(standard_input(ServicesState("services", value))) == value
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_state_that_failed_is_given_to_the_program_again_only_if_asked_for(*, asked: bool) -> None:
+    """A program may have side effects each time."""
+    options = Command.Options(argv=("true",), retry_forever=asked)
+
+    assert Command(options).converges is asked
+
+
+def test_a_program_that_hits_its_limit_has_failed(tmp_path: Path) -> None:
+    """The real program, which sees its limits and is ended by them."""
+    script = f"ulimit -v >{tmp_path}/seen; while :; do :; done"
+    options = {"shell": script, "timeout": 60, "limits": {"memory": "64M", "cpu": 1}}
+    limited = HandlerHarness(Command, options, run=run)  # type: ignore[arg-type] # it is given a time-out
+
+    with pytest.raises(TemporaryError, match="was ended by SIGXCPU"):
+        limited.handle(event("deploy"))
+
+    assert (tmp_path / "seen").read_text() == "65536\n"

@@ -90,3 +90,13 @@ def test_a_quotation_is_short_and_printable(tmp_path: Path) -> None:
     assert len(quoted) == 1024
     assert quoted.isprintable()
     assert "3?[31m" not in quoted
+
+
+def test_what_a_client_has_nginx_log_is_no_emergency(tmp_path: Path) -> None:
+    """A request can contain anything, also a number of 5,000 digits, in the middle of a line."""
+    log = tmp_path / "error.log"
+    since = mark(log)
+    asked = f'client sent "[emerg] 7#7: made up [emerg] {"9" * 5000}#1: x"'
+    log.write_text(line(asked, level="info") + line("mine") + line("long", pid=int("9" * 11)))
+
+    assert emergencies(since, {7}) == ["mine"]

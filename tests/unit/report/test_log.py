@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import structlog
 
+from agentd.digest import digest
 from agentd.report import log
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -96,7 +97,7 @@ def test_a_secret_is_not_written(as_json: bool) -> None:  # noqa: FBT001 (pytest
     )
 
     assert "hunter2" not in stream.getvalue()
-    assert log.digest(b"hunter2") in stream.getvalue()
+    assert digest(b"hunter2") in stream.getvalue()
 
 
 @pytest.mark.parametrize("as_json", [True, False])
@@ -232,3 +233,13 @@ def test_json_needs_no_rich() -> None:
     )
 
     assert json.loads(ended.stderr)["event"] == "event.received"
+
+
+def test_a_traceback_on_a_terminal_has_its_lines_and_no_other_control_character() -> None:
+    """The message of an exception may quote what an outsider chose."""
+    stream = Terminal()
+    log.configure(stream=stream)
+
+    structlog.get_logger().error("handler.crashed", exception="KeyError: \x1b[2J\u202e\nnext")
+
+    assert "KeyError: \\x1b[2J\\u202e\nnext" in stream.getvalue()

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.report.redaction import digest, is_secret, redact
+from agentd.digest import digest
+from agentd.report.redaction import is_secret, redact
 
 _SECRET_NAMES = st.sampled_from(
     [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.report.request import Answer, BadRequest, encode, is_loopback_name, parse
+from agentd.report.request import BadRequest, Response, encode, is_loopback_name, parse
 
 
 def _head(first: str = "GET /healthz HTTP/1.1", *headers: str) -> bytes:
@@ -108,7 +108,7 @@ def test_bytes_of_any_kind_are_refused_in_order(head: bytes) -> None:
 
 def test_an_answer_tells_its_length_and_that_it_is_the_last() -> None:
     """The connection closes after each answer, and nobody may keep or guess at the content."""
-    head, _, body = encode(Answer(HTTPStatus.OK, b"fine"), body=True).partition(b"\r\n\r\n")
+    head, _, body = encode(Response(HTTPStatus.OK, b"fine"), body=True).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
     for header in (b"Content-Length: 4", b"Connection: close", b"Cache-Control: no-store", b"nosniff"):
@@ -118,7 +118,7 @@ def test_an_answer_tells_its_length_and_that_it_is_the_last() -> None:
 
 def test_a_head_request_gets_the_same_head_without_the_body() -> None:
     """The length tells how long the body would be."""
-    answer = encode(Answer(HTTPStatus.OK, b"fine"), body=False)
+    answer = encode(Response(HTTPStatus.OK, b"fine"), body=False)
 
     assert b"Content-Length: 4" in answer
     assert answer.endswith(b"\r\n\r\n")
@@ -126,4 +126,4 @@ def test_a_head_request_gets_the_same_head_without_the_body() -> None:
 
 def test_a_method_that_is_not_allowed_is_told_which_are() -> None:
     """A 405 must carry Allow (RFC 9110, 15.5.6)."""
-    assert b"Allow: GET, HEAD" in encode(Answer(HTTPStatus.METHOD_NOT_ALLOWED, b""), body=True)
+    assert b"Allow: GET, HEAD" in encode(Response(HTTPStatus.METHOD_NOT_ALLOWED, b""), body=True)

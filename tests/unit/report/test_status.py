@@ -12,8 +12,8 @@ import pytest
 import urllib3
 
 from agentd.errors import ConfigError
+from agentd.heartbeat import Heartbeats
 from agentd.options import StatusOptions
-from agentd.report.heartbeat import Heartbeats
 from agentd.report.metrics import Metrics
 from agentd.report.status import Status
 
@@ -24,6 +24,7 @@ class Daemon:
 
     now: float = 100.0
     reasons: list[str] = field(default_factory=list)
+    limited: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
     heartbeats: Heartbeats = field(init=False)
 
@@ -35,7 +36,13 @@ class Daemon:
         options = StatusOptions(address=address)
         metrics = Metrics(list)
         return Status(
-            options, self.heartbeats, metrics, not_ready=lambda: self.reasons, snapshot=lambda: self.state
+            options,
+            self.heartbeats,
+            metrics,
+            behind=lambda: (),
+            limited=lambda: self.limited,
+            not_ready=lambda: self.reasons,
+            snapshot=lambda: self.state,
         )
 
 
@@ -92,7 +99,16 @@ def test_ready_once_nothing_stands_in_the_way(get: Get, daemon: Daemon) -> None:
     ready = get("/readyz")
 
     assert (waiting[0], json.loads(waiting[2])["reasons"]) == (503, ["no generation is committed yet"])
-    assert (ready[0], json.loads(ready[2])) == (200, {"ready": True, "reasons": []})
+    assert (ready[0], json.loads(ready[2])) == (200, {"ready": True, "reasons": [], "behind": []})
+
+
+def test_a_limit_of_consul_is_told_and_makes_nobody_unready(get: Get, daemon: Daemon) -> None:
+    """All nodes would be unready at once."""
+    daemon.limited = ["query event is limited"]
+
+    status, _, body = get("/readyz")
+
+    assert (status, json.loads(body)["limited"]) == (200, ["query event is limited"])
 
 
 def test_metrics_are_what_prometheus_expects(get: Get) -> None:

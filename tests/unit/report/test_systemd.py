@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agentd.report.heartbeat import Heartbeats
+from agentd.heartbeat import Heartbeats
 from agentd.report.systemd import Notifier, Watchdog
 
 

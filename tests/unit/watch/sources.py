@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentd.errors import ConsulUnavailable
-from agentd.watch.client import Answer
+from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.watch.client import Answer, EventClock
 from agentd.watch.transport import Parameters
 
 
@@ -16,9 +17,24 @@ def answer(raw: Any, index: int = 1, **facts: Any) -> Answer:  # noqa: ANN401 - 
     return replace(Answer(404 if raw is None else 200, index, raw), **facts)
 
 
+def identity(number: int, *, rebuilt: bool = False) -> str:
+    """The ID of an event; `rebuilt`: of one that a Consul without its data numbers alike."""
+    return f"{number:08x}-0000-4000-8000-{int(rebuilt):012x}"
+
+
 def event(number: int, name: str = "deploy") -> dict[str, Any]:
     """One event as the list has it; its Lamport time is its number."""
-    return {"ID": f"id-{number}", "Name": name, "Payload": None, "LTime": number, "Version": 1}
+    return {"ID": identity(number), "Name": name, "Payload": None, "LTime": number, "Version": 1}
+
+
+def pair(value: str) -> dict[str, Any]:
+    """The pair of the key "k" as the KV store has it."""
+    return {"Key": "k", "Value": base64.b64encode(value.encode()).decode()}
+
+
+def value_of(raw: dict[str, Any]) -> str:
+    """The value in such a pair."""
+    return base64.b64decode(raw["Value"]).decode()
 
 
 @dataclass
@@ -55,6 +71,10 @@ class ScriptedSource:
         """Ask the test."""
         self.authorizations += 1
         return self.rights(resource, access, segment)
+
+    def event_clock(self) -> EventClock:
+        """Without the right to read the agent."""
+        raise ConsulRefused("no agent:read")
 
     def close(self) -> None:
         """Count."""

@@ -25,7 +25,7 @@ def test_an_answer_keeps_its_facts(agent: ScriptedAgent, client: ConsulClient) -
         )
     ]
     assert client.get("/v1/catalog/nodes") == Answer(
-        200, 2**64 - 1, [1], known_leader=False, last_contact_ms=1500, filtered_by_acls=True
+        200, 2**64 - 1, [1], known_leader=False, filtered_by_acls=True
     )
 
 
@@ -44,7 +44,7 @@ def test_a_404_of_the_kv_store_is_an_answer(agent: ScriptedAgent, client: Consul
 def test_a_404_without_index_is_no_answer(agent: ScriptedAgent, client: ConsulClient) -> None:
     """Something other than Consul, or an older Consul, knows no such endpoint."""
     agent.script = [reply(status=404)]
-    with pytest.raises(ConsulRefused, match=r"correct consul\.address"):
+    with pytest.raises(ConsulRefused, match="is this a Consul agent"):
         client.get("/v1/kv/a")
 
 

@@ -10,12 +10,14 @@ import pytest
 from structlog.testing import capture_logs
 from tenacity import wait_none
 
-from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.errors import ConsulLimited, ConsulRefused, ConsulUnavailable, JournalError
 from agentd.watch.client import Answer
-from agentd.watch.poller import BACKOFF, Poller
-from agentd.watch.queries import EventQuery, KeyQuery, Query
-from agentd.watch.query import Snapshot
-from tests.unit.watch.sources import ScriptedSource, answer, event
+from agentd.watch.parsing import TOO_LARGE, Odd
+from agentd.watch.poller import BACKOFF, Poller, PollerStatus
+from agentd.watch.queries import EventQuery, KeyQuery
+from agentd.watch.query import Query, Snapshot
+from tests.unit.watch.sources import ScriptedSource, answer, event, identity, value_of
+from tests.unit.watch.sources import pair as one_pair
 
 KEY = KeyQuery("k")
 DOWN = ConsulUnavailable("no Consul agent listens")
@@ -23,7 +25,7 @@ DOWN = ConsulUnavailable("no Consul agent listens")
 
 def pair(value: str) -> list[dict[str, str]]:
     """What Consul answers for the key."""
-    return [{"Key": "k", "Value": value}]
+    return [one_pair(value)]
 
 
 class Run:
@@ -64,7 +66,7 @@ class Run:
     @property
     def values(self) -> list[str | None]:
         """The key's values that were delivered."""
-        return [one.changes[0].raw and one.changes[0].raw["Value"] for one in self.snapshots]
+        return [one.changes[0].raw and value_of(one.changes[0].raw) for one in self.snapshots]
 
     @property
     def indexes(self) -> list[int | None]:
@@ -95,6 +97,61 @@ def test_errors_change_nothing_and_are_told_once() -> None:
     assert run.told("warning") == ["consul.unavailable"]
     assert run.told("debug") == ["consul.unavailable"] * 2
     assert run.told("info") == ["consul.recovered"]
+
+
+class Waits(threading.Event):
+    """Notes how long is waited, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waited: list[float] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Go on at once."""
+        self.waited.append(timeout or 0.0)
+        return self.is_set()
+
+
+def test_a_consul_that_limits_requests_is_no_outage() -> None:
+    """It is asked later over the same connection; status, log and metric say so."""
+    seen: list[PollerStatus] = []
+
+    def look() -> Answer:
+        seen.append(poller.status)
+        return answer(pair("b"), 6)
+
+    script: list[Answer | Exception | Callable[[], Answer]] = [
+        answer(pair("a"), 5),
+        ConsulLimited("too many"),
+        ConsulLimited("too many"),
+        look,
+    ]
+    stop = Waits()
+    source = ScriptedSource(script, exhausted=stop.set)
+    taken: list[Snapshot] = []
+    poller = Poller(KEY, lambda: source, taken.append, stop=stop, backoff=wait_none())
+
+    with capture_logs() as logs:
+        poller.run()
+
+    assert (seen[0].error, seen[0].limited) == (None, "too many")
+    assert [entry["log_level"] for entry in logs if entry["event"] == "consul.limited"] == [
+        "warning",
+        "debug",
+    ]
+    assert [entry["event"] for entry in logs if entry["log_level"] == "info"] == ["consul.recovered"]
+    assert (len(taken), source.closed) == (2, 1)  # closed at the end
+
+
+@pytest.mark.parametrize("asked,least,most", [(7.0, 7.0, 8.75), (0.0, 0.0, 0.0), (86_400.0, 60.0, 75.0)])
+def test_a_limit_is_waited_out(asked: float, least: float, most: float) -> None:
+    """As long as Consul asks for, with jitter, and no longer than a minute or so."""
+    stop = Waits()
+    source = ScriptedSource([ConsulLimited("too many", asked)], exhausted=stop.set)
+
+    Poller(KEY, lambda: source, lambda _: None, stop=stop, timer=lambda: 0.0, backoff=wait_none()).run()
+
+    assert least <= stop.waited[0] <= most
 
 
 def test_a_refusal_is_told_by_its_own_name() -> None:
@@ -153,6 +210,7 @@ def test_an_empty_state_without_the_right_is_held_and_told_once() -> None:
     assert run.values == ["a"]
     assert run.told("warning").count("state.held") == 1
     assert run.poller.status.held == "empty answer held: the token has no right to read key 'k'"
+    assert run.poller.status.alarming
 
 
 def test_a_consul_that_refuses_to_say_holds_the_state() -> None:
@@ -183,9 +241,23 @@ def test_a_delivery_that_fails_is_made_again() -> None:
             raise error
 
     run = Run(EventQuery(), [answer([event(1), event(2)])] * 3, deliver=deliver)
-    assert [[change.id for change in one.changes] for one in run.snapshots] == [["id-1", "id-2"]]
+    assert [[change.id for change in one.changes] for one in run.snapshots] == [[identity(1), identity(2)]]
     assert run.told("warning") == ["poller.failed"]
     assert run.told("info") == ["poller.recovered"]
+
+
+def test_an_error_of_ours_is_told_in_its_own_words() -> None:
+    """A full disk is no bug, and needs no traceback."""
+    failures = iter([JournalError("the disk is full"), None])
+
+    def deliver(_: Snapshot) -> None:
+        if error := next(failures):
+            raise error
+
+    run = Run(EventQuery(), [answer([event(1)])] * 2, deliver=deliver)
+    (line,) = [line for line in run.logs if line["log_level"] == "warning"]
+    assert line["error"] == "the disk is full"
+    assert "exc_info" not in line
 
 
 def test_an_error_that_is_not_ours_is_not_quoted_in_the_status() -> None:
@@ -213,7 +285,10 @@ def test_an_error_that_is_not_ours_is_not_quoted_in_the_status() -> None:
 def test_all_new_events_of_one_answer_come_at_once() -> None:
     """The journal takes them in one transaction."""
     run = Run(EventQuery(), [answer([event(1)], 3), answer([event(1), event(2), event(3)], 2)])
-    assert [[change.id for change in one.changes] for one in run.snapshots] == [["id-1"], ["id-2", "id-3"]]
+    assert [[change.id for change in one.changes] for one in run.snapshots] == [
+        [identity(1)],
+        [identity(2), identity(3)],
+    ]
     assert run.indexes == [0, 3, 2]
 
 
@@ -266,13 +341,6 @@ def test_the_heartbeat_covers_the_longest_poll() -> None:
     assert min(recorder.beats) > 20 + 60 * 17 / 16 + 10 + 30
 
 
-def test_a_memory_goes_on_where_another_poller_stopped() -> None:
-    """After a reload of the configuration nothing is delivered again."""
-    first = Run(KEY, [answer(pair("a"), 5)])
-    second = Run(KEY, [answer(pair("a"), 6)], memory=first.poller.memory)
-    assert (second.values, second.indexes) == ([], [5, 6])
-
-
 def test_an_agent_that_answers_at_once_for_ever_is_not_asked_in_a_busy_loop() -> None:
     """Once the burst is spent each answer costs 0.1 s."""
 
@@ -289,6 +357,35 @@ def test_an_agent_that_answers_at_once_for_ever_is_not_asked_in_a_busy_loop() ->
     Poller(KEY, lambda: source, lambda _: None, stop=stop, timer=lambda: 0.0, backoff=wait_none()).run()
     assert len(stop.waited) == 300 - 256
     assert min(stop.waited) >= 0.1
+
+
+@pytest.mark.parametrize("used,rest", [(0.2, 0.0), (2.0, 40.0), (5.0, 60.0)])
+@pytest.mark.parametrize("refused", [False, True], ids=["odd items", "refused"])
+def test_answers_that_cannot_be_used_and_cost_much_are_asked_for_seldom(
+    used: float, rest: float, *, refused: bool
+) -> None:
+    """24 MB of brackets take 4 s of processor time at each poll, for ever; good answers are not held up."""
+    stop, spent = Waits(), [0.0]
+
+    def costly(found: Answer) -> Callable[[], Answer]:
+        def read() -> Answer:
+            spent[0] += used
+            if refused and found.odd:
+                raise ConsulUnavailable("not JSON that agentd can read")
+            return found
+
+        return read
+
+    good = costly(answer([event(1)], 1))
+    script = [good, costly(answer([event(1), event(2)], 2, odd=(Odd("x", TOO_LARGE),))), good]
+    source = ScriptedSource(script, exhausted=stop.set)
+    poller = Poller(
+        EventQuery(), lambda: source, lambda _: None, stop=stop, timer=lambda: 0.0, work=lambda: spent[0],
+        backoff=wait_none(),
+    )  # fmt: skip
+    poller.run()
+
+    assert [wait for wait in stop.waited if wait] == [rest] * (rest > 0)
 
 
 def test_the_backoff_grows_to_ten_seconds_and_no_further() -> None:
@@ -357,3 +454,17 @@ def test_no_mistake_ends_the_loop(error: Exception) -> None:
     """Promise 6: nothing that Consul does makes the daemon exit."""
     run = Run(KEY, [error, answer(pair("a"), 5)])
     assert run.values == ["a"]
+
+
+def test_an_odd_item_that_stays_is_counted_and_told_once() -> None:
+    """It stands in the ring of 256 at each poll, and a second one of its kind soon after it."""
+    odd, other = event(2) | {"LTime": "seven"}, event(3) | {"LTime": None}
+    lists = [[event(1), odd], [event(1), odd], [event(1), odd, other, event(4)], [event(4)]]
+    run = Run(EventQuery(), [answer(events, index) for index, events in enumerate(lists, start=1)])
+
+    assert [change.id for one in run.snapshots for change in one.changes] == [identity(1), identity(4)]
+    assert (run.poller.status.dropped, run.poller.status.odd) == ({"LTime": 2}, 0)
+    told = [entry for entry in run.logs if entry["event"] == "consul.item_dropped"]
+    assert [(entry["reason"], entry["item"], entry["dropped"]) for entry in told] == [
+        ("LTime", identity(2), 1)
+    ]

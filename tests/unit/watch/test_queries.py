@@ -15,13 +15,14 @@ from agentd.watch.queries import (
     KeyPrefixQuery,
     KeyQuery,
     NodesQuery,
-    Query,
     ServiceQuery,
     ServicesQuery,
 )
-from tests.unit.watch.sources import ScriptedSource, answer, event
+from agentd.watch.query import Query
+from tests.unit.watch.sources import ScriptedSource, answer, event, identity
 
 _NAMES = st.text(alphabet="ab/:?&=% é", min_size=1, max_size=4).filter(lambda name: not name.startswith("/"))
+_INSTANCE = {"Node": {"Node": "n", "Address": "192.0.2.1"}, "Service": {}}
 _MAYBE = st.none() | _NAMES
 _QUERIES = st.one_of(
     st.just(EventQuery()),
@@ -93,7 +94,7 @@ def test_a_query_asks_its_endpoint(
 @pytest.mark.parametrize(
     "query,raw,handed",
     [
-        (ServiceQuery("web"), [{"Service": {}}], [{"Service": {}}]),
+        (ServiceQuery("web"), [_INSTANCE], [_INSTANCE]),
         (ServiceQuery("web"), [], []),
         (ServiceQuery("web"), None, []),
         (KeyQuery("a"), [{"Key": "a", "Value": "eA=="}], {"Key": "a", "Value": "eA==", "Session": ""}),
@@ -118,7 +119,7 @@ def test_a_state_is_one_change_in_the_form_of_consul_watch(query: Query, raw: An
 def test_events_are_one_change_each() -> None:
     """In the order of the ring."""
     snapshot = EventQuery().fetch(ScriptedSource([answer([event(1), event(2)])]))
-    assert [change.id for change in snapshot.changes] == ["id-1", "id-2"]
+    assert [change.id for change in snapshot.changes] == [identity(1), identity(2)]
 
 
 @pytest.mark.parametrize(
@@ -126,13 +127,14 @@ def test_events_are_one_change_each() -> None:
     [
         (NodesQuery(), {"Node": "n"}),
         (ServicesQuery(), []),
-        (EventQuery(), ["id"]),
-        (EventQuery(), [{"Name": "deploy"}]),
+        (EventQuery(), {"ID": "id"}),
+        (NodesQuery(), ["n"]),
+        (KeyQuery("k"), [{"Key": "k", "Value": "***"}]),
     ],
 )
 def test_an_answer_of_another_form_is_no_answer(query: Query, raw: Any) -> None:  # noqa: ANN401 - any JSON
     """A handler never sees a shape that its type does not promise."""
-    with pytest.raises(ConsulUnavailable, match=r"correct consul\.address"):
+    with pytest.raises(ConsulUnavailable, match="is this a Consul agent"):
         query.fetch(ScriptedSource([answer(raw)]))
 
 
@@ -172,3 +174,14 @@ def test_names_that_consul_would_misread_are_refused() -> None:
             make()
     with pytest.raises(ValueError, match="not both"):
         ChecksQuery(service="a", state="any")
+
+
+def test_events_are_made_when_they_are_asked_for() -> None:
+    """The ring is a sequence: its length, one of it, a part of it, all of it."""
+    snapshot = EventQuery().fetch(ScriptedSource([answer([event(number) for number in range(4)])]))
+
+    assert len(snapshot.changes) == 4
+    assert snapshot.changes[1].id == event(1)["ID"]
+    assert snapshot.changes[-1].query == "event"
+    assert [change.id for change in snapshot.changes[1:3]] == [event(1)["ID"], event(2)["ID"]]
+    assert list(snapshot.changes) == [*snapshot.changes[:2], *snapshot.changes[2:]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from agentd.errors import ConsulError, ConsulRefused, ConsulUnavailable
+from agentd import http
+from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulUnavailable
 from agentd.watch import transport
 from agentd.watch.client import ConsulClient
 from agentd.watch.credentials import Credentials
@@ -73,7 +75,8 @@ def test_a_403_with_the_same_token_is_final(
         (400, ConsulRefused),
         (401, transport.ACLsDisabledError),
         (403, ConsulRefused),
-        (429, ConsulUnavailable),
+        (413, ConsulRefused),
+        (429, ConsulLimited),
         (500, ConsulUnavailable),
         (503, ConsulUnavailable),
     ],
@@ -86,6 +89,49 @@ def test_a_status_that_says_no_becomes_an_error(
     with pytest.raises(error, match=f"{status}.*No cluster leader"):
         client.get("/v1/kv/a")
     assert len(agent.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "status,body,headers,after",
+    [
+        (429, b"rate limit exceeded, try again later", {"Retry_After": "7"}, 7.0),
+        (429, b"Your IP is issuing too many concurrent connections", {}, None),
+        (429, b"", {"Retry_After": "Fri, 31 Dec 1999 23:59:59 GMT"}, None),
+        (503, b"rate limit exceeded for operation that can only be performed by the leader", {}, None),
+        (503, b"", {"Retry_After": "2"}, 2.0),
+    ],
+)
+def test_a_limit_is_told_from_an_outage(
+    agent: ScriptedAgent,
+    client: ConsulClient,
+    status: int,
+    body: bytes,
+    headers: dict[str, str],
+    after: float | None,
+) -> None:
+    """Consul is there, and says when it wants to be asked again, or not."""
+    agent.script = [reply(body, status, **headers)]
+
+    with pytest.raises(ConsulLimited, match="it limits requests") as caught:
+        client.get("/v1/kv/a")
+
+    assert caught.value.retry_after == after
+
+
+def test_a_command_waits_a_limit_out(agent: ScriptedAgent) -> None:
+    """Nobody reads a log there; what lasts longer is an error."""
+    agent.script = [reply(b"rate limit exceeded", 429), reply(b'"leader"')]
+    with closing(ConsulClient(patient(agent, 30.0))) as client:
+        assert client.leader() == "leader"
+
+    agent.script = [reply(b"rate limit exceeded", 429, Retry_After="60")]
+    with closing(ConsulClient(patient(agent, 30.0))) as client, pytest.raises(ConsulLimited):
+        client.leader()
+
+
+def patient(agent: ScriptedAgent, seconds: float) -> ConsulOptions:
+    """Options as commands make them."""
+    return ConsulOptions(address=agent.address).typed(token=None, verify=True, outwait=seconds)
 
 
 def test_an_error_never_shows_the_token(
@@ -203,8 +249,10 @@ def test_a_token_file_must_hold_one_token(tmp_path: Path, content: bytes) -> Non
     """Anything else would be sent as something it is not; the text shows none of it."""
     file = tmp_path / "token"
     file.write_bytes(content)
-    with pytest.raises(ConsulRefused, match=r"^token_file \S+ must hold one token and nothing else$"):
-        Credentials(file)
+    with pytest.raises(
+        ConsulRefused, match=r"^consul\.token_file: \S+ must hold one token and nothing else$"
+    ):
+        Credentials(ConsulOptions(token_file=file))
 
 
 def test_a_token_file_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
@@ -215,19 +263,29 @@ def test_a_token_file_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
 
 def test_credentials_do_not_print_themselves(token_file: Path) -> None:
     """A token in a traceback or a log would be a leak."""
-    assert "sesame" not in repr(Credentials(token_file))
+    assert "sesame" not in repr(Credentials(ConsulOptions(token_file=token_file)))
 
 
 def test_tls_files_that_cannot_be_used_are_said_plainly(tmp_path: Path) -> None:
     """The operator learns which files."""
-    with pytest.raises(ConsulRefused, match=r"TLS files .*ca\.pem cannot be used"):
+    with pytest.raises(
+        ConsulRefused, match=r"TLS files cannot be used .*: correct consul\.ca_file: .*ca\.pem"
+    ):
         ConsulClient(ConsulOptions(address="https://127.0.0.1:1", ca_file=tmp_path / "ca.pem"))
+
+
+def test_the_certificate_is_checked_against_the_name_that_was_given() -> None:
+    """An agent that is reached by address still has a certificate with its name."""
+    options = ConsulOptions(address="https://127.0.0.1:1", tls_server_name="server.dc1.consul")
+    address = transport._address(options)
+    assert isinstance(address, http.TCPAddress)
+    assert (address.host, address.server_name) == ("127.0.0.1", "server.dc1.consul")
 
 
 def test_nonsense_for_py_consul_is_translated(agent: ScriptedAgent, client: ConsulClient) -> None:
     """No exception of a library leaves the client."""
     agent.script = [reply(b"<html>")]
-    with pytest.raises(ConsulRefused, match="makes no sense"):
+    with pytest.raises(ConsulRefused, match="cannot be understood"):
         client.leader()
 
 

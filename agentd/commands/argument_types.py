@@ -1,0 +1,67 @@
+"""Types of arguments: each takes one word of the command line and returns its value, or says what is needed.
+
+Whatever checks a word is imported only when there is a word to check, so that commands start fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from agentd.commands.parser import Parser
+
+T = TypeVar("T")
+
+
+def word(text: str) -> str:
+    """Any printable text."""
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError("it must not be empty or contain control characters")
+    return text
+
+
+def prefix(text: str) -> str:
+    """A path in the KV store, without slashes around it."""
+    from agentd.locks.lock import check_prefix  # noqa: PLC0415 (brings the client, which the command needs anyway)
+
+    return checked(check_prefix, text)
+
+
+def number(text: str) -> int:
+    """A whole number, 0 or more."""
+    return 0 if text == "0" else count(text)
+
+
+def count(text: str) -> int:
+    """A whole number, 1 or more."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):  # noqa: PLR2004 (what fits SQLite)
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """A duration in seconds, such as 55s or 1h30m."""
+    from agentd.values import parse_duration  # noqa: PLC0415 (as above)
+
+    return checked(parse_duration, text)
+
+
+def checked(check: Callable[[str], T], text: str) -> T:
+    """The value that `check` returns; its ValueError becomes a usage error."""
+    try:
+        return check(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def add_wait(parser: Parser) -> None:
+    """Add `--wait`, for commands that leave their work to the daemon."""
+    parser.add_argument(
+        "--wait",
+        type=seconds,
+        default=15.0,
+        metavar="T",
+        help="how long to wait for the daemon; 0 = don't wait (default 15s)",
+    )

@@ -1,0 +1,158 @@
+"""Reads the YAML file: every problem at once, each with file and line.
+
+Loading imports the classes of the configured handlers (their options are checked too) and does no other I/O.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from agentd.config.models import Config, HandlerEntry, Sections
+from agentd.config.plugins import resolve, search
+from agentd.config.sections import Place, problems_of, read_document
+from agentd.config.triggers import OnEvent
+from agentd.config.yaml_document import Document
+from agentd.errors import ConfigError
+from agentd.handler import Handler, HandlerOptions
+
+__all__ = ["Config", "ConfiguredHandler", "HandlerEntry", "Loaded", "OnEvent", "load"]
+
+_NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9_.-]{0,62}[a-z0-9])?")
+_NAMES: Final = "a name has lower-case letters, digits, - _ . and at most 64 characters"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredHandler:
+    """One entry of the handler map with its class found and its options checked."""
+
+    name: str
+    entry: HandlerEntry
+    type: type[Handler]
+    options: HandlerOptions
+
+    def build(self) -> Handler:
+        """A new handler object."""
+        return self.type(self.options)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration that can be run."""
+
+    path: Path
+    config: Config
+    handlers: tuple[ConfiguredHandler, ...]
+
+
+def load(path: Path) -> Loaded:
+    """Read, check and resolve the configuration.
+
+    Raises:
+        ConfigError: with every problem found, one line each: file, line, place, what is wrong.
+    """
+    document = read_document(path)
+    config, problems = _validate(document)
+    problems.extend(_search(document))
+    handlers = tuple(_configure(document, problems))
+    problems.extend(_notified(document, {handler.name for handler in handlers if handler.type.proves}))
+    if config is not None:
+        problems.extend(_placed(document, config))
+    if problems or config is None:
+        raise ConfigError(sorted(set(problems), key=_by_line))
+    return Loaded(path, config, handlers)
+
+
+def load_sections(document: Document, names: Collection[str]) -> Sections:
+    """Check the named sections alone, and that every section has a name that agentd knows.
+
+    Raises:
+        ConfigError: with every problem found in them.
+    """
+    ignored = set(Config.model_fields) - set(names)
+    data = {name: value for name, value in document.data.items() if name not in ignored}
+    try:
+        return Sections.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(sorted(set(problems_of(document, (), error)), key=_by_line)) from error
+
+
+def _by_line(problem: str) -> tuple[int, str]:
+    found = re.search(r":(\d+): ", problem)
+    return (int(found[1]) if found else 0, problem)
+
+
+def _validate(document: Document) -> tuple[Config | None, list[str]]:
+    try:
+        return Config.model_validate(document.data), []
+    except ValidationError as error:
+        return None, list(problems_of(document, (), error))
+
+
+def _search(document: Document) -> Iterator[str]:
+    """Have handlers imported from the directories of `handlers_path:`; what is wrong with them."""
+    try:
+        paths = load_sections(document, ("handlers_path",)).handlers_path
+    except ConfigError:  # reported by _validate
+        paths = ()
+    for at, problem in search(paths):
+        yield document.problem(("handlers_path", at), problem)
+
+
+def _configure(document: Document, problems: list[str]) -> Iterator[ConfiguredHandler]:
+    """Each entry of the map that is right; what is wrong with the others goes to `problems`."""
+    entries = document.data.get("handlers")
+    for name, raw in entries.items() if isinstance(entries, Mapping) else ():
+        place: Place = ("handlers", str(name))
+        if not _NAME.fullmatch(str(name)):
+            problems.append(document.problem(place, _NAMES))
+        if isinstance(raw, Mapping) and isinstance(raw.get("use"), str):
+            try:
+                yield _handler(str(name), raw)
+            except ConfigError as error:
+                problems.extend(document.problem((*place, "use"), text) for text in error.problems)
+            except ValidationError as error:
+                if error.title != HandlerEntry.__name__:  # _validate reports those of the entry itself
+                    problems.extend(problems_of(document, (*place, "options"), error))
+
+
+def _handler(name: str, raw: Mapping[str, Any]) -> ConfiguredHandler:
+    """Find the class and check its options; raises ConfigError or ValidationError."""
+    found = resolve(raw["use"])
+    options = found.Options.model_validate(raw.get("options") or {})
+    return ConfiguredHandler(name, HandlerEntry.model_validate(raw), found, options)
+
+
+def _notified(document: Document, provers: set[str]) -> Iterator[str]:
+    """What is wrong with who notifies whom; no single field can know.
+
+    Only a handler that proves may both be notified and notify others, so that a chain has at most two links.
+    """
+    entries = document.data.get("handlers")
+    told = {name: _names(raw) for name, raw in entries.items()} if isinstance(entries, Mapping) else {}
+    for name, notify in told.items():
+        for at, other in enumerate(notify):
+            place: Place = ("handlers", str(name), "notify", at)
+            if other not in told:
+                yield document.problem(place, f"there is no handler named {other!r} in this file")
+            elif told[other] and (other not in provers or name in provers):
+                yield document.problem(place, f"{other!r} notifies others itself; notifications do not chain")
+
+
+def _names(raw: object) -> list[str]:
+    notify = raw.get("notify") if isinstance(raw, Mapping) else None
+    return [name for name in notify if isinstance(name, str)] if isinstance(notify, list) else []
+
+
+def _placed(document: Document, config: Config) -> Iterator[str]:
+    """What is wrong with where the tree lies."""
+    try:
+        _ = config.prefix
+    except ValueError:
+        conf = config.nginx.conf if config.nginx else ""
+        yield document.problem(("tree", "path"), f"the tree must lie below the directory of {conf}")

@@ -1,0 +1,1 @@
+"""The node's memory on disk: what was received, what is still pending, and how it ended."""

@@ -1,0 +1,238 @@
+"""The threads that serve one configuration: one poller per distinct query, one worker per configured handler.
+
+A supervisor starts and ends them. When the configuration is reloaded, another one takes its place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+from agentd.apply.attempts import Attempts
+from agentd.apply.commit import EVENTS, Committer
+from agentd.apply.convergence import Convergence
+from agentd.apply.dispatcher import Dispatcher, routes
+from agentd.apply.first_commit import FirstCommit
+from agentd.apply.worker import Worker
+from agentd.config.load import Config, ConfiguredHandler, Loaded, OnEvent
+from agentd.handler import Handler
+from agentd.heartbeat import Heartbeats
+from agentd.journal.drift import Drifts
+from agentd.journal.payloads import finish, forget
+from agentd.journal.summary import summary
+from agentd.nginx.inputs import Inputs, inputs
+from agentd.sources.fetcher import Sources
+from agentd.watch.client import ConsulClient
+from agentd.watch.event_ring import EventRing
+from agentd.watch.lookup import key_reader
+from agentd.watch.poller import Poller, PollerStatus
+from agentd.watch.query import Snapshot
+
+_GIVE_WAY: Final = 0.02
+"""Seconds, at most, for which a thread leaves the interpreter to the worker that it woke; 2 ms is usual."""
+_SETTLE: Final = 5.0
+"""Seconds, at most, for which a proof waits for the handlers that look before it."""
+
+
+class Supervisor:
+    """Pollers, workers and the dispatcher between them. `start`, then `drain`."""
+
+    def __init__(self, loaded: Loaded, committer: Committer, heartbeats: Heartbeats) -> None:
+        self.loaded = loaded
+        self._committer = committer
+        self._heartbeats = heartbeats
+        self._provers = provers(loaded.handlers)
+        self._sources = sources(loaded.config)
+        self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
+        self._dispatcher = Dispatcher(committer.journal, routes(loaded.handlers), observer=committer.observer)
+        self._pollers: dict[str, Poller] = {}
+        self._forget_at: dict[str, float] = {}
+        self._first_commit = FirstCommit(
+            list(self._workers.values()),
+            committer,
+            provers=self._provers,
+            heartbeat=heartbeats.register("first commit"),
+            done=lambda: heartbeats.forget("first commit"),
+        )
+
+    def start(self) -> None:
+        """Queue the current states for reconfigured handlers again, then start every thread.
+
+        Raises:
+            JournalError, TreeError: before any thread was started; try again later.
+        """
+        self.forget_payloads()
+        for handler in self.loaded.handlers:
+            queries = {str(on.query()) for on in handler.entry.on}
+            self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
+        self._committer.journal.resume()
+        self._sources.sweep()
+        verifying = [one.name for one in self.loaded.handlers if one.type.verify is not Handler.verify]
+        self._committer.release(verifying)
+        Drifts(self._committer.journal).keep_only(verifying)
+        if not self._provers:  # without a handler that proves, what waits for a proof would wait forever
+            self._committer.prove(self._committer.tree.current)
+        ring = EventRing.restored(self._committer.journal.seen(EVENTS))
+        for worker in self._workers.values():
+            worker.start()
+        self._first_commit.start()
+        options = self.loaded.config.consul
+        for query in {on.query() for handler in self.loaded.handlers for on in handler.entry.on}:
+            poller = Poller(
+                query,
+                lambda: ConsulClient(options),
+                self._deliver,
+                stop=threading.Event(),
+                heartbeat=self._heartbeats.register(f"poll {query}"),
+                ring=ring,
+            )
+            self._pollers[str(query)] = poller
+            poller.start()
+
+    def forget_payloads(self) -> None:
+        """Wipe the payloads that their handlers do not let the journal keep any longer.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        finish(self._committer.journal)
+        now = time.monotonic()
+        for name, worker in self._workers.items():
+            life = worker.payload_life
+            if life is not None and now >= self._forget_at.get(name, 0.0):
+                self._forget_at[name] = now + min(60.0, max(1.0, life / 10))
+                forget(self._committer.journal, name, life)
+
+    def wake(self, names: Collection[str]) -> None:
+        """Have these handlers look into the journal, and give way to them until they are at work."""
+        woken = [self._workers[name] for name in names if name in self._workers]
+        for worker in woken:
+            worker.wake()
+        deadline = time.monotonic() + _GIVE_WAY
+        for worker in woken:
+            worker.wait_until_entered(deadline)
+
+    def settle(self, names: Sequence[str]) -> list[str]:
+        """Have these handlers do now what they can, timed work included. Returns those that are too slow."""
+        asked = {name: self._workers[name].settle() for name in names if name in self._workers}
+        deadline = time.monotonic() + _SETTLE
+        return [name for name, done in asked.items() if not done.wait(max(0.0, deadline - time.monotonic()))]
+
+    @property
+    def provers(self) -> tuple[str, ...]:
+        """The configured handlers that prove a generation live."""
+        return self._provers
+
+    def not_ready(self) -> dict[str, str]:
+        """The handlers whose first files are not committed yet, each with the reason if one is known."""
+        reasons = self._first_commit.reasons
+        return {name: reasons.get(name, "") for name, one in self._workers.items() if not one.ready.is_set()}
+
+    def handlers(self) -> dict[str, dict[str, Any]]:
+        """The condition of each handler, of JSON's types: as in the journal, and as it runs.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        queries = {one.name: {str(on.query()) for on in one.entry.on} for one in self.loaded.handlers}
+        told = summary(self._committer.journal, self._workers, queries)
+        return {
+            name: told[name]
+            | {
+                "ready": worker.ready.is_set(),
+                "next_due": worker.next_due,
+                "timer_trouble": worker.timer_trouble,
+            }
+            for name, worker in self._workers.items()
+        }
+
+    def polls(self) -> list[PollerStatus]:
+        """The state of each poller."""
+        return [poller.status for poller in self._pollers.values()]
+
+    def stop_polling(self) -> None:
+        """Take no more changes: tell the pollers to end, without waiting for them."""
+        for name, poller in self._pollers.items():
+            poller.close()
+            self._heartbeats.forget(f"poll {name}")
+
+    def drain(self, seconds: float) -> list[str]:
+        """End the pollers, finish what is waiting, end the workers.
+
+        Handlers that others notify end last. Workers that are still busy after `seconds` must stop; what they
+        did not finish stays in the journal.
+
+        Returns:
+            The handlers that are still inside a call.
+        """
+        deadline = time.monotonic() + seconds
+        self.stop_polling()
+        self._first_commit.stop(seconds)
+        told = {name for handler in self.loaded.handlers for name in handler.entry.notify}
+        for group in (self._workers.keys() - told, told & self._workers.keys()):
+            for name in group:
+                self._workers[name].drain()
+            _join([self._workers[name] for name in group], deadline)
+        for worker in self._workers.values():
+            worker.stop()
+        left = _join(self._workers.values(), time.monotonic() + 3.0)
+        for name in self._workers:
+            self._heartbeats.forget(f"handler {name}")
+        return left
+
+    def _deliver(self, snapshot: Snapshot) -> None:
+        self._dispatcher.deliver(snapshot)
+        self._committer.trim()
+
+    def _worker(self, handler: ConfiguredHandler) -> Worker:
+        attempts = Attempts(
+            handler,
+            committer=self._committer,
+            nginx=self.loaded.config.nginx,
+            provers=self._provers,
+            heartbeat=self._heartbeats.register(f"handler {handler.name}"),
+            sources=self._sources,
+            told_by=[
+                one.name
+                for one in self.loaded.handlers
+                if one.type.proves and handler.name in one.entry.notify
+            ],
+            verifiers=[
+                one.name
+                for one in self.loaded.handlers
+                if one.name in handler.entry.notify
+                and one.type.verify is not Handler.verify
+                and not one.type.proves
+            ],
+            settle=self.settle,
+        )
+        states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
+        return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))
+
+    def _inputs(self) -> Inputs:
+        """What nginx reads beside the tree, at this moment."""
+        config = self.loaded.config
+        return inputs(config.nginx.conf.parent, config.tree.path) if config.nginx else Inputs("", 0.0)
+
+
+def sources(config: Config) -> Sources:
+    """What this configuration allows its handlers to fetch."""
+    return Sources(config.sources, config.state / "fetched", key_reader(config.consul))
+
+
+def provers(handlers: Iterable[ConfiguredHandler]) -> tuple[str, ...]:
+    """The names of the handlers that prove a generation live."""
+    return tuple(handler.name for handler in handlers if handler.type.proves)
+
+
+def fingerprint(handler: ConfiguredHandler) -> str:
+    """The same for as long as the handler's configuration is the same."""
+    text = f"{handler.type.__module__}:{handler.type.__qualname__} {handler.entry.model_dump_json()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _join(workers: Iterable[Worker], deadline: float) -> list[str]:
+    return [worker.name for worker in workers if not worker.join(max(0.0, deadline - time.monotonic()))]

@@ -1,0 +1,277 @@
+"""The test harness: runs one handler as the daemon would, in memory, on a clock that tests move.
+
+It keeps the daemon's promises to a handler: all or nothing, the store together with the files, timed work on
+time. It does not hold changes back or retry, and runs programs only if it is told how.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from agentd.apply.tasks import TIMED
+from agentd.handler import (
+    Background,
+    Change,
+    Completed,
+    Context,
+    Drift,
+    Handler,
+    Limits,
+    NginxOptions,
+    Run,
+    TemporaryError,
+    UnderWay,
+    Verdict,
+)
+from agentd.testing.payloads import Payloads
+from agentd.testing.staging import LogLine, RecordedLog, StagedFiles
+from agentd.testing.tasks import FakeTasks
+
+_MOST_STEPS: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A program that the handler ran; `timeout` is in seconds, `limits` what it is put under."""
+
+    argv: tuple[str, ...]
+    stdin: bytes
+    env: Mapping[str, str]
+    timeout: float | None
+    limits: Limits | None = None
+
+
+class HandlerHarness:
+    """Runs one handler.
+
+    Args:
+        handler: the class.
+        options: as under `options:` in the YAML file, and validated in the same way.
+        now: Unix time at the start.
+        nginx: what `context.nginx` returns.
+        foreign: path -> contents of files that belong to other handlers.
+        run: runs the handler's programs, as `Context.run` does; None: they are recorded, and end as scripted.
+
+    Attributes:
+        store: the committed store.
+        generation: the number of commits that changed a file.
+        changed: the paths that the last call changed, sorted.
+        next_due: Unix time at which to call `due` next, or None.
+        runs: the programs recorded, in order.
+        reloads: how often a reload was asked for: with a commit that changed a file, or by one that proves.
+        dry_run: what `context.dry_run` returns.
+        payloads: reference (without its digest) -> what the handler gets when it fetches it.
+        tasks: what the handler has done outside its calls: at once, or with `tasks.held = True` when the test
+            says `tasks.finish()`.
+    """
+
+    def __init__(
+        self,
+        handler: type[Handler],
+        options: Mapping[str, Any] | None = None,
+        *,
+        now: float = 1_700_000_000.0,
+        nginx: NginxOptions | None = None,
+        foreign: Mapping[str, bytes] | None = None,
+        run: Run | None = None,
+    ) -> None:
+        self._run: Run = run or self._record
+        self._class, self._options = handler, dict(options or {})
+        self._nginx, self._foreign = nginx or NginxOptions(), dict(foreign or {})
+        self._files: dict[str, tuple[bytes, int]] = {}
+        self._log, self._answers = RecordedLog(), deque[Completed]()
+        self.payloads = Payloads(self._log)
+        self.tasks = FakeTasks(self.payloads, lambda: self._run, self._log)
+        self._places: dict[str, int] = {}
+        self._aside: set[int] = set()
+        self.now, self.generation, self.dry_run = now, 0, False
+        self.store: dict[str, Any] = {}
+        self.runs: list[RecordedRun] = []
+        self.reloads = 0
+        self._asked = False
+        self._handed = 1
+        self.changed: tuple[str, ...] = ()
+        self.next_due: float | None = None
+        self.restart()
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """Path -> contents of each committed file."""
+        return {path: data for path, (data, _) in self._files.items()}
+
+    @property
+    def modes(self) -> dict[str, int]:
+        """Path -> mode of each committed file."""
+        return {path: mode for path, (_, mode) in self._files.items()}
+
+    @property
+    def log(self) -> list[LogLine]:
+        """What the handler logged, including failed attempts."""
+        return self._log.lines
+
+    def restart(self, options: Mapping[str, Any] | None = None) -> None:
+        """Make a new handler object, with new options if given; files and store are kept, as on disk."""
+        self._options = dict(options) if options is not None else self._options
+        self.handler = self._class(self._class.Options.model_validate(self._options))
+        self.tasks.clear()
+        self._aside.clear()
+
+    def initial(self) -> tuple[str, ...]:
+        """Call `initial`, commit, then do timed work. Returns the paths changed."""
+        context, files = self._attempt()
+        self.handler.initial(context)
+        return self._commit(context, files)
+
+    def handle(self, *changes: Change) -> tuple[str, ...]:
+        """Handle changes as one batch: one commit, or none if one of them raises.
+
+        Returns:
+            The paths changed, including those of timed work that was due at once.
+
+        Raises:
+            UnderWay: one of them waits for a task; hand it over again when that is done. Until then other
+                changes overtake it.
+            Exception: whatever the handler raised; nothing it staged is kept.
+        """
+        context, files = self._attempt()
+        for change in changes:
+            self._hand_over(change, context)
+        for change in changes:
+            self.tasks.forget(change.id)
+            self._aside.discard(self._places.pop(change.id, 0))
+        return self._commit(context, files)
+
+    def _hand_over(self, change: Change, context: Context) -> None:
+        place = self._places.setdefault(change.id, self._handed)
+        self._handed += 1
+        overtakes = min((one for one in self._aside if one < place), default=None)
+        own = self.tasks.of(change.id)
+        try:
+            self.handler.handle(change, replace(context, task=own, place=place, overtakes=overtakes))
+        except UnderWay:
+            self._aside.add(place)
+            raise
+        except TemporaryError:
+            self.tasks.forget(change.id)
+            raise
+
+    def due(self) -> tuple[str, ...]:
+        """Call `due` at the current time and commit. Returns the paths changed."""
+        self.changed = ()
+        return self._timed()
+
+    def advance(self, seconds: float) -> tuple[str, ...]:
+        """Move the clock, doing timed work when it is due. Returns the paths changed.
+
+        Args:
+            seconds: to move it forward.
+
+        Raises:
+            RuntimeError: `due` keeps asking to be called at once.
+        """
+        self.changed, end = (), self.now + seconds
+        for _ in range(_MOST_STEPS):
+            if self.next_due is None or self.next_due > end:
+                self.now = end
+                return self.changed
+            self.now = max(self.now, self.next_due)
+            self._timed()
+        raise RuntimeError(f"due() was called {_MOST_STEPS} times: it must return a time in the future")
+
+    def hold(self) -> float:
+        """Seconds for which the handler wants to hold back what is waiting."""
+        return self.handler.hold(self.now, self._attempt()[0])
+
+    def preflight(self) -> Sequence[Drift]:
+        """What would go wrong at the first change."""
+        return self.handler.preflight(self._attempt()[0])
+
+    def verify(self) -> Verdict:
+        """What the handler finds outside the tree; what it stages is dropped."""
+        verdict = self.handler.verify(self._attempt()[0])
+        self.reloads += self._asked and self._class.proves
+        return verdict
+
+    def answer_run(self, returncode: int = 0, output: bytes = b"", duration: float = 0.01) -> None:
+        """Script how the next program ends; one without a script ends with status 0.
+
+        Args:
+            returncode: exit status, or the negative number of the signal that ended it.
+            output: standard output and error.
+            duration: seconds.
+        """
+        self._answers.append(Completed(returncode, output, duration))
+
+    def _attempt(self) -> tuple[Context, StagedFiles]:
+        files = StagedFiles(self._files, self._foreign)
+        self._asked = False
+        self.tasks.dry_run = self.dry_run
+        context = Context(
+            handler=self._class.__name__,
+            now=self.now,
+            files=files,
+            store=copy.deepcopy(self.store),
+            log=self._log,
+            run=self._run,
+            nginx=self._nginx,
+            dry_run=self.dry_run,
+            generation=self.generation,
+            fetch=self.payloads,
+            reload=self._ask,
+        )
+        return context, files
+
+    def _ask(self) -> None:
+        self._asked = True
+
+    def _commit(self, context: Context, files: StagedFiles) -> tuple[str, ...]:
+        self.changed = ()
+        self._keep(context, files)
+        return self._timed()
+
+    def _timed(self) -> tuple[str, ...]:
+        """Call `due`, and again after every commit, as the daemon does."""
+        for _ in range(_MOST_STEPS):
+            before = self.store, self._files
+            context, files = self._attempt()
+            own = self.tasks.of(TIMED)
+            self.next_due = self.handler.due(self.now, replace(context, task=own))
+            self.tasks.forget(TIMED, own.asked)
+            self._keep(context, files)
+            if before == (self.store, self._files):
+                return self.changed
+        raise RuntimeError(f"due() changed something {_MOST_STEPS} times in a row")
+
+    def _keep(self, context: Context, files: StagedFiles) -> None:
+        # Through JSON, as on disk: a value that JSON cannot hold is a bug of the handler, and shows here.
+        self.store = json.loads(json.dumps(dict(context.store), allow_nan=False))
+        paths = {*self._files, *files.staged}
+        changed = {path for path in paths if self._files.get(path) != files.staged.get(path)}
+        self.changed = tuple(sorted(changed.union(self.changed)))
+        self.generation += bool(changed)
+        self.reloads += self._asked and (bool(changed) or self._class.proves)
+        self._files = files.staged
+
+    def _record(  # noqa: PLR0913 (as `Run` has it)
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes = b"",
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        keep: int = 4096,  # noqa: ARG002 (a scripted output is kept whole)
+        most: int | None = None,  # noqa: ARG002 (as above)
+        limits: Limits | None = None,
+        background: Background | None = None,  # noqa: ARG002 (it leaves nothing behind)
+    ) -> Completed:
+        self.runs.append(RecordedRun(tuple(argv), stdin, dict(env or {}), timeout, limits))
+        completed = self._answers.popleft() if self._answers else Completed(0, b"", 0.01)
+        if check and completed.returncode != 0:
+            raise TemporaryError(f"{argv[0]} ended with status {completed.returncode}: {completed.output!r}")
+        return completed

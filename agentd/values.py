@@ -1,0 +1,95 @@
+"""How values are written in the YAML file and on the command line: durations, sizes, addresses, paths.
+
+Text to value and nothing else: no I/O, and no import that a command would have to wait for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from pathlib import Path
+from typing import Final
+
+STATE: Final = "/var/lib/agentd"
+TREE: Final = "/etc/nginx/agentd"
+STATUS: Final = "127.0.0.1:9521"
+KEEP: Final = (2, 10_000)
+"""Defaults, and the limits of `tree.keep`: for the models, and for commands that start without them."""
+
+_LAST_PORT: Final = 65535
+_PORT: Final = re.compile("[0-9]{1,5}")
+_NUMBER: Final = r"([0-9]+(?:\.[0-9]+)?)"
+_DURATION: Final = re.compile("".join(f"(?:{_NUMBER}{unit})?" for unit in ("d", "h", "m(?!s)", "s", "ms")))
+_SECONDS: Final = (86400.0, 3600.0, 60.0, 1.0, 0.001)
+_LONGEST: Final = 100 * 365 * 86400.0
+
+
+def parse_duration(value: object) -> float:
+    """Turn "55s", "1h30m", "250ms" or a plain number of seconds into seconds.
+
+    Units come in the order d, h, m, s, ms, each at most once.
+
+    Raises:
+        ValueError: not a duration, negative, or longer than a hundred years.
+    """
+    seconds = _seconds(value)
+    if seconds is None or not 0 <= seconds <= _LONGEST:  # nor a number that is none
+        raise ValueError("must be a duration, such as 55s, 1h30m or 250ms")
+    return seconds
+
+
+def _seconds(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value) if abs(value) <= _LONGEST else None
+    if not isinstance(value, str) or not value.isascii() or not value:
+        return None
+    if found := _DURATION.fullmatch(value):
+        return sum(float(number) * unit for number, unit in zip(found.groups("0"), _SECONDS, strict=True))
+    return float(value) if value.isdigit() else None
+
+
+_UNITS: Final = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30}
+_SIZE: Final = re.compile(r"([0-9]{1,12}) ?([kmg]?)(?:i?b)?")
+
+
+def parse_size(value: object) -> int:
+    """Turn 1048576, "512k", "100M" or "2GiB" into bytes; the units are powers of 1,024.
+
+    Raises:
+        ValueError: not a size, or negative.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    found = _SIZE.fullmatch(value.lower()) if isinstance(value, str) and value.isascii() else None
+    if not found:
+        raise ValueError("must be a size, such as 512k, 100M or 2G")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def parse_loopback(address: str) -> tuple[str, int]:
+    """Split "127.0.0.1:9521", "[::1]:9521" or "localhost:9521" into address and port (0: any free one).
+
+    Raises:
+        ValueError: not an address and a port, or not on loopback.
+    """
+    host, _, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    name = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
+    try:
+        loopback = "%" not in name and ipaddress.ip_address(name).is_loopback and (":" in name) == bracketed
+    except ValueError:
+        raise ValueError("must be an address and a port, such as 127.0.0.1:9521") from None
+    if not loopback:
+        raise ValueError(
+            "must be a loopback address (127.0.0.0/8 or [::1]), because there is no authentication"
+        )
+    if not (_PORT.fullmatch(port) and int(port) <= _LAST_PORT):
+        raise ValueError("must end with a port from 0 to 65535, as in 127.0.0.1:9521")
+    return name, int(port)
+
+
+def absolute(path: Path) -> Path:
+    """A path that does not depend on the working directory. Raises ValueError."""
+    if not path.is_absolute():
+        raise ValueError("the path must be absolute")
+    return path

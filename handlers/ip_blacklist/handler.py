@@ -1,0 +1,334 @@
+"""The handler: applies what events and feeds want blocked, and has entries expire on time.
+
+Owns `blacklist/` in the tree: the entries and lists with everything known about them, and what nginx reads,
+which is made from them and never the other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from agentd.handler import (
+    Change,
+    Context,
+    Drift,
+    Event,
+    Handler,
+    HandlerError,
+    PermanentError,
+    ServiceState,
+    TemporaryError,
+)
+from handlers.ip_blacklist import enforcement, entries, inspection, operations
+from handlers.ip_blacklist.coverage import Coverage
+from handlers.ip_blacklist.entries import Entries
+from handlers.ip_blacklist.exemptions import Exemptions, current_ranges, own_addresses
+from handlers.ip_blacklist.feeds import Feed, Feeds, Unstaged
+from handlers.ip_blacklist.guards import GUARDS, Guarded
+from handlers.ip_blacklist.lists import MODE, Lists
+from handlers.ip_blacklist.operations import Operations
+from handlers.ip_blacklist.options import BlacklistOptions
+from handlers.ip_blacklist.payload import parse_payload
+from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, merge, parse_cidr, subtract
+
+_ENTRIES: Final = "blacklist/entries.tsv"
+LOCAL: Final = "local"
+"""The query of a change from this node's command line; no answer from Consul has it."""
+_LOOK: Final = 60.0  # seconds between two looks at this node's addresses while nothing changes
+
+
+class IPBlacklist(Handler):
+    """Blocks addresses that events, lists and feeds name: in nginx, and optionally in kernel or HAProxy."""
+
+    class Options(BlacklistOptions):
+        """What is never blocked, which lists exist, and what is written besides nginx's own files."""
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self._exemptions = Exemptions(
+            options.never_block,
+            private=options.never_block_private,
+            shortest={IPV4: options.shortest_ipv4, IPV6: options.shortest_ipv6},
+        )
+        self._refused: Counter[str] = Counter()  # since they were last added to the store
+        self._unreported: list[str] = []
+        self._expired = False  # by the last call of `due`
+        self._unstaged: dict[str, str] = {}  # by name of a feed
+        self._alone = False  # whether feeds come into force one by one
+        self._asked = 0.0  # what is due
+
+    def initial(self, context: Context) -> None:
+        """Start with an empty blacklist, or enforce the present options on the one that exists."""
+        self._lists(context).refresh()
+        self._feeds(context).prune(context.now)
+        self._feeds(context).interrupted(context.now)
+        current = entries.expire(_load(context), context.now)
+        try:
+            self._see_node(context)
+        except TemporaryError:
+            # What blocks nothing cannot block this node, and nginx needs the files to start.
+            if current or self._lists(context).loaded():
+                raise
+        self._stage_entries(current, context)
+        self._stage(context)
+
+    def handle(self, change: Change, context: Context) -> None:
+        """Apply an event's operations, all of them or none; exempt the instances of a service."""
+        self._see_node(context)
+        if isinstance(change, ServiceState):
+            addresses = {instance.address for instance in change.instances}
+            context.store.setdefault("services", {})[change.query] = sorted(addresses)
+        elif isinstance(change, Event):
+            self._apply(change, context)
+        else:
+            raise PermanentError(f"ip_blacklist handles events and services, not a {change.kind!r}")
+        self._stage(context)
+
+    def due(self, now: float, context: Context) -> float | None:
+        """Remove everything that has expired, in one commit; have feeds fetched; report what went wrong.
+
+        Exempts addresses that this node took over since the last look, such as a virtual one.
+        """
+        if self._unreported:
+            told, self._unreported = "; ".join(self._unreported), []
+            raise PermanentError(told)
+        feeds = self._feeds(context)
+        fetches = feeds.tasks(now)
+        look = self._look(now, context)
+        expired = (context.store.get("next_expiry") or math.inf) <= now
+        expiry = self._expire(now, context)
+        self._count(context)
+        self._expired = expired and not self._expired
+        if self._expired:
+            return now  # every other time in a commit of its own, should there be no room for a list
+        before = self._lists(context).loaded(), feeds.all()
+        try:
+            failed = feeds.step(fetches, now, self._unstaged, alone=self._alone)
+        except Unstaged as unstaged:
+            self._unstaged[unstaged.name] = unstaged.reason
+            raise
+        for name, error in failed.items():
+            self._note(error)
+            if self._unstaged.pop(name, None) is None:  # that was told when it was tried
+                self._unreported.append(f"feed {name}: {context.store['feeds'][name]['error']}")
+        self._count(context)
+        changed = [name for name, one in self._lists(context).loaded().items() if one != before[0].get(name)]
+        self._alone = self._alone and bool(changed)
+        if changed:
+            self._stage_lists(changed, context)
+        elif feeds.all() != before[1]:
+            self._gauge(context)
+        if self._unreported:
+            return now
+        return min((at for at in (expiry, feeds.next(now), look) if at is not None), default=None)
+
+    def _stage_lists(self, changed: Sequence[str], context: Context) -> None:
+        """Stage what feeds have changed. Raises Unstaged once it is known which of them is too much."""
+        try:
+            self._stage(context)
+        except HandlerError as error:
+            self._alone = True
+            if len(changed) > 1:
+                raise PermanentError(f"feeds {', '.join(changed)}, now one by one: {error}") from error
+            self._note(error)
+            self._unstaged[changed[0]] = str(error)
+            raise Unstaged(changed[0], str(error)) from error
+
+    def superseded(self, waiting: Sequence[Event], context: Context) -> Mapping[str, str]:  # noqa: ARG002 (the interface)
+        """Those that a later `clear` undoes."""
+        return operations.superseded(waiting, self.options)
+
+    def preflight(self, context: Context) -> Sequence[Drift]:
+        """The lists whose reference may not be fetched, or cannot be one."""
+        found = []
+        for name, one in self.options.lists.items():
+            try:
+                if one.reference is not None:
+                    context.fetch.permitted(one.reference)
+            except PermanentError as error:
+                found.append(Drift(f"lists.{name}.reference", str(error)))
+        return found
+
+    # ------------------------------------------------------------------ questions of the command line
+
+    def listed(self, context: Context) -> dict[str, Any]:
+        """What is in force: entries, lists and feeds."""
+        return inspection.listed(_load(context), self._lists(context).loaded(), self._feeds(context).all())
+
+    def why(self, address: str, context: Context) -> dict[str, Any]:
+        """Whether an address or CIDR is blocked, and by which entries of which lists.
+
+        Raises:
+            ValueError: it is not an address or CIDR.
+        """
+        block = parse_cidr(address)
+        return inspection.why(
+            block,
+            _load(context),
+            self._lists(context).loaded(),
+            context,
+            fixed=self._exemptions.ranges(block.bits),
+        )
+
+    # ------------------------------------------------------------------ operations
+
+    def _apply(self, change: Event, context: Context) -> None:
+        force = change.query == LOCAL and change.raw.get("Force") is True
+        try:
+            lines = parse_payload(change.payload, self._exemptions.refuses)
+            lists, feeds = self._lists(context), self._feeds(context)
+            event = Operations(change, lines, context, self.options, lists, feeds)
+            current = entries.expire(_load(context), context.now)
+            before = len(current)
+            current = event.apply(current, force=force)
+            self._stage_entries(current, context)
+            if not force:
+                self._limit(before, len(current), context)
+        except PermanentError as error:
+            self._note(error)
+            raise
+        event.record()
+
+    def _limit(self, before: int, now: int, context: Context) -> None:
+        """Check how many entries there are now, and what they and the lists cover."""
+        most = self.options.most_entries
+        if now > max(most, before):
+            why = f"there would be {now} entries, more than most_entries, {most}"
+            raise Guarded(f"{why}: `remove` some, `clear entries`, or raise it", ("entries",))
+        if why := self._coverage(context).objection(self._lists(context).parts()):
+            raise Guarded(why, ("addresses",))
+
+    # ------------------------------------------------------------------ timed work
+
+    def _look(self, now: float, context: Context) -> float | None:
+        """Look at this node's addresses; without an answer those last seen stay exempt, and status tells."""
+        if not self.options.never_block_node:
+            return None
+        before = context.store.get("node"), context.store.get("node_trouble", "")
+        try:
+            self._see_node(context)
+        except TemporaryError as error:
+            context.store["node_trouble"] = str(error)
+        if (context.store.get("node"), context.store["node_trouble"]) != before:
+            self._stage(context)
+        return now + _LOOK
+
+    def _expire(self, now: float, context: Context) -> float | None:
+        expiry: float | None = context.store.get("next_expiry")
+        set_back, self._asked = now < self._asked, now
+        if expiry is not None and (expiry <= now or set_back):
+            self._stage_entries(entries.expire(_load(context), now), context)
+            try:
+                self._stage(context)
+            except (
+                Guarded
+            ) as error:  # an end without a wide entry may have more lines; it is due all the same
+                context.log.warning("blacklist.expired_beyond_limit", reason=str(error))
+                self._gauge(context)
+            expiry = context.store["next_expiry"]
+        return expiry
+
+    def _note(self, error: Exception) -> None:
+        """Note which guards refused."""
+        if isinstance(error, Guarded):
+            self._refused.update(error.guards)
+
+    def _count(self, context: Context) -> None:
+        """Add refusals to the store's count: the attempt that was refused stored nothing."""
+        if self._refused:
+            refused = Counter(context.store.get("refused", {})) + self._refused
+            context.store["refused"] = dict(refused)
+            self._refused.clear()
+            self._gauge(context)
+
+    # ------------------------------------------------------------------ files
+
+    def _stage_entries(self, current: Entries, context: Context) -> None:
+        context.files.write(_ENTRIES, entries.dump(current), MODE)
+        blocked = {bits: merge(entries.ranges(current, bits)) for bits in (IPV4, IPV6)}
+        enforced = {bits: subtract(many, self._exemptions.ranges(bits)) for bits, many in blocked.items()}
+        enforcement.stage_entries(context, enforced)
+        self._coverage(context).note_entries(enforced)
+        context.store["next_expiry"] = entries.next_expiry(current)
+        context.store["entries"] = len(current)
+
+    def _stage(self, context: Context) -> None:
+        self._coverage(context).note(self._lists(context).parts())
+        never, lists = self._never(context), self._lists(context).loaded()
+        enforcement.stage(context, self.options, self._exemptions, never, lists)
+        self._gauge(context)
+
+    def _see_node(self, context: Context) -> None:
+        """Note this node's addresses in the store. Raises TemporaryError if they cannot be read."""
+        context.store["node"] = own_addresses() if self.options.never_block_node else []
+        context.store["node_trouble"] = ""
+
+    def _never(self, context: Context) -> dict[int, list[Range]]:
+        """The exemptions that are only known now: this node, and the services that it must serve."""
+        addresses = (one for many in context.store.get("services", {}).values() for one in many)
+        return current_ranges(addresses, context.store.get("node", ()))
+
+    def _gauge(self, context: Context) -> None:
+        store, feeds = context.store, self._feeds(context).all()
+        trouble = store.get("node_trouble", "")
+        troubles = {"own addresses": trouble, "coverage": self._coverage(context).trouble()}
+        store["status"] = [{"part": part, "trouble": one} for part, one in troubles.items() if one] + [
+            {
+                "part": f"feed {name}",
+                "since": feed.checked or None,
+                "next": None if feed.asked else feed.next,
+                "trouble": feed.error or _unfetched(feed),
+            }
+            for name, feed in feeds.items()
+        ]
+        lists = self._lists(context).loaded().values()
+        context.store["gauges"] = (
+            {
+                "blacklist_entries": store.get("entries", 0),
+                "blacklist_lists": len(lists),
+                "blacklist_list_entries": sum(loaded.entries for loaded in lists),
+                "blacklist_lists_forced": sum(bool(loaded.overrode) for loaded in lists),
+                "blacklist_feeds": len(feeds),
+                "blacklist_feeds_failing": sum(feed.failures > 0 for feed in feeds.values()),
+                "blacklist_feeds_under_way": sum(feed.asked > 0 for feed in feeds.values()),
+                "blacklist_feed_failures": store.get("feed_failures", 0),
+            }
+            | {
+                f"blacklist_feed_{name}_success_timestamp_seconds": feed.checked
+                for name, feed in feeds.items()
+                if feed.checked
+            }
+            | self._coverage(context).gauges()
+            | {f"blacklist_refused_{guard}": store.get("refused", {}).get(guard, 0) for guard in GUARDS}
+        )
+
+    def _coverage(self, context: Context) -> Coverage:
+        return Coverage(context, self.options)
+
+    def _lists(self, context: Context) -> Lists:
+        return Lists(context, self._exemptions, self.options)
+
+    def _feeds(self, context: Context) -> Feeds:
+        return Feeds(context, self._lists(context), self.options.lists)
+
+
+def _unfetched(feed: Feed) -> str:
+    """Why a feed is not there yet that never failed; "" if it is there."""
+    if feed.checked:
+        return ""
+    return "not fetched yet; the download is under way" if feed.asked else "not fetched yet"
+
+
+def _load(context: Context) -> Entries:
+    data, damaged = context.files.read(_ENTRIES), list[int]()
+    found = {} if data is None else entries.load(data, damaged)
+    if (
+        damaged
+    ):  # one line must neither unblock the others nor keep agentd from starting; it is not written again
+        context.log.warning("blacklist.entries_damaged", lines=damaged[:10], left=len(found))
+    return found

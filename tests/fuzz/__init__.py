@@ -1,0 +1,1 @@
+"""Fuzzing with atheris (`scripts/fuzz`): the parsers of bytes that come from outside, and a small corpus."""

@@ -1,0 +1,5 @@
+"""The targets, by the room or handler that they try; importing this imports them all."""
+
+from tests.fuzz.targets import blacklist, config, consul, deploy, http, journal, nginx, ticket_keys, upstream
+
+__all__ = ["blacklist", "config", "consul", "deploy", "http", "journal", "nginx", "ticket_keys", "upstream"]

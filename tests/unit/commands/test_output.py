@@ -1,0 +1,129 @@
+"""Tables, lines and JSON as commands print them."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.commands.output import Output, moment, span
+from agentd.printable import json_text, printable
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        """Yes."""
+        return True
+
+
+def table_of(rows: list[tuple[object, ...]], stream: io.StringIO) -> list[str]:
+    """Print the rows under three columns; return the lines."""
+    Output(stream).table(("A", "LONG", "C"), rows)
+    return stream.getvalue().splitlines()
+
+
+def test_columns_line_up() -> None:
+    """Each cell begins below its column's title; nothing stands to the right of the last."""
+    lines = table_of([("aaaa", 1, "x"), ("b", None, "yy"), ("", True, False)], io.StringIO())
+    assert lines == ["A     LONG  C", "aaaa  1     x", "b     -     yy", "-     yes   no"]
+
+
+def test_no_rows_print_what_stands_for_them() -> None:
+    """An empty table says so, without titles."""
+    stream = io.StringIO()
+    Output(stream).table(("A",), [], empty="Nothing.")
+    assert stream.getvalue() == "Nothing.\n"
+
+
+def test_terminal_gets_colours_that_do_not_shift_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its colour codes a coloured table is the plain one."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    rows: list[tuple[object, ...]] = [("applied", 1, "x"), ("failed", 22, "y"), ("waiting", 3, "z")]
+    coloured, plain = table_of(rows, Terminal()), table_of(rows, io.StringIO())
+    assert "\033[32mapplied\033[0m" in coloured[1]
+    assert [re.sub(r"\033\[\d+m", "", line) for line in coloured] == plain
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR takes the colours away from a terminal too."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033" not in "".join(table_of([("failed", 1, "x")], Terminal()))
+
+
+@given(st.text())
+def test_no_control_character_reaches_the_terminal(text: str) -> None:
+    """Whatever an outsider named an event, a cell is printable and on one line."""
+    stream = io.StringIO()
+    Output(stream).table(("A",), [(text,)])
+    assert len(stream.getvalue().split("\n")) == 3
+    assert printable(text).isprintable()
+
+
+def test_json_is_alone_on_the_stream() -> None:
+    """Lines for a person do not spoil the document for a program."""
+    stream = io.StringIO()
+    output = Output(stream, as_json=True)
+    output.line("hello")
+    output.document({"a": ["ü"]})
+    assert json.loads(stream.getvalue()) == {"a": ["ü"]}
+
+
+def test_pairs_indent_further_lines() -> None:
+    """A value of two lines keeps to its column."""
+    stream = io.StringIO()
+    Output(stream).pairs({"id": "1", "changed": "a\nb", "reason": ""})
+    assert stream.getvalue().splitlines() == ["id       1", "changed  a", "         b", "reason   -"]
+
+
+def test_stream_that_cannot_show_a_character_escapes_it() -> None:
+    """An ASCII terminal shows an escape instead of ending the command."""
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    Output(stream).line("ü")
+    stream.flush()
+    assert raw.getvalue() == b"\\xfc\n"
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (None, "-"),
+        (0.0123, "12 ms"),
+        (3.44, "3.4 s"),
+        (310, "5 m 10 s"),
+        (7380, "2 h 3 m"),
+        (4 * 86400 + 3700, "4 d 1 h"),
+    ],
+)
+def test_span_reads_as_a_person_says_it(seconds: float | None, text: str) -> None:
+    """Durations have at most two units."""
+    assert span(seconds) == text
+
+
+def test_moment_of_nothing_is_a_dash() -> None:
+    """What did not happen has no time."""
+    assert moment(None) == "-"
+
+
+@given(st.recursive(st.text(), lambda one: st.dictionaries(st.text(), one) | st.lists(one)))
+def test_json_shows_no_character_that_steers_or_hides(value: object) -> None:
+    """Whatever an outsider chose, the document reads as it was, and is printable."""
+    text = json_text(value, indent=2)
+
+    assert text.replace("\n", "").isprintable()
+    assert json.loads(text) == value
+
+
+def test_a_document_leaves_other_letters_as_they_are() -> None:
+    """It is read by people as well."""
+    stream = io.StringIO()
+    Output(stream, as_json=True).document({"é": "a\x9b\u202e\u2066\u200f\u061c\u2028\x7f\ud800\U000e0001日"})
+
+    shown = r'"a\u009b\u202e\u2066\u200f\u061c\u2028\u007f\ud800\udb40\udc01日"'
+    assert stream.getvalue() == f'{{\n  "é": {shown}\n}}\n'

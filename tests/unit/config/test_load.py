@@ -1,0 +1,225 @@
+"""Reading the YAML file: every problem at once, each with file and line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentd.config.load import load
+from agentd.config.triggers import KINDS
+from agentd.errors import ConfigError
+from handlers.command import Command
+
+BEST = """\
+handlers:
+  deploy:
+    use: command
+    on:
+      - event: deploy
+      - service: web
+        tag: blue
+        passing: false
+    options:
+      argv: [/bin/true]
+"""
+
+
+def write(directory: Path, text: str) -> Path:
+    """A file of this text."""
+    path = directory / "agentd.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def problems(directory: Path, text: str) -> list[str]:
+    """What is wrong with it, without the file's name."""
+    path = write(directory, text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    return [problem.removeprefix(f"{path}:") for problem in caught.value.problems]
+
+
+def test_a_good_file_is_loaded(tmp_path: Path) -> None:
+    """Classes are found and options are checked."""
+    loaded = load(write(tmp_path, BEST))
+
+    [deploy] = loaded.handlers
+    assert deploy.name == "deploy"
+    assert deploy.type is Command
+    assert isinstance(deploy.build(), Command)
+    assert [str(on.query()) for on in deploy.entry.on] == ["event", "service:web?tag=blue&passing=false"]
+
+
+def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Fields, handlers, options and references, one line each."""
+    text = """\
+consul:
+  adress: 127.0.0.1:8500
+drain: soon
+handlers:
+  one:
+    use: no_such_handler
+    notify: [nobody]
+  two:
+    use: command
+    on:
+      - event: x
+        colour: red
+    options:
+      argv: []
+      shell: echo
+      typo: 1
+"""
+    found = problems(tmp_path, text)
+
+    assert [problem.partition(":")[0] for problem in found] == ["2", "3", "6", "7", "12", "14", "16"]
+    assert found[0] == "2: consul.adress: unknown field"
+    assert found[1] == "3: drain: must be a duration, such as 55s, 1h30m or 250ms"
+    assert found[2].startswith("6: handlers.one.use: there is no handler 'no_such_handler'; known: command")
+    assert found[3] == "7: handlers.one.notify.0: there is no handler named 'nobody' in this file"
+    assert found[4] == "12: handlers.two.on.0.colour: unknown field"
+
+
+@pytest.mark.parametrize(
+    "line,problem",
+    [
+        ("use: [a]", "use: Input should be a valid string"),
+        ("on: {event: a}", "on: a list is needed here"),
+        ("on: [deploy]", "on.0: an item of `on` needs one of the keys"),
+        ("on: [{colour: red}]", "on.0: an item of `on` needs one of the keys"),
+        ("on: [{event: a, key: b}]", "on.0.key: unknown field"),
+        ("on: [{key: /a}]", "on.0.key: String should match pattern"),
+        ("on: [{services: yes}]", "on.0.services: Input should be True"),
+        ("on: [{checks: {service: a, state: any}}]", "on.0.checks: give `service` or `state`, not both"),
+        ("options: [1]", "options: a map is needed here"),
+        ("retry: {attempts: 0}", "retry.attempts: Input should be greater than or equal to 1"),
+        ("retry: {first: 0}", "retry.first: Input should be greater than 0"),
+        ("timeout: 0s", "timeout: Input should be greater than 0"),
+        ("timeout: .inf", "timeout: must be a duration"),
+        ("notify: other", "notify: a list is needed here"),
+        ("colour: red", "colour: unknown field"),
+    ],
+)
+def test_a_wrong_field_is_told_with_its_line(tmp_path: Path, line: str, problem: str) -> None:
+    """By the path that the operator wrote, not by that of the models."""
+    text = f"handlers:\n  h:\n    use: command\n    {line}\n".replace("    use: command\n    use", "    use")
+
+    found = problems(tmp_path, text)
+
+    wanted = f"{text.count(chr(10))}: handlers.h.{problem}"
+    assert any(one.startswith(wanted) for one in found), found
+
+
+@pytest.mark.parametrize(
+    "text,problem",
+    [
+        ("", "1: the file must be a map"),
+        ("- a\n", "1: the file must be a map"),
+        ("drain: 1s\n", "1: handlers: this field is required"),
+        ("handlers: {}\n", "1: handlers: this must not be empty"),
+        ("handlers:\n  h: command\n", "2: handlers.h: a map is needed here"),
+        ("handlers:\n  h:\n    on: []\n", "2: handlers.h.use: this field is required"),
+        (f"tree: {{path: agentd}}\n{BEST}", "1: tree.path: the path must be absolute"),
+        (f"state: here\n{BEST}", "1: state: the path must be absolute"),
+        (
+            f"tree:\n  path: /srv/x\n{BEST}",
+            "2: tree.path: the tree must lie below the directory of /etc/nginx",
+        ),
+        (f"tree:\n  path: /etc/nginx\n{BEST}", "2: tree.path: the tree must lie below"),
+        (f"tree:\n  path: /etc/nginx/../x\n{BEST}", "2: tree.path: the tree must lie below"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path: Path, text: str, problem: str) -> None:
+    """Sections that are missing, empty, or of the wrong shape."""
+    assert problems(tmp_path, text)[0].startswith(problem)
+
+
+@pytest.mark.parametrize("name", ["Upper", "-x", "a b", "a/b", "x" * 65])
+def test_a_handlers_name_is_simple(tmp_path: Path, name: str) -> None:
+    """It is part of paths, labels and acknowledgements."""
+    found = problems(tmp_path, f"handlers:\n  {name!r}: {{use: command, options: {{argv: [x]}}}}\n")
+
+    assert len(found) == 1
+    assert "a name has lower-case letters" in found[0]
+
+
+def test_notifications_do_not_chain(tmp_path: Path) -> None:
+    """A handler that is told must not tell others: there would be no end of it."""
+    text = """\
+handlers:
+  a: {use: command, notify: [b], options: {argv: [x]}}
+  b: {use: command, notify: [c], options: {argv: [x]}}
+  c: {use: command, options: {argv: [x]}}
+"""
+    assert problems(tmp_path, text) == [
+        "2: handlers.a.notify.0: 'b' notifies others itself; notifications do not chain"
+    ]
+
+
+def test_a_handler_that_proves_may_be_told_and_tell(tmp_path: Path) -> None:
+    """Who must do something after each reload is named by the handler that reloads."""
+    text = """\
+handlers:
+  a: {use: command, notify: [reload], options: {argv: [x]}}
+  reload: {use: nginx_reload, notify: [c]}
+  c: {use: command, options: {argv: [x]}}
+"""
+    loaded = load(write(tmp_path, text))
+
+    assert [handler.entry.notify for handler in loaded.handlers] == [("reload",), ("c",), ()]
+
+
+def test_a_chain_through_a_proof_has_an_end(tmp_path: Path) -> None:
+    """Neither may it lead back to the proof, nor from one proof to another that tells."""
+    text = """\
+handlers:
+  a: {use: command, notify: [reload], options: {argv: [x]}}
+  reload: {use: nginx_reload, notify: [a]}
+  other: {use: nginx_reload, notify: [reload]}
+"""
+    assert problems(tmp_path, text) == [
+        "3: handlers.reload.notify.0: 'a' notifies others itself; notifications do not chain",
+        "4: handlers.other.notify.0: 'reload' notifies others itself; notifications do not chain",
+    ]
+
+
+def test_without_nginx_the_tree_may_lie_anywhere(tmp_path: Path) -> None:
+    """Nothing includes it then."""
+    loaded = load(write(tmp_path, f"nginx: null\ntree: {{path: /srv/files}}\n{BEST}"))
+
+    assert loaded.config.prefix == "files"
+
+
+def test_the_prefix_is_the_trees_path_from_nginxs_directory(tmp_path: Path) -> None:
+    """However deep it lies."""
+    loaded = load(write(tmp_path, f"tree: {{path: /etc/nginx/conf.d/agentd}}\n{BEST}"))
+
+    assert loaded.config.prefix == "conf.d/agentd"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "event: x",
+        "key: a",
+        "keyprefix: a/",
+        "service: x",
+        "services: true",
+        "nodes: true",
+        "checks: {state: any}",
+    ],
+)
+def test_every_kind_of_change_can_be_asked_for(tmp_path: Path, item: str) -> None:
+    """Each item has a query of its kind."""
+    text = f"handlers:\n  h:\n    use: command\n    on: [{{{item}}}]\n    options: {{argv: [x]}}\n"
+    [handler] = load(write(tmp_path, text)).handlers
+
+    assert str(handler.entry.on[0].query()).startswith(item.partition(":")[0])
+    assert item.partition(":")[0] in KINDS
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """With the system's reason."""
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(tmp_path / "missing.yaml")

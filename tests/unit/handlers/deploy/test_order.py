@@ -1,0 +1,105 @@
+"""Which of several events `deploy` takes: the newest for each `dest`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentd.handler import Change, Event
+from handlers.deploy.handler import Deploy
+from tests.unit.handlers.deploy.deploying import DeployStand, file
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> DeployStand:
+    """A node with two places to deploy to."""
+    return DeployStand(tmp_path, dests=[f"{tmp_path}/srv/*"])
+
+
+def fire(stand: DeployStand, content: bytes, dest: str = "app") -> Event:
+    """An event for a manifest of its own."""
+    name = content.decode()
+    archive = stand.archive(file("index.html", content), name=f"{name}.tar")
+    reference = stand.manifest(archive | {"dest": str(stand.dest.with_name(dest))}, name=f"{name}.yml")
+    change = stand.fire(reference)
+    assert isinstance(change, Event)
+    return change
+
+
+def test_the_newest_for_a_dest_counts(stand: DeployStand) -> None:
+    """In whatever order they came; an event for another `dest` is not touched."""
+    one, other, two, three = fire(stand, b"1"), fire(stand, b"x", "b"), fire(stand, b"2"), fire(stand, b"3")
+
+    for waiting in ([one, other, two, three], [three, two, other, one]):
+        assert stand.handler.superseded(waiting, stand.context()) == {one.id: three.id, two.id: three.id}
+
+
+def test_events_that_name_no_manifest_supersede_nothing(stand: DeployStand) -> None:
+    """They are refused or retried in their turn, and `handle` says why."""
+    good, lost, bad = fire(stand, b"1"), fire(stand, b"2"), fire(stand, b"3")
+    (stand.shelf / "2.yml").unlink()
+    (stand.shelf / "3.yml").write_text("- nothing")
+
+    assert stand.handler.superseded([good, lost, bad], stand.context()) == {}
+
+
+def test_manifests_of_commands_are_all_run(stand: DeployStand) -> None:
+    """They have no `dest` that one could take from another."""
+    changes = [stand.fire(stand.manifest({"dest": "", "commands": {"pre": ["true"]}})) for _ in range(2)]
+
+    assert stand.handler.superseded([one for one in changes if isinstance(one, Event)], stand.context()) == {}
+
+
+def test_a_manifest_is_read_once(stand: DeployStand) -> None:
+    """What was judged is what is deployed, also if another lies there by now."""
+    change = fire(stand, b"1")
+    stand.handler.superseded([change], stand.context())
+    (stand.shelf / "1.yml").write_text("- nothing")
+
+    stand.deploy(change)
+
+    assert (stand.dest / "index.html").read_bytes() == b"1"
+
+
+def test_an_event_that_comes_late_is_superseded_by_what_is_in_place(stand: DeployStand) -> None:
+    """Gossip may turn two events around; every node ends with the newer one."""
+    early, late = fire(stand, b"1"), fire(stand, b"2")
+    stand.deploy(late)
+
+    assert stand.handler.superseded([early], stand.context()) == {early.id: late.id}
+
+
+def test_long_after_a_deploy_its_order_says_nothing(stand: DeployStand) -> None:
+    """A fleet that was set up anew counts from the beginning."""
+    early, late = fire(stand, b"1"), fire(stand, b"2")
+    stand.deploy(late)
+    stand.now += 3600
+
+    assert stand.handler.superseded([early], stand.context()) == {}
+
+
+def test_the_random_delay_holds_all_that_waits(stand: DeployStand) -> None:
+    """Once for all of it, at most for as long as configured; the next deploy is held anew."""
+    stand.configure(random_delay="60s")
+
+    def hold(now: float) -> float:
+        return stand.handler.hold(now, stand.context())
+
+    first = hold(1000.0)
+    assert 0 <= first <= 60
+    assert hold(1000.0 + first / 2) == pytest.approx(first / 2)
+    assert hold(1000.0 + first) == 0
+    stand.handler._start = 0.0
+    _deploy_nothing(stand.handler, stand)
+    assert stand.handler._start is None
+
+
+def test_without_a_delay_nothing_is_held(stand: DeployStand) -> None:
+    """The default."""
+    assert stand.handler.hold(1000.0, stand.context()) == 0.0
+
+
+def _deploy_nothing(handler: Deploy, stand: DeployStand) -> None:
+    change: Change = stand.fire(stand.manifest({"dest": "", "commands": {}}))
+    handler.handle(change, stand.context())

@@ -1,0 +1,1 @@
+"""Tests of `ip_blacklist`; they mirror its modules."""

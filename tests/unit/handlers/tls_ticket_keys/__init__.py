@@ -1,0 +1,1 @@
+"""Tests of `tls_ticket_keys`; they mirror its modules."""
