@@ -492,6 +492,29 @@ class Handler:
         """
         return Verdict()
 
+    def fingerprint(self, context: Context) -> str | None:  # noqa: ARG002 (for subclasses)
+        """Say in a few characters what is in force, so that the nodes of a fleet can be compared.
+
+        Called in a fleet only, at the start, and after whatever this handler did or had committed (changes,
+        timed work, rollbacks). Two nodes with the same options that took the same messages must return the
+        same: leave out what is a node's own, such as its addresses, times, and lists fetched at different
+        moments. It is shown to everybody in the fleet: never a secret, nor what one could be guessed from.
+        What is staged is dropped. If it raises, that is told, and this node is not compared.
+
+        Returns:
+            At most 128 characters, such as the beginning of a SHA-256; None if there is nothing to compare.
+        """
+        return None
+
+    def report(self, context: Context) -> Mapping[str, Any]:  # noqa: ARG002 (as above)
+        """Say what else the fleet should know of this node; called together with `fingerprint`.
+
+        Returns:
+            Small JSON values, at most 2 KiB in all, such as {"ring": [{"key": digest, "since": unix time}]}.
+            The handlers of one kind use the same keys. Never a secret.
+        """
+        return {}
+
     def preflight(self, context: Context) -> Sequence[Drift]:  # noqa: ARG002 (for subclasses)
         """Say what would go wrong at the first change; `agentd check` asks, in a dry run.
 

@@ -197,6 +197,17 @@ class HandlerHarness:
         self.reloads += self._asked and self._class.proves
         return verdict
 
+    def fingerprint(self) -> str | None:
+        """What the handler would have compared with other nodes."""
+        return self.handler.fingerprint(self._attempt()[0])
+
+    def report(self) -> dict[str, Any]:
+        """What else it tells the fleet; through JSON, as it is written."""
+        told: dict[str, Any] = json.loads(
+            json.dumps(dict(self.handler.report(self._attempt()[0])), allow_nan=False)
+        )
+        return told
+
     def answer_run(self, returncode: int = 0, output: bytes = b"", duration: float = 0.01) -> None:
         """Script how the next program ends; one without a script ends with status 0.
 

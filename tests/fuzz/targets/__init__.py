@@ -1,5 +1,18 @@
 """The targets, by the room or handler that they try; importing this imports them all."""
 
-from tests.fuzz.targets import blacklist, config, consul, deploy, http, journal, nginx, ticket_keys, upstream
+from tests.fuzz.targets import (
+    blacklist,
+    config,
+    consul,
+    deploy,
+    fleet,
+    http,
+    journal,
+    nginx,
+    ticket_keys,
+    upstream,
+)
 
-__all__ = ["blacklist", "config", "consul", "deploy", "http", "journal", "nginx", "ticket_keys", "upstream"]
+__all__ = [
+    "blacklist", "config", "consul", "deploy", "fleet", "http", "journal", "nginx", "ticket_keys", "upstream",
+]  # fmt: skip

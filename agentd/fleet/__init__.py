@@ -1,0 +1,1 @@
+"""What crosses nodes: the log behind the events, and what each node acknowledges of it."""

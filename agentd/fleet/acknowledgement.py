@@ -1,0 +1,373 @@
+"""The document by which a node tells the fleet what is live on it, what it tried, and what became of that.
+
+Owns its form in Consul's KV store (`nodes/NODE`), and its bounds in both directions: whoever may write there
+may write anything. It neither reads nor writes Consul, and does not judge what a document says. Times are
+unix seconds; the numbers are those of messages in the log.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
+
+from agentd.errors import AgentdError
+from agentd.printable import printable
+
+T = TypeVar("T")
+FORMAT: Final = 1
+LARGEST: Final = 32 * 1024
+"""Bytes that a document may have."""
+_TEXT: Final = 400  # characters of a reason
+_NAME: Final = 128  # characters of a name, a digest, a version
+_MOST: Final = 256  # names, handlers and the like
+_REPORT: Final = 2048  # bytes of what one handler reports, as JSON
+_NONE: Final[Mapping[str, Any]] = {}
+_DEEPEST: Final = 6  # levels of what a handler reports
+_HIGHEST: Final = 9_000_000_000_000_000  # from there on a number is no time in milliseconds
+_LATEST: Final = 1e11  # unix seconds
+
+
+class DocumentError(AgentdError):
+    """It is not an acknowledgement, or one that cannot be read; the text says which part, and quotes none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The newest message of a name that a node has taken in hand.
+
+    Attributes:
+        num: its number.
+        outcome: applied, unchanged, refused, failed or expired; "" as long as there is none.
+        reason: why, or why there is none yet; "" if nothing is to be said.
+    """
+
+    num: int
+    outcome: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """How far a node is with one name of the log; of several handlers that take it, the one least far.
+
+    Attributes:
+        live: the number in force, seen to be; None if none is.
+        tried: the newest one that was tried; None if none was.
+        provisional: how many events are applied that the log does not have yet.
+        incomplete_since: the number since which messages are missing for good; None if none are.
+    """
+
+    live: int | None = None
+    tried: Tried | None = None
+    provisional: int = 0
+    incomplete_since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerReport:
+    """One configured handler of a node.
+
+    Attributes:
+        names: the names of the log that it takes, sorted.
+        fingerprint: of what ought to be equal on all nodes with the same options; None: not to be compared.
+        outcome: of its last change that ended; "" if none did.
+        at: when that ended; None if none did.
+        drift: what does not hold outside the tree, in a sentence; "" if nothing is known.
+        report: what else the handler tells; see `Handler.report`.
+    """
+
+    names: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    outcome: str = ""
+    at: float | None = None
+    drift: str = ""
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledgement:
+    """What one node tells.
+
+    Attributes:
+        agentd: its version of agentd.
+        node_id: of its Consul agent, which tells two nodes of one name apart.
+        boot: of its machine; another one after each boot.
+        written: when the document was written, by the node's clock.
+        generation: the current one; 0 before the first.
+        names: the names of the log that the node takes.
+        handlers: its configured handlers.
+        options: handler -> digest of its options: only those with equal ones are to be compared.
+        drift: "tree" or "nginx" -> what is wrong there, in a sentence.
+        stopped: when agentd was stopped in an orderly way; nginx may still serve. None if it was not.
+        paused: why the node takes nothing new at the moment; "" if it does. Reserved.
+        format: of the document.
+        unread: the parts of a document of a newer format that could not be read.
+    """
+
+    agentd: str
+    node_id: str
+    boot: str
+    written: float
+    generation: int = 0
+    names: Mapping[str, Name] = field(default_factory=dict)
+    handlers: Mapping[str, HandlerReport] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    drift: Mapping[str, str] = field(default_factory=dict)
+    stopped: float | None = None
+    paused: str = ""
+    format: int = FORMAT
+    unread: tuple[str, ...] = ()
+
+    def reported(self, key: str) -> dict[str, Any]:
+        """What its handlers report under this key, by handler."""
+        return {name: one.report[key] for name, one in self.handlers.items() if key in one.report}
+
+    def same_as(self, other: Acknowledgement | None) -> bool:
+        """Whether it says the same, whenever it was written."""
+        return other is not None and replace(self, written=other.written) == other
+
+
+# ---------------------------------------------------------------- to bytes
+
+
+def render(document: Acknowledgement) -> bytes:
+    """As JSON, at most `LARGEST` bytes: long texts are cut; if that is not enough, reports and drift go.
+
+    Raises:
+        DocumentError: it is too large even so.
+    """
+    data = _compact(_body(document, lean=False))
+    if len(data) > LARGEST:
+        data = _compact(_body(document, lean=True))
+    if len(data) <= LARGEST:
+        return data
+    raise DocumentError(
+        f"the acknowledgement has {len(data)} bytes, more than {LARGEST}: the node takes too many names"
+    )
+
+
+def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
+    return _given(
+        format=document.format,
+        agentd=document.agentd[:_NAME],
+        node_id=document.node_id[:_NAME],
+        boot=document.boot[:_NAME],
+        written=round(document.written, 3),
+        generation=document.generation,
+        names={name: _name(one) for name, one in document.names.items()},
+        handlers={name: _handler(one, lean=lean) for name, one in document.handlers.items()},
+        options=dict(document.options),
+        drift={name: _cut(text) for name, text in document.drift.items()},
+        stopped=None if document.stopped is None else round(document.stopped, 3),
+        paused=_cut(document.paused),
+    )
+
+
+def _name(one: Name) -> dict[str, Any]:
+    tried = one.tried
+    since = one.incomplete_since
+    return {
+        "live": one.live,
+        **_given(
+            tried=tried and _given(num=tried.num, outcome=tried.outcome, reason=_cut(tried.reason)),
+            provisional=one.provisional,
+        ),
+        **({} if since is None else {"incomplete_since": since}),
+    }
+
+
+def _handler(one: HandlerReport, *, lean: bool) -> dict[str, Any]:
+    small = not lean and len(_compact(dict(one.report))) <= _REPORT
+    return _given(
+        names=list(one.names),
+        fingerprint=one.fingerprint and one.fingerprint[:_NAME],
+        outcome=one.outcome,
+        at=None if one.at is None else round(one.at, 3),
+        drift=_cut(one.drift, 80 if lean else _TEXT),
+        report=dict(one.report) if small else {},
+    )
+
+
+def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
+    """Those that say something."""
+    return {name: value for name, value in values.items() if value not in (None, "", 0, [], {})}
+
+
+def _cut(text: str, most: int = _TEXT) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."
+
+
+def _compact(value: Any) -> bytes:  # noqa: ANN401 (JSON)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+# ---------------------------------------------------------------- from bytes
+
+
+def parse(data: bytes) -> Acknowledgement:
+    """Read a document that anybody may have written. Its texts have no character that steers a terminal.
+
+    Of a newer format whatever is known is read; what has changed its form there is left out, and listed in
+    `unread`.
+
+    Raises:
+        DocumentError: it is no document, or a part of it cannot be read.
+    """
+    if len(data) > LARGEST:
+        raise DocumentError(f"it has {len(data)} bytes, more than {LARGEST}")
+    try:
+        body = json.loads(data, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise DocumentError("it is not JSON") from error
+    return _Reader().document(body)
+
+
+class _Reader:
+    """Takes one document apart; of a newer format, what has another form there counts as missing."""
+
+    def __init__(self) -> None:
+        self._newer = False
+        self._unread: list[str] = []
+
+    def document(self, top: object) -> Acknowledgement:
+        if not isinstance(top, dict):
+            raise DocumentError("it is not an object")
+        form = self._get(top, "", "format", _number, 0)
+        if not form:
+            raise DocumentError("it has no format")
+        self._newer = form > FORMAT
+        return Acknowledgement(
+            agentd=self._get(top, "", "agentd", _word, ""),
+            node_id=self._get(top, "", "node_id", _word, ""),
+            boot=self._get(top, "", "boot", _word, ""),
+            written=self._get(top, "", "written", _time, 0.0),
+            generation=self._get(top, "", "generation", _number, 0),
+            names=self._each(top, "names", self._name),
+            handlers=self._each(top, "handlers", self._handler),
+            options=self._each(top, "options", self._leaf(_word, "")),
+            drift=self._each(top, "drift", self._leaf(_text, "")),
+            stopped=self._get(top, "", "stopped", _maybe(_time), None),
+            paused=self._get(top, "", "paused", _text, ""),
+            format=form,
+            unread=tuple(self._unread),
+        )
+
+    def _name(self, holder: Mapping[str, Any], path: str, key: str) -> Name:
+        place, body = f"{path}.{key}", self._get(holder, path, key, _object, _NONE)
+        tried = self._get(body, place, "tried", _maybe(_object), None)
+        return Name(
+            live=self._get(body, place, "live", _maybe(_number), None),
+            tried=None if tried is None else self._tried(tried, f"{place}.tried"),
+            provisional=self._get(body, place, "provisional", _number, 0),
+            incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
+        )
+
+    def _tried(self, body: Mapping[str, Any], place: str) -> Tried | None:
+        num = self._get(body, place, "num", _number, 0)
+        if not num:
+            return None
+        outcome = self._get(body, place, "outcome", _word, "")
+        return Tried(num, outcome, self._get(body, place, "reason", _text, ""))
+
+    def _handler(self, holder: Mapping[str, Any], path: str, key: str) -> HandlerReport:
+        place, body = f"{path}.{key}", self._get(holder, path, key, _object, _NONE)
+        return HandlerReport(
+            names=self._get(body, place, "names", _words, ()),
+            fingerprint=self._get(body, place, "fingerprint", _maybe(_word), None),
+            outcome=self._get(body, place, "outcome", _word, ""),
+            at=self._get(body, place, "at", _maybe(_time), None),
+            drift=self._get(body, place, "drift", _text, ""),
+            report=self._get(body, place, "report", _report, _NONE),
+        )
+
+    def _leaf(self, form: Callable[[object], T], default: T) -> Callable[[Mapping[str, Any], str, str], T]:
+        return lambda holder, path, key: self._get(holder, path, key, form, default)
+
+    def _each(
+        self, top: Mapping[str, Any], name: str, read: Callable[[Mapping[str, Any], str, str], T]
+    ) -> dict[str, T]:
+        holder = self._get(top, "", name, _object, _NONE)
+        return {_word(key): read(holder, name, key) for key in holder}
+
+    def _get(
+        self, holder: Mapping[str, Any], path: str, name: str, form: Callable[[object], T], default: T
+    ) -> T:
+        if name not in holder:
+            return default
+        try:
+            return form(holder[name])
+        except ValueError as error:
+            place = printable(f"{path}.{name}" if path else name)
+            if not self._newer:
+                raise DocumentError(f"{place} cannot be read: {error}") from error
+            self._unread.append(place)
+            return default
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or len(value) > _MOST:
+        raise ValueError("not a small object")
+    return value
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 (one kind of error for all that is wrong)
+    return printable(value[:_NAME])[:_NAME]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 (likewise)
+    return printable(value[:_TEXT])[:_TEXT]
+
+
+def _report(value: object) -> Mapping[str, Any]:
+    plain: Mapping[str, Any] = _plain(_object(value))
+    return plain
+
+
+def _words(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MOST:
+        raise ValueError("not a short list")
+    return tuple(map(_word, value))
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _HIGHEST:
+        raise ValueError("not a number in its range")
+    return value
+
+
+def _time(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
+        raise ValueError("not a time")
+    return float(value)
+
+
+def _maybe(form: Callable[[object], T]) -> Callable[[object], T | None]:
+    """The same, where `null` is allowed."""
+    return lambda value: None if value is None else form(value)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number[:20]} is not JSON")
+    return value
+
+
+def _plain(value: object, depth: int = _DEEPEST) -> Any:  # noqa: ANN401 (JSON)
+    """What a handler reports, with its texts as they may be shown."""
+    if depth < 0:
+        raise ValueError("nested too deeply")
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, list):
+        return [_plain(one, depth - 1) for one in value[:_MOST]]
+    if isinstance(value, dict):
+        return {_word(key): _plain(one, depth - 1) for key, one in _object(value).items()}
+    return value
