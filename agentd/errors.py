@@ -6,6 +6,7 @@
     │   ├── ConsulUnavailable  no answer, no leader, a 5xx: wait and ask again
     │   │   └── ConsulLimited  too many requests: it is there, and wants to be asked later
     │   └── ConsulRefused      Consul says no: ACL, 4xx; asking again does not help
+    │       └── ConsulTooLarge the answer is larger than any that is read: ask for less
     ├── LockError              about a lock in Consul
     │   ├── LockNotAcquired    held by others for too long, or the key is used for something else
     │   └── LockLost           it was ours and is lost: what it protects is no longer protected
@@ -67,6 +68,10 @@ class ConsulLimited(ConsulUnavailable):
 
 class ConsulRefused(ConsulError):
     """Consul said no: a 4xx, or the token lacks the right that the request needs."""
+
+
+class ConsulTooLarge(ConsulRefused):
+    """The answer is larger than any that is read; whoever can ask for less may do so."""
 
 
 class LockError(AgentdError):

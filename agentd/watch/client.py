@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.errors import ConsulRefused, ConsulTooLarge, ConsulUnavailable
 from agentd.http import Response
 from agentd.watch.changes import Json
 from agentd.watch.options import ANSWER_TIME, ConsulOptions
-from agentd.watch.parsing import Odd, Parsed, parse
+from agentd.watch.parsing import Odd, Parsed, TooHeavyError, parse
 from agentd.watch.py_consul import base
 from agentd.watch.transport import ACLsDisabledError, Parameters, Transport
 
@@ -256,6 +256,8 @@ def _answer(path: str, reply: Response) -> Answer:
 def _parsed(path: str, reply: Response) -> Parsed:
     try:
         return parse(reply.body)
+    except TooHeavyError as error:
+        raise ConsulTooLarge(f"the answer to {path} cannot be read: {error}") from error
     except ValueError as error:
         raise ConsulUnavailable(
             f"the answer to {path} is not JSON that agentd can read ({error}): is this a Consul agent?"

@@ -41,6 +41,10 @@ _VALUE, _EMPTY_LIST, _SMALL_OBJECT = 60, 60, 230
 _HEAVIEST_BYTE: Final = 100  # what a byte of JSON can stand for; most in "{},"
 
 
+class TooHeavyError(ValueError):
+    """What was answered would take too much memory."""
+
+
 class Odd(NamedTuple):
     """An item of an answer that cannot be used.
 
@@ -135,7 +139,7 @@ def _collect(body: bytes, masked: bytes, add: Callable[[Any], None], brackets: b
             known = found if found == NOT_AN_OBJECT else hashlib.sha256(text).hexdigest()
             odd[known] = Odd(known, found)
         if weight > HEAVIEST:
-            raise ValueError(f"it would take more than {HEAVIEST} bytes of memory: narrow the query")
+            raise TooHeavyError(f"it would take more than {HEAVIEST} bytes of memory: narrow the query")
     return list(odd.values())
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from agentd import http
-from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulUnavailable
+from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulTooLarge, ConsulUnavailable
 from agentd.watch.credentials import Credentials
 from agentd.watch.options import ANSWER_TIME, ConsulOptions
 from agentd.watch.py_consul import ConsulException, base
@@ -82,7 +82,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
         Raises:
             ConsulUnavailable: no connection, no answer in time, an answer cut off, a 5xx; ConsulLimited for
                 a 429, and for a 503 by which a leader limits requests.
-            ConsulRefused: another 4xx, a redirect, or an answer larger than `LARGEST`.
+            ConsulRefused: another 4xx, a redirect; ConsulTooLarge for an answer larger than `LARGEST`.
         """
         target = quote(path, safe="/:") + (f"?{urlencode(list(params))}" if params else "")
         until = time.monotonic() + self._options.outwait
@@ -147,7 +147,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
         for chunk in answer:
             received += chunk
             if len(received) > LARGEST:
-                raise ConsulRefused(f"the answer has more than {LARGEST} bytes: narrow the query")
+                raise ConsulTooLarge(f"the answer has more than {LARGEST} bytes: narrow the query")
             if time.monotonic() > deadline:
                 raise ConsulUnavailable(f"{self._endpoint} did not finish its answer within {_BODY_TIME:g} s")
         return bytes(received)

@@ -8,7 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.errors import ConsulRefused, ConsulTooLarge, ConsulUnavailable
+from agentd.watch import parsing
 from agentd.watch.client import AgentInfo, Answer, ConsulClient
 from tests.unit.watch.scripted import ScriptedAgent, reply
 
@@ -63,6 +64,17 @@ def test_an_answer_that_is_not_json_is_not_consuls(agent: ScriptedAgent, client:
     agent.script = [reply(b"[1,", X_Consul_Index="3")]
     with pytest.raises(ConsulUnavailable, match="not JSON"):
         client.get("/v1/catalog/nodes")
+
+
+def test_an_answer_that_would_take_too_much_memory_is_too_large(
+    agent: ScriptedAgent, client: ConsulClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever can ask for less must be able to tell it from an answer that is not Consul's."""
+    monkeypatch.setattr(parsing, "HEAVIEST", 1000)
+    monkeypatch.setattr(parsing, "_SMALL", 0)
+    agent.script = [reply([{"Key": str(at)} for at in range(100)], X_Consul_Index="1")]
+    with pytest.raises(ConsulTooLarge, match="more than 1000 bytes of memory"):
+        client.get("/v1/kv/a")
 
 
 def test_a_blocking_query_says_how_long(

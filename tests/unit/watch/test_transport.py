@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentd import http
-from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulUnavailable
+from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulTooLarge, ConsulUnavailable
 from agentd.watch import transport
 from agentd.watch.client import ConsulClient
 from agentd.watch.credentials import Credentials
@@ -151,7 +151,7 @@ def test_an_answer_that_is_too_large_is_refused(
     """Memory is bounded, whatever Consul sends."""
     monkeypatch.setattr(transport, "LARGEST", 1000)
     agent.script = [reply(b"x" * 1001)]
-    with pytest.raises(ConsulRefused, match="more than 1000 bytes"):
+    with pytest.raises(ConsulTooLarge, match="more than 1000 bytes"):
         client.leader()
 
 
