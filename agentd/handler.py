@@ -423,6 +423,8 @@ class Handler:
         side_effects: True for a handler whose calls do what staging cannot undo, such as running a program of
             the operator's. Each of its changes is then recorded before the next is begun, and none is begun
             while that could not be recorded; after a kill only the one that was begun is handled again.
+        secret_payload: whether what it is sent is secret, so that its events cannot be kept in the fleet's
+            log (see `keep`) as they are.
         store_format: the format of what it keeps in `context.store`. Increase it whenever the previous
             version of the handler could no longer use the store; agentd refuses to run a handler on a store
             of another format.
@@ -432,6 +434,7 @@ class Handler:
     proves: ClassVar[bool] = False
     converges: bool = True
     side_effects: ClassVar[bool] = False
+    secret_payload: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
 
     def __init__(self, options: HandlerOptions) -> None:

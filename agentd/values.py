@@ -88,6 +88,22 @@ def parse_loopback(address: str) -> tuple[str, int]:
     return name, int(port)
 
 
+_FLEET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+def parse_fleet_name(name: str) -> str:
+    """A name that may be part of a key in Consul's KV store: of a fleet, a node of it, or a kept event.
+
+    Raises:
+        ValueError: it has other characters than Consul accepts in a key, or is too long.
+    """
+    if not _FLEET_NAME.fullmatch(name):
+        raise ValueError(
+            "must have 1 to 64 letters, digits, - _ . and begin with a letter or digit: it is part of a key"
+        )
+    return name
+
+
 def absolute(path: Path) -> Path:
     """A path that does not depend on the working directory. Raises ValueError."""
     if not path.is_absolute():

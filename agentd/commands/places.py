@@ -30,6 +30,7 @@ SECTIONS: Final = frozenset(
         "journal",
         "sources",
         "status",
+        "fleet",
         "log",
         "drain",
         "handlers",

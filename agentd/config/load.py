@@ -6,7 +6,7 @@ Loading imports the classes of the configured handlers (their options are checke
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +20,7 @@ from agentd.config.triggers import OnEvent
 from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
 from agentd.handler import Handler, HandlerOptions
+from agentd.values import parse_fleet_name
 
 __all__ = ["Config", "ConfiguredHandler", "HandlerEntry", "Loaded", "OnEvent", "load"]
 
@@ -61,6 +62,7 @@ def load(path: Path) -> Loaded:
     problems.extend(_search(document))
     handlers = tuple(_configure(document, problems))
     problems.extend(_notified(document, {handler.name for handler in handlers if handler.type.proves}))
+    problems.extend(_kept(document, handlers))
     if config is not None:
         problems.extend(_placed(document, config))
     if problems or config is None:
@@ -156,3 +158,35 @@ def _placed(document: Document, config: Config) -> Iterator[str]:
     except ValueError:
         conf = config.nginx.conf if config.nginx else ""
         yield document.problem(("tree", "path"), f"the tree must lie below the directory of {conf}")
+
+
+def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator[str]:
+    """What is wrong with `keep`: one name has one order on a node, in the log or by hearsay."""
+    first: dict[str, tuple[str, str | None]] = {}
+    for handler in handlers:
+        for at, on in enumerate(handler.entry.on):
+            if isinstance(on, OnEvent):
+                place: Place = ("handlers", handler.name, "on", at)
+                if on.keep and (problem := _why_not_kept(on.event, handler.type, document)):
+                    yield document.problem((*place, "keep"), problem)
+                known, keep = first.setdefault(on.event, (handler.name, on.keep))
+                if keep != on.keep:
+                    yield document.problem(
+                        place,
+                        f"{known!r} says `keep: {keep or 'null'}` of {on.event!r}: a name is kept in one way"
+                        " on a node, so say the same here",
+                    )
+
+
+def _why_not_kept(name: str, handler: type[Handler], document: Document) -> str:
+    if not document.data.get("fleet"):
+        return "events are kept in the log of a fleet: add `fleet:` with its `name:`, or remove `keep`"
+    if name == "*":
+        return 'events are kept by name: "*" cannot be kept'
+    if handler.secret_payload:
+        return "its payload is secret, and messages are not sealed yet: remove `keep`"
+    try:
+        parse_fleet_name(name)
+    except ValueError as error:
+        return f"an event that is kept {error}; call it something else"
+    return ""

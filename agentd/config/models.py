@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agentd.config.triggers import On
+from agentd.fleet.options import FleetOptions
 from agentd.options import AbsolutePath, Duration, NginxOptions, Options, Size, StatusOptions
 from agentd.sources.options import SourceOptions
 from agentd.values import KEEP, STATE, TREE
@@ -112,6 +113,9 @@ class Sections(Options):
         SourceOptions(), description="Payloads by reference: what may be fetched, and how."
     )
     status: StatusOptions = Field(StatusOptions(), description="The HTTP endpoints.")
+    fleet: FleetOptions | None = Field(
+        None, description="The fleet that this node belongs to, for events that are kept; null for none."
+    )
     log: LogOptions = Field(LogOptions(), description="Logging.")
     drain: Duration = Field(10.0, description="How long SIGTERM waits for work in progress.")
     handlers_path: tuple[AbsolutePath, ...] = Field(

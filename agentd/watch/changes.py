@@ -18,6 +18,10 @@ from agentd.errors import PermanentError
 from agentd.watch.shapes import is_base64, is_number
 
 Json = Any  # None, bool, int, float, str, list or dict, as `json.loads` returns it
+LOG_EPOCH: Final = 1 << 40
+"""The epoch of messages of the fleet's log: above that of any event that was only heard."""
+LOG: Final = "log:"
+"""What the query of a message begins with; its name follows."""
 Order: TypeAlias = tuple[int, int, str]
 """Epoch, time within it, and an ID to break ties; compare two to know which is newer."""
 
@@ -57,8 +61,59 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Message:
+    """What the fleet's log says of an event that came through it.
+
+    Attributes:
+        num: its number: it orders the messages of one name, and is never judged by a clock.
+        issued: unix time by the clock of whoever wrote it.
+        counts_from: unix time from which a time to live counts. On a node that follows the log, the later of
+            `issued` and its own first sight of the message; on one that catches up, `issued`.
+        publisher: who wrote it, by its own account.
+        via: the node that relayed an event that was fired, "" for a message that was published.
+        expires: unix time after which it must not be applied, or None.
+        snapshot: whether it stands for all messages before it.
+    """
+
+    num: int
+    issued: float
+    counts_from: float
+    publisher: str = ""
+    via: str = ""
+    expires: float | None = None
+    snapshot: bool = False
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Json]) -> Message:
+        """Read what `raw` wrote."""
+        return cls(
+            num=int(raw["num"]),
+            issued=float(raw["issued"]),
+            counts_from=float(raw["from"]),
+            publisher=str(raw.get("publisher") or ""),
+            via=str(raw.get("via") or ""),
+            expires=None if raw.get("expires") is None else float(raw["expires"]),
+            snapshot=bool(raw.get("snapshot")),
+        )
+
+    @property
+    def raw(self) -> dict[str, Json]:
+        """As the key "Message" of an event's `raw`."""
+        optional = {"expires": self.expires, "snapshot": self.snapshot or None}
+        return {
+            "num": self.num,
+            "issued": self.issued,
+            "from": self.counts_from,
+            "publisher": self.publisher,
+            "via": self.via,
+        } | {key: value for key, value in optional.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
 class Event(Change):
-    """A user event (https://developer.hashicorp.com/consul/api-docs/event). A hint: gossip may lose it.
+    """A user event (https://developer.hashicorp.com/consul/api-docs/event), or a message of the fleet's log.
+
+    One that was only heard is a hint: gossip may lose it.
 
     Attributes:
         undated: it was in Consul's ring before anything says when: this node, or this handler of it, has no
@@ -97,9 +152,24 @@ class Event(Change):
         return lamport_time(self.raw)
 
     @property
+    def message(self) -> Message | None:
+        """What the fleet's log says of it; None for an event that was only heard."""
+        found = self.raw.get("Message") if self.query.startswith(LOG) else None
+        return None if found is None else Message.of(found)
+
+    @property
+    def provisional(self) -> bool:
+        """Whether it was heard while the fleet's log could not be reached, which may place it anew."""
+        return self.raw.get("Provisional") is True
+
+    @property
     def order(self) -> Order:
-        """Its place among all events: the same on every node that saw the same epochs."""
-        return self.epoch, self.ltime, self.id
+        """Its place among all events: the same on every node that saw the same epochs.
+
+        A message comes after whatever was only heard.
+        """
+        message = self.message
+        return (LOG_EPOCH, message.num, self.id) if message else (self.epoch, self.ltime, self.id)
 
 
 def lamport_time(event: Json) -> int:

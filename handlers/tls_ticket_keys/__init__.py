@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import Final
+from typing import ClassVar, Final
 
 from pydantic import Field, field_validator
 
@@ -50,6 +50,8 @@ class TicketKeys(Handler):
     a configured handler should be fed from only one of them. Both begin again when Consul's data is lost; a
     new epoch begins then, and its keys are newer than all before.
     """
+
+    secret_payload: ClassVar[bool] = True
 
     class Options(HandlerOptions):
         """The timing of a rotation."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.config.load import load
-from agentd.config.triggers import KINDS
+from agentd.config.triggers import KINDS, OnEvent
 from agentd.errors import ConfigError
 from handlers.command import Command
 
@@ -223,3 +223,66 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     """With the system's reason."""
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load(tmp_path / "missing.yaml")
+
+
+KEPT = """\
+fleet:
+  name: production
+handlers:
+  deny:
+    use: ip_blacklist
+    on:
+      - event: ban
+        keep: all
+"""
+
+
+def test_a_kept_name_is_loaded(tmp_path: Path) -> None:
+    """With a fleet, an event may be kept."""
+    loaded = load(write(tmp_path, KEPT))
+
+    assert loaded.config.fleet is not None
+    assert loaded.config.fleet.name == "production"
+    assert [on.keep for on in loaded.handlers[0].entry.on if isinstance(on, OnEvent)] == ["all"]
+
+
+def test_keep_needs_a_fleet(tmp_path: Path) -> None:
+    """The message says what to add, at the line of `keep`."""
+    [problem] = problems(tmp_path, KEPT.removeprefix("fleet:\n  name: production\n"))
+
+    assert problem.startswith(
+        "6: handlers.deny.on.0.keep: events are kept in the log of a fleet: add `fleet:`"
+    )
+
+
+@pytest.mark.parametrize("name", ['"*"', "a/b", "_fleet", '"a b"', "x" * 65])
+def test_a_name_that_is_no_key_cannot_be_kept(tmp_path: Path, name: str) -> None:
+    """Every name is part of a key; and all events together have no log."""
+    [problem] = problems(tmp_path, KEPT.replace("event: ban", f"event: {name}"))
+
+    assert problem.startswith("8: handlers.deny.on.0.keep: ")
+
+
+def test_a_secret_payload_cannot_be_kept(tmp_path: Path) -> None:
+    """Whoever reads Consul's KV store would have the key."""
+    [problem] = problems(tmp_path, KEPT.replace("ip_blacklist", "tls_ticket_keys"))
+
+    assert "its payload is secret" in problem
+
+
+@pytest.mark.parametrize("other", ["keep: latest", ""])
+def test_a_name_is_kept_in_one_way(tmp_path: Path, other: str) -> None:
+    """Two handlers of one name follow one log."""
+    text = f"{KEPT}  other:\n    use: ip_blacklist\n    on:\n      - event: ban\n        {other}\n"
+
+    [problem] = problems(tmp_path, text)
+
+    assert problem.startswith("12: handlers.other.on.0: 'deny' says `keep: all` of 'ban'")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "-x", "ä"])
+def test_a_fleet_is_named_as_a_key(tmp_path: Path, name: str) -> None:
+    """A name that Consul would not take is refused before anything is written."""
+    [problem] = problems(tmp_path, KEPT.replace("production", f'"{name}"'))
+
+    assert problem.startswith("2: fleet.name: ")
