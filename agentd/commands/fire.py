@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import Final
 
 from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
+from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.to_consul import add_consul_arguments, consul
 from agentd.errors import AgentdError, ConsulRefused
 from agentd.watch.client import ConsulClient
@@ -32,23 +32,13 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument(
-        "payload",
-        nargs="?",
-        metavar="PAYLOAD",
-        help="what to send; - reads standard input. Anyone can see it in the process list: for"
-        " secrets, use - or --file",
-    )
-    what.add_argument(
-        "--file", type=Path, metavar="FILE", help="read the payload from a file; - reads standard input"
-    )
+    add_payload_arguments(parser.add_mutually_exclusive_group())
     add_consul_arguments(parser)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
     """Fire, and print the ID that Consul gave the event."""
-    payload = _payload(arguments.payload, arguments.file)
+    payload = read_payload(arguments.payload, arguments.file, LARGEST_EVENT)
     _refuse(too_large(arguments.name, len(payload), ""))
     with consul(arguments) as client:
         if len(payload) > SMALL_BODY:
@@ -75,16 +65,3 @@ def _ask_release(client: ConsulClient, name: str, size: int) -> None:
     sys.stderr.write(
         f"agentd: warning: from Consul 1.22 on a payload may have {SMALL_BODY} bytes; this one has {size}\n"
     )
-
-
-def _payload(text: str | None, file: Path | None) -> bytes:
-    """What to fire; a byte more than could ever be allowed is enough to know that it is too much."""
-    if text == "-" or file == Path("-"):
-        return sys.stdin.buffer.read(LARGEST_EVENT + 1)
-    if file is None:
-        return (text or "").encode(errors="surrogateescape")
-    try:
-        with file.open("rb") as opened:
-            return opened.read(LARGEST_EVENT + 1)
-    except OSError as error:
-        raise AgentdError(f"{file} cannot be read: {error.strerror}") from error

@@ -1,0 +1,43 @@
+"""What a command sends: typed, from a file, or from standard input.
+
+Never reads more than it needs to know that it is too much, and never shows any of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import _MutuallyExclusiveGroup
+from pathlib import Path
+
+from agentd.errors import AgentdError
+
+
+def add_payload_arguments(what: _MutuallyExclusiveGroup) -> None:
+    """Add the payload and `--file`, of which one may be given."""
+    what.add_argument(
+        "payload",
+        nargs="?",
+        metavar="PAYLOAD",
+        help="what to send; - reads standard input. Anyone can see it in the process list: for"
+        " secrets, use - or --file",
+    )
+    what.add_argument(
+        "--file", type=Path, metavar="FILE", help="read the payload from a file; - reads standard input"
+    )
+
+
+def read_payload(text: str | None, file: Path | None, largest: int) -> bytes:
+    """What to send, empty if nothing was given; of one that is too large, `largest` + 1 bytes.
+
+    Raises:
+        AgentdError: the file cannot be read.
+    """
+    if text == "-" or file == Path("-"):
+        return sys.stdin.buffer.read(largest + 1)
+    if file is None:
+        return (text or "").encode(errors="surrogateescape")
+    try:
+        with file.open("rb") as opened:
+            return opened.read(largest + 1)
+    except OSError as error:
+        raise AgentdError(f"{file} cannot be read: {error.strerror}") from error
