@@ -1,4 +1,4 @@
-"""`agentd replay --dry-run`: runs the handlers here on what is staged in memory, and commits nothing.
+"""A dry run: handlers are called here, on what is staged in memory, and nothing is committed.
 
 A file that others may not read is a secret: only its length and digest are shown, never a line of it.
 """
@@ -32,7 +32,10 @@ _LARGEST: Final = 256 * 1024  # bytes of a file that is compared line by line
 def execute(node: Node, identity: str, only: str | None, output: Output) -> int:
     """Print what each handler that had the change would do; 1 if one would not take it."""
     log.configure("warning")
-    told = [_try(node, *one) for one in _found(node, identity, only)]
+    told = [
+        try_change(node.dry_batch(configured), configured, change)
+        for configured, change in _found(node, identity, only)
+    ]
     if output.json:
         output.document(told)
     for one in told:
@@ -49,9 +52,14 @@ def _found(node: Node, identity: str, only: str | None) -> Iterator[tuple[Config
         yield configured[row["handler"]], change_of(row)
 
 
-def _try(node: Node, configured: ConfiguredHandler, change: Change) -> dict[str, Any]:
-    """One handler's call: what it staged, what it would have run, and how the call ended."""
-    batch = node.dry_batch(configured)
+def try_change(batch: Batch, configured: ConfiguredHandler, change: Change) -> dict[str, Any]:
+    """One handler's call: what it staged, what it would have run, and how the call ended.
+
+    Args:
+        batch: one of the handler's that is never committed (`Node.dry_batch`); closed here.
+        configured: the handler.
+        change: what it is given.
+    """
     with closing(batch.stage):
         outcome, reason = _call(configured, change, batch)
         return {
