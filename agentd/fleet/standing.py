@@ -1,0 +1,332 @@
+"""Who runs what: from documents, catalogue and heads to what each node lacks, and how far one message is.
+
+Owns the judgement, and the order in which troubles are told. Pure: it reads no server and no clock, and knows
+nothing of how a person is shown it. "Now" is that of whoever looks; times in documents are of other clocks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name
+
+SETTLED: Final = 30.0
+"""Seconds after which nodes that are alike must have come to the same: timed work does not fall together."""
+
+Trouble = Literal[
+    "failed",
+    "behind",
+    "drifted",
+    "disagreeing",
+    "silent",
+    "stopped",
+    "paused",
+    "name taken",
+    "unreadable",
+    "log lost",
+    "incomplete",
+    "provisional",
+    "no agentd",
+]
+TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined] # of a Literal
+"""The worst first."""
+_DONE: Final = ("applied", "unchanged")
+_ENDED_BADLY: Final = ("refused", "failed", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class Newest:
+    """The newest message of a name.
+
+    Attributes:
+        issued: unix time at its publisher; None if the message itself could not be read.
+        expires: unix time; None if it does not.
+        publisher: who wrote it.
+        source: by what: "event", "publish", ...
+        addressed: the nodes that it is for; None for all.
+    """
+
+    name: str
+    num: int
+    issued: float | None = None
+    expires: float | None = None
+    publisher: str = ""
+    source: str = ""
+    addressed: frozenset[str] | None = None
+
+    def concerns(self, node: str, now: float) -> bool:
+        """Whether the node can be asked for it: it is for that node, and has not expired."""
+        return (self.addressed is None or node in self.addressed) and (
+            self.expires is None or now < self.expires
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One node, as its own document and the catalogue have it.
+
+    Attributes:
+        document: what it acknowledges; None if it does not, or if that cannot be read.
+        unreadable: why its document cannot be read.
+        catalogued: whether the catalogue has the node.
+        node_id: according to the catalogue; "" if it does not say.
+        silent: why nothing is to be heard from it; "" if there is no sign of that.
+    """
+
+    node: str
+    document: Acknowledgement | None = None
+    unreadable: str = ""
+    catalogued: bool = True
+    node_id: str = ""
+    silent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing in which a node differs from what it ought to be.
+
+    Attributes:
+        subject: the name of the log, or the handler; "" for the node as a whole.
+        text: why, without what is the node's alone, so that equal ones can be folded; may be "".
+        live: the number in force, where the subject is a name.
+    """
+
+    trouble: Trouble
+    node: str
+    subject: str = ""
+    text: str = ""
+    live: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far one node is with one message.
+
+    Attributes:
+        state: "confirmed"; "refused" for good; or "waiting", and still may.
+        reason: why not confirmed.
+    """
+
+    node: str
+    state: Literal["confirmed", "refused", "waiting"]
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that was found.
+
+    Attributes:
+        nodes: the nodes that count, sorted: of one handler only those that have it.
+        differences: the worst first, then by subject and node.
+        live: name -> number -> how many nodes have it in force; None: no message.
+    """
+
+    nodes: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    live: Mapping[str, Mapping[int | None, int]] = field(default_factory=dict)
+
+    @property
+    def agreeing(self) -> tuple[str, ...]:
+        """The nodes that differ in nothing."""
+        differing = {one.node for one in self.differences}
+        return tuple(node for node in self.nodes if node not in differing)
+
+
+def standing(
+    members: Iterable[Member], newest: Mapping[str, Newest], now: float, handler: str | None = None
+) -> Standing:
+    """Compare all of them.
+
+    Args:
+        members: each node once. Their documents must have been read before `newest` was.
+        newest: by name. A name that is not there has no message.
+        now: unix time.
+        handler: judge only this configured handler, and the nodes that have it.
+    """
+    counted = [one for one in members if _counts(one, handler)]
+    found = [difference for one in counted for difference in _of_node(one, newest, now, handler)]
+    found += _disagreeing(counted, now, handler)
+    live: dict[str, Counter[int | None]] = defaultdict(Counter)
+    for one in counted:
+        for name, state in _names(one, handler).items():
+            live[name][state.live] += 1
+    return Standing(
+        nodes=tuple(sorted(one.node for one in counted)),
+        differences=tuple(sorted(found, key=_order)),
+        live=dict(live),
+    )
+
+
+def _order(one: Difference) -> tuple[int, str, str, str]:
+    return TROUBLES.index(one.trouble), one.subject, one.text, one.node
+
+
+def _counts(member: Member, handler: str | None) -> bool:
+    if handler is None or member.document is None:
+        return True  # a node without a document may lack the handler, or all of agentd
+    return handler in member.document.handlers
+
+
+def _handlers(member: Member, handler: str | None) -> Mapping[str, HandlerReport]:
+    found = {} if member.document is None else member.document.handlers
+    return found if handler is None else {name: one for name, one in found.items() if name == handler}
+
+
+def _names(member: Member, handler: str | None) -> Mapping[str, Name]:
+    if member.document is None:
+        return {}
+    if handler is None:
+        return member.document.names
+    taken = member.document.handlers[handler].names
+    return {name: one for name, one in member.document.names.items() if name in taken}
+
+
+# ---------------------------------------------------------------- one node
+
+
+def _of_node(
+    member: Member, newest: Mapping[str, Newest], now: float, handler: str | None
+) -> Iterator[Difference]:
+    document = member.document
+    if member.unreadable:
+        yield Difference("unreadable", member.node, "", member.unreadable)
+    elif document is None:
+        yield Difference("no agentd", member.node)
+    if document is None:
+        return
+    yield from _as_a_whole(member, document)
+    for name, one in _handlers(member, handler).items():
+        if one.drift:
+            yield Difference("drifted", member.node, name, one.drift)
+    for name, state in _names(member, handler).items():
+        yield from _of_name(member, name, state, newest.get(name), now)
+
+
+def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Difference]:
+    node = member.node
+    if document.stopped is not None:
+        yield Difference("stopped", node, "", "agentd was stopped; nginx may still serve")
+    elif member.silent:
+        yield Difference("silent", node, "", member.silent)
+    if document.paused:
+        yield Difference("paused", node, "", document.paused)
+    if member.node_id and document.node_id and member.node_id != document.node_id:
+        text = "its document is of another Consul agent: two nodes have this name, or the agent was made anew"
+        yield Difference("name taken", node, "", text)
+    for place, text in document.drift.items():
+        yield Difference("drifted", node, place, text)
+
+
+def _of_name(
+    member: Member, name: str, state: Name, newest: Newest | None, now: float
+) -> Iterator[Difference]:
+    node = member.node
+    if state.incomplete_since is not None:
+        text = "what it missed is gone from the log; `agentd publish --snapshot` makes it whole"
+        yield Difference("incomplete", node, name, text, state.live)
+    if state.provisional:
+        yield Difference("provisional", node, name, "applied events that the log does not have", state.live)
+    seen = max(state.live or 0, state.tried.num if state.tried else 0)
+    if seen > (newest.num if newest else 0):
+        text = "it holds a newer message than the log in Consul, which a relay writes back"
+        yield Difference("log lost", node, name, text, state.live)
+    elif newest is not None and newest.concerns(node, now):
+        found = progress(member, newest)
+        trouble = _trouble(state, newest.num, found)
+        if trouble:
+            yield Difference(trouble, node, name, found.reason, state.live)
+
+
+def _trouble(state: Name, num: int, found: Progress) -> Trouble | None:
+    if found.state == "confirmed":
+        return None
+    if found.state == "refused":
+        return "failed"
+    tried = state.tried
+    return "drifted" if tried and tried.num >= num and tried.outcome in _DONE else "behind"
+
+
+def progress(member: Member, newest: Newest) -> Progress:
+    """How far a node that takes the name is with this message, or with one that came after it."""
+    document = member.document
+    if document is None or newest.name not in document.names:
+        return Progress(member.node, "waiting", member.unreadable or member.silent or "takes no such name")
+    state, tried = document.names[newest.name], document.names[newest.name].tried
+    if state.live is not None and state.live >= newest.num:
+        return Progress(member.node, "confirmed")
+    if tried and tried.num == newest.num and tried.outcome in _ENDED_BADLY:
+        return Progress(member.node, "refused", _because(tried.outcome, tried.reason))
+    return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
+
+
+def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: int) -> str:
+    if document.stopped is not None:
+        return "agentd is stopped"
+    if member.silent:
+        return member.silent
+    if document.paused:
+        return _because("paused", document.paused)
+    tried = state.tried
+    if tried is None or tried.num < num:
+        return "has not taken it in hand"
+    if tried.outcome in _DONE:
+        return _because("was applied, and is not in force", tried.reason)
+    return _because(tried.outcome or "tries", tried.reason)
+
+
+def _because(what: str, reason: str) -> str:
+    return f"{what}: {reason}" if reason else what
+
+
+def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member]:
+    """The nodes that a message waits for: they acknowledge its name, and it is for them."""
+    return [
+        one
+        for one in members
+        if one.document is not None and newest.name in one.document.names and newest.concerns(one.node, now)
+    ]
+
+
+# ---------------------------------------------------------------- one against the other
+
+
+def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> Iterator[Difference]:
+    """Nodes of equal options at equal numbers that have come to something else than their like."""
+    alike: dict[tuple[str, str, tuple[object, ...]], list[tuple[str, str, bool]]] = defaultdict(list)
+    for one in members:
+        document = one.document
+        if document is None:
+            continue
+        for name, report in _handlers(one, handler).items():
+            states = [(taken, document.names.get(taken, Name())) for taken in report.names]
+            if report.fingerprint is None or any(_is_unlike(state) for _, state in states):
+                continue
+            key = (name, document.options.get(name, ""), tuple((taken, it.live) for taken, it in states))
+            settled = now - document.written >= SETTLED
+            alike[key].append((report.fingerprint, one.node, settled))
+    for (name, _, _), those in alike.items():
+        yield from _minority(name, those)
+
+
+def _is_unlike(state: Name) -> bool:
+    """Whether it is told already that the node lacks something, or has more."""
+    return bool(state.provisional) or state.incomplete_since is not None
+
+
+def _minority(handler: str, those: Sequence[tuple[str, str, bool]]) -> Iterator[Difference]:
+    """All that have another fingerprint than most; where there is no such majority, all.
+
+    Only nodes whose document is settled count: another may just be about to come to the same.
+    """
+    counts = Counter(fingerprint for fingerprint, _, settled in those if settled)
+    if len(counts) < 2:  # noqa: PLR2004 (two that differ)
+        return
+    (most, number), (_, second) = counts.most_common(2)
+    for fingerprint, node, settled in those:
+        if settled and (fingerprint != most or number == second):
+            rest = f"that of {number} of its like {most[:8]}" if number > second else "its like have others"
+            yield Difference("disagreeing", node, handler, f"its state is {fingerprint[:8]}, {rest}")

@@ -1,0 +1,282 @@
+"""Who runs what: each trouble by an example, and the rules that hold whatever the documents say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
+from agentd.fleet.standing import (
+    SETTLED,
+    TROUBLES,
+    Member,
+    Newest,
+    Standing,
+    progress,
+    standing,
+    takers,
+)
+
+NOW = 1_700_000_000.0
+NEWEST = {"blocked": Newest("blocked", 20, issued=NOW - 60)}
+
+
+def document(
+    name: Name | None = None,
+    fingerprint: str | None = None,
+    **fields: Any,  # noqa: ANN401 (those of the document)
+) -> Acknowledgement:
+    """A node that takes `blocked` and is well, unless told otherwise."""
+    made = Acknowledgement(
+        agentd="1",
+        node_id="id",
+        boot="boot",
+        written=NOW - 2 * SETTLED,
+        names={"blocked": name or Name(live=20, tried=Tried(20, "applied"))},
+        handlers={"blacklist": HandlerReport(names=("blocked",), fingerprint=fingerprint)},
+        options={"blacklist": "same"},
+    )
+    return replace(made, **fields)
+
+
+def member(node: str = "a", **fields: Any) -> Member:  # noqa: ANN401 (those of a member)
+    """A node that the catalogue has, and whose document is there."""
+    return replace(Member(node, document(), node_id="id"), **fields)
+
+
+def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str | None = None) -> Standing:
+    """What comes of it now."""
+    return standing(members, newest, NOW, handler)
+
+
+@pytest.mark.parametrize(
+    "given_member, expected",
+    [
+        (member(), []),
+        (member(document=document(Name(live=20, tried=Tried(20, "unchanged")))), []),
+        (member(document=document(Name(live=10, tried=Tried(10, "applied")))), ["behind"]),
+        (member(document=document(Name())), ["behind"]),
+        (member(document=document(Name(live=10, tried=Tried(20, "", "nginx is down")))), ["behind"]),
+        (member(document=document(Name(live=10, tried=Tried(20, "refused", "no address")))), ["failed"]),
+        (member(document=document(Name(live=10, tried=Tried(20, "applied")))), ["drifted"]),
+        (member(document=document(Name(tried=Tried(20, "unchanged")))), ["drifted"]),
+        (member(document=document(drift={"tree": "a file was altered"})), ["drifted"]),
+        (member(silent="its Consul agent is down"), ["silent"]),
+        (member(document=document(stopped=NOW - 9), silent="agentd does not answer"), ["stopped"]),
+        (member(document=document(paused="by hand")), ["paused"]),
+        (member(node_id="other"), ["name taken"]),
+        (member(document=None), ["no agentd"]),
+        (member(document=None, unreadable="it is not JSON"), ["unreadable"]),
+        (member(document=document(Name(live=30))), ["log lost"]),
+        (member(document=document(Name(live=20, incomplete_since=7))), ["incomplete"]),
+        (member(document=document(Name(live=20, provisional=2))), ["provisional"]),
+    ],
+)  # fmt: skip
+def test_each_trouble_is_told_by_its_name(given_member: Member, expected: list[str]) -> None:
+    """One node, with one thing wrong."""
+    assert [one.trouble for one in judged(given_member).differences] == expected
+
+
+def test_a_difference_gives_the_reason_and_the_number_in_force() -> None:
+    """So that nobody has to log in to see why."""
+    (found,) = judged(
+        member(document=document(Name(live=10, tried=Tried(20, "refused", "line 3")))),
+    ).differences
+    assert (found.node, found.subject, found.text, found.live) == ("a", "blocked", "refused: line 3", 10)
+
+
+def test_who_is_behind_is_told_with_what_holds_it_up() -> None:
+    """A node that is stopped will not come by itself."""
+    behind = Name(live=10, tried=Tried(10, "applied"))
+    found = judged(
+        member("a", document=document(behind, stopped=NOW)),
+        member("b", document=document(behind), silent="its Consul agent is down"),
+        member("c", document=document(behind, paused="by hand")),
+        member("d", document=document(behind)),
+    ).differences
+    assert {one.node: one.text for one in found if one.trouble == "behind"} == {
+        "a": "agentd is stopped",
+        "b": "its Consul agent is down",
+        "c": "paused: by hand",
+        "d": "has not taken it in hand",
+    }
+
+
+def test_a_message_for_others_or_that_has_expired_makes_nobody_behind() -> None:
+    """Nobody will ever apply it."""
+    behind = member(document=document(Name(live=10)))
+    for newest in (
+        replace(NEWEST["blocked"], addressed=frozenset({"z"})),
+        replace(NEWEST["blocked"], expires=NOW - 1),
+    ):
+        assert not judged(behind, newest={"blocked": newest}).differences
+        assert not takers([behind], newest, NOW)
+
+
+def test_a_log_that_is_gone_is_told_by_who_still_has_it() -> None:
+    """All keys below `names/` were deleted."""
+    assert [one.trouble for one in judged(member(), newest={}).differences] == ["log lost"]
+
+
+def test_nodes_that_are_alike_and_differ_disagree() -> None:
+    """The majority is taken for right; other options, other numbers, gaps and no fingerprint are no like."""
+    found = judged(
+        member("a", document=document(fingerprint="right")),
+        member("b", document=document(fingerprint="right")),
+        member("c", document=document(fingerprint="wrong")),
+        member("d", document=document(fingerprint="other", options={"blacklist": "other"})),
+        member("e", document=document(Name(live=20, provisional=1), fingerprint="ahead")),
+        member("f", document=document(fingerprint=None)),
+    )
+    assert [one.node for one in found.differences if one.trouble == "disagreeing"] == ["c"]
+
+
+def test_of_two_that_disagree_neither_is_right() -> None:
+    """Both are told."""
+    found = judged(
+        member("a", document=document(fingerprint="one")), member("b", document=document(fingerprint="two"))
+    )
+    assert [(one.trouble, one.node) for one in found.differences] == [
+        ("disagreeing", "a"),
+        ("disagreeing", "b"),
+    ]
+
+
+def test_who_may_be_about_to_agree_does_not_disagree_yet() -> None:
+    """Timed work ends at other moments on other nodes."""
+    young = document(fingerprint="two", written=NOW - SETTLED / 2)
+    assert not judged(
+        member("a", document=document(fingerprint="one")), member("b", document=young)
+    ).differences
+
+
+def test_of_one_handler_only_its_nodes_and_names_count() -> None:
+    """The name of another handler is behind, and a node without the handler is stopped."""
+    both = replace(
+        document(),
+        names={"blocked": Name(live=20), "deploy": Name(live=1)},
+        handlers={"blacklist": HandlerReport(("blocked",)), "site": HandlerReport(("deploy",))},
+    )
+    newest = NEWEST | {"deploy": Newest("deploy", 5)}
+    members = [member("a", document=both), member("b", document=document(handlers={}, stopped=NOW))]
+    assert judged(*members, newest=newest, handler="blacklist") == Standing(("a",), (), {"blocked": {20: 1}})
+    assert [one.trouble for one in judged(*members, newest=newest).differences] == ["behind", "stopped"]
+
+
+def test_the_worst_comes_first() -> None:
+    """Whatever order the nodes have."""
+    found = judged(
+        member("a", document=None),
+        member("b", document=document(stopped=NOW)),
+        member("c", document=document(Name(live=10, tried=Tried(20, "failed")))),
+    )
+    assert [one.node for one in found.differences] == ["c", "b", "a"]
+
+
+def test_a_later_message_confirms_an_earlier_one() -> None:
+    """Of `latest` it stands for it, of `all` it came after it."""
+    newest = NEWEST["blocked"]
+    assert progress(member(document=document(Name(live=30))), newest).state == "confirmed"
+    assert progress(member(document=document(Name(live=19))), newest).state == "waiting"
+
+
+def test_a_refusal_is_final_and_a_retry_is_not() -> None:
+    """The first is told at once; the other is waited for."""
+    newest = NEWEST["blocked"]
+    refused = progress(member(document=document(Name(tried=Tried(20, "refused", "line 3")))), newest)
+    assert (refused.state, refused.reason) == ("refused", "refused: line 3")
+    tried = progress(member(document=document(Name(tried=Tried(20, "", "nginx is down")))), newest)
+    assert (tried.state, tried.reason) == ("waiting", "tries: nginx is down")
+
+
+# ---------------------------------------------------------------- whatever they say
+
+NUMBERS = st.none() | st.integers(1, 30)
+TRIED = st.none() | st.builds(
+    Tried,
+    st.integers(1, 30),
+    st.sampled_from(["", "applied", "unchanged", "refused", "failed", "expired", "?"]),
+    st.text(max_size=5),
+)
+NAMES = st.dictionaries(
+    st.sampled_from(["blocked", "deploy", "gone"]),
+    st.builds(Name, NUMBERS, TRIED, st.integers(0, 2), NUMBERS),
+    max_size=3,
+)
+REPORTS = st.builds(
+    HandlerReport,
+    st.lists(st.sampled_from(["blocked", "deploy", "gone"]), unique=True).map(tuple),
+    st.none() | st.sampled_from(["x", "y"]),
+)
+DOCUMENTS = st.builds(
+    document,
+    names=NAMES,
+    handlers=st.dictionaries(st.sampled_from(["blacklist", "site"]), REPORTS, max_size=2),
+    options=st.dictionaries(st.sampled_from(["blacklist", "site"]), st.sampled_from(["p", "q"])),
+    stopped=st.none() | st.just(NOW),
+    written=st.sampled_from([0.0, NOW - 1, NOW, NOW + 1000]),
+)
+MEMBERS = st.lists(
+    st.builds(
+        Member,
+        st.sampled_from("abcdef"),
+        st.none() | DOCUMENTS,
+        silent=st.sampled_from(["", "down"]),
+        node_id=st.sampled_from(["", "id", "other"]),
+    ),
+    unique_by=lambda one: one.node,
+)
+HEADS = st.dictionaries(st.sampled_from(["blocked", "deploy"]), st.integers(1, 30)).map(
+    lambda heads: {name: Newest(name, num) for name, num in heads.items()}
+)
+
+
+@given(MEMBERS, HEADS, st.none() | st.sampled_from(["blacklist", "site"]), st.randoms())
+def test_every_node_agrees_or_differs_whatever_the_order(
+    members: list[Member], newest: dict[str, Newest], handler: str | None, random: Random
+) -> None:
+    """None is lost, none is in both lists, and the order in which Consul answers changes nothing."""
+    found = standing(members, newest, NOW, handler)
+    assert set(found.agreeing) | {one.node for one in found.differences} == set(found.nodes)
+    order = [TROUBLES.index(one.trouble) for one in found.differences]
+    assert order == sorted(order)
+    shuffled = list(members)
+    random.shuffle(shuffled)
+    again = standing(shuffled, newest, NOW, handler)
+    assert again.nodes == found.nodes
+    assert set(again.differences) == set(found.differences)
+
+
+@given(MEMBERS, HEADS)
+def test_a_node_that_agrees_has_the_newest_of_every_name_in_force(
+    members: list[Member], newest: dict[str, Newest]
+) -> None:
+    """What is folded into one line hides nothing."""
+    found = standing(members, newest, NOW)
+    for one in members:
+        if one.node in found.agreeing:
+            assert one.document is not None
+            assert not one.silent
+            assert one.document.stopped is None
+            for name, state in one.document.names.items():
+                assert state.live == (newest[name].num if name in newest else None)
+
+
+@given(MEMBERS, HEADS)
+def test_who_confirms_is_not_behind_and_who_refuses_has_failed(
+    members: list[Member], newest: dict[str, Newest]
+) -> None:
+    """The table and `--wait` never contradict each other."""
+    found = {(one.node, one.subject, one.trouble) for one in standing(members, newest, NOW).differences}
+    for head in newest.values():
+        for one in takers(members, head, NOW):
+            state = progress(one, head).state
+            assert ((one.node, head.name, "behind") in found) <= (state == "waiting")
+            if state == "refused":
+                assert found & {(one.node, head.name, "failed"), (one.node, head.name, "log lost")}
