@@ -10,6 +10,10 @@
     ├── LockError              about a lock in Consul
     │   ├── LockNotAcquired    held by others for too long, or the key is used for something else
     │   └── LockLost           it was ours and is lost: what it protects is no longer protected
+    ├── FleetError             what lies in Consul for the fleet, or was to be written there, cannot be used
+    │   ├── UnknownFormat      a newer agentd wrote it: it waits until this one is upgraded
+    │   ├── BadDocument        it is nothing that agentd writes
+    │   └── Contended          others wrote first, again and again: nothing more of ours was written
     ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
     ├── TakenError             another daemon uses the tree or the state directory: this one must end
@@ -84,6 +88,22 @@ class LockNotAcquired(LockError):
 
 class LockLost(LockError):
     """The lock was ours and is lost: anything done since then may have collided with another holder."""
+
+
+class FleetError(AgentdError):
+    """What lies in Consul for the fleet, or was to be written there, cannot be used."""
+
+
+class UnknownFormat(FleetError):
+    """A newer agentd wrote it. It is no mistake: it waits until this agentd is upgraded."""
+
+
+class BadDocument(FleetError):
+    """It is nothing that agentd writes: too large, not JSON, or a field is missing or wrong."""
+
+
+class Contended(FleetError):
+    """Others wrote to the same name first, again and again; what is not in the log yet was not written."""
 
 
 class TreeError(AgentdError):

@@ -83,8 +83,11 @@ class FakeStore(ConsulStore):
             raise ConsulRefused("Permission denied")
         return self.consul
 
-    def read(self, key: str, *, recurse: bool, index: int, wait: float) -> Listing:
+    def read(
+        self, key: str, *, recurse: bool, index: int = 0, wait: float = 0.0, consistent: bool = True
+    ) -> Listing:
         """Blocks for at most ten seconds, whatever `wait` says."""
+        assert consistent
         consul = self._up()
         with consul.changed:
             if index:
@@ -139,8 +142,9 @@ class FakeStore(ConsulStore):
         consul.remove(key)
         return True
 
-    def transact(self, operations: Sequence[Mapping[str, Any]]) -> Transaction:
+    def transact(self, operations: Sequence[Mapping[str, Any]], *, consistent: bool = False) -> Transaction:
         """Know `check-session` and `set`."""
+        assert not consistent
         consul = self._up()
         for at, one in enumerate(operations):
             pair = consul.pairs.get(one["Key"])

@@ -1,0 +1,178 @@
+"""What stands below `names/`, the one prefix that is watched: the head of each name, and the fleet's record.
+
+Owns their format. A head says what a name's log holds; it is changed only by check-and-set, together with the
+messages that it tells of (`log.py`). A node believes a head only once it has the message that it names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any, Final, Literal, cast
+
+from agentd.errors import BadDocument
+from agentd.fleet.document import check_shape, optional, read_document, render_document
+from agentd.fleet.keys import is_number
+
+FORMAT: Final = 1
+FORMATS: Final = range(1, FORMAT + 1)
+LARGEST_HEAD: Final = 4 * 1024
+"""Bytes of a head: all nodes read each of them whenever one of them changes."""
+LARGEST_INLINE: Final = 2 * 1024
+"""Bytes of the newest message, if it stands in the head as well."""
+MOST_RECENT: Final = 60
+"""Numbers that a head lists: as many messages as one read-only transaction fetches."""
+
+Keep = Literal["latest", "all"]
+"""What is kept of a name: the newest message, which stands for those before it, or all that are in force."""
+
+_MOST_COUNTED: Final = 1_000_000
+_HEAD: Final = "the head"
+_FLEET: Final = "the fleet's record"
+
+
+def _is_position(value: object) -> bool:
+    return (type(value) is int and value == 0) or is_number(value)
+
+
+def _are_steps(value: object) -> bool:
+    return isinstance(value, list) and len(value) < MOST_RECENT and all(map(is_number, value))
+
+
+_SHAPE: Final = {
+    "keep": lambda value: value in ("latest", "all"),
+    "newest": _is_position,
+    "oldest": _is_position,
+    "floor": optional(_is_position),
+    "cut": optional(_is_position),
+    "count": lambda value: type(value) is int and 0 <= value <= _MOST_COUNTED,
+    "recent": optional(_are_steps),
+    "inline": optional(lambda value: isinstance(value, str) and len(value) <= LARGEST_INLINE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of one name.
+
+    Attributes:
+        keep: which messages are kept.
+        newest: the number of the newest message; it never falls. 0 if there never was one.
+        oldest: the number of the oldest that is kept; 0 if none is.
+        count: how many are kept.
+        floor: what has a number up to this one was forgotten on purpose, and is not written back.
+        cut: the highest number that was pruned although it was still in force: whoever has not come so far
+            is incomplete, until a snapshot above it. 0 if none was.
+        recent: the numbers of the newest messages, ascending, `newest` last.
+        inline: the newest message as it lies in its key, if it is small.
+    """
+
+    keep: Keep
+    newest: int = 0
+    oldest: int = 0
+    count: int = 0
+    floor: int = 0
+    cut: int = 0
+    recent: tuple[int, ...] = ()
+    inline: bytes | None = field(default=None, repr=False)
+
+    def above(self, num: int) -> tuple[int, ...] | None:
+        """The numbers of all kept messages above `num`, ascending; None if the head does not list them all.
+
+        Then the keys below `messages/NAME/` do.
+        """
+        if num >= self.newest:
+            return ()
+        if self.count == len(self.recent) or (self.recent and self.recent[0] <= num + 1):
+            return tuple(one for one in self.recent if one > num)
+        return None
+
+    def render(self) -> bytes:
+        """As it is written: without the message if it would be too large, and without the oldest numbers."""
+        recent = self.recent[-MOST_RECENT:]
+        if self.inline is not None and len(self.inline) <= LARGEST_INLINE:
+            data = self._rendered(recent, self.inline)
+            if len(data) <= LARGEST_HEAD:
+                return data
+        return self._rendered(recent, None)
+
+    def _rendered(self, recent: Sequence[int], inline: bytes | None) -> bytes:
+        return render_document(
+            {
+                "format": FORMAT,
+                "keep": self.keep,
+                "newest": self.newest,
+                "oldest": self.oldest,
+                "count": self.count,
+                "floor": self.floor or None,
+                "cut": self.cut or None,
+                # From the newest back, each as the distance to the one after it: most are small.
+                "recent": [after - before for before, after in pairwise(recent)][::-1] or None,
+                "inline": None if inline is None else inline.decode("ascii"),
+            }
+        )
+
+
+def parse_head(raw: bytes) -> Head:
+    """The head in these bytes.
+
+    Raises:
+        UnknownFormat: a newer agentd wrote it.
+        BadDocument: it is no head, or one that leaves no number for the next message.
+    """
+    value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_HEAD)
+    check_shape(value, _SHAPE, _HEAD)
+    newest, oldest, count = value["newest"], value["oldest"], value["count"]
+    inline = value.get("inline")
+    if (oldest == 0) != (count == 0) or oldest > newest or (inline is not None and not inline.isascii()):
+        raise BadDocument(f"{_HEAD} contradicts itself")
+    recent = _recent(newest, value.get("recent") or []) if count else ()
+    if recent and (recent[0] < oldest or len(recent) > count):
+        raise BadDocument(f"{_HEAD} lists messages that are not kept")
+    return Head(
+        keep=cast("Keep", value["keep"]),
+        newest=newest,
+        oldest=oldest,
+        count=count,
+        floor=value.get("floor") or 0,
+        cut=value.get("cut") or 0,
+        recent=recent,
+        inline=inline.encode("ascii") if inline else None,
+    )
+
+
+def _recent(newest: int, steps: Sequence[int]) -> tuple[int, ...]:
+    return tuple(accumulate((-step for step in steps), initial=newest))[::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRecord:
+    """The fleet's own record, `names/_fleet`: it is always there, so that an empty prefix is a loss.
+
+    Attributes:
+        floor_format: the lowest format of messages that may still be written; 0 for any.
+        freeze: why nothing is to be applied, "" if nothing holds it up.
+    """
+
+    floor_format: int = 0
+    freeze: str = ""
+
+    def render(self) -> bytes:
+        """As it is written."""
+        return render_document(
+            {"format": FORMAT, "floor_format": self.floor_format or None, "freeze": self.freeze or None}
+        )
+
+
+_RECORD: Final[dict[str, Any]] = {
+    "floor_format": optional(lambda value: type(value) is int and 0 <= value < _MOST_COUNTED),
+    "freeze": optional(lambda value: isinstance(value, str) and value.isprintable()),
+}
+
+
+def parse_record(raw: bytes) -> FleetRecord:
+    """The fleet's record in these bytes. Raises UnknownFormat or BadDocument, as `parse_head`."""
+    value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_FLEET)
+    check_shape(value, _RECORD, _FLEET)
+    return FleetRecord(value.get("floor_format") or 0, value.get("freeze") or "")
