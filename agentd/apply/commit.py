@@ -21,6 +21,7 @@ from agentd.journal.commits import Commits
 from agentd.journal.entry import Ending
 from agentd.journal.journal import Journal
 from agentd.journal.limit import trim
+from agentd.journal.numbers import Numbers
 from agentd.journal.payloads import scrub
 from agentd.journal.plan import Move, Plan, Rollback
 from agentd.tree.stage import Stage
@@ -58,6 +59,7 @@ class Committer:
         self.tree = tree
         self.journal = journal
         self.commits = Commits(journal)
+        self.numbers = Numbers(journal.database)
         self.observer = observer or Observer()
         self._pin = threading.RLock()
         self._trimming = threading.Lock()
@@ -134,9 +136,9 @@ class Committer:
         current = self.tree.current
         endings = self.commits.recover(current)
         if self.commits.current() != current:
-            stores = self.tree.manifest(current).extra.get("store", {}) if current else {}
+            extra = self.tree.manifest(current).extra if current else {}
             self.journal.owe_states()
-            self.commits.adopt(current, stores)
+            self.commits.adopt(current, extra.get("store", {}), extra.get("numbers", {}))
         return endings
 
     def _seen_by_the_tree(self) -> dict[str, Any]:
@@ -182,7 +184,7 @@ class Committer:
         stores = {name: store for name, store in stores.items() if name not in plan.dropped}
         made = self.tree.commit(
             stage,
-            extra={"by": plan.handler, "store": stores, "events": self._seen(plan)},
+            extra={"by": plan.handler, "store": stores, "events": self._seen(plan), **self._in_force(plan)},
             prepare=self._preparing(plan),
             floor=self.journal.last_generation(),
         )
@@ -193,6 +195,12 @@ class Committer:
         taken = [*plan.seqs, *plan.unchanged, *(seq for seq, _ in plan.refused)]
         seen = self.journal.seen(EVENTS)
         return seen | {"owed": self.journal.owed_events(taken)} if seen else {}
+
+    def _in_force(self, plan: Plan) -> dict[str, Any]:
+        """The numbers of the fleet's messages that this generation holds, if there are any."""
+        found = self.numbers.with_batch(plan.handler, (*plan.seqs, *plan.unchanged))
+        kept = {name: numbers for name, numbers in found.items() if name not in plan.dropped}
+        return {"numbers": kept} if kept else {}
 
     def _preparing(self, move: Move) -> Callable[[int, tuple[str, ...]], None]:
         parent = self.tree.current
@@ -329,9 +337,12 @@ class Committer:
             left = self._reconcile(leaving=True)
             carried = set() if again else self.tree.carry(to)
             kept = {name: store for name, store in self.journal.stores().items() if name in carried}
+            extra = self.tree.manifest(to).extra
+            force = {name: dict(self.numbers.committed(name)) for name in carried}
             move = Rollback(
                 reason,
-                stores={**self.tree.manifest(to).extra.get("store", {}), **kept},
+                stores={**extra.get("store", {}), **kept},
+                numbers={**extra.get("numbers", {}), **force},
                 notify=tuple(notify),
                 again=again,
             )

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from agentd.errors import AgentdError
+from agentd.journal import numbers
 from agentd.journal.database import COMMITTED, WAITS, close, ending_of, free_id, insert, kept
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
@@ -77,6 +78,7 @@ class Commits:
         with self._database.transaction() as db:
             self._require_unchanged(db, plan)
             self._save(db, plan)
+            numbers.note(db, (*plan.seqs, *plan.unchanged))
             idle = [seq for seq in (*plan.seqs, *plan.unchanged) if seq not in plan.ran]
             return self._end_batch(db, plan, idle, plan.ran)
 
@@ -111,6 +113,7 @@ class Commits:
         self._record(db, generation, parent, plan.handler, state, plan.verified_by)
         self._notify(db, generation, plan)
         _mark(db, plan.seqs, generation, plan.paths, plan.started)
+        numbers.note(db, (*plan.seqs, *plan.unchanged), generation)
         idle = [seq for seq in plan.unchanged if seq not in plan.ran]
         did = [seq for seq in plan.unchanged if seq in plan.ran]
         if state == "done":
@@ -141,11 +144,13 @@ class Commits:
         for handler in plan.dropped:  # if it comes back, it starts from scratch, and gets its states again
             db.execute("UPDATE store SET body = '{}', revision = revision + 1 WHERE handler = ?", (handler,))
             db.execute("DELETE FROM configured WHERE handler = ?", (handler,))
+            db.execute("DELETE FROM numbers WHERE handler = ?", (handler,))
 
     # ------------------------------------------------------------------ a rollback
 
     def _undo(self, db: sqlite3.Connection, to: int, parent: int, move: Rollback) -> list[Ending]:
         self._replace_stores(db, move.stores)
+        numbers.move_back(db, to, move.numbers)
         if move.again:
             self._requeue(
                 db, "generation IN (SELECT generation FROM commits WHERE state = 'rides')", to, move.reason
@@ -329,13 +334,20 @@ class Commits:
         rows = self._database.rows("SELECT generation FROM commits ORDER BY seq DESC LIMIT 1")
         return int(rows[0]["generation"]) if rows else 0
 
-    def adopt(self, current: int, stores: Mapping[str, Mapping[str, Any]]) -> None:
+    def adopt(
+        self,
+        current: int,
+        stores: Mapping[str, Mapping[str, Any]],
+        told: Mapping[str, Mapping[str, int]] | None = None,
+    ) -> None:
         """Follow a tree whose `current` moved without the journal: by hand, or because either was lost.
 
-        The stores become those of that generation; what was committed after it is handled again.
+        The stores become those of that generation, and so do the numbers in force, as its manifest has `told`
+        them; what was committed after it is handled again.
         """
         with self._database.transaction() as db:
             self._replace_stores(db, stores)
+            numbers.move_back(db, current, told or {})
             self._requeue(db, "1", current, "its generation is gone")
             db.execute(_CLOSE_COMMITS + "> ?", (current,))
             self._record(db, current, self.current(), "adopted", "done")

@@ -32,7 +32,7 @@ from agentd.journal.entry import Ending, Entry, Outcome
 from agentd.watch.changes import KINDS, Change, Event, Notification, Timer
 
 _UNREADABLE: Final = "a row of the journal cannot be read: restart agentd, which repairs what it can"
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of the file, in its `user_version`."""
 # What brings a file of an earlier format to the next one; the schema then adds the tables that are new.
 # Of the events that format 2 had seen, its newest row is the best that is known.
@@ -49,7 +49,8 @@ _UPGRADES: Final = {
             " FROM changes WHERE query = 'event' AND body IS NOT NULL)) FROM changes"
             " WHERE query = 'event' AND body IS NOT NULL AND id NOT LIKE '%#%' ORDER BY seq DESC LIMIT 1"
         ),
-    )
+    ),
+    3: (),
 }
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS changes (
@@ -103,6 +104,10 @@ CREATE TABLE IF NOT EXISTS store (
 CREATE TABLE IF NOT EXISTS drift (          -- what does not hold outside the tree
     handler TEXT NOT NULL, part TEXT NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
     PRIMARY KEY (handler, part)
+);
+CREATE TABLE IF NOT EXISTS numbers (        -- of the log's messages, in force with a generation
+    handler TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL, num INTEGER NOT NULL,
+    PRIMARY KEY (handler, name, generation)
 );
 CREATE TABLE IF NOT EXISTS configured (handler TEXT PRIMARY KEY, fingerprint TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (query TEXT PRIMARY KEY, body TEXT NOT NULL);

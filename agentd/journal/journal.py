@@ -32,6 +32,8 @@ from agentd.journal.database import (
     parsed,
 )
 from agentd.journal.entry import Ending, Entry, Outcome
+from agentd.journal.numbers import note
+from agentd.journal.numbers import tidy as tidy_numbers
 from agentd.journal.store import unmarked
 from agentd.watch.changes import Change, Event
 
@@ -47,6 +49,7 @@ _LIVE: Final = (
     "EXISTS (SELECT 1 FROM commits WHERE commits.generation = changes.generation AND commits.state = 'live')"
     " AS live"
 )
+_IN_FORCE: Final = (Outcome.APPLIED, Outcome.UNCHANGED)
 NEWEST: Final = "SELECT max(seq) FROM changes WHERE kind <> 'event' GROUP BY handler, query"
 """SQL: the newest row of each query, by which a state is recognized as new."""
 SUPERSEDED: Final = "a newer state arrived"
@@ -346,7 +349,9 @@ class Journal:
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
         """Close entries with their outcomes; return those that were still open."""
         with self.database.transaction() as db:
-            return [ending for ending in endings if close(db, ending, self.clock())]
+            ended = [ending for ending in endings if close(db, ending, self.clock())]
+            note(db, [one.entry.seq for one in ended if one.outcome in _IN_FORCE])
+            return ended
 
     def backlog(self) -> dict[str, int]:
         """The number of entries without an outcome, by handler."""
@@ -447,6 +452,7 @@ class Journal:
                 " AND generation < (SELECT max(generation) FROM commits)",
                 (now - keep,),
             )
+            tidy_numbers(db)
         self.database.owes_flush = not self.database.flush(patience=0.1)  # everybody waits for that
         self.database.forget_aside(now - replayable)
 

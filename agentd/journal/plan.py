@@ -55,6 +55,7 @@ class Rollback:
     Attributes:
         reason: why; recorded with the changes that it undoes.
         stores: every handler's store as it was then.
+        numbers: by handler, the numbers of the log's messages that were in force then.
         notify: handlers to notify.
         again: True if changes that were not being proved themselves are handled again; False if all changes
             that are undone have failed, as when an operator rolls back.
@@ -63,6 +64,7 @@ class Rollback:
 
     reason: str
     stores: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    numbers: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notify: tuple[str, ...] = ()
     again: bool = False
     paths: tuple[str, ...] = ()

@@ -1,0 +1,165 @@
+"""The numbers of the log's messages that are in force: with each generation, by handler and name.
+
+A number is written in the transaction in which its message ends as applied or unchanged, or is committed; it
+belongs to the generation that is current then. So it is in force only as long as that generation is, and is
+proved with it. The tree's manifest has the numbers as well (`Committer`), for a journal that is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from agentd.journal.database import Database
+
+ByName: TypeAlias = dict[str, int]
+"""The number, by name."""
+
+_KEPT: Final = 16  # generations for which the numbers of one name are kept
+_CURRENT: Final = "coalesce((SELECT generation FROM commits ORDER BY seq DESC LIMIT 1), 0)"
+# The newest generation of each name below a limit; SQL with the handler and the limit as its values.
+_NEWEST: Final = (
+    "SELECT name, num, max(generation) FROM numbers WHERE handler = ? AND generation < ? GROUP BY name"
+)
+# The first commit of a handler's files that is not proved, or not verified.
+_OPEN: Final = (
+    "SELECT min(generation) AS first FROM commits WHERE state <> 'done' AND handler IN (?, 'start')"
+)
+_NO_LIMIT: Final = 1 << 62
+# What of a name was taken in hand last. The index of a message is its number.
+_TRIED: Final = """
+SELECT CAST(idx AS INTEGER) AS num, outcome, reason, generation FROM changes WHERE handler = ? AND query = ?
+AND (outcome IS NOT NULL OR generation IS NOT NULL OR attempts > 0 OR started IS NOT NULL OR reason <> '')
+ORDER BY seq DESC LIMIT 1
+"""
+_ENDED: Final = """
+SELECT outcome, finished FROM changes WHERE +handler = ? AND outcome IS NOT NULL AND kind <> 'timer'
+AND seq > (SELECT max(seq) FROM changes) - 10000 ORDER BY seq DESC LIMIT 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempted:
+    """The newest message of a name that a handler took in hand.
+
+    Attributes:
+        num: its number.
+        outcome: how it ended, "" as long as it has not.
+        reason: why, or why it has not; "" if nothing is to be said.
+    """
+
+    num: int
+    outcome: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last change of a handler that ended: how, and when (unix time)."""
+
+    outcome: str
+    at: float
+
+
+class Numbers:
+    """The numbers in a journal. Every method only reads.
+
+    Raises:
+        JournalError: from every method, when the file cannot be read.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def committed(self, handler: str) -> ByName:
+        """Those of what the handler has committed, proved or not."""
+        return self._below(handler, _NO_LIMIT)
+
+    def live(self, handler: str) -> ByName:
+        """Those of what the handler has committed and what is proved, and verified where it verifies."""
+        first = self._database.rows(_OPEN, handler)[0]["first"]
+        return self._below(handler, _NO_LIMIT if first is None else first)
+
+    def rolling_back(self, provers: Iterable[str]) -> bool:
+        """Whether a generation was made current again, and none of the provers has proved that yet."""
+        return bool(
+            self._database.rows(
+                "SELECT 1 FROM changes WHERE handler IN (SELECT value FROM json_each(?)) AND outcome IS NULL"
+                " AND kind = 'notification' AND json_extract(body, '$.rollback')",
+                json.dumps(list(provers)),
+            )
+        )
+
+    def attempted(self, handler: str, query: str) -> Attempted | None:
+        """The newest message of this query that was taken in hand, or None."""
+        rows = self._database.rows(_TRIED, handler, query)
+        return Attempted(rows[0]["num"], rows[0]["outcome"] or "", rows[0]["reason"]) if rows else None
+
+    def ended(self, handler: str) -> Ended | None:
+        """The last change that ended, timed work aside; None if there is none in the recent history."""
+        rows = self._database.rows(_ENDED, handler)
+        return Ended(rows[0]["outcome"], rows[0]["finished"]) if rows else None
+
+    def with_batch(self, handler: str, seqs: Iterable[int]) -> dict[str, ByName]:
+        """By handler, all that are committed, once `handler` has committed these entries as well."""
+        handlers = self._database.rows("SELECT DISTINCT handler FROM numbers")
+        found = {row["handler"]: self.committed(row["handler"]) for row in handlers}
+        rows = self._database.rows(
+            "SELECT substr(query, 5) AS name, max(CAST(idx AS INTEGER)) AS num FROM changes"
+            " WHERE seq IN (SELECT value FROM json_each(?)) AND query LIKE 'log:%' GROUP BY query",
+            json.dumps(list(seqs)),
+        )
+        for row in rows:
+            mine = found.setdefault(handler, {})
+            mine[row["name"]] = max(row["num"], mine.get(row["name"], 0))
+        return found
+
+    def _below(self, handler: str, limit: int) -> ByName:
+        return {row["name"]: row["num"] for row in self._database.rows(_NEWEST, handler, limit)}
+
+
+def note(db: sqlite3.Connection, seqs: Iterable[int], generation: int | None = None) -> None:
+    """The messages among these entries are in force from now on, with this generation or the current one."""
+    db.execute(
+        "INSERT INTO numbers (handler, name, generation, num)"  # noqa: S608 (a constant)
+        f" SELECT handler, substr(query, 5), coalesce(?2, {_CURRENT}), max(CAST(idx AS INTEGER)) FROM changes"
+        " WHERE seq IN (SELECT value FROM json_each(?1)) AND query LIKE 'log:%' GROUP BY handler, query"
+        " ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        (json.dumps(list(seqs)), generation),
+    )
+
+
+def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, int]]) -> None:
+    """`to` is current instead of what came after it; `told` is what its manifest says, by handler.
+
+    What was in force after it stays in force where the handler has committed nothing since.
+    """
+    stays = (
+        "NOT EXISTS (SELECT 1 FROM commits WHERE generation > ?1"
+        " AND commits.handler IN (numbers.handler, 'start'))"
+    )
+    db.execute(
+        "INSERT INTO numbers (handler, name, generation, num)"  # noqa: S608 (a constant)
+        f" SELECT handler, name, ?1, max(num) FROM numbers WHERE generation > ?1 AND {stays}"
+        " GROUP BY handler, name ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        (to,),
+    )
+    db.execute("DELETE FROM numbers WHERE generation > ?", (to,))
+    db.executemany(
+        "INSERT INTO numbers (handler, name, generation, num) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        [(handler, name, to, num) for handler, names in told.items() for name, num in names.items()],
+    )
+
+
+def tidy(db: sqlite3.Connection) -> None:
+    """Forget the numbers of generations that are long gone."""
+    db.execute(
+        "DELETE FROM numbers WHERE (SELECT count(*) FROM numbers AS newer"
+        " WHERE newer.handler = numbers.handler AND newer.name = numbers.name"
+        " AND newer.generation > numbers.generation) >= ?",
+        (_KEPT,),
+    )
