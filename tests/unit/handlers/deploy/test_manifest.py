@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from handlers.deploy.manifest import (
     read_manifest,
 )
 from handlers.deploy.template import fill_in
+from tests.timing import TIMES, growth
 
 FULL = """\
 src: s3://example.com/app.tar.gz
@@ -291,19 +291,15 @@ def test_a_slow_manifest_is_refused() -> None:
     ],
 )  # fmt: skip
 def test_any_text_is_read_in_a_time_that_grows_with_its_size(pattern: str) -> None:
-    """Twice as long takes about twice as long."""
+    """And not with the square of it."""
 
-    def seconds(size: int) -> float:
-        text = (pattern * size)[:size].encode()
-        took = []
-        for _ in range(3):
-            began = time.thread_time()
-            with suppress(RefusedManifestError):
-                read_manifest(text, {})
-            took.append(time.thread_time() - began)
-        return min(took)
+    def work(text: bytes) -> None:
+        with suppress(RefusedManifestError):
+            read_manifest(text, {})
 
-    assert seconds(LARGEST) < 3 * seconds(LARGEST // 2) + 0.05
+    less, more = ((pattern * size)[:size].encode() for size in (LARGEST // TIMES, LARGEST))
+
+    assert growth(work, less, more).linear
 
 
 def test_failure_commands_of_a_refused_manifest_are_known() -> None:
