@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from pathlib import Path
 from queue import Queue
-from statistics import median
 
 import pytest
 from structlog.testing import capture_logs
@@ -33,6 +32,12 @@ def _answer(path: str) -> Response:
     return Response(HTTPStatus.OK, b"asked for " + path.encode(), "text/plain")
 
 
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client may be slow, on a busy machine, unless that is what the test is about."""
+    monkeypatch.setattr(listener, "HEAD_TIMEOUT", 60.0)
+
+
 @pytest.fixture
 def listening() -> Iterator[Listener]:
     """A listener on a free port."""
@@ -43,7 +48,7 @@ def listening() -> Iterator[Listener]:
 
 
 def _connect(to: Listener) -> socket.socket:
-    return socket.create_connection(to.address, timeout=10)
+    return socket.create_connection(to.address, timeout=60)
 
 
 def _read(connection: socket.socket) -> bytes:
@@ -199,7 +204,7 @@ def test_answers_in_the_making_are_not_dropped() -> None:
     def slow(path: str) -> Response:
         if path == "/slow":
             begun.release()
-            go.wait(10)
+            go.wait(60)
         return Response(HTTPStatus.OK, b"done", "text/plain")
 
     serving = Listener(("127.0.0.1", 0), slow)
@@ -208,7 +213,7 @@ def test_answers_in_the_making_are_not_dropped() -> None:
         waiting = [stack.enter_context(_connect(serving)) for _ in range(MOST_CONNECTIONS - 1)]
         for connection in waiting:
             connection.sendall(_get("/slow"))
-        assert begun.acquire(timeout=30)
+        assert begun.acquire(timeout=60)
 
         assert _ask(serving, _get("/quick")).endswith(b"done")
         assert not begun.acquire(timeout=0)
@@ -247,9 +252,8 @@ sys.stdin.read()
 """
 
 
-def test_without_a_free_descriptor_the_oldest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_free_descriptor_the_oldest_makes_room() -> None:
     """The process may open fewer files than the listener would take connections."""
-    monkeypatch.setattr(listener, "HEAD_TIMEOUT", 60.0)
     serving = Listener(("127.0.0.1", 0), _answer)
     serving.start()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -266,7 +270,7 @@ def test_without_a_free_descriptor_the_oldest_makes_room(monkeypatch: pytest.Mon
             others.stdin.write(b"connect\n")
             others.stdin.flush()
             assert others.stdout.readline() == b"held\n"
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(serving.address)
             connection.sendall(_get("/"))
             assert _read(connection).endswith(b"asked for /")
@@ -306,11 +310,23 @@ def _read_slowly(to: Listener, stop: threading.Event) -> None:
                 pass
 
 
+def _tries(to: Listener, path: str) -> int:
+    """How often it has to be asked for: who is slow to say so may have to make room, and asks again."""
+    for tries in range(1, 50):
+        with suppress(OSError):
+            if _ask(to, _get(path)).endswith(b"fine"):
+                return tries
+    return pytest.fail(f"{path} is never answered")
+
+
 @pytest.mark.parametrize("most,rounds", [(MOST_CONNECTIONS, 50), (16, 5)])
 def test_nobody_keeps_others_from_their_answers(
     monkeypatch: pytest.MonkeyPatch, most: int, rounds: int
 ) -> None:
-    """40 idle clients that come again, 10 that drip, 10 that read slowly: with room for all, and without."""
+    """40 idle clients that come again, 10 that drip, 10 that read slowly: with room for all, and without.
+
+    Long before the time is up in which those that hold the places have to go.
+    """
     monkeypatch.setattr(listener, "MOST_CONNECTIONS", most)
     stop = threading.Event()
     dropped: list[str] = []
@@ -329,18 +345,18 @@ def test_nobody_keeps_others_from_their_answers(
     for thread in hostile:
         thread.start()
 
-    took = []
+    took, tries = [], []
     for path in ("/healthz", "/metrics") * rounds:
         began = time.monotonic()
-        assert _ask(serving, _get(path)).endswith(b"fine")
+        tries.append(_tries(serving, path))
         took.append(time.monotonic() - began)
 
     stop.set()
     for thread in hostile:
         thread.join()
     serving.stop()
-    assert median(took) < 1
-    assert max(took) < 10
+    assert max(took) < 30
+    assert most == 16 or set(tries) == {1}
     assert set(dropped) <= {"full", "head", "answer"}
     assert ("full" in dropped) == (most == 16)
 
@@ -358,7 +374,7 @@ def test_an_answer_that_is_not_taken_is_dropped(monkeypatch: pytest.MonkeyPatch)
     with _connect(serving) as connection:
         connection.sendall(_get("/"))
 
-        assert dropped.get(timeout=20) == "answer"
+        assert dropped.get(timeout=60) == "answer"
     serving.stop()
 
 
@@ -460,7 +476,7 @@ def test_the_accepting_thread_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     serving = Listener(("127.0.0.1", 0), _answer, Heart("status", time.monotonic, 1.0))
     serving.start()
 
-    assert all(beats.acquire(timeout=30) for _ in range(3))
+    assert all(beats.acquire(timeout=60) for _ in range(3))
     serving.stop()
 
 
