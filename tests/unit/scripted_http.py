@@ -11,7 +11,7 @@ from typing import Final
 
 from agentd.http import Address, TCPAddress, UnixAddress
 
-_PATIENCE: Final = 5.0
+_PATIENCE: Final = 60.0
 _DRIP: Final = 0.02
 
 

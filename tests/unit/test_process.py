@@ -164,14 +164,14 @@ def test_it_leads_a_group_of_its_own(background: Background | None, session: boo
 
 def test_time_out_ends_the_program() -> None:
     """Its last words are quoted."""
-    with pytest.raises(TemporaryError, match=r"^sh timed out after 1 s and was ended: hello$"):
-        run(["sh", "-c", f"echo hello; exec sleep {LONG}"], timeout=1.0)
+    with pytest.raises(TemporaryError, match=r"^sh timed out after 2 s and was ended: hello$"):
+        run(["sh", "-c", f"echo hello; exec sleep {LONG}"], timeout=2.0)
 
 
 def test_time_out_kills_what_ignores_sigterm_with_all_its_children() -> None:
     """SIGKILL follows to the whole group."""
     with pytest.raises(TemporaryError) as raised:
-        run(["sh", "-c", f"trap '' TERM; sleep {LONG} & echo $$ $!; wait; sleep {LONG}"], timeout=1.0)
+        run(["sh", "-c", f"trap '' TERM; sleep {LONG} & echo $$ $!; wait; sleep {LONG}"], timeout=2.0)
 
     pids = [int(word) for word in str(raised.value).split()[-2:]]
     assert [pid for pid in pids if lives(pid)] == []
@@ -180,7 +180,7 @@ def test_time_out_kills_what_ignores_sigterm_with_all_its_children() -> None:
 def test_a_program_may_clean_up_at_sigterm() -> None:
     """What it says between SIGTERM and its end is still heard."""
     with pytest.raises(TemporaryError, match="cleaned"):
-        run(["sh", "-c", f"trap 'echo cleaned; exit' TERM; sleep {LONG} & wait"], timeout=1.0)
+        run(["sh", "-c", f"trap 'echo cleaned; exit' TERM; sleep {LONG} & wait"], timeout=2.0)
 
 
 def test_a_child_left_behind_does_not_prolong_the_run() -> None:

@@ -398,13 +398,13 @@ def test_nobody_commits_while_a_proof_keeps_current_still(
     with stand.committer.pinned():
         beats.clear()
         thread.start()
-        assert beats.wait(10)
+        assert beats.wait(60)
         before = stand.tree.current
         beats.clear()
-        assert beats.wait(10)
+        assert beats.wait(60)
         assert stand.tree.current == before
 
-    thread.join(10)
+    thread.join(60)
     assert stand.outcomes == {"a": "applied"}
 
 

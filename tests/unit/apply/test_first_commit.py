@@ -119,7 +119,7 @@ def test_the_thread_ends_once_all_have_begun(stand: Stand) -> None:
     first = FirstCommit(made, stand.committer, provers=(), heartbeat=Pulse(), done=lambda: done.append(True))
 
     first.start()
-    begun = made[0].ready.wait(10)
+    begun = made[0].ready.wait(60)
     first.stop(10)
 
     assert begun

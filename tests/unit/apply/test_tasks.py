@@ -40,7 +40,7 @@ class Gate:
         """Wait."""
         self.count += 1
         self.began.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         return context.directory
 
 
@@ -95,7 +95,7 @@ def test_work_is_done_beside_the_caller(new_tasks: Callable[..., HandlerTasks], 
     assert tasks.under_way("change")
     gate.open.set()
 
-    assert woken.wait(20)
+    assert woken.wait(60)
     assert task.result().stat().st_mode & 0o777 == 0o700
     assert not tasks.under_way("change")
 
@@ -225,15 +225,15 @@ def test_a_fetch_ends_with_its_task(new_tasks: Callable[..., HandlerTasks]) -> N
     def work(context: TaskContext) -> None:
         begun.set()
         try:
-            context.run(["sleep", "30"])
+            context.run(["sleep", "300"])
         finally:
             stopped.set()
 
     tasks.ask("change", "load", work)
-    assert begun.wait(20)
+    assert begun.wait(60)
     tasks.keep_only(())
 
-    assert stopped.wait(10)
+    assert stopped.wait(60)
 
 
 def test_a_thread_that_hangs_is_abandoned(
@@ -247,7 +247,7 @@ def test_a_thread_that_hangs_is_abandoned(
     monkeypatch.setattr(module, "_GRACE", 0.0)
     tasks = new_tasks(seconds=0.05)
     task = tasks.ask(TIMED, "feed", gate)
-    assert gate.began.wait(20)
+    assert gate.began.wait(60)
     assert wait_until(tasks.news, "the end of its time")
     with pytest.raises(TemporaryError, match=r"feed: did not end within 0\.05 s"):
         task.result()

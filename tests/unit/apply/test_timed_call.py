@@ -89,11 +89,11 @@ def test_a_call_that_is_left_behind_keeps_the_handler_busy(seen: Seen) -> None:
     calls, go = caller(seen, timeout=1.0), threading.Event()
 
     with pytest.raises(TimedOut, match=r"did not return within 1 s") as caught:
-        calls.call(lambda: go.wait(10))
+        calls.call(lambda: go.wait(60))
 
     assert calls.busy
     go.set()
-    caught.value.thread.join(10)
+    caught.value.thread.join(60)
     assert not calls.busy
     assert calls.call(lambda: 1) == 1
     calls.close()
@@ -112,5 +112,5 @@ def test_a_long_call_beats(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
 
     calls = TimedCalls("h", 10, beat=beat, observer=seen)
 
-    assert calls.call(lambda: enough.wait(10))
+    assert calls.call(lambda: enough.wait(60))
     calls.close()

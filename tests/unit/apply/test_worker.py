@@ -366,7 +366,7 @@ class Slow(Scribe):
         """Wait if it says so."""
         super().handle(change, context)
         if self.calls[-1] == "slow":
-            self.go.wait(10)
+            self.go.wait(60)
             context.files.write("late", b"1")
             self.gone.set()
 
@@ -378,7 +378,7 @@ def test_a_call_beyond_its_time_limit_changes_nothing(stand: Stand) -> None:
     stand.receive(event("a", "write a=1"), event("b", "slow"))
     settle(worker)
     slow.go.set()
-    assert slow.gone.wait(10)
+    assert slow.gone.wait(60)
 
     settle(worker)
 
@@ -401,7 +401,7 @@ def test_no_call_is_made_while_one_has_not_returned(stand: Stand) -> None:
     assert waits == [IDLE] * 5
     assert slow.calls == ["slow"]
     slow.go.set()
-    assert slow.gone.wait(10)
+    assert slow.gone.wait(60)
 
 
 # ---------------------------------------------------------------- commits that cannot be made

@@ -46,7 +46,7 @@ class Downloader(Handler):
 
     def _fetch(self, name: str, _: TaskContext) -> None:
         self.fetched.append(name)
-        assert self.gates.setdefault(name, threading.Event()).wait(20)
+        assert self.gates.setdefault(name, threading.Event()).wait(60)
         if self.fails:
             raise self.fails.pop(0)
 

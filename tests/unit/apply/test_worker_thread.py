@@ -38,9 +38,9 @@ def test_a_worker_wakes_when_something_comes(stand: Stand) -> None:
 
     worker.wake()
 
-    assert entered.entered.wait(10)
+    assert entered.entered.wait(60)
     worker.stop()
-    assert worker.join(10)
+    assert worker.join(60)
     assert stand.outcomes == {"a": "applied"}
 
 
@@ -52,7 +52,7 @@ def test_draining_finishes_what_waits(stand: Stand) -> None:
 
     worker.start()
 
-    assert worker.join(10)
+    assert worker.join(60)
     assert set(stand.outcomes.values()) == {"applied"}
 
 
@@ -66,7 +66,7 @@ def test_draining_does_not_wait_for_a_retry(stand: Stand) -> None:
 
     worker.start()
 
-    assert worker.join(10)
+    assert worker.join(60)
     assert stand.outcomes == {"a": None}
 
 
@@ -88,7 +88,7 @@ def test_draining_waits_out_a_hold(stand: Stand) -> None:
 
     proving.start()
 
-    assert proving.join(10)
+    assert proving.join(60)
     assert stand.outcomes == {"a": "applied"}
 
 
@@ -99,7 +99,7 @@ def test_draining_ends_a_worker_that_never_became_ready(stand: Stand) -> None:
 
     worker.start()
 
-    assert worker.join(10)
+    assert worker.join(60)
     assert not worker.ready.is_set()
 
 
@@ -109,11 +109,11 @@ def test_stop_ends_the_program_in_hand_without_counting_an_attempt(stand: Stand)
     worker = stand.worker(endless)
     stand.receive(event("a", "x"))
     worker.start()
-    assert endless.entered.wait(10)
+    assert endless.entered.wait(60)
 
     worker.stop()
 
-    assert worker.join(10)
+    assert worker.join(60)
     waiting = stand.journal.pending("scribe")
     assert [(entry.attempts, entry.not_before) for entry in waiting] == [(0, 0.0)]
 
@@ -163,9 +163,9 @@ def test_who_wakes_a_worker_gives_way_until_the_handler_is_entered(stand: Stand)
     worker.wake()
     worker.wait_until_entered(time.monotonic() + 10)
 
-    assert scribe.entered.wait(10)
+    assert scribe.entered.wait(60)
     worker.stop()
-    assert worker.join(10)
+    assert worker.join(60)
 
 
 def test_who_wakes_a_busy_worker_goes_on_after_the_deadline(stand: Stand) -> None:
@@ -204,11 +204,11 @@ def test_a_worker_that_is_to_settle_does_its_timed_work_at_once(stand: Stand) ->
     done = worker.settle()
     worker.start()
 
-    assert done.wait(10)
+    assert done.wait(60)
     assert stand.files == {"a": b"1", "seen": b"1"}
     assert handler.looks > looks
     worker.stop()
-    assert worker.join(10)
+    assert worker.join(60)
 
 
 def test_nobody_waits_for_a_worker_that_has_ended(stand: Stand) -> None:
@@ -217,7 +217,7 @@ def test_nobody_waits_for_a_worker_that_has_ended(stand: Stand) -> None:
     before = worker.settle()
     worker.stop()
     worker.start()
-    assert worker.join(10)
+    assert worker.join(60)
 
     assert before.is_set()
     assert worker.settle().is_set()

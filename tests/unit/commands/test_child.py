@@ -39,7 +39,7 @@ def new_command(exited: threading.Event) -> Iterator[NewCommand]:
     yield make
     for command in made:
         command.signal(signal.SIGKILL)
-        exited.wait(30)
+        exited.wait(60)
         command.__exit__(None, None, None)
 
 
@@ -62,7 +62,7 @@ def test_status_is_as_a_shell_tells_it(
 ) -> None:
     """128 and the number for a signal."""
     with new_command(script) as command:
-        assert exited.wait(30)
+        assert exited.wait(60)
     assert command.status == status
 
 
@@ -72,7 +72,7 @@ def test_environment_is_ours_and_more(
     """What the operator has set goes on to the command."""
     monkeypatch.setenv("GIVEN", "a")
     with new_command('[ "$GIVEN$ADDED" = ab ]', ADDED="b") as command:
-        assert exited.wait(30)
+        assert exited.wait(60)
     assert command.status == 0
 
 
@@ -84,7 +84,7 @@ def test_signal_reaches_the_command_and_not_its_guard(
     with new_command(f"trap 'exit 9' USR1; echo $$ >{ready}; while :; do sleep 0.05; done") as command:
         pid_in(ready)
         command.signal(signal.SIGUSR1)
-        assert exited.wait(30)
+        assert exited.wait(60)
         assert command._guard.poll() is None
     assert command.status == 9
     assert command._guard.returncode == 0
@@ -147,7 +147,7 @@ def test_background_process_of_a_command_that_ended_well_is_left_alone(
     """As with any other program that starts one."""
     child = tmp_path / "child"
     with new_command(f"sleep 60 & echo $! >{child}"):
-        assert exited.wait(30)
+        assert exited.wait(60)
     pid = pid_in(child)
     assert lives(pid)
     os.kill(pid, signal.SIGKILL)
@@ -178,7 +178,7 @@ def test_terminal_is_not_handed_on(
     """A group that is not the terminal's own would be stopped when it reads; it finds the end instead."""
     monkeypatch.setattr(sys, "stdin", Terminal())
     with new_command("read -r line || exit 3") as command:
-        assert exited.wait(30)
+        assert exited.wait(60)
     assert command.status == 3
 
 
@@ -187,7 +187,7 @@ def test_pipe_is_handed_on() -> None:
     program = (
         "import threading; from agentd.commands.child import Child\n"
         "done = threading.Event()\n"
-        "with Child(['cat'], {}, done.set): done.wait(30)"
+        "with Child(['cat'], {}, done.set): done.wait(60)"
     )
     argv = [sys.executable, "-c", program]
     assert subprocess.run(argv, input=b"sent", capture_output=True, check=True, timeout=60).stdout == b"sent"
@@ -204,5 +204,5 @@ def test_command_does_not_outlive_us(tmp_path: Path) -> None:
     ours = subprocess.Popen([sys.executable, "-c", program])
     pid = pid_in(child)
     ours.kill()
-    ours.wait(30)
+    ours.wait(60)
     wait_until(lambda: not lives(pid), "the command's end")

@@ -60,7 +60,7 @@ def test_command_does_not_begin_under_a_lock_that_is_lost_already(
     lock.on_lost = lambda _: lost.set()
     lock.acquire()
     consul.remove(lock.guard)
-    assert lost.wait(30)
+    assert lost.wait(60)
     assert _run(lock, ["touch", str(tmp_path / "ran")], Signals(()), steps) == 1
     assert "was lost" in said.getvalue()
     assert not (tmp_path / "ran").exists()

@@ -17,7 +17,7 @@ from tests.servers.waiting import wait_until
 
 def _interrupted(status: int, stop: Event) -> int:
     os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.wait(10)
+    assert stop.wait(60)
     return status
 
 
@@ -35,7 +35,7 @@ def _main_thread_waits() -> bool:
 def _interrupted_in_its_own_thread(stop: Event) -> int:
     wait_until(_main_thread_waits, "the main thread to wait")
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
-    return int(stop.wait(10))
+    return int(stop.wait(60))
 
 
 def test_signal_that_another_thread_receives_counts_too() -> None:

@@ -15,7 +15,7 @@ _SCRIPT = """\
 for title; do (exec -a "$title" sleep 60) & done
 exec -a "$MASTER" sleep 60
 """
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def pretended_nginx(
         for pid in (*children, master.pid):
             with suppress(ProcessLookupError):
                 kill(pid, signal.SIGKILL)
-        master.wait(30)
+        master.wait(60)
 
 
 def _wait_until_named(pid: int) -> None:

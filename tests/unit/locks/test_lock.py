@@ -71,7 +71,7 @@ def test_second_waits_until_the_first_is_done(new_lock: NewLock) -> None:
     waiting.start()
     assert not second.held
     first.release()
-    waiting.join(30)
+    waiting.join(60)
     assert second.held
 
 
@@ -110,7 +110,7 @@ def test_key_deleted_by_an_operator_is_a_loss(new_lock: NewLock, consul: FakeCon
     event, reasons = losing(lock)
     lock.acquire()
     consul.remove(lock.guard)
-    assert event.wait(30)
+    assert event.wait(60)
     assert not lock.held
     assert reasons == [lock.lost] == ["its key was released, deleted or taken by another session"]
     with pytest.raises(LockLost, match="taken by another"):
@@ -124,7 +124,7 @@ def test_lost_lock_can_be_had_anew(new_lock: NewLock, consul: FakeConsul) -> Non
     event, _ = losing(lock)
     lock.acquire()
     consul.remove(lock.guard)
-    event.wait(30)
+    event.wait(60)
     with pytest.raises(LockLost):
         lock.release()
     with lock:

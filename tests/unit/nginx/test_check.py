@@ -43,7 +43,7 @@ class Place:
         (self.conf / "nginx.conf").write_text(f"include {tree}/current/agentd.conf;\n")
         self.script(NGINX.format(pid=self.pid, tree=tree))
         self.check = NginxCheck(
-            NginxOptions(binary=str(self.binary), conf=self.conf / "nginx.conf", pid=self.pid, timeout=10.0),
+            NginxOptions(binary=str(self.binary), conf=self.conf / "nginx.conf", pid=self.pid, timeout=60.0),
             self.tree,
         )
 

@@ -33,12 +33,12 @@ def test_an_asker_that_leaves_as_its_question_is_taken_up_ends_no_thread() -> No
 
     condition.left = leave
     answers.ask("/healthz", "first")
-    ready.wait(5)
+    ready.wait(60)
     list(answers.made())
     ready.clear()
     answers.ask("/healthz", "second")
 
-    answered = ready.wait(5)
+    answered = ready.wait(60)
     answers.stop(5)
 
     assert answered

@@ -229,7 +229,7 @@ def test_json_needs_no_rich() -> None:
         "log.configure(json=True); structlog.get_logger().info('event.received')\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
     )
 
     assert json.loads(ended.stderr)["event"] == "event.received"

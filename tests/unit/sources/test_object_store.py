@@ -106,7 +106,7 @@ def test_the_program_runs_as_installed() -> None:
         "anonymous": True,
     }
     done = run(
-        [sys.executable, "-I", "-m", "agentd.sources.signer"], stdin=json.dumps(asked).encode(), timeout=30
+        [sys.executable, "-I", "-m", "agentd.sources.signer"], stdin=json.dumps(asked).encode(), timeout=120
     )
     assert json.loads(done.output) == {
         "url": "https://storage.googleapis.com/download/storage/v1/b/b/o/a%20b?alt=media",

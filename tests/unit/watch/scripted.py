@@ -68,7 +68,7 @@ class ScriptedAgent:
         """Close every socket and end the thread."""
         self._listener.shutdown(socket.SHUT_RDWR)
         self._hang_up()
-        self._thread.join(5)
+        self._thread.join(60)
         self._listener.close()
 
     def _hang_up(self) -> None:

@@ -407,7 +407,7 @@ def test_closing_ends_the_thread_in_mid_poll() -> None:
 
     def hang() -> Answer:
         asked.set()
-        woken.wait(5)
+        woken.wait(60)
         raise DOWN
 
     class Source(ScriptedSource):
@@ -417,9 +417,9 @@ def test_closing_ends_the_thread_in_mid_poll() -> None:
     poller = Poller(KEY, lambda: Source([hang]), lambda _: None, stop=threading.Event())
     with capture_logs() as logs:
         poller.start()
-        asked.wait(5)
+        asked.wait(60)
         poller.close()
-        assert poller.join(5)
+        assert poller.join(60)
     assert logs == []
 
 

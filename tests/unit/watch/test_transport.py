@@ -218,9 +218,9 @@ def test_closing_from_another_thread_abandons_a_poll(agent: ScriptedAgent, clien
 
     thread = threading.Thread(target=poll)
     thread.start()
-    agent.asked.wait(5)
+    agent.asked.wait(60)
     client.close()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
     assert "closed" in str(errors)
 

@@ -32,7 +32,7 @@ def run(kind: str, job: Job) -> None:
         input=json.dumps(asdict(job)).encode(),
         env={},
         check=True,
-        timeout=30,
+        timeout=120,
     )
 
 
@@ -111,7 +111,7 @@ def test_the_program_starts_without_agentd() -> None:
     """Of agentd only errors and limits are imported: the rest would take longer than most lists."""
     script = "import sys, handlers.ip_blacklist.child; print(*sys.modules)"
 
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, check=True, timeout=30)
+    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, check=True, timeout=120)
 
     names = done.stdout.split()
     assert [name for name in names if name.startswith(b"agentd")] == [

@@ -50,7 +50,7 @@ class Scripted:
                 self.asked.append(connection.recv(65536).decode().strip())
                 answer = self.answers.pop(0)
                 if answer is None:
-                    self._done.wait(5)
+                    self._done.wait(60)
                     continue
                 try:
                     connection.sendall(answer.encode())
@@ -62,7 +62,7 @@ class Scripted:
         self._done.set()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
 
 @pytest.fixture

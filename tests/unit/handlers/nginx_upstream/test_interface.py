@@ -49,7 +49,7 @@ def served(tmp_path: Path) -> Iterator[ScriptedServer]:
 def interface(served: ScriptedServer, tmp_path: Path) -> Iterator[UpstreamInterface]:
     """A client of it, for the upstream `api`."""
     assert served.request_lines == []
-    interface = UpstreamInterface(f"unix:{tmp_path}/s:/dynamic", "api", timeout=1.0)
+    interface = UpstreamInterface(f"unix:{tmp_path}/s:/dynamic", "api", timeout=60.0)
     yield interface
     interface.close()
 

@@ -82,7 +82,7 @@ def test_change_that_cannot_be_undone_is_a_failure(three: list[MemoryInterface])
     first, second = three[0], three[1]
     done = threading.Event()
     second.fails = {"change"}
-    second.on_change = lambda: done.wait(5)
+    second.on_change = lambda: done.wait(60)
     first.on_change = lambda: first.fails.add("change") if first.down() else None
     three[2].on_change = done.set
     results = Balancers(interfaces(three)).change(DOWN)
