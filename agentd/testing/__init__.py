@@ -9,7 +9,7 @@ It depends on no test framework and needs neither Consul nor nginx.
 
 from __future__ import annotations
 
-from agentd.testing.changes import event, instance, key, keyprefix, notification, service
+from agentd.testing.changes import event, instance, key, keyprefix, message, notification, service
 from agentd.testing.harness import HandlerHarness, RecordedRun
 from agentd.testing.staging import LogLine, StagedFiles
 
@@ -22,6 +22,7 @@ __all__ = [
     "instance",
     "key",
     "keyprefix",
+    "message",
     "notification",
     "service",
 ]

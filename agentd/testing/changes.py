@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentd.handler import Event, KeyPrefixState, KeyState, Notification, ServiceState
+from agentd.handler import Event, KeyPrefixState, KeyState, Message, Notification, ServiceState
 
 
 def event(
@@ -19,8 +19,12 @@ def event(
     *,
     ltime: int = 1,
     id: str | None = None,  # noqa: A002 (Consul's word)
+    provisional: bool = False,
 ) -> Event:
-    """A user event. Without `id`, equal arguments make the same event."""
+    """A user event, as heard. Without `id`, equal arguments make the same event.
+
+    It is `provisional` if its name is kept in the fleet's log, which could not be reached.
+    """
     data = payload.encode() if isinstance(payload, str) else payload
     raw = {
         "ID": id or str(uuid.uuid5(uuid.NAMESPACE_OID, f"{name} {ltime} {data.hex()}")),
@@ -32,7 +36,43 @@ def event(
         "Version": 1,
         "LTime": ltime,
     }
-    return Event("event", raw)
+    return Event("event", raw | ({"Provisional": True} if provisional else {}))
+
+
+def message(  # noqa: PLR0913 (as many things are known of a message; all but two are named at the call)
+    name: str,
+    payload: bytes | str = b"",
+    *,
+    num: int = 1,
+    issued: float = 1_700_000_000.0,
+    counts_from: float | None = None,
+    publisher: str = "tests",
+    expires: float | None = None,
+    snapshot: bool = False,
+    id: str | None = None,  # noqa: A002 (Consul's word)
+) -> Event:
+    """A message of the fleet's log, as a node gets it that catches up, or (`counts_from`) that follows.
+
+    With the `id` of an event it is that event, relayed by `publisher`.
+    """
+    said = Message(
+        num=num,
+        issued=issued,
+        counts_from=issued if counts_from is None else counts_from,
+        publisher=publisher,
+        via=publisher if id else "",
+        expires=expires,
+        snapshot=snapshot,
+    )
+    data = payload.encode() if isinstance(payload, str) else payload
+    raw = {
+        "ID": id or f"{name}-{num}",
+        "Name": name,
+        "Payload": base64.b64encode(data).decode(),
+        "LTime": 0,
+        "Message": said.raw,
+    }
+    return Event(f"log:{name}", raw)
 
 
 def _pair(path: str, value: bytes, index: int) -> dict[str, Any]:

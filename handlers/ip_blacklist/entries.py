@@ -2,17 +2,22 @@
 
 Owns the file format (one tab-separated line per entry) and what add, remove and expiry do to a set of
 entries. Entries may overlap: each keeps its own expiry, and their union is enforced. Pure.
+
+What it costs to read, change and write them is what an event costs, and a node that catches up applies a
+thousand of these in one commit: an entry keeps its line, and many removes are one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from operator import itemgetter
 from typing import Final
 
-from handlers.ip_blacklist.payload import Operation
-from handlers.ip_blacklist.ranges import Block, Range, format_address, parse_cidr, subtract
+from handlers.ip_blacklist.ranges import IPV4, IPV6, Block, Range, format_address, merge, parse_cidr, subtract
 
 FILE_IPV4: Final = "blacklist/ipv4.ranges"
 FILE_IPV6: Final = "blacklist/ipv6.cidrs"
@@ -22,7 +27,7 @@ _WHOLE: Final = "all"
 _NEVER: Final = "-"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Entry:
     """One CIDR that was added. Times are unix seconds.
 
@@ -41,32 +46,47 @@ class Entry:
     change: str
     reason: str = ""
 
+    @cached_property
+    def line(self) -> str:
+        """As it is in the file."""
+        block = self.block
+        parts = (f"{_address(block, first)}-{_address(block, last)}" for first, last in self.parts)
+        columns = (
+            f"{_address(block, block.first)}/{block.prefix}",
+            _WHOLE if self.parts == (block.range,) else ",".join(parts),
+            _NEVER if self.until is None else repr(self.until),
+            repr(self.since),
+            word(self.change),
+            word(self.reason),
+        )
+        return "\t".join(columns) + "\n"
+
 
 Entries = dict[Block, Entry]
+Holes = Mapping[int, Sequence[Range]]
+"""What is to be cut out, by address width, merged."""
 
 
-def apply(entries: Entries, operations: Iterable[Operation], now: float, change: str) -> Entries:
-    """The entries after the operations.
-
-    The latest `add` of the same CIDR decides its expiry and reason. A `remove` stops blocking every address
-    of its CIDR, whichever entries blocked it; the rest of a wider entry stays.
-    """
-    after = dict(entries)
-    for operation in operations:
-        block = operation.block
-        if operation.verb == "remove":
-            after = {entry.block: entry for entry in _without(after.values(), block)}
-        else:
-            until = None if operation.ttl is None else now + operation.ttl
-            after[block] = Entry(block, (block.range,), until, now, change, operation.reason)
-    return after
+def holes(blocks: Iterable[Block]) -> Holes:
+    """What these blocks cut out."""
+    every = list(blocks)
+    return {bits: merge(block.range for block in every if block.bits == bits) for bits in (IPV4, IPV6)}
 
 
-def _without(entries: Iterable[Entry], removed: Block) -> Iterator[Entry]:
+def cut(entries: Entries, gone: Holes) -> Entries:
+    """The entries without every address of the holes, whichever entries blocked it."""
+    return {entry.block: entry for entry in _without(entries.values(), gone)}
+
+
+def _without(entries: Iterable[Entry], gone: Holes) -> Iterator[Entry]:
     for entry in entries:
-        if not entry.block.overlaps(removed):
+        block = entry.block
+        ranges = gone[block.bits]
+        begin = bisect_left(ranges, block.first, key=itemgetter(1))
+        end = bisect_right(ranges, block.last, lo=begin, key=itemgetter(0))
+        if begin == end:
             yield entry
-        elif parts := subtract(entry.parts, [removed.range]):
+        elif parts := subtract(entry.parts, ranges[begin:end]):
             yield replace(entry, parts=tuple(parts))
 
 
@@ -98,7 +118,7 @@ def ranges(entries: Entries, bits: int) -> Iterator[Range]:
 
 def dump(entries: Entries) -> bytes:
     """The content of the file: sorted, so that equal entries make equal files."""
-    return "".join([_HEADER, *(_line(entries[block]) for block in sorted(entries))]).encode()
+    return "".join([_HEADER, *(entries[block].line for block in sorted(entries))]).encode()
 
 
 def load(data: bytes, damaged: list[int] | None = None) -> Entries:
@@ -126,22 +146,8 @@ def load(data: bytes, damaged: list[int] | None = None) -> Entries:
     return found
 
 
-def _line(entry: Entry) -> str:
-    block = entry.block
-    parts = (f"{_address(block, first)}-{_address(block, last)}" for first, last in entry.parts)
-    columns = (
-        f"{_address(block, block.first)}/{block.prefix}",
-        _WHOLE if entry.parts == (block.range,) else ",".join(parts),
-        _NEVER if entry.until is None else repr(entry.until),
-        repr(entry.since),
-        _word(entry.change),
-        _word(entry.reason),
-    )
-    return "\t".join(columns) + "\n"
-
-
-def _word(text: str) -> str:
-    """The text without what would end its column or line, or cannot be written: escaped."""
+def word(text: str) -> str:
+    """The text as it is in the file: without what would end its column or line, or cannot be written."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -22,13 +22,13 @@ from agentd.handler import (
     ServiceState,
     TemporaryError,
 )
-from handlers.ip_blacklist import enforcement, entries, inspection, operations
+from handlers.ip_blacklist import enforcement, entries, fingerprint, inspection, operations
 from handlers.ip_blacklist.coverage import Coverage
 from handlers.ip_blacklist.entries import Entries
 from handlers.ip_blacklist.exemptions import Exemptions, current_ranges, own_addresses
 from handlers.ip_blacklist.feeds import Feed, Feeds, Unstaged
 from handlers.ip_blacklist.guards import GUARDS, Guarded
-from handlers.ip_blacklist.lists import MODE, Lists
+from handlers.ip_blacklist.lists import FEED, MODE, Lists, Loaded
 from handlers.ip_blacklist.operations import Operations
 from handlers.ip_blacklist.options import BlacklistOptions
 from handlers.ip_blacklist.payload import parse_payload
@@ -37,6 +37,7 @@ from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, merge, parse_cidr, s
 _ENTRIES: Final = "blacklist/entries.tsv"
 LOCAL: Final = "local"
 """The query of a change from this node's command line; no answer from Consul has it."""
+_HELD: Final = 4_096
 _LOOK: Final = 60.0  # seconds between two looks at this node's addresses while nothing changes
 
 
@@ -61,13 +62,14 @@ class IPBlacklist(Handler):
         self._unstaged: dict[str, str] = {}  # by name of a feed
         self._alone = False  # whether feeds come into force one by one
         self._asked = 0.0  # what is due
+        self._read: tuple[bytes, Entries] = b"", {}  # the entries that were last written, as they are read
 
     def initial(self, context: Context) -> None:
         """Start with an empty blacklist, or enforce the present options on the one that exists."""
         self._lists(context).refresh()
         self._feeds(context).prune(context.now)
         self._feeds(context).interrupted(context.now)
-        current = entries.expire(_load(context), context.now)
+        current = entries.expire(self._load(context), context.now)
         try:
             self._see_node(context)
         except TemporaryError:
@@ -143,6 +145,17 @@ class IPBlacklist(Handler):
         """Those that a later `clear` undoes."""
         return operations.superseded(waiting, self.options)
 
+    def fingerprint(self, context: Context) -> str:
+        """Of what events and lists have blocked, whenever they came; see `fingerprint`."""
+        current = entries.expire(self._load(context), context.now)
+        lists = self._lists(context).loaded()
+        return fingerprint.of(current, {name: one for name, one in lists.items() if self._fixed(name, one)})
+
+    def _fixed(self, name: str, loaded: Loaded) -> bool:
+        """Whether only events and options decide what is in a list, and not when it is fetched."""
+        options = self.options.every_list.get(name)
+        return loaded.change != FEED and options is not None and options.every is None
+
     def preflight(self, context: Context) -> Sequence[Drift]:
         """The lists whose reference may not be fetched, or cannot be one."""
         found = []
@@ -158,7 +171,9 @@ class IPBlacklist(Handler):
 
     def listed(self, context: Context) -> dict[str, Any]:
         """What is in force: entries, lists and feeds."""
-        return inspection.listed(_load(context), self._lists(context).loaded(), self._feeds(context).all())
+        return inspection.listed(
+            self._load(context), self._lists(context).loaded(), self._feeds(context).all()
+        )
 
     def why(self, address: str, context: Context) -> dict[str, Any]:
         """Whether an address or CIDR is blocked, and by which entries of which lists.
@@ -169,7 +184,7 @@ class IPBlacklist(Handler):
         block = parse_cidr(address)
         return inspection.why(
             block,
-            _load(context),
+            self._load(context),
             self._lists(context).loaded(),
             context,
             fixed=self._exemptions.ranges(block.bits),
@@ -183,7 +198,7 @@ class IPBlacklist(Handler):
             lines = parse_payload(change.payload, self._exemptions.refuses)
             lists, feeds = self._lists(context), self._feeds(context)
             event = Operations(change, lines, context, self.options, lists, feeds)
-            current = entries.expire(_load(context), context.now)
+            current = entries.expire(self._load(context), context.now)
             before = len(current)
             current = event.apply(current, force=force)
             self._stage_entries(current, context)
@@ -222,7 +237,7 @@ class IPBlacklist(Handler):
         expiry: float | None = context.store.get("next_expiry")
         set_back, self._asked = now < self._asked, now
         if expiry is not None and (expiry <= now or set_back):
-            self._stage_entries(entries.expire(_load(context), now), context)
+            self._stage_entries(entries.expire(self._load(context), now), context)
             try:
                 self._stage(context)
             except (
@@ -248,8 +263,21 @@ class IPBlacklist(Handler):
 
     # ------------------------------------------------------------------ files
 
+    def _load(self, context: Context) -> Entries:
+        data, damaged = context.files.read(_ENTRIES) or b"", list[int]()
+        if data == self._read[0]:
+            return self._read[1]
+        found = entries.load(data, damaged)
+        if damaged:
+            # One line must neither unblock the others nor keep agentd from starting; it is not written again.
+            context.log.warning("blacklist.entries_damaged", lines=damaged[:10], left=len(found))
+        return found
+
     def _stage_entries(self, current: Entries, context: Context) -> None:
-        context.files.write(_ENTRIES, entries.dump(current), MODE)
+        data = entries.dump(current)
+        # A node that catches up takes a thousand events in one batch; a long file is not held for that.
+        self._read = (data, current) if len(current) <= _HELD else (b"", {})
+        context.files.write(_ENTRIES, data, MODE)
         blocked = {bits: merge(entries.ranges(current, bits)) for bits in (IPV4, IPV6)}
         enforced = {bits: subtract(many, self._exemptions.ranges(bits)) for bits, many in blocked.items()}
         enforcement.stage_entries(context, enforced)
@@ -322,13 +350,3 @@ def _unfetched(feed: Feed) -> str:
     if feed.checked:
         return ""
     return "not fetched yet; the download is under way" if feed.asked else "not fetched yet"
-
-
-def _load(context: Context) -> Entries:
-    data, damaged = context.files.read(_ENTRIES), list[int]()
-    found = {} if data is None else entries.load(data, damaged)
-    if (
-        damaged
-    ):  # one line must neither unblock the others nor keep agentd from starting; it is not written again
-        context.log.warning("blacklist.entries_damaged", lines=damaged[:10], left=len(found))
-    return found

@@ -6,12 +6,11 @@ that in the store: they are made only while an older event waits, and dropped wi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from typing import Any, Final
 
 from agentd.handler import PermanentError
-from handlers.ip_blacklist import entries
-from handlers.ip_blacklist.entries import Entries
+from handlers.ip_blacklist.entries import Entries, Entry, Holes, cut, holes
 from handlers.ip_blacklist.options import ENTRIES
 from handlers.ip_blacklist.payload import ListOperation, Operation
 from handlers.ip_blacklist.ranges import Block
@@ -32,17 +31,35 @@ class LaterEvents:
     Attributes:
         lists: that were loaded or cleared.
         cleared: whether all entries were.
+        replaced: whether everything was that events did: also what they had removed from lists.
         added: CIDRs.
-        removed: as operations, in order.
+        removed: CIDRs, in order, since everything was replaced.
     """
 
     def __init__(self, store: MutableMapping[str, Any], place: int) -> None:
         self._store, self._place = store, place
-        found = [record for at, *record in store.get(_KEY, ()) if at > place]
-        self.lists = {what for verb, what in found if verb == "list"}
-        self.cleared = any(verb == "clear" for verb, _ in found)
-        self.added = {Block(*what) for verb, what in found if verb == "add"}
-        self.removed = [Operation("remove", Block(*what)) for verb, what in found if verb == "remove"]
+        self.lists: set[str] = set()
+        self.cleared = self.replaced = False
+        self.added: set[Block] = set()
+        self.removed: list[Block] = []
+        for at, verb, what in store.get(_KEY, ()):
+            if at > place:
+                self._take(verb, what)
+        self._gone = holes(self.removed)
+
+    def _take(self, verb: str, what: Any) -> None:  # noqa: ANN401 (any JSON)
+        match verb:
+            case "list":
+                self.lists.add(what)
+            case "add":
+                self.added.add(Block(*what))
+            case "remove":
+                self.removed.append(Block(*what))
+            case "clear":
+                self.cleared = True
+            case "replace":
+                self.cleared = self.replaced = True
+                self.removed.clear()
 
     def check(self) -> None:
         """Raise PermanentError if what was done later is not known any more."""
@@ -51,34 +68,35 @@ class LaterEvents:
                 f"more than {MOST} operations of later events overtook it while it waited: fire it again"
             )
 
-    def apply(self, current: Entries, operation: Operation, now: float, change: str) -> Entries:
-        """The entries after an operation of this event; an `add` changes `current`, which may be long."""
-        if operation.verb == "add":
-            if not self.cleared and operation.block not in self.added:
-                current.pop(operation.block, None)
-                current.update(entries.apply({}, [operation, *self.removed], now, change))
-            return current
+    def add(self, current: Entries, entry: Entry) -> None:
+        """Add an entry of this event to `current`, which may be long, so it is changed itself."""
+        if not self.cleared and entry.block not in self.added:
+            current.pop(entry.block, None)
+            current.update(cut({entry.block: entry}, self._gone))
+
+    def remove(self, current: Entries, gone: Holes) -> Entries:
+        """The entries after what this event removes."""
         kept = {block: current[block] for block in self.added if block in current}
         others = {block: entry for block, entry in current.items() if block not in kept} if kept else current
-        return entries.apply(others, [operation], now, change) | kept
+        return cut(others, gone) | kept
 
     def clear(self, current: Entries) -> Entries:
         """The entries after this event's `clear entries`."""
         return {block: entry for block, entry in current.items() if block in self.added}
 
     def record(
-        self, operations: Iterable[tuple[str, Operation | ListOperation]], overtakes: int | None
+        self, operations: Iterable[tuple[Sequence[str], Operation | ListOperation]], overtakes: int | None
     ) -> None:
         """Note what this event does, if an older one waits; drop what nobody needs any more.
 
         Args:
-            operations: each with the list that it is about, "" for none.
+            operations: each with the lists that it is about.
             overtakes: see `Context`.
         """
         oldest = self._place if overtakes is None else overtakes
         records = [record for record in self._store.get(_KEY, ()) if record[0] > oldest]
         if overtakes is not None:
-            records += [[self._place, *_record(name, one)] for name, one in operations]
+            records += [[self._place, *done] for lists, one in operations for done in _records(lists, one)]
         if gone := records[:-MOST]:
             self._store[_FORGOTTEN] = max(record[0] for record in gone)
         if records:
@@ -88,7 +106,9 @@ class LaterEvents:
             self._store.pop(_FORGOTTEN, None)
 
 
-def _record(name: str, operation: Operation | ListOperation) -> list[Any]:
+def _records(lists: Sequence[str], operation: Operation | ListOperation) -> list[list[Any]]:
     if isinstance(operation, Operation):
-        return [operation.verb, list(operation.block)]
-    return ["clear", ""] if name == ENTRIES else ["list", name]
+        return [[operation.verb, list(operation.block)]]
+    if operation.verb == "replace":
+        return [["replace", ""], *(["list", name] for name in lists if name not in ("", ENTRIES))]
+    return [["clear", ""] if name == ENTRIES else ["list", name] for name in lists]

@@ -31,6 +31,8 @@ MODE: Final = 0o640
 """Of every file: whoever may connect to nginx must not read who may not."""
 FEED: Final = "feed"
 """Instead of the ID of an event, what loaded a list that was fetched on schedule."""
+_PARTS: Final = {IPV4: "ipv4", IPV6: "ipv6"}
+_MOST_REMOVED: Final = 10_000
 _NOTHING_KNOWN: Final = Known()
 _NONE: Final[Mapping[str, Version]] = MappingProxyType({})
 
@@ -189,14 +191,31 @@ class Lists:
         for part in ("plain", "ipv4", "ipv6"):
             self._context.files.remove(path(name, part))
 
-    def remove(self, block: Block, spare: Collection[str] = ()) -> None:
-        """Stop blocking every address of the block in all lists but some, until they are loaded again."""
-        for name, loaded in self.loaded().items():
+    def remove(self, blocks: Collection[Block], spare: Collection[str] = ()) -> None:
+        """Stop blocking every address of the blocks in all lists but some, until they are loaded again.
+
+        Raises:
+            PermanentError: there would be more of them for one list than is remembered.
+        """
+        for name, loaded in self.loaded().items() if blocks else ():
             if name in spare:
                 continue
-            file = self._context.files.path(path(name, "ipv4" if block.bits == IPV4 else "ipv6"))
-            if file is not None and overlaps(file, block):
-                self._render(name, replace(loaded, removed=[*loaded.removed, list(block)]))
+            files = {bits: self._context.files.path(path(name, part)) for bits, part in _PARTS.items()}
+            gone = [one for one in blocks if (file := files[one.bits]) and overlaps(file, one)]
+            removed = [*loaded.removed, *map(list, gone)]
+            if len(removed) > _MOST_REMOVED:
+                raise PermanentError(
+                    f"list {name}: more than {_MOST_REMOVED} `remove` lines would be remembered for it:"
+                    " `clear` it, or load one without these addresses"
+                )
+            if gone:
+                self._render(name, replace(loaded, removed=removed))
+
+    def restore(self, name: str) -> None:
+        """Block again what was removed of a list."""
+        loaded = self.loaded()[name]
+        if loaded.removed:
+            self._render(name, replace(loaded, removed=[]))
 
     def refresh(self) -> None:
         """Drop lists that are no longer configured; compile those again whose exemptions have changed."""

@@ -5,6 +5,7 @@
     remove CIDR                            stop blocking every address of this CIDR
     load [LIST] [REFERENCE [sha256:HEX]]   replace a named list with what the reference leads to
     clear LIST                             empty a named list; `entries` means everything that was added
+    replace                                first line only: undo whatever earlier events did
 
 Without LIST it is the list whose own reference this is, else `default`; without REFERENCE the list's own.
 Blank lines and lines that begin with `#` are ignored. Owns the syntax only; `exemptions` says what may be
@@ -39,10 +40,10 @@ Refuses = Callable[[Block], str | None]
 
 @dataclass(frozen=True, slots=True)
 class ListOperation:
-    """A line about a named list; None for what the line leaves out."""
+    """A line about named lists; None for what the line leaves out. `replace` is about everything."""
 
-    verb: Literal["load", "clear"]
-    name: str | None
+    verb: Literal["load", "clear", "replace"]
+    name: str | None = None
     reference: str | None = None
 
 
@@ -54,6 +55,9 @@ class Operation:
     block: Block
     ttl: float | None = None
     reason: str = ""
+
+
+_REPLACE: Final = ListOperation("replace")
 
 
 def parse_payload(payload: bytes, refuses: Refuses) -> list[Operation | ListOperation]:
@@ -68,6 +72,8 @@ def parse_payload(payload: bytes, refuses: Refuses) -> list[Operation | ListOper
     for number, raw in enumerate(payload.split(b"\n"), start=1):
         try:
             operation = _parse_line(raw.decode("utf-8").strip(" \t\r"))
+            if operation == _REPLACE and operations:
+                raise ValueError("`replace` must be the first line")  # noqa: TRY301 (as below)
             if why := _refusal(operation, refuses):
                 guarded = True
                 raise ValueError(why)  # noqa: TRY301 (one place adds the line's number and text)
@@ -87,7 +93,7 @@ def parse_payload(payload: bytes, refuses: Refuses) -> list[Operation | ListOper
 def _parse_line(line: str) -> Operation | ListOperation | None:
     text, _, comment = line.partition("#")
     words = [word for word in text.replace("\t", " ").split(" ") if word]
-    if words and words[0] in ("load", "clear"):
+    if words and words[0] in ("load", "clear", "replace"):
         return _parse_list_line(words)
     match words:
         case []:
@@ -112,6 +118,8 @@ def _refusal(operation: Operation | ListOperation | None, refuses: Refuses) -> s
 
 def _parse_list_line(words: list[str]) -> ListOperation:
     match words:
+        case ["replace"]:
+            return _REPLACE
         case ["clear", name] if _NAME.fullmatch(name):
             return ListOperation("clear", name)
         case ["load", name] if _NAME.fullmatch(name):
@@ -121,7 +129,7 @@ def _parse_list_line(words: list[str]) -> ListOperation:
         case ["load", first, *digest] if ":" in first and len(digest) < _REFERENCE:
             return ListOperation("load", None, " ".join((first, *digest)))
         case _:
-            raise ValueError("write `load [LIST] REFERENCE [sha256:HEX]` or `clear LIST`")
+            raise ValueError("write `load [LIST] REFERENCE [sha256:HEX]`, `clear LIST` or `replace`")
 
 
 def _parse_ttl(text: str) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.ip_blacklist.entries import Entries, apply, dump, expire, load, next_expiry, ranges
+from handlers.ip_blacklist.entries import Entries, cut, dump, expire, holes, load, next_expiry, ranges
+from handlers.ip_blacklist.origin import Origin
 from handlers.ip_blacklist.payload import Operation
 from handlers.ip_blacklist.ranges import Block, merge, parse_cidr
 
@@ -26,6 +28,17 @@ operations = st.one_of(
 def blocked(entries: Entries) -> set[int]:
     """Every blocked IPv4 address."""
     return {value for first, last in merge(ranges(entries, 32)) for value in range(first, last + 1)}
+
+
+def apply(before: Entries, operations: Iterable[Operation], now: float, change: str) -> Entries:
+    """The entries after the operations of an event."""
+    after = dict(before)
+    for operation in operations:
+        if operation.verb == "remove":
+            after = cut(after, holes([operation.block]))
+        else:
+            after[operation.block] = Origin(change, now, now).entry(operation, None)
+    return after
 
 
 def add(text: str, ttl: float | None = None, reason: str = "") -> Operation:
@@ -107,6 +120,17 @@ def test_removing_leaves_the_other_family() -> None:
     assert list(apply(entries, [Operation("remove", parse_cidr("0.0.0.0/0"))], 0.0, "event")) == [
         parse_cidr("2001:db8::1")
     ]
+
+
+@given(st.lists(operations, max_size=15), st.lists(blocks, max_size=8))
+def test_many_holes_are_as_one_after_another(sequence: list[Operation], gone: list[Block]) -> None:
+    """What is cut out at once is what is cut out in turn."""
+    entries = apply({}, sequence, 0.0, "event")
+    one_by_one = entries
+    for block in gone:
+        one_by_one = cut(one_by_one, holes([block]))
+
+    assert cut(entries, holes(gone)) == one_by_one
 
 
 @pytest.mark.parametrize("text", ["x\tr\n0.0.0.0/0\tall\t-\t1.0\ty", "a\r\n\0", "\ud800", "\u2028\x85"])
