@@ -425,6 +425,9 @@ class Handler:
         side_effects: True for a handler whose calls do what staging cannot undo, such as running a program of
             the operator's. Each of its changes is then recorded before the next is begun, and none is begun
             while that could not be recorded; after a kill only the one that was begun is handled again.
+        runs_once: True for a handler whose events say what is to be done, once and at about that time, not
+            what is to hold. It is not given a message of the fleet's log that it had before, as it was
+            heard, to bring the log's order about; nor one that is older than its own first start.
         secret_payload: whether what it is sent is secret, so that its events cannot be kept in the fleet's
             log (see `keep`) as they are.
         store_format: the format of what it keeps in `context.store`. Increase it whenever the previous
@@ -436,6 +439,7 @@ class Handler:
     proves: ClassVar[bool] = False
     converges: bool = True
     side_effects: ClassVar[bool] = False
+    runs_once: ClassVar[bool] = False
     secret_payload: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
 

@@ -106,6 +106,7 @@ class Command(Handler):
 
     options: Options
     side_effects: ClassVar[bool] = True
+    runs_once: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

@@ -19,6 +19,7 @@ from agentd.apply.observer import Observer
 from agentd.errors import AgentdError, TreeError
 from agentd.journal.commits import Commits
 from agentd.journal.entry import Ending
+from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
 from agentd.journal.limit import trim
 from agentd.journal.numbers import Numbers
@@ -101,8 +102,8 @@ class Committer:
             self.tree.recover()
             endings = self._reconcile()
             self._wipe_at_start()
-            if self.journal.seen(EVENTS) is None and (seen := self._seen_by_the_tree()):
-                self.journal.remember(EVENTS, seen)
+            if self.journal.seen(EVENTS) is None:
+                self._remember_what_the_tree_saw()
         self._publish(endings)
 
     def owe_reload(self, provers: Sequence[str]) -> None:
@@ -141,14 +142,18 @@ class Committer:
             self.commits.adopt(current, extra.get("store", {}), extra.get("numbers", {}))
         return endings
 
-    def _seen_by_the_tree(self) -> dict[str, Any]:
-        """What the newest generation says of the events that were seen when it was made; {} for nothing."""
+    def _remember_what_the_tree_saw(self) -> None:
+        """The journal is new: take over what the newest generation says of what was received before it."""
         for number in reversed(self.tree.numbers()):
             try:
-                return dict(self.tree.manifest(number).extra.get("events", {}))
+                extra = self.tree.manifest(number).extra
             except TreeError as error:
                 _log.warning("tree.generation_damaged", generation=number, reason=str(error))
-        return {}
+                continue
+            Followed(self.journal).restore(extra.get("log", {}))
+            if seen := extra.get("events"):
+                self.journal.remember(EVENTS, dict(seen))
+            return
 
     # ------------------------------------------------------------------ commit
 
@@ -184,17 +189,22 @@ class Committer:
         stores = {name: store for name, store in stores.items() if name not in plan.dropped}
         made = self.tree.commit(
             stage,
-            extra={"by": plan.handler, "store": stores, "events": self._seen(plan), **self._in_force(plan)},
+            extra={"by": plan.handler, "store": stores, **self._received(plan), **self._in_force(plan)},
             prepare=self._preparing(plan),
             floor=self.journal.last_generation(),
         )
         return made.generation if made else None
 
-    def _seen(self, plan: Plan) -> dict[str, Any]:
-        """Which events this generation has seen, for a node that loses its journal: see `EventRing`."""
+    def _received(self, plan: Plan) -> dict[str, Any]:
+        """What this generation has seen, for a node that loses its journal.
+
+        Of the events that are heard (see `EventRing`), and of the fleet's log (see `Followed`).
+        """
         taken = [*plan.seqs, *plan.unchanged, *(seq for seq, _ in plan.refused)]
         seen = self.journal.seen(EVENTS)
-        return seen | {"owed": self.journal.owed_events(taken)} if seen else {}
+        log = Followed(self.journal).kept(taken)
+        events = seen | {"owed": self.journal.owed_events(taken)} if seen else {}
+        return {"events": events} | ({"log": log} if log else {})
 
     def _in_force(self, plan: Plan) -> dict[str, Any]:
         """The numbers of the fleet's messages that this generation holds, if there are any."""

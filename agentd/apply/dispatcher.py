@@ -16,21 +16,24 @@ from agentd.apply.observer import Observer
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.digest import digest
 from agentd.errors import PermanentError
+from agentd.journal.entry import RELAY
 from agentd.journal.journal import Journal
 from agentd.watch.changes import Change, Event
 from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
+_FILTERS: Final = ("NodeFilter", "ServiceFilter", "TagFilter")
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One item of a handler's `on:`; `event` is None for a state."""
+    """One item of a handler's `on:`; `event` is None for a state, `kept` says that the name has a log."""
 
     handler: str
     query: str
     event: str | None = None
+    kept: bool = False
 
     def takes(self, change: Change) -> bool:
         """Whether the change is for this route."""
@@ -42,14 +45,21 @@ class Route:
 def routes(handlers: Iterable[ConfiguredHandler]) -> tuple[Route, ...]:
     """All routes of a configuration."""
     return tuple(
-        Route(handler.name, str(on.query()), on.event if isinstance(on, OnEvent) else None)
+        Route(handler.name, str(on.query()), on.event, on.keep is not None)
+        if isinstance(on, OnEvent)
+        else Route(handler.name, str(on.query()))
         for handler in handlers
         for on in handler.entry.on
     )
 
 
 class Dispatcher:
-    """Writes what pollers deliver into the journal, and says which handlers got something."""
+    """Writes what pollers deliver into the journal, and says which handlers got something.
+
+    An event whose name is kept is only the doorbell of the fleet's log: it waits for the relay, and comes to
+    its handlers through the log. One with a node, service or tag filter is listed only by the agents that
+    match, so that it is not kept, and goes to the handlers as it was heard.
+    """
 
     def __init__(
         self,
@@ -60,6 +70,10 @@ class Dispatcher:
     ) -> None:
         self._journal = journal
         self._routes = routes
+        self._kept = frozenset(
+            (route.handler, route.event) for route in routes if route.kept and route.event is not None
+        )
+        self._kept_names = frozenset(name for _, name in self._kept)
         self._observer = observer
 
     def deliver(self, snapshot: Snapshot) -> None:
@@ -68,10 +82,7 @@ class Dispatcher:
         Raises:
             JournalError: nothing was recorded.
         """
-        owed = [
-            (change, list(dict.fromkeys(route.handler for route in self._routes if route.takes(change))))
-            for change in snapshot.changes
-        ]
+        owed = [(change, self._takers(change)) for change in snapshot.changes]
         seen = None if snapshot.seen is None else (snapshot.query, snapshot.seen)
         news = self._journal.receive(owed, listed=_listed(snapshot), seen=seen, ended=self._observer.ended)
         self._observer.notified(list({name for _, names in news for name in names}))
@@ -82,6 +93,18 @@ class Dispatcher:
         for change, takers in news:
             self._observer.received(change)
             _say(change, takers)
+
+    def _takers(self, change: Change) -> list[str]:
+        """For whom the change is, each once."""
+        takers = dict.fromkeys(route.handler for route in self._routes if route.takes(change))
+        if isinstance(change, Event) and change.name in self._kept_names and not _is_filtered(change):
+            direct = [name for name in takers if (name, change.name) not in self._kept]
+            return [RELAY, *direct]
+        return list(takers)
+
+
+def _is_filtered(event: Event) -> bool:
+    return any(event.raw.get(name) for name in _FILTERS)
 
 
 def _listed(snapshot: Snapshot) -> list[str] | None:

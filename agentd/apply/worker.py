@@ -302,13 +302,16 @@ class Worker:
 
         Those that were begun in time, and waited for a task since then, are not too old.
         """
+        over = [one for one in entries if one.seq not in self._attempts.aside and _is_over(one, now)]
+        self._attempts.end(over, Outcome.EXPIRED, "its publisher gave it a time to live, which is over")
+        entries = _without(entries, over)
         limit = self._attempts.entry.expire_after
         if limit is None:
             return entries
         old = [
             entry
             for entry in entries
-            if now - entry.received > limit
+            if now - _counts_from(entry) > limit
             and not is_state(entry.change)
             and entry.seq not in self._attempts.aside
         ]
@@ -323,3 +326,15 @@ class Worker:
 def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:
     seqs = {entry.seq for entry in gone}
     return [entry for entry in entries if entry.seq not in seqs]
+
+
+def _is_over(entry: Entry, now: float) -> bool:
+    """Whether it is a message of the fleet's log that must not be applied any more."""
+    message = entry.change.message if isinstance(entry.change, Event) else None
+    return message is not None and message.expires is not None and message.expires <= now
+
+
+def _counts_from(entry: Entry) -> float:
+    """Since when it waits, unix time: of a message also the time before this node came to see it."""
+    message = entry.change.message if isinstance(entry.change, Event) else None
+    return min(message.counts_from, entry.received) if message else entry.received

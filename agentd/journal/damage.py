@@ -33,6 +33,7 @@ _IN_USE: Final = {  # table -> its rows that the daemon cannot do without
     "plans": "SELECT * FROM plans",
     "store": "SELECT * FROM store",
     "watched": "SELECT * FROM watched",
+    "followed": "SELECT * FROM followed",
 }
 
 

@@ -111,6 +111,10 @@ CREATE TABLE IF NOT EXISTS numbers (        -- of the log's messages, in force w
 );
 CREATE TABLE IF NOT EXISTS configured (handler TEXT PRIMARY KEY, fingerprint TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS watched (query TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS followed (       -- how far a handler has come in the fleet's log of a name
+    handler TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL,
+    PRIMARY KEY (handler, name)
+);
 PRAGMA user_version = {FORMAT};
 """
 # In a write-ahead log with NORMAL a kill loses nothing, and a power cut loses the last transactions but never

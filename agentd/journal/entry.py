@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from agentd.watch.changes import Change
+
+RELAY: Final = "fleet:relay"
+"""For whom a heard event waits whose name is kept: until it is in the fleet's log. No configured handler can
+have this name."""
 
 
 class Outcome(StrEnum):

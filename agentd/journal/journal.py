@@ -31,7 +31,7 @@ from agentd.journal.database import (
     kept,
     parsed,
 )
-from agentd.journal.entry import Ending, Entry, Outcome
+from agentd.journal.entry import RELAY, Ending, Entry, Outcome
 from agentd.journal.numbers import note
 from agentd.journal.numbers import tidy as tidy_numbers
 from agentd.journal.store import unmarked
@@ -202,7 +202,11 @@ class Journal:
 
     def replayable(self, identity: str, handler: str | None = None) -> list[sqlite3.Row]:
         """For each handler the row that `replay` would add again. Arguments and errors are the same."""
-        rows = [row for row in self.find(identity) if handler in (None, row["handler"])]
+        rows = [
+            row
+            for row in self.find(identity)
+            if handler in (None, row["handler"]) and row["handler"] != RELAY
+        ]
         if not rows:
             raise JournalError(f"there is no change {identity!r} in the journal; `agentd history` lists them")
         if wiped := [row for row in rows if row["body"] is None]:
@@ -240,7 +244,7 @@ class Journal:
     def _again(self, db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
         change = change_of(row)
         if isinstance(change, Event):
-            change = replace(change, undated=False)  # whoever replays it wants it now
+            change = change.again(self.clock())  # whoever replays it wants it now
         identity = free_id(db, row["handler"], row["id"])
         insert(db, row["handler"], identity, change, self.clock())
         return _read(db, row["handler"], identity)
@@ -294,9 +298,9 @@ class Journal:
             _remember(db, query, seen)
 
     def owed_events(self, taken: Collection[int] = ()) -> list[str]:
-        """The IDs of events that wait for a handler and are not among `taken` (seqs), the newest 256."""
+        """The IDs of heard events that wait and are not among `taken` (seqs), the newest 256."""
         rows = self.database.rows(
-            f"SELECT DISTINCT id FROM changes WHERE {WAITS} AND kind = 'event'"  # noqa: S608 (a constant)
+            f"SELECT DISTINCT id FROM changes WHERE {WAITS} AND query = 'event'"  # noqa: S608 (a constant)
             " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq DESC LIMIT 256",
             json.dumps(list(taken)),
         )

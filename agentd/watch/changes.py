@@ -11,7 +11,7 @@ import hashlib
 import ipaddress
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, TypeAlias
 
 from agentd.errors import PermanentError
@@ -161,6 +161,14 @@ class Event(Change):
     def provisional(self) -> bool:
         """Whether it was heard while the fleet's log could not be reached, which may place it anew."""
         return self.raw.get("Provisional") is True
+
+    def again(self, now: float) -> Event:
+        """The same, as of `now` (unix seconds): it has an age, and its time to live begins anew."""
+        message = self.message
+        if message is None:
+            return replace(self, undated=False)
+        fresh = replace(message, counts_from=now, expires=None)
+        return replace(self, raw=self.raw | {"Message": fresh.raw}, undated=False)
 
     @property
     def order(self) -> Order:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from agentd.apply.commit import EVENTS, Committer
 from agentd.errors import JournalError, PermanentError, TreeError
-from agentd.journal.entry import Outcome
+from agentd.journal.entry import Ending, Outcome
+from agentd.journal.followed import Followed
 from agentd.journal.plan import Plan, Rollback, parse, text
 from tests.unit.apply.stand import Scribe, Stand, event, settle, state, step
 
@@ -188,6 +190,24 @@ def test_a_lost_journal_learns_from_the_tree_which_events_were_seen(stand: Stand
     stand.committer.recover()
 
     assert stand.journal.seen(EVENTS) == {"last": "b", "ltime": 7, "epoch": 2, "owed": ["b"]}
+
+
+def test_a_lost_journal_learns_from_the_tree_how_far_the_log_was_followed(stand: Stand) -> None:
+    """What waited for its turn is owed again."""
+    log = [replace(event(one), query="log:deploy", index=at) for at, one in enumerate("ab", 1)]
+    Followed(stand.journal).give("deploy", {"other": False}, log, 2)
+    first = stand.journal.pending("other")[0]
+    stand.journal.end([Ending(first, Outcome.APPLIED)])
+    write(stand, "c", "write c=1")
+    stand.journal.close()
+    for path in (stand.directory / "state").glob("journal.db*"):
+        path.unlink()
+
+    stand.open()
+    stand.committer.recover()
+
+    [position] = Followed(stand.journal).positions().values()
+    assert (position.num, position.owed) == (2, (2,))
 
 
 def test_a_journal_that_knows_what_was_seen_asks_no_tree(stand: Stand) -> None:

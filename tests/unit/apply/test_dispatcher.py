@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from agentd.apply.dispatcher import Dispatcher, Route
 from agentd.apply.observer import Observer
 from agentd.errors import JournalError
 from agentd.handler import Change
+from agentd.journal.entry import RELAY
 from agentd.watch.client import Answer
 from agentd.watch.query import Snapshot
 from tests.unit.apply.stand import Stand, event, state
@@ -113,3 +115,32 @@ def test_what_cannot_be_written_down_is_told_to_the_poller(
 
     assert (tally.came, tally.woken) == ([], set())
     stand.open()
+
+
+def test_a_kept_name_waits_for_the_relay(stand: Stand, tally: Tally) -> None:
+    """Its handlers are fed from the log; those that take every event hear it as before."""
+    routes = (Route("deny", "event", "ban", kept=True), Route("all", "event", "*"))
+    Dispatcher(stand.journal, routes, observer=tally).deliver(snapshot(event("a", name="ban")))
+
+    assert stand.journal.backlog() == {RELAY: 1, "all": 1}
+    assert RELAY in tally.woken
+
+
+@pytest.mark.parametrize("name", ["NodeFilter", "ServiceFilter", "TagFilter"])
+def test_an_event_for_some_nodes_is_not_kept(stand: Stand, tally: Tally, name: str) -> None:
+    """Only the agents that match list it."""
+    some = event("a", name="ban")
+    some = replace(some, raw=some.raw | {name: "web"})
+    routes = (Route("deny", "event", "ban", kept=True),)
+    Dispatcher(stand.journal, routes, observer=tally).deliver(snapshot(some))
+
+    assert stand.journal.backlog() == {"deny": 1}
+
+
+def test_what_waits_for_the_relay_is_not_replayed(stand: Stand, tally: Tally) -> None:
+    """It is no handler."""
+    routes = (Route("deny", "event", "ban", kept=True),)
+    Dispatcher(stand.journal, routes, observer=tally).deliver(snapshot(event("abcd", name="ban")))
+
+    with pytest.raises(JournalError, match="no change"):
+        stand.journal.replay("abcd")

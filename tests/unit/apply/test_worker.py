@@ -10,8 +10,9 @@ import pytest
 from agentd.apply import attempts
 from agentd.apply.worker import IDLE
 from agentd.errors import JournalError, PermanentError, TemporaryError, TreeError
-from agentd.handler import Change, Context
+from agentd.handler import Change, Context, Event
 from agentd.journal.entry import Outcome
+from agentd.watch.changes import Message
 from tests.unit.apply.stand import Scribe, Stand, event, settle, state, step
 
 
@@ -545,6 +546,39 @@ def test_a_change_that_waited_too_long_expires(stand: Stand) -> None:
     assert stand.outcomes == {"old": "expired", "new": "applied"}
     assert stand.reason("old") == "waited longer than 60 s"
     assert scribe.calls == ["write b=1"]
+
+
+def message(identity: str, payload: str, issued: float, expires: float | None = None) -> Event:
+    """One of the fleet's log."""
+    said = Message(1, issued, issued, expires=expires)
+    heard = event(identity, payload)
+    return replace(heard, query="log:deploy", raw=heard.raw | {"Message": said.raw}, index=1)
+
+
+def test_a_message_expires_by_its_own_age(stand: Stand) -> None:
+    """A node that catches up counts the time before it came."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, expire_after=60)
+    stand.receive(message("old", "write a=1", stand.clock.now - 61))
+    stand.receive(message("new", "write b=1", stand.clock.now - 59))
+
+    settle(worker)
+
+    assert stand.outcomes == {"old": "expired", "new": "applied"}
+
+
+def test_a_message_expires_when_its_publisher_said(stand: Stand) -> None:
+    """Without `expire_after`, too, and also while it waits."""
+    scribe = Scribe()
+    worker = stand.worker(scribe)
+    stand.receive(message("over", "write a=1", stand.clock.now, stand.clock.now + 9))
+    stand.receive(message("good", "write b=1", stand.clock.now, stand.clock.now + 11))
+    stand.clock.now += 10
+
+    settle(worker)
+
+    assert stand.outcomes == {"over": "expired", "good": "applied"}
+    assert stand.reason("over") == "its publisher gave it a time to live, which is over"
 
 
 def test_an_event_of_unknown_age_expires(stand: Stand) -> None:

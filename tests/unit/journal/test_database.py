@@ -17,7 +17,9 @@ import pytest
 from agentd.errors import FormatError, JournalError
 from agentd.journal.commits import Commits
 from agentd.journal.database import FORMAT
+from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
+from agentd.watch.changes import Event
 
 
 @pytest.fixture
@@ -118,6 +120,19 @@ def test_a_journal_of_the_format_before_is_brought_up_to_date(file: Path) -> Non
             entries = journal.pending("h")
             assert [(one.id, one.change.epoch) for one in entries] == [("e-1", 0), ("e-2", 0)]
             assert journal.seen("event") == {"last": "e-2", "ltime": 7}
+
+
+def test_a_journal_of_format_3_learns_to_follow_a_log(file: Path) -> None:
+    """It has one table more, and keeps all that it had."""
+    with closing(Journal(file)) as journal:
+        journal.queue("h", Event("event", {"ID": "e-1", "Name": "ban", "Payload": "", "LTime": 1}))
+    with closing(sqlite3.connect(file, isolation_level=None)) as database:
+        database.executescript("DROP TABLE followed; PRAGMA user_version = 3;")
+
+    with closing(Journal(file, opened=False)) as journal:
+        assert journal.database.open(mend=True) == ""
+        assert [one.id for one in journal.pending("h")] == ["e-1"]
+        assert Followed(journal).positions() == {}
 
 
 @pytest.mark.parametrize("content", [b"not a database" * 100, b"SQLite format 3\0" + b"\xff" * 4096])

@@ -1,0 +1,255 @@
+"""How far each configured handler has come in the log of each kept name, and what it was given of it.
+
+Messages are queued and the position moves in one transaction, so that a kill at any instruction neither
+loses one nor queues it twice. An event that was given as it was heard, when the log could not be reached, is
+given again in the log's order, unless the handler does each thing once. Nothing here reads the log.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
+
+from agentd.journal.database import WAITS, close, ending_of, free_id, insert, parsed
+from agentd.journal.entry import Ending, Outcome
+from agentd.journal.journal import Journal
+from agentd.watch.changes import LOG, Event
+
+_MOST_REMEMBERED: Final = 4096
+"""IDs of events that were given provisionally; each is forgotten once its message came."""
+_MOST_OWED: Final = 256
+_AS_HEARD: Final = "it was handled as it was heard, and this handler does nothing twice"
+_BEFORE: Final = "it is older than this handler, which does not do what was to be done before its first start"
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far one handler has come in the log of one name.
+
+    Attributes:
+        num: every message up to this one was given to it, or does not concern it; 0 before the first.
+        joined: unix time at which it first followed the name.
+        provisional: the IDs of events that it was given as they were heard, and whose messages are to come.
+        owed: messages up to `num` that it was to be given, and that were lost with the journal.
+        incomplete_since: the number after which messages were pruned that it never got, or None.
+    """
+
+    num: int = 0
+    joined: float = 0.0
+    provisional: tuple[str, ...] = ()
+    owed: tuple[int, ...] = ()
+    incomplete_since: int | None = None
+
+    @classmethod
+    def of(cls, kept: Mapping[str, Any]) -> Position:
+        """Read what `kept` wrote."""
+        since = kept.get("incomplete_since")
+        return cls(
+            num=int(kept["num"]),
+            joined=float(kept["joined"]),
+            provisional=tuple(map(str, kept.get("provisional", ()))),
+            owed=tuple(map(int, kept.get("owed", ()))),
+            incomplete_since=None if since is None else int(since),
+        )
+
+    def kept(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return {key: value for key, value in asdict(self).items() if value not in (None, ())}
+
+    @property
+    def reads_from(self) -> int:
+        """What comes after this number is to be read."""
+        return min(self.num, *(one - 1 for one in self.owed)) if self.owed else self.num
+
+    def wants(self, num: int) -> bool:
+        """Whether it has not been given this message."""
+        return num > self.num or num in self.owed
+
+
+@dataclass(slots=True)
+class Given:
+    """What `Followed.give` did.
+
+    Attributes:
+        queued: the messages, each with the handlers for which it waits now.
+        endings: of those that a handler does not do again, or not any more.
+    """
+
+    queued: list[tuple[Event, list[str]]] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+
+class Followed:
+    """The positions in a journal. Every method is one transaction, and may be called from any thread.
+
+    Raises:
+        JournalError: from every method, when the file cannot be read or written.
+    """
+
+    def __init__(self, journal: Journal) -> None:
+        self._database = journal.database
+        self._clock = journal.clock
+
+    def positions(self) -> dict[tuple[str, str], Position]:
+        """All of them, by handler and name."""
+        rows = self._database.rows("SELECT handler, name, body FROM followed")
+        return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
+
+    def join(self, handler: str, name: str) -> Position:
+        """Where the handler stands; from now on it follows the name, if it did not."""
+        with self._database.transaction() as db:
+            found = _read(db, handler, name)
+            if found is None:
+                found = Position(joined=self._clock())
+                _write(db, handler, name, found)
+            return found
+
+    def give(
+        self,
+        name: str,
+        handlers: Mapping[str, bool],
+        messages: Sequence[Event],
+        upto: int,
+        *,
+        cut: int = 0,
+        latest: bool = False,
+    ) -> Given:
+        """Queue messages for the handlers that do not have them, and move their positions.
+
+        Args:
+            name: whose log it is.
+            handlers: each with whether it does nothing twice (`Handler.runs_once`).
+            messages: in order; the index of each is its number.
+            upto: the number up to which these are all that concern this node.
+            cut: the number up to which messages were pruned that had not expired; see the head.
+            latest: each message stands for those before it.
+        """
+        given = Given()
+        queued: dict[int, list[str]] = {}
+        with self._database.transaction() as db:
+            for handler, once in handlers.items():
+                before = _read(db, handler, name) or Position(joined=self._clock())
+                news = [one for one in messages if before.wants(one.index)]
+                for message in news:
+                    known = _known(db, handler, message)
+                    if (message.query, message.index) in known:
+                        continue  # the position was lost, and the row was not
+                    heard = bool(known) or message.id in before.provisional
+                    if ending := self._queue(db, handler, message, before, heard=heard, once=once):
+                        given.endings.append(ending)
+                    else:
+                        queued.setdefault(message.index, []).append(handler)
+                _write(db, handler, name, _moved(before, news, upto, 0 if latest else cut))
+        given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
+        return given
+
+    def _queue(
+        self, db: sqlite3.Connection, handler: str, message: Event, at: Position, *, heard: bool, once: bool
+    ) -> Ending | None:
+        """Add a message for a handler. Returns how it ended, if it is not to be handled."""
+        identity = free_id(db, handler, message.id)
+        insert(db, handler, identity, message, self._clock())
+        if once and heard:
+            return self._end(db, handler, identity, Outcome.UNCHANGED, _AS_HEARD)
+        if once and message.message and message.message.issued < at.joined:
+            return self._end(db, handler, identity, Outcome.EXPIRED, _BEFORE)
+        return None
+
+    def _end(
+        self, db: sqlite3.Connection, handler: str, identity: str, outcome: Outcome, reason: str
+    ) -> Ending:
+        which = "SELECT * FROM changes WHERE handler = ? AND id = ?"
+        ending = ending_of(db.execute(which, (handler, identity)).fetchone(), outcome, reason, self._clock())
+        close(db, ending, self._clock())
+        return ending
+
+    def give_provisionally(self, handlers: Iterable[str], event: Event) -> list[str]:
+        """Queue an event as it was heard, because the log cannot be reached; its message is to come.
+
+        Returns:
+            The handlers that did not have it.
+        """
+        event = replace(event, raw=event.raw | {"Provisional": True})
+        with self._database.transaction() as db:
+            fresh = [one for one in handlers if insert(db, one, event.id, event, self._clock())]
+            for handler in fresh:
+                at = _read(db, handler, event.name) or Position(joined=self._clock())
+                ids = (*at.provisional, event.id)[-_MOST_REMEMBERED:]
+                _write(db, handler, event.name, replace(at, provisional=ids))
+        return fresh
+
+    # ------------------------------------------------------------------ beside the tree
+
+    def kept(self, taken: Collection[int] = ()) -> dict[str, dict[str, Any]]:
+        """What a node needs that loses its journal: handler -> name -> position, with what is still owed.
+
+        Args:
+            taken: entries (seqs) that will have ended, or be part of the tree, by then.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for (handler, name), at in self.positions().items():
+            owed = sorted({*self._owed(handler, name, taken), *at.owed})
+            # Of more, all again from there on: they are handled in order, so few of those were.
+            num = owed[_MOST_OWED] - 1 if len(owed) > _MOST_OWED else at.num
+            kept = replace(at, num=num, owed=tuple(owed[:_MOST_OWED]))
+            found.setdefault(handler, {})[name] = kept.kept()
+        return found
+
+    def _owed(self, handler: str, name: str, taken: Collection[int]) -> list[int]:
+        rows = self._database.rows(
+            f"SELECT idx FROM changes WHERE handler = ? AND query = ? AND {WAITS}"  # noqa: S608 (a constant)
+            " AND seq NOT IN (SELECT value FROM json_each(?))",
+            handler,
+            f"{LOG}{name}",
+            json.dumps(list(taken)),
+        )
+        return sorted({int(row["idx"]) for row in rows})
+
+    def restore(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+        """Take over what `kept` returned, where nothing is known any more.
+
+        What was given since is not known, so that what a handler does only once is from now on.
+        """
+        with self._database.transaction() as db:
+            for handler, names in kept.items():
+                for name, body in names.items():
+                    if _read(db, handler, name) is None:
+                        _write(db, handler, name, replace(Position.of(body), joined=self._clock()))
+
+
+def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[str, int]]:
+    """How the handler was given this before: each the query, and the index, which in a log is the number."""
+    rows = db.execute(
+        "SELECT query, idx FROM changes WHERE handler = ? AND (id = ? OR substr(id, 1, ?) = ?)",
+        (handler, message.id, len(message.id) + 1, f"{message.id}#"),
+    )
+    return {(row["query"], int(row["idx"])) for row in rows}
+
+
+def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:
+    """The position after these messages, which are all that were new up to a number."""
+    incomplete = at.incomplete_since
+    if at.num < cut and incomplete is None:
+        incomplete = at.num
+    if any(one.message and one.message.snapshot and one.index > cut for one in news):
+        incomplete = None
+    came = {one.id for one in news}
+    return replace(
+        at,
+        num=max(at.num, upto),
+        provisional=tuple(one for one in at.provisional if one not in came),
+        owed=tuple(one for one in at.owed if one > upto),
+        incomplete_since=incomplete,
+    )
+
+
+def _read(db: sqlite3.Connection, handler: str, name: str) -> Position | None:
+    row = db.execute("SELECT body FROM followed WHERE handler = ? AND name = ?", (handler, name)).fetchone()
+    return None if row is None else Position.of(parsed(row["body"]))
+
+
+def _write(db: sqlite3.Connection, handler: str, name: str, at: Position) -> None:
+    db.execute("INSERT OR REPLACE INTO followed VALUES (?, ?, ?)", (handler, name, json.dumps(at.kept())))

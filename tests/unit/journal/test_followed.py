@@ -1,0 +1,191 @@
+"""How far handlers have come in the fleet's log: each message once, in order, whatever is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.journal.entry import Ending, Outcome
+from agentd.journal.followed import Followed, Position
+from agentd.journal.journal import Journal
+from agentd.watch.changes import Event, Message
+
+NOW = 1_700_000_000.0
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """An empty one, whose time stands still."""
+    with closing(Journal(tmp_path / "journal.db", clock=lambda: NOW)) as journal:
+        yield journal
+
+
+@pytest.fixture
+def followed(journal: Journal) -> Followed:
+    """Nothing followed yet."""
+    return Followed(journal)
+
+
+def message(num: int, identity: str = "", *, issued: float = NOW, snapshot: bool = False) -> Event:
+    """One of the log of `ban`."""
+    said = Message(num, issued, issued, snapshot=snapshot)
+    raw = {"ID": identity or f"id-{num}", "Name": "ban", "Payload": "", "LTime": 0, "Message": said.raw}
+    return Event("log:ban", raw, num)
+
+
+def heard(identity: str) -> Event:
+    """The same event as an agent listed it."""
+    return Event("event", {"ID": identity, "Name": "ban", "Payload": "", "LTime": 3})
+
+
+def waiting(journal: Journal, handler: str = "deny") -> list[str]:
+    """The IDs of what waits for it."""
+    return [entry.id for entry in journal.pending(handler)]
+
+
+def end_all(journal: Journal, handler: str = "deny") -> None:
+    """Handle whatever waits."""
+    journal.end([Ending(entry, Outcome.APPLIED) for entry in journal.pending(handler)])
+
+
+def test_messages_are_queued_once_and_in_order(journal: Journal, followed: Followed) -> None:
+    """Also if the same are given again."""
+    for _ in range(2):
+        followed.give("ban", {"deny": False}, [message(1), message(2)], 2)
+
+    assert waiting(journal) == ["id-1", "id-2"]
+    assert followed.positions()["deny", "ban"].num == 2
+
+
+def test_a_position_never_falls(followed: Followed) -> None:
+    """Whatever the log looks like now."""
+    followed.give("ban", {"deny": False}, [message(7)], 7)
+    followed.give("ban", {"deny": False}, [message(3)], 3)
+
+    assert followed.positions()["deny", "ban"].num == 7
+
+
+def test_an_event_that_was_given_provisionally_comes_again_in_its_place(
+    journal: Journal, followed: Followed
+) -> None:
+    """So that the order of the log holds in the end."""
+    followed.give_provisionally(["deny"], heard("b"))
+    followed.give("ban", {"deny": False}, [message(1, "a"), message(2, "b")], 2)
+
+    assert waiting(journal) == ["b", "a", "b#2"]
+    assert followed.positions()["deny", "ban"].provisional == ()
+
+
+def test_what_runs_once_does_not_run_again_in_the_order_of_the_log(
+    journal: Journal, followed: Followed
+) -> None:
+    """Even if the row of the first time was dropped meanwhile."""
+    followed.join("run", "ban")
+    followed.give_provisionally(["run"], heard("b"))
+    end_all(journal, "run")
+    with journal.database.transaction() as db:
+        db.execute("DELETE FROM changes")
+    [ending] = followed.give("ban", {"run": True}, [message(1, "b")], 1).endings
+
+    assert waiting(journal, "run") == []
+    assert ending.outcome is Outcome.UNCHANGED
+    assert journal.history(handler="run")[0]["outcome"] == "unchanged"
+
+
+def test_what_runs_once_leaves_alone_what_is_older_than_its_first_start(
+    journal: Journal, followed: Followed
+) -> None:
+    """A joiner."""
+    followed.join("run", "ban")
+    [ending] = followed.give(
+        "ban", {"run": True, "deny": False}, [message(1, issued=NOW - 1), message(2)], 2
+    ).endings
+
+    assert (ending.outcome, ending.entry.id) == (Outcome.EXPIRED, "id-1")
+    assert waiting(journal, "run") == ["id-2"]
+    assert waiting(journal) == ["id-1", "id-2"]
+
+
+def test_a_handler_past_the_reach_of_the_log_is_incomplete_until_a_snapshot(followed: Followed) -> None:
+    """It says since when."""
+    followed.give("ban", {"deny": False}, [message(1)], 1)
+    followed.give("ban", {"deny": False}, [message(9)], 9, cut=5)
+    assert followed.positions()["deny", "ban"].incomplete_since == 1
+
+    followed.give("ban", {"deny": False}, [message(10, snapshot=True)], 10, cut=5)
+    assert followed.positions()["deny", "ban"].incomplete_since is None
+
+
+def test_the_newest_alone_is_never_incomplete(followed: Followed) -> None:
+    """It stands for those before it."""
+    followed.give("ban", {"deny": False}, [message(9)], 9, cut=5, latest=True)
+
+    assert followed.positions()["deny", "ban"].incomplete_since is None
+
+
+def test_a_lost_journal_gets_what_was_waiting_and_nothing_twice(journal: Journal, tmp_path: Path) -> None:
+    """From what is kept beside the tree."""
+    followed = Followed(journal)
+    followed.give("ban", {"deny": False}, [message(one) for one in range(1, 5)], 4)
+    done = [entry for entry in journal.pending("deny") if entry.change.index in (1, 3)]
+    journal.end([Ending(entry, Outcome.APPLIED) for entry in done])
+    kept = followed.kept()
+
+    with closing(Journal(tmp_path / "new.db")) as new:
+        again = Followed(new)
+        again.restore(kept)
+        position = again.positions()["deny", "ban"]
+        assert position.reads_from == 1
+        again.give("ban", {"deny": False}, [message(one) for one in range(2, 6)], 5)
+        assert waiting(new) == ["id-2", "id-4", "id-5"]
+        assert again.positions()["deny", "ban"].owed == ()
+
+
+def test_what_is_part_of_the_generation_is_not_owed(journal: Journal, followed: Followed) -> None:
+    """Its commit ends it."""
+    followed.give("ban", {"deny": False}, [message(1), message(2)], 2)
+    [first, _] = journal.pending("deny")
+
+    assert followed.kept([first.seq])["deny"]["ban"]["owed"] == (2,)
+
+
+def test_a_row_that_outlived_its_position_is_not_given_again(journal: Journal, followed: Followed) -> None:
+    """As when only a part of a damaged journal could be read."""
+    followed.give("ban", {"deny": False}, [message(1)], 1)
+    end_all(journal)
+    with journal.database.transaction() as db:
+        db.execute("DELETE FROM followed")
+    followed.give("ban", {"deny": False}, [message(1)], 1)
+
+    assert waiting(journal) == []
+
+
+def test_a_replay_has_its_time_to_live_anew(journal: Journal, followed: Followed) -> None:
+    """Whoever replays it wants it now."""
+    followed.give("ban", {"deny": False}, [message(1, issued=NOW - 99)], 1)
+    end_all(journal)
+    [entry] = journal.replay("id-1")
+
+    assert isinstance(entry.change, Event)
+    assert entry.change.message == Message(1, NOW - 99, NOW)
+
+
+_positions = st.builds(
+    Position,
+    num=st.integers(0, 9 * 10**15),
+    joined=st.floats(0, 4e9),
+    provisional=st.lists(st.text(max_size=5), max_size=3).map(tuple),
+    owed=st.lists(st.integers(1, 99), max_size=3).map(tuple),
+    incomplete_since=st.none() | st.integers(0, 99),
+)
+
+
+@given(_positions)
+def test_a_position_is_read_back(position: Position) -> None:
+    """Through JSON's types."""
+    assert Position.of(position.kept()) == position
