@@ -18,6 +18,7 @@ OWN: Final = {
     "rollback": "make an earlier generation current again and have nginx load it",
     "replay": "hand a change to its handlers again",
     "fire": "fire a Consul user event",
+    "fleet": "show which nodes of the fleet run what, and which of them differ",
     "handlers": "list the installed handlers and their options",
     "nodes": "list the addresses of a service's instances",
     "lock": "run a command while holding a lock in Consul, like `consul lock`",

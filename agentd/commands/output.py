@@ -10,7 +10,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TextIO
 
 from agentd.printable import json_text, printable
@@ -113,6 +113,30 @@ class LiveTable:
     def _erase(self) -> None:
         if self._drawn:
             self._stream.write(f"\033[{self._drawn}F\033[J")
+
+
+class Screen:
+    """The whole terminal, drawn anew each time: the first lines, as many as fit, each cut at its edge."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def draw(self, show: Callable[[Output], object]) -> None:
+        """Have something print to an output, and put that on the screen in one go."""
+        page = _Page()
+        show(Output(page))
+        lines = page.getvalue().splitlines()
+        fitting = max(1, shutil.get_terminal_size().lines - 1)
+        self._stream.write("\033[H\033[2J" + _NO_WRAP + "\n".join(lines[:fitting]) + "\n" + _WRAP)
+        self._stream.flush()
+
+
+class _Page(io.StringIO):
+    """What will be on a terminal, so that it is coloured."""
+
+    def isatty(self) -> bool:
+        """It will be."""
+        return True
 
 
 def shortened(text: str | None, most: int) -> str:

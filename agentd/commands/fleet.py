@@ -1,0 +1,211 @@
+"""`agentd fleet`: who runs what. What differs comes first; the exit status is 1 while something does.
+
+Owns the order of the readings, and how often they are made: only while somebody looks, from any server, at
+least 250 ms apart. `forget` removes the document of a node that will not come back.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from agentd.commands import argument_types
+from agentd.commands.output import Output, Screen
+from agentd.commands.parser import Parser
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.errors import AgentdError, ConsulUnavailable
+
+if TYPE_CHECKING:
+    from agentd.commands.fleet_report import Found
+    from agentd.fleet.census import Catalogued, Census, Documents, Heads
+    from agentd.fleet.keys import Keys
+    from agentd.watch.client import ConsulClient
+
+PAUSE: Final = 0.25
+"""Seconds between two readings, so that a thousand nodes that confirm are not a thousand readings."""
+_LOOK: Final = 5.0  # seconds until ages and the catalogue are read again, though no document changed
+_MOST_NOTED: Final = 5
+
+
+def add_arguments(parser: Parser) -> None:
+    """What to look at, or the node to forget."""
+    parser.add_example("agentd fleet", "agentd fleet ip-blacklist --watch", "agentd fleet forget lb3")
+    parser.usage = "%(prog)s [options] [HANDLER | forget NODE]"
+    parser.add_argument(
+        "words",
+        nargs="*",
+        type=argument_types.word,
+        metavar="HANDLER",
+        help="judge only this configured handler, and the nodes that have it; `forget NODE` removes what a"
+        " node acknowledged that will not come back",
+    )
+    parser.add_argument(
+        "--service",
+        type=argument_types.word,
+        metavar="S",
+        help="only nodes with this service ought to run agentd (default: all nodes of the catalogue)",
+    )
+    parser.add_argument("--watch", action="store_true", help="look again whenever something changes")
+    add_fleet_arguments(parser)
+
+
+def execute(arguments: Namespace, output: Output) -> int:
+    """Print the table; 1 if nodes differ.
+
+    Raises:
+        AgentdError: there is no such handler or node, or the node is alive.
+        ConsulRefused: the token may not read the documents.
+    """
+    words = arguments.words
+    if words[:1] == ["forget"] and len(words) == 2:  # noqa: PLR2004 (the verb and its node)
+        return _forget(arguments, words[1], output)
+    if len(words) > 1:
+        raise AgentdError(f"one handler at most is judged, not {len(words)}; `agentd fleet --help` says more")
+    with fleet(arguments) as reached:
+        view = _View(reached.name, reached.client, words[0] if words else None, arguments.service)
+        if arguments.watch:
+            _watch(view, output)
+        return _print(view.look(), output)
+
+
+def _print(found: Found, output: Output) -> int:
+    from agentd.commands.fleet_report import document, show  # noqa: PLC0415 (parsing does without)
+
+    if output.json:
+        output.document(document(found))
+    else:
+        show(found, output)
+    return int(bool(found.standing.differences))
+
+
+def _watch(view: _View, output: Output) -> NoReturn:
+    """Print whenever something has changed, until somebody interrupts."""
+    screen = Screen(sys.stdout) if sys.stdout.isatty() and not output.json else None
+    while True:
+        began = time.monotonic()
+        try:
+            found = view.look(_LOOK)
+        except ConsulUnavailable as error:
+            sys.stderr.write(f"agentd: {error}; looking again\n")
+            time.sleep(_LOOK)
+            continue
+        if screen is None:
+            _print(found, output)
+            sys.stdout.flush()
+        else:
+            screen.draw(partial(_print, found))
+        time.sleep(max(0.0, PAUSE - (time.monotonic() - began)))
+
+
+class _View:
+    """Looks at the fleet again and again; each time documents first, heads last."""
+
+    def __init__(self, name: str, client: ConsulClient, handler: str | None, service: str | None) -> None:
+        from agentd.fleet.census import Census  # noqa: PLC0415 (brings what parsing does without)
+        from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
+
+        self._client = client
+        self._keys: Keys = Keys(name)
+        self._census: Census = Census(client, self._keys)
+        self._handler = handler
+        self._service = service
+        self._index = 0
+
+    def look(self, wait: float = 0.0) -> Found:
+        """All of it; with a `wait`, from the second time on, once a document changed or the wait is over.
+
+        Raises:
+            AgentdError: no node has the handler.
+            ConsulUnavailable, ConsulRefused: it cannot be read.
+        """
+        from agentd.commands.fleet_report import Found  # noqa: PLC0415 (as above)
+        from agentd.fleet.census import members, newest  # noqa: PLC0415 (as above)
+        from agentd.fleet.standing import standing  # noqa: PLC0415 (as above)
+
+        documents = self._census.documents(self._index, wait)
+        self._index = documents.index
+        catalogue = self._census.catalogue()
+        heads = self._census.heads()
+        self._may_be_believed(documents, heads)
+        expected = self._census.nodes_of(self._service) if self._service else None
+        every = members(documents, catalogue, expected)
+        if self._handler:
+            _known(self._handler, documents)
+        now = time.time()
+        asked = newest(heads)
+        judged = standing(every, asked, now, self._handler)
+        notes = list(self._notes(documents, catalogue, heads))
+        return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
+
+    def _may_be_believed(self, documents: Documents, heads: Heads) -> None:
+        """What looks empty may be what the token must not see. Raises ConsulRefused with the rule to add."""
+        from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+        if not documents.indexes:
+            demand(self._client, "read", [self._keys.nodes], "reading the acknowledgements")
+        if not heads.heads:
+            demand(self._client, "read", [self._keys.root], "reading the fleet's log")
+
+    def _notes(self, documents: Documents, catalogue: dict[str, Catalogued], heads: Heads) -> Iterator[str]:
+        if not documents.indexes:
+            yield f"no node acknowledges in the fleet {self._keys.fleet!r}: is that its name?"
+        if not catalogue:
+            yield (
+                "which agents are down and which nodes lack agentd is unknown: the token may not read nodes;"
+                ' add to its policy: node_prefix "" { policy = "read" }'
+            )
+        for junk, prefix in ((documents.junk, self._keys.nodes), (heads.junk, self._keys.names)):
+            if junk:
+                yield f"{junk} keys below {prefix} are none of agentd's, or too much, and were left unread"
+        for name, why in sorted(heads.unreadable.items())[:_MOST_NOTED]:
+            yield f"{name}: {why}"
+        newer = sorted(node for node, one in documents.found.items() if one.unread)
+        if newer:
+            more = f" and {len(newer) - 1} more" if newer[1:] else ""
+            yield f"newer than this agentd, and read in part, is what {newer[0]}{more} acknowledges: upgrade"
+
+
+def _known(handler: str, documents: Documents) -> None:
+    """Raises AgentdError if no node has such a handler."""
+    names = {name for one in documents.found.values() for name in one.handlers}
+    if handler not in names:
+        some = ", ".join(sorted(names)[:20]) or "none"
+        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}")
+
+
+# ---------------------------------------------------------------- forget
+
+
+def _forget(arguments: Namespace, node: str, output: Output) -> int:
+    """Remove the document of a node that is gone.
+
+    Raises:
+        AgentdError: there is none, or the node would write it again.
+    """
+    from agentd.fleet.census import Census, members  # noqa: PLC0415 (as above)
+    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
+    from agentd.watch.kv import KeyValueStore  # noqa: PLC0415 (as above)
+
+    with fleet(arguments) as reached:
+        keys = Keys(reached.name)
+        census = Census(reached.client, keys)
+        documents = census.documents()
+        if node not in documents.indexes:
+            raise AgentdError(
+                f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
+            )
+        (member,) = (one for one in members(documents, census.catalogue()) if one.node == node)
+        if member.document and member.document.stopped is None and not member.silent:
+            raise AgentdError(
+                f"agentd runs on {node}, and would acknowledge again: stop it there, and run `agentd leave`"
+            )
+        if not KeyValueStore(reached.client).delete(keys.node(node), documents.indexes[node]):
+            raise AgentdError(f"{node} has just acknowledged again: look at `agentd fleet`")
+    output.line(f"{node} is forgotten.", "green")
+    if output.json:
+        output.document({"forgotten": node})
+    return 0

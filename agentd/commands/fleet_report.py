@@ -1,0 +1,194 @@
+"""What `agentd fleet` shows: the differences, the worst first, and the rest in one line.
+
+Owns how a thousand nodes fit on one screen: nodes with the same trouble share a line, lists end in a count.
+Judges nothing; a program (`--json`) gets every node.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from typing import Any, Final
+
+from agentd.commands.output import Output, moment, shortened, span
+from agentd.fleet.census import Heads
+from agentd.fleet.standing import Difference, Member, Newest, Standing
+
+_COLUMNS: Final = ("TROUBLE", "NODES", "SUBJECT", "WHICH", "WHY")
+_LINES: Final = 4  # per trouble: as many reasons, and one line for all others
+_SUBJECT: Final = 24  # characters, on a screen that is wide enough
+_WHICH: Final = 40
+_LEAST: Final = 16  # characters of a column, however narrow the screen
+_MOST_NAMES: Final = 20
+_VIA: Final = {"event": "an event", "publish": "publish", "again": "publish --again"}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One reading of the whole fleet.
+
+    Attributes:
+        now: unix time of the reading.
+        notes: what else somebody should know, such as junk that was not read.
+    """
+
+    fleet: str
+    now: float
+    members: Sequence[Member]
+    heads: Heads
+    newest: Mapping[str, Newest]
+    standing: Standing
+    notes: Sequence[str]
+
+
+def document(found: Found) -> dict[str, Any]:
+    """All of it, for a program."""
+    standing = found.standing
+    nodes = {one.node: one for one in found.members}
+    return {
+        "fleet": found.fleet,
+        "now": found.now,
+        "nodes": len(standing.nodes),
+        "differences": [asdict(one) for one in standing.differences],
+        "agreeing": list(standing.agreeing),
+        "names": [_name(name, found) for name in _names(found)],
+        "documents": {
+            node: asdict(told) for node in standing.nodes if (told := nodes[node].document) is not None
+        },
+        "notes": list(found.notes),
+    }
+
+
+def _names(found: Found) -> list[str]:
+    return sorted({*found.standing.live, *(found.newest if _is_whole(found) else ())})
+
+
+def _is_whole(found: Found) -> bool:
+    """Whether no single handler was asked for."""
+    return len(found.standing.nodes) == len(found.members)
+
+
+def _name(name: str, found: Found) -> dict[str, Any]:
+    newest = found.newest.get(name)
+    head = found.heads.heads.get(name)
+    return {
+        "name": name,
+        "keep": head.keep if head else None,
+        "newest": newest.num if newest else None,
+        "issued": newest.issued if newest else None,
+        "expires": newest.expires if newest else None,
+        "publisher": newest.publisher if newest else None,
+        "via": newest.source if newest else None,
+        "live": [
+            {"num": num, "nodes": count}
+            for num, count in sorted(found.standing.live.get(name, {}).items(), key=lambda one: one[0] or 0)
+        ],
+    }
+
+
+# ---------------------------------------------------------------- for a person
+
+
+def show(found: Found, output: Output) -> None:
+    """Print it."""
+    standing = found.standing
+    differing = len(standing.nodes) - len(standing.agreeing)
+    many = "1 node" if len(standing.nodes) == 1 else f"{len(standing.nodes)} nodes"
+    verdict = f"{differing} of them {'differs' if differing == 1 else 'differ'}" if differing else "all agree"
+    output.line(f"{found.fleet}: {many}, {verdict if standing.nodes else 'so there is nothing to compare'}")
+    for note in found.notes:
+        output.line(f"! {note}", "yellow")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    if standing.differences:
+        output.line()
+        rows = [row for group in _by_trouble(standing.differences) for row in group]
+        output.table(_COLUMNS, _fitted(rows, width))
+    if standing.agreeing and differing:
+        output.line()
+        room = _MOST_NAMES * 6 if width is None else max(_LEAST, width - 18)
+        output.line(f"{len(standing.agreeing)} agree: {listed(standing.agreeing, room)}", "green")
+    names = _names(found)
+    if names:
+        output.line()
+        output.table(
+            ("NAME", "NEWEST", "IN FORCE ON", "AGE", "PUBLISHED", "BY"), [_row(one, found) for one in names]
+        )
+
+
+def _row(name: str, found: Found) -> list[object]:
+    newest = found.newest.get(name)
+    live = found.standing.live.get(name, {})
+    there = sum(live.values())
+    if newest is None:
+        return [name, None, f"- of {there}", None, None, found.heads.unreadable.get(name)]
+    current = sum(count for num, count in live.items() if num is not None and num >= newest.num)
+    age = None if newest.issued is None else span(max(0.0, found.now - newest.issued))
+    by = f"{newest.publisher}, {_VIA.get(newest.source, newest.source)}" if newest.source else None
+    why = found.heads.unreadable.get(name)
+    return [
+        name,
+        newest.num or None,
+        f"{current} of {there}",
+        age,
+        moment(newest.issued),
+        shortened(why or by, 60),
+    ]
+
+
+def _by_trouble(differences: Iterable[Difference]) -> Iterable[list[list[object]]]:
+    for trouble, those in groupby(differences, key=lambda one: one.trouble):
+        groups: dict[tuple[str, str], list[Difference]] = {}
+        for one in those:
+            groups.setdefault((one.subject, one.text), []).append(one)
+        largest = sorted(groups.items(), key=lambda one: (-len({each.node for each in one[1]}), one[0]))
+        rows = [_line(trouble, subject, same, text) for (subject, text), same in largest[:_LINES]]
+        if rest := largest[_LINES:]:
+            others = [one for _, same in rest for one in same]
+            rows.append(_line(trouble, "", others, f"for {len(rest)} other reasons: see --json"))
+        yield rows
+
+
+def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> list[object]:
+    nodes = sorted({one.node for one in same})
+    return [trouble, len(nodes), subject, nodes, "; ".join(filter(None, (text, _held(subject, same))))]
+
+
+def _held(subject: str, same: Sequence[Difference]) -> str:
+    """The number that those nodes have in force."""
+    numbers = {one.live for one in same if one.live is not None}
+    if not subject or not numbers:
+        return ""
+    if len(numbers) == 1:
+        return f"at {min(numbers)}"
+    return f"at {min(numbers)} to {max(numbers)}"
+
+
+def _fitted(rows: Sequence[Sequence[Any]], width: int | None) -> list[list[object]]:
+    """Subject, names and reason cut so that a line fits; without a terminal nothing of the reason is."""
+    names = _WHICH if width is None else max(_LEAST, min(_WHICH, width // 3))
+    subject = _SUBJECT if width is None else max(8, min(_SUBJECT, width // 6))
+    made = [[one[0], one[1], shortened(one[2], subject), listed(one[3], names), one[4]] for one in rows]
+    if width is None:
+        return made
+    used = sum(max(len(_COLUMNS[at]), *(len(str(row[at])) for row in made)) + 2 for at in range(4))
+    for row in made:
+        row[4] = shortened(row[4], max(_LEAST, width - used))
+    return made
+
+
+def listed(nodes: Sequence[str], room: int) -> str:
+    """As many names as fit, at least one, and how many there are besides."""
+    shown: list[str] = []
+    used = 0
+    for at, node in enumerate(nodes):
+        name = shortened(node, max(_LEAST, room))
+        left = len(nodes) - at - 1
+        ending = len(f" and {left} more") if left else 0
+        if shown and used + len(name) + 2 + ending > room:
+            return f"{', '.join(shown)} and {left + 1} more"
+        shown.append(name)
+        used += len(name) + 2 * (at > 0)
+    return ", ".join(shown)

@@ -1,0 +1,296 @@
+"""Reads what a fleet says of itself: documents, catalogue, heads with their newest messages.
+
+Owns how much is read of what anybody may have written: junk is counted and told, and costs neither the rest
+nor the memory of whoever looks. Nothing here is judged (`standing.py`), and nothing written. Documents are
+read from any server, as the catalogue is; heads afterwards and from the leader, so that no document can know
+more than they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agentd.errors import BadDocument, ConsulTooLarge, ConsulUnavailable, UnknownFormat
+from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
+from agentd.fleet.envelope import Envelope, parse_envelope
+from agentd.fleet.head import Head, parse_head
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.standing import Member, Newest
+from agentd.watch.client import ConsulClient
+from agentd.watch.kv import Pair, pair_of
+from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery
+
+SERVICE: Final = "agentd"
+"""The service by which the daemon's health is known."""
+AT_ONCE: Final = 60
+"""Keys that one transaction reads."""
+MOST_KEYS: Final = 20_000
+"""Keys that are read one by one, where all together are too many bytes."""
+MOST_BYTES: Final = 64 * 2**20
+"""Bytes of values that are then read before the rest counts as junk."""
+_SERF: Final = "serfHealth"  # Consul's own check, of whether the agent is a living member
+_CRITICAL: Final = "critical"
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The documents of the nodes, as far as they can be read.
+
+    Attributes:
+        index: where the next reading may block; 0 if it must not.
+        found: node -> document.
+        unreadable: node -> why its document cannot be read.
+        indexes: node -> ModifyIndex of its document.
+        junk: how many keys below the prefix are no node's, or were not read.
+    """
+
+    index: int
+    found: Mapping[str, Acknowledgement]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    indexes: Mapping[str, int] = field(default_factory=dict)
+    junk: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogued:
+    """A node as the catalogue has it; `silent` says why nothing is to be heard from it, or is ""."""
+
+    node: str
+    node_id: str
+    silent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads, and their newest messages.
+
+    Attributes:
+        heads: name -> head.
+        messages: name -> newest message, where it can be read.
+        unreadable: name -> why its head, or its newest message, cannot be read.
+        junk: how many keys beside them are no head.
+    """
+
+    heads: Mapping[str, Head]
+    messages: Mapping[str, Envelope]
+    unreadable: Mapping[str, str]
+    junk: int = 0
+
+
+class Census:
+    """Reads one fleet. The client remains the caller's to close.
+
+    Each method may raise ConsulUnavailable or ConsulRefused.
+    """
+
+    def __init__(self, client: ConsulClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._kv = ConsulKV(client)
+        self._one_by_one = False
+
+    # ------------------------------------------------------------------ documents
+
+    def documents(self, index: int = 0, wait: float = 0.0) -> Documents:
+        """All documents; with an index, once one of them has changed, or after `wait` seconds."""
+        if not self._one_by_one:
+            try:
+                return self._together(index, wait)
+            except ConsulTooLarge:  # nobody's documents are that large: something else lies there
+                self._one_by_one = True
+        return self._apart()
+
+    def _together(self, index: int, wait: float) -> Documents:
+        path = f"/v1/kv/{self._keys.nodes}"
+        answer = self._client.get(path, (("recurse", ""), ("stale", "")), index, wait)
+        raw = [] if answer.raw is None else answer.raw
+        if not isinstance(raw, list):
+            raise ConsulUnavailable(f"the answer to {path} has an unexpected form: is this a Consul agent?")
+        pairs = [one for one in map(_pair, raw) if one is not None]
+        return self._read(answer.index, pairs, len(answer.odd) + len(raw) - len(pairs))
+
+    def _apart(self) -> Documents:
+        """Key by key, those that may be a document's; first those of nodes that the catalogue has."""
+        every = self._kv.keys(self._keys.nodes)
+        known = self.catalogue().keys()
+        wanted = [key for key in every if self._keys.node_of(key) is not None]
+        wanted = sorted(wanted, key=lambda key: self._keys.node_of(key) not in known)[:MOST_KEYS]
+        pairs = self._some(wanted)
+        return self._read(0, pairs, len(every) - len(pairs))
+
+    def _some(self, keys: Sequence[str]) -> list[Pair]:
+        """Those keys, until there are too many bytes."""
+        pairs: list[Pair] = []
+        size = 0
+        for at in range(0, len(keys), AT_ONCE):
+            if size > MOST_BYTES:
+                break
+            some = self._get(keys[at : at + AT_ONCE])
+            size += sum(len(one.value) for one in some)
+            pairs += some
+        return pairs
+
+    def _get(self, keys: Sequence[str]) -> list[Pair]:
+        """Those that are still there; if together they are too large, each by itself, or not at all."""
+        wanted = list(keys)
+        while wanted:
+            try:
+                answer = self._kv.transact([{"Verb": "get", "Key": key} for key in wanted])
+            except ConsulTooLarge:
+                if len(wanted) == 1:
+                    return []
+                half = len(wanted) // 2
+                return self._get(wanted[:half]) + self._get(wanted[half:])
+            gone = {at for at, _ in answer.failures}
+            if not gone:
+                return [one for one in map(_pair, answer.results) if one is not None]
+            wanted = [key for at, key in enumerate(wanted) if at not in gone]
+        return []
+
+    def _read(self, index: int, pairs: Iterable[Pair], junk: int) -> Documents:
+        found: dict[str, Acknowledgement] = {}
+        unreadable: dict[str, str] = {}
+        indexes: dict[str, int] = {}
+        for pair in pairs:
+            node = self._keys.node_of(pair.key)
+            if node is None:
+                junk += pair.key != self._keys.nodes  # a "directory" that somebody made
+                continue
+            indexes[node] = pair.index
+            try:
+                found[node] = parse(pair.value)
+            except DocumentError as error:
+                unreadable[node] = f"its document cannot be read: {error}"
+        return Documents(index, found, unreadable, indexes, junk)
+
+    # ------------------------------------------------------------------ catalogue
+
+    def catalogue(self) -> dict[str, Catalogued]:
+        """The nodes that the catalogue has, and whether their agents, and agentd on them, are well."""
+        listed = NodesQuery().fetch(self._client).changes[0].raw or ()
+        failing = ChecksQuery(state=_CRITICAL).fetch(self._client).changes[0].raw or ()
+        silent: dict[str, str] = {}
+        for check in failing:
+            node = str(check.get("Node"))
+            if check["CheckID"] == _SERF:
+                silent[node] = "its Consul agent is down"
+            elif check.get("ServiceName") == SERVICE:
+                silent.setdefault(node, "agentd does not answer its health check")
+        return {
+            one["Node"]: Catalogued(one["Node"], str(one.get("ID") or ""), silent.get(one["Node"], ""))
+            for one in listed
+        }
+
+    def nodes_of(self, service: str) -> frozenset[str]:
+        """The nodes that have an instance of this service, whatever its state."""
+        raw = ServiceQuery(service, passing=False).fetch(self._client).changes[0].raw or ()
+        return frozenset(one["Node"]["Node"] for one in raw)
+
+    # ------------------------------------------------------------------ heads
+
+    def heads(self, names: Iterable[str] | None = None) -> Heads:
+        """The heads of all names, or of these, with their newest messages."""
+        if names is not None:
+            return self._with_messages(self._kv.pairs(map(self._keys.head, names)).values(), 0)
+        try:
+            pairs = self._kv.read(self._keys.names, recurse=True, consistent=False).pairs
+        except ConsulTooLarge:
+            every = self._kv.keys(self._keys.names)
+            wanted = [key for key in every if self._keys.name_of(key) is not None][:MOST_KEYS]
+            found = [
+                one for at in range(0, len(wanted), AT_ONCE) for one in self._get(wanted[at : at + AT_ONCE])
+            ]
+            return self._with_messages(found, len(every) - len(found))
+        return self._with_messages(pairs, 0)
+
+    def _with_messages(self, pairs: Iterable[Pair], junk: int) -> Heads:
+        heads: dict[str, Head] = {}
+        unreadable: dict[str, str] = {}
+        for pair in pairs:
+            name = self._keys.name_of(pair.key)
+            if name is None:
+                junk += pair.key not in (self._keys.record, self._keys.names)
+                continue
+            try:
+                heads[name] = parse_head(pair.value)
+            except (BadDocument, UnknownFormat) as error:
+                unreadable[name] = str(error)
+        keys = {self._keys.message(name, head.newest): name for name, head in heads.items() if head.newest}
+        messages: dict[str, Envelope] = {}
+        for key, pair in self._kv.pairs(keys).items():
+            try:
+                message = parse_envelope(pair.value)
+            except (BadDocument, UnknownFormat) as error:
+                unreadable[keys[key]] = str(error)
+            else:
+                if message.lies_at(self._keys, key):
+                    messages[keys[key]] = message
+        for name in set(keys.values()) - messages.keys() - unreadable.keys():
+            unreadable[name] = "the message that its head names is not there"
+        return Heads(heads, messages, unreadable, junk)
+
+
+def members(
+    documents: Documents, catalogue: Mapping[str, Catalogued], expected: frozenset[str] | None = None
+) -> list[Member]:
+    """Join the two: every node that has a document, or is in the catalogue.
+
+    Args:
+        documents: as read.
+        catalogue: as read; empty if the token may see none of it.
+        expected: of the nodes without a document only these are to be told; None for all.
+    """
+    by_id = {one.node_id: one for one in catalogue.values() if one.node_id}
+    newest = _newest_of_each_id(documents.found)
+    made: list[Member] = []
+    seen: set[str] = set()
+    for node in documents.indexes:
+        document = documents.found.get(node)
+        entry = catalogue.get(node) or by_id.get(document.node_id if document else "")
+        silent = entry.silent if entry else "Consul does not know this node" if catalogue else ""
+        if document and document.node_id and (now := newest[document.node_id]) != node:
+            silent = f"its node acknowledges as {now} now; `agentd fleet forget {node}` removes this document"
+        elif entry:
+            seen.add(entry.node)
+        node_id = entry.node_id if entry and entry.node == node else ""
+        why = documents.unreadable.get(node, "")
+        made.append(Member(node, document, why, entry is not None, node_id, silent))
+    for name, one in catalogue.items():
+        if name not in seen and name not in documents.indexes and (expected is None or name in expected):
+            made.append(Member(name, node_id=one.node_id, silent=one.silent))
+    return made
+
+
+def _newest_of_each_id(found: Mapping[str, Acknowledgement]) -> dict[str, str]:
+    """Agent's ID -> the node as which it acknowledged last: a node that was renamed leaves a document."""
+    newest: dict[str, str] = {}
+    for node, document in found.items():
+        other = newest.get(document.node_id)
+        if other is None or (found[other].written, other) < (document.written, node):
+            newest[document.node_id] = node
+    return newest
+
+
+def newest(heads: Heads) -> dict[str, Newest]:
+    """What each name's newest message asks of the nodes; only payloads ask for anything."""
+    made: dict[str, Newest] = {}
+    for name, head in heads.heads.items():
+        message = heads.messages.get(name)
+        if message is None:
+            made[name] = Newest(name, head.newest)
+        else:
+            made[name] = Newest(
+                name, head.newest, message.issued, message.expires, message.publisher, message.via
+            )
+    return made
+
+
+def _pair(raw: Any) -> Pair | None:  # noqa: ANN401 (any JSON)
+    """The key, or None for what is none."""
+    try:
+        return pair_of(raw)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        return None

@@ -1,0 +1,223 @@
+"""`agentd fleet` on real Consul, with documents that the test wrote."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.cli import main
+from agentd.fleet.acknowledgement import Name, Tried, render
+from agentd.watch import transport
+from tests.servers.acknowledgers import HANDLER, NAME, Acknowledgers, acknowledgement, acknowledgers
+from tests.servers.consul import ConsulAgent
+from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
+
+
+@pytest.fixture
+def fleet(consul: ConsulAgent) -> Iterator[Acknowledgers]:
+    """Three nodes that agree."""
+    with acknowledgers(consul, f"seen-{free_port()}", 3) as made:
+        yield made
+
+
+def options(fleet: Acknowledgers) -> list[str]:
+    """Which fleet, where; of the shared agent's nodes no others ought to run agentd."""
+    return ["--fleet", fleet.keys.fleet, "--http-addr", fleet.consul.url, "--service", "nobody"]
+
+
+def seen(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+    """Exit status and document."""
+    status = main(["fleet", *words, "--json", *options(fleet)])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def troubles(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """What differs, and where."""
+    return [(one["trouble"], one["node"]) for one in found["differences"]]
+
+
+def test_nodes_that_agree_are_status_0(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]) -> None:
+    """In one line, with who published the newest message."""
+    assert main(["fleet", *options(fleet)]) == 0
+    first, *_, last = capsys.readouterr().out.splitlines()
+    assert first == f"{fleet.keys.fleet}: 3 nodes, all agree"
+    assert last.split()[:5] == [NAME, "20", "3", "of", "3"]
+    assert last.endswith(f"{fleet.node(0)}, publish")
+
+
+def test_what_differs_comes_first_and_is_status_1(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One node refused, one is down, one was stopped, one in the catalogue acknowledges nothing."""
+    fleet.acknowledge(0, None, names={NAME: Name(live=10, tried=Tried(20, "refused", "line 3"))})
+    fleet.join(1, alive=False)
+    fleet.acknowledge(2, 20, stopped=1.0)
+    fleet.join(3)
+    args = [one for one in options(fleet) if one not in ("--service", "nobody")]
+    assert main(["fleet", *args]) == 1
+    told = capsys.readouterr().out
+    rows = [line.split()[0] for line in told.partition("WHY\n")[2].partition("\n\n")[0].splitlines()]
+    assert rows == ["failed", "silent", "stopped", "no"]
+    assert "refused: line 3; at 10" in told
+
+
+def test_only_nodes_with_the_service_ought_to_run_agentd(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A database is in the catalogue as well."""
+    fleet.join(3)
+    assert seen(fleet, capsys)[0] == 0
+    service = {"Service": "web", "ID": "web"}
+    fleet.consul.put(
+        "/v1/catalog/register", {"Node": fleet.node(3), "SkipNodeUpdate": True, "Service": service}
+    )
+    status = main(["fleet", "--json", *options(fleet)[:-1], "web"])
+    assert status == 1
+    assert troubles(json.loads(capsys.readouterr().out)) == [("no agentd", fleet.node(3))]
+
+
+def test_one_handler_is_judged_alone(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]) -> None:
+    """The other takes no name, so nothing of it is behind; an unknown one is a mistake."""
+    fleet.acknowledge(1, 10)
+    assert seen(fleet, capsys, HANDLER)[0] == 1
+    assert seen(fleet, capsys, "nginx-reload")[0] == 0
+    assert main(["fleet", "blaklist", *options(fleet)]) == 1
+    assert (
+        f"no node has a handler 'blaklist'; those that nodes acknowledge: {HANDLER}"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its old document stays, until somebody removes it."""
+    renamed = fleet.keys.node("renamed")
+    fleet.consul.kv_put(renamed, render(acknowledgement(2, 20)))
+    status, found = seen(fleet, capsys)
+    assert (status, troubles(found)) == (1, [("silent", fleet.node(2))])
+    assert "acknowledges as renamed now; `agentd fleet forget" in found["differences"][0]["text"]
+
+
+def test_a_log_that_was_wiped_is_told(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every node still holds what Consul lost."""
+    fleet.consul.kv_delete(fleet.keys.names, recurse=True)
+    status, found = seen(fleet, capsys)
+    assert status == 1
+    assert {trouble for trouble, _ in troubles(found)} == {"log lost"}
+
+
+def test_junk_and_newer_formats_cost_nothing_but_themselves(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What can be read is judged; what cannot is told, and no character of it steers the terminal."""
+    nodes, names = fleet.keys.nodes, fleet.keys.names
+    fleet.consul.kv_put(f"{nodes}odd", b"\x1b[2J{")
+    fleet.consul.kv_put(f"{nodes}large", b'{"format": 1, "agentd": "' + b"x" * 100_000 + b'"}')
+    fleet.consul.kv_put(f"{nodes}two%20words", b"{}")
+    fleet.consul.kv_put(f"{names}{NAME}2", b'{"format": 99}')
+    fleet.consul.kv_put(f"{names}a/b", b"")
+    newer = json.loads(render(acknowledgement(9, 20))) | {"format": 99, "generation": "of another form"}
+    fleet.consul.kv_put(f"{nodes}newer", json.dumps(newer).encode())
+    assert main(["fleet", *options(fleet)]) == 1
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert f"1 keys below {nodes} are none of agentd's" in told
+    assert f"1 keys below {names} are none of agentd's" in told
+    assert f"{NAME}2: the head has format 99" in told
+    assert "read in part, is what newer acknowledges" in told
+    _, found = seen(fleet, capsys)
+    assert sorted(troubles(found))[-2:] == [("unreadable", "large"), ("unreadable", "odd")]
+    assert found["agreeing"] == [fleet.node(0), fleet.node(1), fleet.node(2)]
+
+
+def test_more_than_is_ever_read_at_once_leaves_the_nodes_readable(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many large keys below the documents, and below the heads: ours are read one by one."""
+    monkeypatch.setattr(transport, "LARGEST", 200_000)
+    for at in range(30):
+        fleet.consul.kv_put(f"{fleet.keys.nodes}junk/{at}", b"x" * 50_000)
+        fleet.consul.kv_put(f"{fleet.keys.nodes}a{at}", b"x" * 50_000)
+        fleet.consul.kv_put(f"{fleet.keys.names}junk/{at}", b"x" * 50_000)
+    fleet.acknowledge(1, 10)
+    status, found = seen(fleet, capsys)
+    assert status == 1
+    assert ("behind", fleet.node(1)) in troubles(found)
+    assert {fleet.node(0), fleet.node(2)} <= set(found["agreeing"])
+    below = [note.partition(" keys below ")[2].partition(" ")[0] for note in found["notes"]]
+    assert below == [fleet.keys.nodes, fleet.keys.names]
+
+
+def test_forget_removes_who_is_gone_and_refuses_who_is_alive(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A node that runs would write its document again."""
+    args = options(fleet)
+    assert main(["fleet", "forget", fleet.node(1), *args]) == 1
+    assert f"agentd runs on {fleet.node(1)}" in capsys.readouterr().err
+    assert main(["fleet", "forget", "nobody", *args]) == 1
+    assert "no node 'nobody' acknowledges" in capsys.readouterr().err
+    fleet.acknowledge(1, 20, stopped=1.0)
+    fleet.join(2, alive=False)
+    for number in (1, 2):
+        assert main(["fleet", "forget", fleet.node(number), *args]) == 0
+        assert fleet.consul.kv_get(fleet.keys.node(fleet.node(number))) is None
+
+
+def test_an_empty_fleet_is_not_a_healthy_one(consul: ConsulAgent, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its name may be wrong."""
+    status = main(["fleet", "--fleet", "nowhere", "--http-addr", consul.url])
+    assert status == 1
+    assert "no node acknowledges in the fleet 'nowhere': is that its name?" in capsys.readouterr().out
+
+
+def test_missing_rights_are_told_and_never_taken_for_an_empty_fleet(
+    new_consul: Callable[..., ConsulAgent],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Under ACL deny: no rights, then the documents alone, then the nodes as well."""
+    strict = new_consul(acl=True)
+    with acknowledgers(strict, "strict", 2) as made:
+        args = ["--fleet", "strict", "--http-addr", strict.url, "--service", "nobody"]
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token('key_prefix "other" { policy = "read" }'))
+        assert main(["fleet", *args]) == 1
+        assert f'key_prefix "{made.keys.nodes}" {{ policy = "read" }}' in capsys.readouterr().err
+        keys = f'key_prefix "{made.keys.root}" {{ policy = "read" }}'
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token(keys))
+        assert main(["fleet", *args]) == 0
+        told = capsys.readouterr().out
+        assert "strict: 2 nodes, all agree" in told
+        assert 'node_prefix "" { policy = "read" }' in told
+        whole = f'{keys} node_prefix "" {{ policy = "read" }} service_prefix "" {{ policy = "read" }}'
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token(whole))
+        assert main(["fleet", *args]) == 0
+        assert "!" not in capsys.readouterr().out
+
+
+def test_watch_looks_again_when_a_node_confirms(fleet: Acknowledgers, tmp_path: Path) -> None:
+    """And ends when it is interrupted."""
+    fleet.acknowledge(1, 10)
+    program = str(Path(sys.executable).with_name("agentd"))
+    seen_file = tmp_path / "seen"
+    argv = [program, "fleet", "--watch", *options(fleet)]
+    with seen_file.open("wb") as stream:
+        process = subprocess.Popen(argv, stdout=stream, stdin=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: "1 of them differs" in seen_file.read_text(), "the first look")
+            fleet.acknowledge(1, 20)
+            wait_until(lambda: "all agree" in seen_file.read_text(), "the second look")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 130
+        finally:
+            process.kill()
+            process.wait()
