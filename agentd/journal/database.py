@@ -107,6 +107,7 @@ CREATE TABLE IF NOT EXISTS drift (          -- what does not hold outside the tr
 );
 CREATE TABLE IF NOT EXISTS numbers (        -- of the log's messages, in force with a generation
     handler TEXT NOT NULL, name TEXT NOT NULL, generation INTEGER NOT NULL, num INTEGER NOT NULL,
+    seq INTEGER NOT NULL,                   -- of the entry, or of one before the next
     PRIMARY KEY (handler, name, generation)
 );
 CREATE TABLE IF NOT EXISTS configured (handler TEXT PRIMARY KEY, fingerprint TEXT NOT NULL);

@@ -20,14 +20,24 @@ ByName: TypeAlias = dict[str, int]
 
 _KEPT: Final = 16  # generations for which the numbers of one name are kept
 _CURRENT: Final = "coalesce((SELECT generation FROM commits ORDER BY seq DESC LIMIT 1), 0)"
-# The newest generation of each name below a limit; SQL with the handler and the limit as its values.
-_NEWEST: Final = (
-    "SELECT name, num, max(generation) FROM numbers WHERE handler = ? AND generation < ? GROUP BY name"
-)
+# What arrived last of each name, in the generations below a limit; SQL with handler and limit as its values.
+_NEWEST: Final = "SELECT name, num, max(seq) FROM numbers WHERE handler = ? AND generation < ? GROUP BY name"
 # The first commit of a handler's files that is not proved, or not verified.
 _OPEN: Final = (
     "SELECT min(generation) AS first FROM commits WHERE state <> 'done' AND handler IN (?, 'start')"
 )
+_UNLESS_OLDER: Final = (
+    "ON CONFLICT DO UPDATE SET num = excluded.num, seq = excluded.seq WHERE excluded.seq > seq"
+)
+# Messages that wait although later ones are in force: they were set aside until a download is done.
+_OVERTAKEN: Final = """
+SELECT substr(query, 5) AS name, min(CAST(idx AS INTEGER)) AS num, (
+    SELECT max(CAST(idx AS INTEGER)) FROM changes AS before WHERE before.handler = waiting.handler
+    AND before.query = waiting.query AND before.outcome IN ('applied', 'unchanged')
+    AND before.seq < waiting.seq
+) AS before FROM changes AS waiting
+WHERE handler = ? AND outcome IS NULL AND query LIKE 'log:%' GROUP BY query
+"""
 _NO_LIMIT: Final = 1 << 62
 # What of a name was taken in hand last. The index of a message is its number.
 _TRIED: Final = """
@@ -79,9 +89,18 @@ class Numbers:
         return self._below(handler, _NO_LIMIT)
 
     def live(self, handler: str) -> ByName:
-        """Those of what the handler has committed and what is proved, and verified where it verifies."""
+        """Those of what the handler has committed and what is proved, and verified where it verifies.
+
+        All that came before one of these has ended.
+        """
         first = self._database.rows(_OPEN, handler)[0]["first"]
-        return self._below(handler, _NO_LIMIT if first is None else first)
+        found = self._below(handler, _NO_LIMIT if first is None else first)
+        for row in self._database.rows(_OVERTAKEN, handler):
+            if found.get(row["name"], 0) > row["num"]:
+                del found[row["name"]]
+                if row["before"] is not None:
+                    found[row["name"]] = row["before"]
+        return found
 
     def rolling_back(self, provers: Iterable[str]) -> bool:
         """Whether a generation was made current again, and none of the provers has proved that yet."""
@@ -108,13 +127,12 @@ class Numbers:
         handlers = self._database.rows("SELECT DISTINCT handler FROM numbers")
         found = {row["handler"]: self.committed(row["handler"]) for row in handlers}
         rows = self._database.rows(
-            "SELECT substr(query, 5) AS name, max(CAST(idx AS INTEGER)) AS num FROM changes"
+            "SELECT substr(query, 5) AS name, CAST(idx AS INTEGER) AS num, max(seq) FROM changes"
             " WHERE seq IN (SELECT value FROM json_each(?)) AND query LIKE 'log:%' GROUP BY query",
             json.dumps(list(seqs)),
         )
         for row in rows:
-            mine = found.setdefault(handler, {})
-            mine[row["name"]] = max(row["num"], mine.get(row["name"], 0))
+            found.setdefault(handler, {})[row["name"]] = row["num"]
         return found
 
     def _below(self, handler: str, limit: int) -> ByName:
@@ -122,12 +140,15 @@ class Numbers:
 
 
 def note(db: sqlite3.Connection, seqs: Iterable[int], generation: int | None = None) -> None:
-    """The messages among these entries are in force from now on, with this generation or the current one."""
+    """The messages among these entries are in force from now on, with this generation or the current one.
+
+    The one that arrived last counts: an older one that was replayed is what is in force then.
+    """
     db.execute(
-        "INSERT INTO numbers (handler, name, generation, num)"  # noqa: S608 (a constant)
-        f" SELECT handler, substr(query, 5), coalesce(?2, {_CURRENT}), max(CAST(idx AS INTEGER)) FROM changes"
-        " WHERE seq IN (SELECT value FROM json_each(?1)) AND query LIKE 'log:%' GROUP BY handler, query"
-        " ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        "INSERT INTO numbers (handler, name, generation, num, seq)"  # noqa: S608 (constants)
+        f" SELECT handler, substr(query, 5), coalesce(?2, {_CURRENT}), CAST(idx AS INTEGER), max(seq)"
+        " FROM changes WHERE seq IN (SELECT value FROM json_each(?1)) AND query LIKE 'log:%'"
+        f" GROUP BY handler, query {_UNLESS_OLDER}",
         (json.dumps(list(seqs)), generation),
     )
 
@@ -137,20 +158,18 @@ def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, i
 
     What was in force after it stays in force where the handler has committed nothing since.
     """
-    stays = (
-        "NOT EXISTS (SELECT 1 FROM commits WHERE generation > ?1"
-        " AND commits.handler IN (numbers.handler, 'start'))"
-    )
     db.execute(
-        "INSERT INTO numbers (handler, name, generation, num)"  # noqa: S608 (a constant)
-        f" SELECT handler, name, ?1, max(num) FROM numbers WHERE generation > ?1 AND {stays}"
-        " GROUP BY handler, name ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        "INSERT INTO numbers (handler, name, generation, num, seq)"  # noqa: S608 (constants)
+        " SELECT handler, name, ?1, num, max(seq) FROM numbers WHERE generation > ?1"
+        " AND NOT EXISTS (SELECT 1 FROM commits WHERE generation > ?1"
+        f" AND commits.handler IN (numbers.handler, 'start')) GROUP BY handler, name {_UNLESS_OLDER}",
         (to,),
     )
     db.execute("DELETE FROM numbers WHERE generation > ?", (to,))
     db.executemany(
-        "INSERT INTO numbers (handler, name, generation, num) VALUES (?, ?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET num = max(num, excluded.num)",
+        "INSERT INTO numbers (handler, name, generation, num, seq) SELECT ?1, ?2, ?3, ?4,"
+        " coalesce((SELECT max(seq) FROM changes), 0)"
+        " WHERE NOT EXISTS (SELECT 1 FROM numbers WHERE handler = ?1 AND name = ?2 AND num >= ?4)",
         [(handler, name, to, num) for handler, names in told.items() for name, num in names.items()],
     )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import base64
 
-from agentd.errors import PermanentError, TemporaryError
+from agentd.errors import PermanentError, TemporaryError, UnderWay
 from agentd.handler import Event
 from agentd.journal.numbers import Attempted
-from tests.unit.apply.stand import Prover, Scribe, Stand, Verifier, drift, settle
+from tests.unit.apply.stand import Prover, Scribe, Stand, Verifier, drift, settle, step
 
 
 def message(num: int, payload: str, name: str = "block") -> Event:
@@ -221,6 +221,34 @@ def test_what_does_not_take_effect_is_not_in_force(stand: Stand) -> None:
 
     assert live(stand) == {}
     assert tried(stand) == Attempted(5, "", "not in effect: the thing: the kernel has another set")
+
+
+def test_a_replayed_message_is_what_is_in_force(stand: Stand) -> None:
+    """Until a newer one comes: it was applied over what came after it."""
+    worker = stand.worker(Scribe())
+    stand.receive(message(5, "write A=1"), message(6, "write A=2"))
+    settle(worker)
+
+    stand.journal.replay("block-5")
+    settle(worker)
+
+    assert live(stand) == {"block": 5}
+    assert tried(stand) == Attempted(5, "applied", "")
+
+
+def test_a_message_that_was_overtaken_is_not_passed_over(stand: Stand) -> None:
+    """Whoever waits for it must not take the later one for it."""
+    handler = Scribe()
+    handler.raises["write A=2"] = [UnderWay("downloading")]
+    worker = stand.worker(handler)
+    stand.receive(message(5, "write A=1"), message(6, "write A=2"), message(7, "write B=3"))
+
+    step(worker)
+    before = live(stand)
+    settle(worker)
+
+    assert before == {"block": 5}
+    assert live(stand) == {"block": 7}
 
 
 def test_the_tree_knows_the_numbers_when_the_journal_is_lost(stand: Stand) -> None:
