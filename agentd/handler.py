@@ -29,6 +29,7 @@ from agentd.limits import Limits
 from agentd.options import Duration, LimitOptions, NginxOptions, Options, Size
 from agentd.verdict import Drift, Verdict
 from agentd.watch.changes import (
+    LOG_EPOCH,
     Change,
     ChecksState,
     Event,
@@ -44,6 +45,7 @@ from agentd.watch.changes import (
 )
 
 __all__ = [
+    "LOG_EPOCH",
     "Background",
     "Change",
     "ChecksState",

@@ -8,6 +8,14 @@ event as a list of one. Its environment is clean, except for `CONSUL_INDEX`, as 
     AGENTD_KIND        event, key, service, ...            AGENTD_EVENT_NAME  for events only
     AGENTD_RUN         of this run alone, by which processes that it leaves behind are found
 
+for a message of the fleet's log also
+
+    AGENTD_MESSAGE     its number in the log               AGENTD_PUBLISHER   who published it, as they say
+    AGENTD_ISSUED      when, in unix seconds               AGENTD_VIA         the node that heard it, or empty
+
+and for an event that the log does not have yet, because it cannot be reached, AGENTD_PROVISIONAL=1. Once the
+log has it, the program is not run again.
+
 A program has side effects that staging cannot undo. Other changes are applied once; a program is started *at
 least* once: again after an exit status other than 0 or a timeout, and again if agentd was killed before it
 recorded the end. The end is recorded before the next program starts, and none starts while nothing can be
@@ -43,6 +51,11 @@ __all__ = ["Command", "standard_input"]
 _KEY: Final = {
     "Key": "", "CreateIndex": 0, "ModifyIndex": 0, "LockIndex": 0, "Flags": 0, "Value": None, "Session": "",
 }  # fmt: skip
+_EVENT: Final = {
+    "ID": "", "Name": "", "Payload": None, "NodeFilter": "", "ServiceFilter": "", "TagFilter": "",
+    "Version": 1, "LTime": 0,
+}  # fmt: skip
+_OURS: Final = frozenset({"Message", "Provisional"})  # which agentd adds to an event
 _DEFINITION: Final = {
     "Interval": "0s", "Timeout": "0s", "DeregisterCriticalServiceAfter": "0s", "HTTP": "", "Header": None,
     "Method": "", "Body": "", "TLSSkipVerify": False, "TCP": "",
@@ -147,7 +160,8 @@ def _shape(change: Change) -> Any:  # noqa: ANN401 (any JSON value)
     raw = change.raw
     match change:
         case Event():
-            return [raw]
+            fired = {name: value for name, value in raw.items() if name not in _OURS}
+            return [_EVENT | fired | {"Payload": raw.get("Payload") or None}]
         case KeyState():
             return None if raw is None else _KEY | raw
         case KeyPrefixState():
@@ -177,6 +191,13 @@ def _environment(change: Change, context: Context) -> dict[str, str]:
     }
     if isinstance(change, Event):
         given["AGENTD_EVENT_NAME"] = change.name
+        if change.provisional:
+            given["AGENTD_PROVISIONAL"] = "1"
+        if message := change.message:
+            given["AGENTD_MESSAGE"] = str(message.num)
+            given["AGENTD_PUBLISHER"] = message.publisher
+            given["AGENTD_ISSUED"] = f"{message.issued:.3f}"
+            given["AGENTD_VIA"] = message.via
     return {name: _environ(value) for name, value in given.items()}
 
 
@@ -189,7 +210,7 @@ def _event_index(event: Event) -> int:
     try:
         return int(digits[:16], 16) ^ int(digits[16:], 16)
     except ValueError:  # not a UUID: not made by a Consul agent
-        return event.index
+        return event.message.num if event.message else event.index
 
 
 def _environ(value: str) -> str:

@@ -1,13 +1,16 @@
 """`deploy`: the plug-in. A change names a manifest, which names an archive and the directory it goes to.
 
-It owns what is allowed, what is remembered (`store["deployed"]`: `dest` -> what is in place), and which of
-several changes counts. A deploy is a side effect that cannot be rolled back with the tree, so it happens *at
-least* once: again if agentd was killed before it recorded the end. Then `dest` is swapped and the commands
-run once more, with the same AGENTD_CHANGE_ID.
+It owns what is allowed, what is remembered (`store["deployed"]`: `dest` -> what is in place;
+`store["messages"]`: name -> the newest message of the fleet's log, and the `dest` that it was for), and which
+of several changes counts. A deploy is a side effect that cannot be rolled back with the tree, so it happens
+*at least* once: again if agentd was killed before it recorded the end. Then `dest` is swapped and the
+commands run once more, with the same AGENTD_CHANGE_ID.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -31,6 +34,7 @@ _LATE: Final = 600.0
 """Seconds after a deploy in which an event fired before it may still arrive, by gossip."""
 
 _MOST_DEPLOYED: Final = 200
+_FINGERPRINT: Final = 32  # hex digits
 _ADVICE: Final = "whoever can forge it can deploy another archive; give a sha256 or sha512"
 
 
@@ -90,17 +94,22 @@ class Deploy(Handler):
         return min(max(0.0, self._start - now), self.options.random_delay)
 
     def superseded(self, waiting: Sequence[Event], context: Context) -> Mapping[str, str]:
-        """Of the events for one `dest` the newest counts, by Lamport time and ID, even if it came first."""
+        """Of the events for one `dest` the newest counts, by Lamport time and ID, even if it came first.
+
+        Of the messages of the fleet's log it is the one with the highest number. An event that was only heard
+        has no place among them: it was applied before the log had it, or its name is not kept.
+        """
         known, self._manifests = self._manifests, {}
-        newest: dict[str, Event] = {}
+        newest: dict[tuple[str, bool], Event] = {}
         void: dict[str, str] = {}
         for event in sorted(waiting, key=lambda event: event.order, reverse=True):
             target = self._target(event, known, context)
-            if target in newest:
-                void[event.id] = newest[target].id
+            kind = target, event.message is not None
+            if kind in newest:
+                void[event.id] = newest[kind].id
             elif target:
-                newest[target] = event
-        for target, event in newest.items():
+                newest[kind] = event
+        for (target, _), event in newest.items():
             if later := self._deployed_later(target, event, context):
                 void[event.id] = later
         return void
@@ -125,6 +134,7 @@ class Deploy(Handler):
         deployment = Deployment(read.manifest, self.options, context, change.id)
         with deployment.failing():
             if self._in_place(read, context):
+                self._note_message(change, read, context)
                 return
         deployed = deployment.run()
         if deployed is not None:
@@ -168,6 +178,8 @@ class Deploy(Handler):
         last = context.store.get("deployed", {}).get(target)
         if last is None or last["order"] is None or not 0 <= context.now - last["at"] <= _LATE:
             return ""
+        if bool(last.get("message")) != (event.message is not None):
+            return ""
         order = tuple([event.epoch, *last["order"]][-len(event.order) :])  # as epochs were not stored once
         return str(last["id"]) if order > event.order else ""
 
@@ -203,11 +215,15 @@ class Deploy(Handler):
             "order": list(change.order) if isinstance(change, Event) else None,
             "at": context.now,
             "manifest": read.digest,
+            "source": read.source,
             "inode": [deployed.device, deployed.inode],
         }
+        if isinstance(change, Event) and change.message:
+            now["message"] = True
         every = context.store.get("deployed", {}) | {read.manifest.target: now}
         newest = sorted(every, key=lambda target: every[target]["at"])[-_MOST_DEPLOYED:]
         context.store["deployed"] = {target: every[target] for target in newest}
+        self._note_message(change, read, context)
         context.store["gauges"] = {
             "deploy_timestamp_seconds": context.now,
             "deploy_entries": deployed.entries,
@@ -217,6 +233,28 @@ class Deploy(Handler):
         context.log.info(
             "deploy.done", dest=read.manifest.target, entries=deployed.entries, bytes=deployed.size
         )
+
+    def _note_message(self, change: Change, read: LoadedManifest, context: Context) -> None:
+        """Note for which `dest` the newest message of a name was."""
+        if isinstance(change, Event) and change.message and read.manifest.target:
+            noted = context.store.get("messages", {})
+            if change.message.num >= noted.get(change.name, [0])[0]:
+                context.store["messages"] = noted | {change.name: [change.message.num, read.manifest.target]}
+
+    # ------------------------------------------------------------------ what other nodes should have as well
+
+    def fingerprint(self, context: Context) -> str | None:
+        """Of the manifests in place where the newest message of each name put one.
+
+        What was deployed before the fleet had a log, and what older messages were for, a joiner never gets;
+        and where the manifest's variables lead may be a node's own.
+        """
+        deployed = context.store.get("deployed", {})
+        found = [
+            [name, deployed.get(target, {}).get("source", "")]
+            for name, (_, target) in sorted(context.store.get("messages", {}).items())
+        ]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:_FINGERPRINT] if found else None
 
 
 def _reference(change: Change) -> str | None:

@@ -155,12 +155,14 @@ class LoadedManifest:
 
     Attributes:
         digest: SHA-256 of the text with the environment filled in, in hexadecimal.
+        source: the same of what was fetched, which is not a node's own.
         unknown: the fields that Stretcher does not know.
         twice: the fields that are given twice, of which the last one counts.
     """
 
     manifest: DeployManifest
     digest: str
+    source: str = ""
     unknown: tuple[str, ...] = ()
     twice: tuple[str, ...] = ()
 
@@ -204,7 +206,8 @@ def read_manifest(data: bytes, environment: Mapping[str, str]) -> LoadedManifest
     except ValidationError as error:
         raise RefusedManifestError(_problems(error), _failure(given.get("commands"))) from error
     unknown = [*_named(given.keys() - DeployManifest.model_fields.keys()), *(["a second document"] * more)]
-    return LoadedManifest(manifest, digest, tuple(unknown), tuple(_named(fields.twice)))
+    source = hashlib.sha256(data).hexdigest()
+    return LoadedManifest(manifest, digest, source, tuple(unknown), tuple(_named(fields.twice)))
 
 
 def _named(names: Iterable[str]) -> list[str]:

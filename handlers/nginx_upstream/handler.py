@@ -13,6 +13,7 @@ starts with it. What cannot be set at run time takes effect with a reload, which
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -44,13 +45,14 @@ from handlers.nginx_upstream.membership import Membership
 from handlers.nginx_upstream.membership import Verdict as Judgement
 from handlers.nginx_upstream.options import UpstreamOptions
 from handlers.nginx_upstream.runtime import Driver, Runtime
-from handlers.nginx_upstream.server import Server
+from handlers.nginx_upstream.server import Server, in_order
 
 __all__ = ["NginxUpstream"]
 
 _MOST_LINES: Final = 20  # of the log for one state, however many instances are refused
 _LONGEST: Final = 64  # characters of a name from Consul
 _LONGEST_REASON: Final = 200
+_FINGERPRINT: Final = 32  # hex digits
 
 
 class NginxUpstream(Handler):
@@ -116,6 +118,20 @@ class NginxUpstream(Handler):
         if self._runtime is None or not membership.query:
             return Verdict()
         return self._runtime.verify(membership, self._chosen, context, self._method(context))
+
+    def fingerprint(self, context: Context) -> str | None:
+        """Of the servers in use, as Consul has them: what an operator set on one node is that node's own."""
+        membership = Membership.load(context.store)
+        if not membership.query:
+            return None
+        fit = {server.address for server in membership.fit}
+        used = [
+            one
+            for one in membership.used.values()
+            if one.address in fit or one.address not in membership.down
+        ]
+        lines = "".join(f"{one.text()}\n" for one in in_order(used))
+        return hashlib.sha256(lines.encode()).hexdigest()[:_FINGERPRINT]
 
     # ------------------------------------------------------------------ what came
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from typing import ClassVar, Final
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
 
@@ -40,15 +41,18 @@ from handlers.tls_ticket_keys.ring import (
 
 _DIRECTORY: Final = "tickets/"
 _INCLUDE: Final = "tickets/tickets.conf"
+_FINGERPRINT: Final = 32  # hex digits
+_MOST_REPORTED: Final = 13  # keys: as many as the ring holds by default
 _BEFORE_EVERY_EVENT: Final[Order] = (UNCOUNTED, 0, "")
 
 
 class TicketKeys(Handler):
     """Keeps the ring of TLS session ticket keys: a new key first decrypts, then encrypts, then retires.
 
-    Events are ordered by Lamport time and ID, KV keys by ModifyIndex and path. The two cannot be compared, so
-    a configured handler should be fed from only one of them. Both begin again when Consul's data is lost; a
-    new epoch begins then, and its keys are newer than all before.
+    Events are ordered by Lamport time and ID, KV keys by ModifyIndex and path, messages of the fleet's log by
+    number. Keys of the first two cannot be compared, so a configured handler should be fed from only one of
+    them. Both begin again when Consul's data is lost; a new epoch begins then, and its keys are newer than
+    all before.
     """
 
     secret_payload: ClassVar[bool] = True
@@ -144,6 +148,19 @@ class TicketKeys(Handler):
         names = [bytes.fromhex(key.name) for key in _load(context)]
         tree = (context.nginx.conf.parent / context.files.reference(_INCLUDE)).parents[1]
         return self._listeners.verdict(names, tree, context.nginx) if names else Verdict()
+
+    def fingerprint(self, context: Context) -> str:
+        """Of the key that encrypts, and those that will.
+
+        Older ones differ: each node made one at its first start, and a joiner never gets those before it.
+        """
+        ring = _load(context)
+        names = "".join(f"{key.path}\n" for key in ring if key.order >= ring[0].order)
+        return hashlib.sha256(names.encode()).hexdigest()[:_FINGERPRINT]
+
+    def report(self, context: Context) -> Mapping[str, Any]:
+        """The ring, the encrypting key first: each key by a digest, and the times of what became of it."""
+        return {"ring": [key.report() for key in _load(context)[:_MOST_REPORTED]]}
 
     def _add(self, secret: bytes, order: Order, context: Context) -> None:
         path = f"{_DIRECTORY}{hashlib.sha256(secret).hexdigest()[:16]}.key"

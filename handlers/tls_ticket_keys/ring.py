@@ -10,7 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Any, Final
+
+from agentd.handler import LOG_EPOCH
 
 Order = tuple[int, int, str]
 """Epoch, Lamport time and ID of the event that brought the key.
@@ -18,6 +21,7 @@ Order = tuple[int, int, str]
 Two keys compare alike on every node, although an epoch has another number there: nodes count the losses of
 Consul's data that they have seen.
 """
+_SHORT: Final = 8  # hex digits of the key's SHA-256, with which its file's name begins
 UNCOUNTED: Final = -1
 """The epoch of a key from before agentd counted them: whatever comes now is newer."""
 
@@ -53,6 +57,12 @@ class TicketKey:
             "demoted": self.demoted,
         }
 
+    def report(self) -> dict[str, Any]:
+        """What the fleet may know: a digest of the key, and times in whole seconds."""
+        times = {"since": self.received, "promoted": self.promoted, "demoted": self.demoted}
+        told = {name: round(at) for name, at in times.items() if at is not None}
+        return {"key": PurePosixPath(self.path).name[:_SHORT], **told}
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> TicketKey:
         """The inverse of `to_json`."""
@@ -82,14 +92,16 @@ Ring = tuple[TicketKey, ...]
 
 
 def admit(ring: Ring, key: TicketKey) -> Ring:
-    """Add a key. If it is already there, it only gets the lower of the two orders.
+    """Add a key. If it is already there, it only gets the lower of the two orders; that of the log counts.
 
     Raises:
         ValueError: another key in the ring has the same name, so tickets would find the wrong one.
     """
     for known in ring:
         if known.path == key.path:
-            older = replace(known, order=min(known.order, key.order))
+            orders = [known.order, key.order]
+            logged = [order for order in orders if order[0] >= LOG_EPOCH]
+            older = replace(known, order=min(logged or orders))
             return tuple(older if other is known else other for other in ring)
         if known.name == key.name:
             raise ValueError(

@@ -14,7 +14,17 @@ from pydantic import ValidationError
 
 from agentd.handler import Change, ChecksState, Event, Limits, ServicesState, TemporaryError
 from agentd.process import run
-from agentd.testing import HandlerHarness, RecordedRun, event, instance, key, keyprefix, notification, service
+from agentd.testing import (
+    HandlerHarness,
+    RecordedRun,
+    event,
+    instance,
+    key,
+    keyprefix,
+    message,
+    notification,
+    service,
+)
 from handlers.command import Command, standard_input
 
 PROGRAM = ["/usr/local/bin/deploy", "--secret", "s3cret"]
@@ -253,3 +263,51 @@ def test_a_program_that_hits_its_limit_has_failed(tmp_path: Path) -> None:
         limited.handle(event("deploy"))
 
     assert (tmp_path / "seen").read_text() == "65536\n"
+
+
+# ---------------------------------------------------------------- messages of the fleet's log
+
+
+def test_a_message_looks_like_its_event_to_a_program() -> None:
+    """One written for `consul watch` cannot tell whether the event was heard or came through the log."""
+    fired = event("deploy", "v2", id="c2a7e6a0-0000-4000-8000-000000000001", ltime=0)
+    logged = message("deploy", "v2", id=fired.id, num=1_700_000_000_123)
+
+    assert standard_input(logged) == standard_input(fired)
+    assert run_for(logged).env["CONSUL_INDEX"] == run_for(fired).env["CONSUL_INDEX"]
+    assert run_for(logged).env["AGENTD_CHANGE_ID"] == fired.id
+
+
+def test_a_message_without_an_event_is_complete_all_the_same() -> None:
+    """It was published: Consul never gave it an ID, a Lamport time or an index."""
+    ran = run_for(message("deploy", num=1_700_000_000_123))
+    (given,) = json.loads(ran.stdin)
+
+    assert given == {
+        "ID": "deploy-1700000000123", "Name": "deploy", "Payload": None, "NodeFilter": "",
+        "ServiceFilter": "", "TagFilter": "", "Version": 1, "LTime": 0,
+    }  # fmt: skip
+    assert ran.env["CONSUL_INDEX"] == "1700000000123"
+
+
+def test_the_environment_says_what_the_log_knows() -> None:
+    """Its number, who published it, when, and which node heard it."""
+    env = run_for(message("deploy", id="a", num=7, issued=1000.5, publisher="lb-1\0")).env
+
+    names = ("AGENTD_MESSAGE", "AGENTD_PUBLISHER", "AGENTD_ISSUED", "AGENTD_VIA")
+    assert [env[name] for name in names] == ["7", "lb-1", "1000.500", "lb-1"]
+    assert "AGENTD_PROVISIONAL" not in env
+
+
+def test_a_program_may_know_that_an_event_is_provisional() -> None:
+    """On standard input it is an event like any other."""
+    ran = run_for(event("deploy", "v2", provisional=True))
+
+    assert ran.env["AGENTD_PROVISIONAL"] == "1"
+    assert ran.stdin == standard_input(event("deploy", "v2"))
+    assert "AGENTD_MESSAGE" not in ran.env
+
+
+def test_programs_are_not_compared() -> None:
+    """What they did is theirs to know."""
+    assert HandlerHarness(Command, {"argv": PROGRAM}).fingerprint() is None

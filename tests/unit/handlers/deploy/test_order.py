@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.handler import Change, Event
+from agentd.testing import message
 from handlers.deploy.handler import Deploy
 from tests.unit.handlers.deploy.deploying import DeployStand, file
 
@@ -33,6 +34,79 @@ def test_the_newest_for_a_dest_counts(stand: DeployStand) -> None:
 
     for waiting in ([one, other, two, three], [three, two, other, one]):
         assert stand.handler.superseded(waiting, stand.context()) == {one.id: three.id, two.id: three.id}
+
+
+def logged(change: Event, num: int) -> Event:
+    """The event as the fleet's log has it."""
+    return message("deploy", change.payload, id=change.id, num=num)
+
+
+def test_of_messages_the_number_counts(stand: DeployStand) -> None:
+    """The log's order is the same everywhere; that of firing may be another."""
+    one, two, three = (fire(stand, content) for content in (b"1", b"2", b"3"))
+    first, second, third = logged(three, 1000), logged(one, 1001), logged(two, 1002)
+
+    void = stand.handler.superseded([third, second, first], stand.context())
+
+    assert void == {first.id: third.id, second.id: third.id}
+
+
+def test_an_event_has_no_place_among_messages(stand: DeployStand) -> None:
+    """Heard while the log could not be reached, it is applied, although messages count as newer otherwise."""
+    one, two = fire(stand, b"1"), fire(stand, b"2")
+    old = logged(one, 1000)
+    assert stand.handler.superseded([old, two], stand.context()) == {}
+    stand.deploy(old)
+
+    assert stand.handler.superseded([two], stand.context()) == {}
+
+
+def test_the_logs_order_is_applied_over_what_was_provisional(stand: DeployStand) -> None:
+    """Two events were heard in one order, and the log has them in another."""
+    one, two = fire(stand, b"1"), fire(stand, b"2")
+    for heard in (one, two):
+        stand.deploy(heard)
+    late = [logged(two, 1000), logged(one, 1001)]
+    void = stand.handler.superseded(late, stand.context())
+    stand.deploy(late[1])
+
+    assert void == {two.id: one.id}
+    assert (stand.dest / "index.html").read_bytes() == b"1"
+
+
+def test_a_message_that_is_in_place_is_not_deployed_again(stand: DeployStand) -> None:
+    """Its event was applied before the log had it; from then on the fleet compares it."""
+    one = fire(stand, b"1")
+    stand.deploy(one)
+    inode = stand.dest.stat().st_ino
+    before = stand.handler.fingerprint(stand.context())
+    stand.deploy(logged(one, 1000))
+
+    assert stand.dest.stat().st_ino == inode
+    assert before is None
+    assert stand.handler.fingerprint(stand.context())
+
+
+def test_a_joiner_is_compared_by_the_newest_message_alone(tmp_path: Path) -> None:
+    """It never gets what was deployed before the log, nor what only older messages were for."""
+    nodes = []
+    for name in ("old", "joiner"):
+        (tmp_path / name).mkdir()
+        nodes.append(DeployStand(tmp_path / name, dests=[f"{tmp_path}/{name}/srv/*"]))
+    old, joiner = nodes
+    old.deploy(fire(old, b"0", "before"))
+    old.deploy(logged(fire(old, b"1", "other"), 1000))
+    for node in nodes:
+        node.configure(dests=[f"{node.directory}/srv/*"], env={"ROOT": str(node.directory)})
+        checksum = node.archive(file("a"))["checksum"]
+        src, dest = "file://{{ env `ROOT` }}/shelf/app.tar", "{{ env `ROOT` }}/srv/app"
+        text = f"src: {src}\ndest: {dest}\nchecksum: {checksum}\n"
+        (node.shelf / "same.yml").write_text(text)
+        node.deploy(message("deploy", f"file:{node.shelf}/same.yml", num=1001))
+
+    assert old.handler.fingerprint(old.context()) == joiner.handler.fingerprint(joiner.context())
+    joiner.deploy(logged(fire(joiner, b"2"), 1002))
+    assert old.handler.fingerprint(old.context()) != joiner.handler.fingerprint(joiner.context())
 
 
 def test_events_that_name_no_manifest_supersede_nothing(stand: DeployStand) -> None:

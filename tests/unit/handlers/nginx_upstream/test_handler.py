@@ -430,3 +430,29 @@ def test_options_that_fit_make_a_block() -> None:
     options = NginxUpstream.Options.model_validate({"upstream": "api", "method": "ip_hash"})
 
     assert not NginxUpstream(options).options.takes_backups  # type: ignore[arg-type]  # validated as this class
+
+
+def test_a_fingerprint_is_of_the_servers_in_use() -> None:
+    """Nodes that have the same state agree, whatever came before, and whoever registered first."""
+    first, second, joiner = bench_of(), bench_of(), bench_of()
+    first.handle(hosts(1, 2, 3))
+    first.handle(hosts(2, 3, 1))
+    second.handle(hosts(1, 2, 3))
+
+    assert first.fingerprint() == second.fingerprint()
+    assert joiner.fingerprint() is None
+    second.handle(hosts(1, 2, 3, 4))
+    assert first.fingerprint() != second.fingerprint()
+
+
+def test_what_an_operator_set_on_one_node_is_not_compared() -> None:
+    """A server taken down there, another weight, and one that is kept for being down."""
+    first, second = bench_of(), bench_of()
+    for node in (first, second):
+        node.handle(hosts(1, 2, 3))
+    second.store["down"] = {"10.0.0.1:80": "down"}
+    second.store["weights"] = {"10.0.0.2:80": 9}
+    second.store["used"].append("10.0.0.9:80")
+    second.store["down"]["10.0.0.9:80"] = "down"
+
+    assert first.fingerprint() == second.fingerprint()

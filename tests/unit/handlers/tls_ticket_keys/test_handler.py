@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import random
 from collections.abc import Callable
@@ -306,3 +307,43 @@ def test_listeners_are_asked_as_often_as_the_operator_wants() -> None:
 def test_without_a_ring_nobody_is_asked() -> None:
     """Before the first commit there is nothing to compare with."""
     assert HandlerHarness(TicketKeys).verify() == Verdict()
+
+
+def test_nodes_with_the_same_newest_key_have_the_same_fingerprint() -> None:
+    """Older keys are a node's own: it made one at its first start, and was not there for others."""
+    first, joiner = harness(), harness()
+    assert first.fingerprint() != joiner.fingerprint()
+    first.handle(rotation(0))
+    first.advance(3600)
+    for node in (first, joiner):
+        node.handle(rotation(1))
+        node.advance(60)
+
+    assert first.fingerprint() == joiner.fingerprint()
+    first.handle(rotation(2))
+    assert first.fingerprint() != joiner.fingerprint()
+
+
+def test_what_is_told_of_the_ring() -> None:
+    """Digests and times, the encrypting key first; no key, and not its name, which tickets show."""
+    node = harness()
+    node.handle(rotation(0))
+    node.advance(61)
+    told = node.report()
+    text = json.dumps(told)
+
+    encrypting, older = told["ring"]
+    assert encrypting["key"] == hashlib.sha256(SECRETS[0]).hexdigest()[:8]
+    assert set(encrypting) == {"key", "since", "promoted"}
+    assert set(older) == {"key", "since", "promoted", "demoted"}
+    assert SECRETS[0][:16].hex() not in text
+
+
+def test_a_long_ring_is_told_in_little() -> None:
+    """What an acknowledgement has room for."""
+    node = harness(keep=100, promote_after="0s")
+    for number in range(60):
+        payload = base64.b64encode(random.Random(number).randbytes(48))
+        node.handle(event("tls-session-ticket-refresh", payload, ltime=number + 1))
+
+    assert len(json.dumps(node.report())) < 2048

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.handler import LOG_EPOCH
 from handlers.tls_ticket_keys.ring import UNCOUNTED, Ring, Schedule, TicketKey, admit, next_step, settle
 
 SCHEDULE = Schedule(promote_after=60.0, retire_after=3600.0, keep=3)
@@ -42,6 +43,21 @@ numbers = st.lists(st.integers(1, 40), min_size=1, max_size=12, unique=True)
 schedules = st.builds(
     Schedule, st.sampled_from([0.0, 1.0, 60.0]), st.just(3600.0), st.integers(min_value=1, max_value=6)
 )
+
+
+@given(numbers, st.data())
+def test_the_order_of_the_log_counts(keys: list[int], data: st.DataObject) -> None:
+    """Whichever of them a node had heard before, and in whatever order it heard them."""
+    heard = data.draw(st.lists(st.sampled_from(keys), unique=True))
+    logged = [
+        replace(ticket_key(one), order=(LOG_EPOCH, num, f"event-{one}")) for num, one in enumerate(keys)
+    ]
+    early = [(ticket_key(one), 0.0) for one in heard]
+    late = [(key, 0.0) for key in logged]
+
+    rings = [settle(received(some, SCHEDULE, initial()), 200.0, SCHEDULE) for some in ([*early, *late], late)]
+
+    assert fleet(rings[0]) == fleet(rings[1])
 
 
 @given(numbers, st.data(), schedules)
