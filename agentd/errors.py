@@ -13,6 +13,7 @@
     ├── FleetError             what lies in Consul for the fleet, or was to be written there, cannot be used
     │   ├── UnknownFormat      a newer agentd wrote it: it waits until this one is upgraded
     │   ├── BadDocument        it is nothing that agentd writes
+    │   ├── LogLost            the log is older than what was read of it: it is written back first
     │   └── Contended          others wrote first, again and again: nothing more of ours was written
     ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
@@ -100,6 +101,10 @@ class UnknownFormat(FleetError):
 
 class BadDocument(FleetError):
     """It is nothing that agentd writes: too large, not JSON, or a field is missing or wrong."""
+
+
+class LogLost(FleetError):
+    """The log in Consul is gone, or older than what was read of it: it must be written back first."""
 
 
 class Contended(FleetError):

@@ -45,7 +45,9 @@ _SHAPE: Final = {
     "newest": _is_position,
     "oldest": _is_position,
     "floor": optional(_is_position),
+    "base": optional(_is_position),
     "cut": optional(_is_position),
+    "snapshot": optional(_is_position),
     "count": lambda value: type(value) is int and 0 <= value <= _MOST_COUNTED,
     "recent": optional(_are_steps),
     "inline": optional(lambda value: isinstance(value, str) and len(value) <= LARGEST_INLINE),
@@ -62,8 +64,10 @@ class Head:
         oldest: the number of the oldest that is kept; 0 if none is.
         count: how many are kept.
         floor: what has a number up to this one was forgotten on purpose, and is not written back.
+        base: what has a number up to this one is pruned; above it, what is missing was lost.
         cut: the highest number that was pruned although it was still in force: whoever has not come so far
             is incomplete, until a snapshot above it. 0 if none was.
+        snapshot: the number of the newest snapshot, which stands for all before it; 0 if there is none.
         recent: the numbers of the newest messages, ascending, `newest` last.
         inline: the newest message as it lies in its key, if it is small.
     """
@@ -73,7 +77,9 @@ class Head:
     oldest: int = 0
     count: int = 0
     floor: int = 0
+    base: int = 0
     cut: int = 0
+    snapshot: int = 0
     recent: tuple[int, ...] = ()
     inline: bytes | None = field(default=None, repr=False)
 
@@ -106,7 +112,9 @@ class Head:
                 "oldest": self.oldest,
                 "count": self.count,
                 "floor": self.floor or None,
+                "base": self.base or None,
                 "cut": self.cut or None,
+                "snapshot": self.snapshot or None,
                 # From the newest back, each as the distance to the one after it: most are small.
                 "recent": [after - before for before, after in pairwise(recent)][::-1] or None,
                 "inline": None if inline is None else inline.decode("ascii"),
@@ -125,7 +133,8 @@ def parse_head(raw: bytes) -> Head:
     check_shape(value, _SHAPE, _HEAD)
     newest, oldest, count = value["newest"], value["oldest"], value["count"]
     inline = value.get("inline")
-    if (oldest == 0) != (count == 0) or oldest > newest or (inline is not None and not inline.isascii()):
+    marks = {name: value.get(name) or 0 for name in ("floor", "base", "cut", "snapshot")}
+    if (oldest == 0) != (count == 0) or max(oldest, *marks.values()) > newest or not (inline or "").isascii():
         raise BadDocument(f"{_HEAD} contradicts itself")
     recent = _recent(newest, value.get("recent") or []) if count else ()
     if recent and (recent[0] < oldest or len(recent) > count):
@@ -135,10 +144,9 @@ def parse_head(raw: bytes) -> Head:
         newest=newest,
         oldest=oldest,
         count=count,
-        floor=value.get("floor") or 0,
-        cut=value.get("cut") or 0,
         recent=recent,
         inline=inline.encode("ascii") if inline else None,
+        **marks,
     )
 
 

@@ -21,13 +21,16 @@ def heads(draw: st.DrawFn) -> Head:
     """A head as a writer makes it."""
     numbers = sorted(draw(st.sets(st.integers(1, POISONED - 1), max_size=60)))
     hidden = draw(st.integers(0, 5000)) if numbers else 0
+    newest = numbers[-1] if numbers else draw(st.integers(0, POISONED - 1))
     return Head(
         keep=draw(st.sampled_from(["latest", "all"])),
-        newest=numbers[-1] if numbers else draw(st.integers(0, POISONED - 1)),
+        newest=newest,
         oldest=draw(st.integers(1, numbers[0])) if numbers else 0,
         count=len(numbers) + hidden,
-        floor=draw(st.integers(0, POISONED - 1)),
-        cut=draw(st.integers(0, POISONED - 1)),
+        floor=draw(st.integers(0, newest)),
+        base=draw(st.integers(0, newest)),
+        snapshot=draw(st.integers(0, newest)),
+        cut=draw(st.integers(0, newest)),
         recent=tuple(numbers),
         inline=draw(st.none() | st.text(st.characters(max_codepoint=126), min_size=1).map(str.encode)),
     )
@@ -89,7 +92,8 @@ def test_a_newer_head_is_not_understood() -> None:
         {"count": 2},
         {"recent": [0]}, {"recent": [-1]}, {"recent": [1] * 60}, {"recent": [9]}, {"recent": "1"},
         {"recent": {}},
-        {"recent": [7]}, {"floor": POISONED}, {"cut": "x"}, {"inline": 7}, {"inline": "x" * 2049},
+        {"recent": [7]}, {"floor": POISONED}, {"base": 10}, {"snapshot": -1}, {"cut": "x"}, {"inline": 7},
+        {"inline": "x" * 2049},
         {"inline": "é"},
     ],
 )  # fmt: skip

@@ -1,0 +1,96 @@
+"""Bodies that are too large for their message: each lies in a key of its own, named by its SHA-256.
+
+Owns that a body is there before a message refers to it, and for a day after the last one did.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection
+from typing import Final
+
+from agentd.clock import unix_time
+from agentd.errors import ConsulUnavailable, FleetError
+from agentd.fleet.document import check_shape, is_time, read_document, render_document
+from agentd.fleet.keys import Keys, is_sha256
+from agentd.fleet.kv import KV
+
+KEPT: Final = 86400.0
+"""Seconds for which a body stays although no message refers to it."""
+
+_LARGEST: Final = 256 * 1024
+_MOST: Final = 2048  # bodies that one sweep looks at; the others have their turn later
+_TRIES: Final = 3
+_WHAT: Final = "the list of bodies without a message"
+
+
+class Bodies:
+    """The bodies of a fleet. Each method may raise ConsulUnavailable or ConsulRefused.
+
+    Args:
+        kv: where they lie.
+        keys: of the fleet.
+        now: the clock, in unix seconds.
+    """
+
+    def __init__(self, kv: KV, keys: Keys, now: Callable[[], float] = unix_time) -> None:
+        self._kv = kv
+        self._keys = keys
+        self._now = now
+
+    def put(self, body: bytes) -> str:
+        """Write a body, or write it anew so that no sweep takes it for an old one; returns its SHA-256.
+
+        Raises:
+            ConsulUnavailable: also if others write the same one again and again.
+        """
+        sha256 = hashlib.sha256(body).hexdigest()
+        key = self._keys.body(sha256)
+        for _ in range(_TRIES):
+            found = self._kv.pair(key)
+            if found and found.value == body and found.flags > self._now() - KEPT / 2:
+                return sha256
+            # The flags are the time: with them each writing is a change, which a sweep's check-and-set sees.
+            if self._kv.replace(key, body, int(self._now()), found.index if found else 0):
+                return sha256
+        raise ConsulUnavailable("others write the same payload again and again: try again")
+
+    def sweep(self, referenced: Collection[str]) -> int:
+        """Delete what no message has referred to for a day, as far as sweeps have seen it; returns how many.
+
+        Args:
+            referenced: the SHA-256 of every body that a message refers to.
+        """
+        now = self._now()
+        names = [key.removeprefix(self._keys.bodies) for key in self._kv.keys(self._keys.bodies)]
+        idle = [name for name in names if is_sha256(name) and name not in referenced][:_MOST]
+        pair = self._kv.pair(self._keys.swept)
+        known = _parse(pair.value) if pair else {}
+        since = {name: min(known.get(name, now), now) for name in idle}
+        old = [name for name, at in since.items() if at <= now - KEPT]
+        gone = [name for name in old if self._delete(name, now)]
+        left = {name: at for name, at in since.items() if name not in gone}
+        if left != known:
+            value = render_document({"format": 1, "since": left})
+            self._kv.replace(self._keys.swept, value, 0, pair.index if pair else 0)
+        return len(gone)
+
+    def _delete(self, name: str, now: float) -> bool:
+        key = self._keys.body(name)
+        found = self._kv.pair(key, consistent=True)
+        if found is None:
+            return True
+        return found.flags <= now - KEPT and self._kv.delete(key, found.index)
+
+
+def _parse(raw: bytes) -> dict[str, float]:
+    try:
+        value = read_document(raw, largest=_LARGEST, formats=range(1, 2), what=_WHAT)
+        check_shape(value, {"since": _is_since}, _WHAT)
+    except FleetError:  # it only saves time: it begins anew
+        return {}
+    return {name: float(at) for name, at in value["since"].items()}
+
+
+def _is_since(value: object) -> bool:
+    return isinstance(value, dict) and all(is_sha256(name) and is_time(at) for name, at in value.items())

@@ -1,0 +1,243 @@
+"""The log of a fleet, with all that is done to it.
+
+Owns what goes beyond appending: publishing until it is done, bringing a message back, forgetting, writing
+back what Consul lost, sweeping bodies, removing everything. Whether and when is up to the callers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Final
+
+from agentd.backoff import Backoff
+from agentd.errors import BadDocument, ConsulUnavailable, Contended, FleetError, LogLost
+from agentd.fleet.envelope import Draft, Envelope
+from agentd.fleet.head import Head, Keep, parse_head
+from agentd.fleet.held import Held, listing
+from agentd.fleet.kv import MOST_READS, cas, delete
+from agentd.fleet.writer import Writer, fitting
+from agentd.watch.kv import Operation
+
+PATIENCE: Final = 20.0
+"""Seconds for which a command tries to write."""
+
+_TRIES: Final = 50
+
+
+class Log(Writer):
+    """The log, to be read, written and kept in order; see `Writer` and `Reader` for arguments and errors."""
+
+    def publish(
+        self,
+        name: str,
+        draft: Draft,
+        *,
+        keep: Keep,
+        patience: float = PATIENCE,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> int:
+        """Append one message, with as many tries as it takes; returns its number.
+
+        Args:
+            name: of the log.
+            draft: the message.
+            keep: see `append`.
+            patience: seconds after which it gives up.
+            pause: waits for so many seconds.
+
+        Raises:
+            ConsulUnavailable: not within `patience`; the message may have been written.
+            Contended: not within `patience`; it was not written.
+        """
+        waits, until = Backoff(0.05, 2.0), time.monotonic() + patience
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return self.append(name, [draft], keep=keep)[draft.id].num
+            except LogLost:
+                self.resume(name, None)  # a command holds nothing to write back: the nodes do
+            except (Contended, ConsulUnavailable):
+                if attempt == _TRIES or time.monotonic() > until:
+                    raise
+            pause(waits.delay(attempt))
+        raise Contended(f"the log of {name} is lost again and again: see the Consul servers' log")
+
+    def again(
+        self,
+        name: str,
+        num: int,
+        *,
+        publisher: str,
+        expires: float | None = None,
+        pause: Callable[[float], object] = time.sleep,
+    ) -> int:
+        """Append an earlier message once more; returns its new number.
+
+        Raises:
+            FleetError: it is not in the log any more, or cannot be used.
+        """
+        message, head = self.message(name, num), self.head(name)
+        if message is None or head is None or num <= head.floor:
+            raise FleetError(
+                f"there is no message {num} of {name}: `agentd log {name}` lists those that there are"
+            )
+        body = self.payload(message)
+        if body is None:
+            raise FleetError(f"the payload of message {num} of {name} is not in Consul any more")
+        draft = message.again(body, issued=self._now(), publisher=publisher, expires=expires)
+        return self.publish(name, draft, keep=head.keep, pause=pause)
+
+    # ------------------------------------------------------------------ forget
+
+    def forget(self, name: str, before: int | None = None) -> int:
+        """Forget all messages up to a number, for good: no node writes them back.
+
+        Args:
+            name: of the log.
+            before: the highest that is forgotten; None for all that there are.
+
+        Returns:
+            How many were deleted.
+
+        Raises:
+            FleetError: there is no log of that name, or none that goes so far.
+            Contended: others write to it again and again.
+        """
+        for _ in range(_TRIES):
+            head, index = self._head(name)
+            if head is None:
+                raise FleetError(f"there is no log of {name}: `agentd log` lists those that there are")
+            floor = head.newest if before is None else before
+            if floor > head.newest:
+                raise FleetError(f"the newest message of {name} is {head.newest}, not {floor}")
+            numbers = self.numbers(name, consistent=True)
+            there, ids = self._there(name, numbers)
+            gone = [num for num in numbers if num <= floor]
+            left = [num for num in there if floor < num <= head.newest]
+            marks = replace(head, floor=max(head.floor, floor), base=max(head.base, floor))
+            whole = listing(marks, left, head.inline if left and left[-1] == head.newest else None)
+            forgotten = [identity for identity, num in ids.items() if num <= floor]
+            operations = [cas(self.keys.head(name), whole.render(), index), self._remember(name, forgotten)]
+            if not self.kv.write(operations).failures:
+                # Nobody reads them any more, so it does not matter if this ends half-way.
+                for at in range(0, len(gone), MOST_READS):
+                    some = gone[at : at + MOST_READS]
+                    self.kv.write([delete(self.keys.message(name, num)) for num in some])
+                return len(gone)
+        raise Contended(f"others write to the log of {name} again and again: try again")
+
+    def _head(self, name: str) -> tuple[Head | None, int]:
+        """The head, or one made of the messages if what lies there is none; and its index, 0 for none."""
+        pair = self.kv.pair(self.keys.head(name), consistent=True)
+        if pair is None:
+            return None, 0
+        try:
+            return parse_head(pair.value), pair.index
+        except BadDocument:
+            there, _ = self._there(name, self.numbers(name, consistent=True))
+            return listing(Head("latest"), there, None), pair.index
+
+    def _remember(self, name: str, ids: Sequence[str]) -> Operation:
+        key = self.keys.pruned(name)
+        return {
+            "Verb": "set",
+            "Key": key,
+            "Value": self._pruned(self.kv.pair(key)).plus(ids, self._now()).render(),
+        }
+
+    # ------------------------------------------------------------------ write back
+
+    def write_back(
+        self,
+        name: str,
+        held: Held,
+        *,
+        body: Callable[[str], bytes | None] = lambda _: None,
+        pause: Callable[[], object] = lambda: time.sleep(2.0),
+    ) -> int:
+        """Write back, verbatim, what Consul has lost of a name, if two consistent looks say that it has.
+
+        Args:
+            name: of the log.
+            held: what this node holds of it.
+            body: finds the body with that SHA-256 among what the node holds.
+            pause: waits between the two looks.
+
+        Returns:
+            How many messages were written back.
+
+        Raises:
+            Contended: others write at the same time; call again, after a pause.
+        """
+        head, _ = self._head(name)
+        if held.is_lost(head, self._now()):
+            pause()
+            head, _ = self._head(name)
+            if held.is_lost(head, self._now()):
+                return self._written_back(name, held, body)
+        self._settle(name, held, head, {})
+        return 0
+
+    def _written_back(self, name: str, held: Held, body: Callable[[str], bytes | None]) -> int:
+        done = 0
+        ids: dict[str, int] = {}
+        there: set[int] = set()
+        for _ in range(len(held.messages) + _TRIES):
+            head, index = self._head(name)
+            marks = held.merged(head)
+            numbers = {num for num in self.numbers(name, consistent=True) if num > marks.floor}
+            more, new_ids = self._there(name, sorted(numbers - there))
+            there, ids = (there & numbers).union(more), ids | new_ids
+            wanted = held.wanted(head, self._now())
+            missing = [one for one in wanted if one.num not in there and one.id not in ids]
+            some = missing[: fitting(one.raw for one in missing)]
+            whole = listing(marks, there | {one.num for one in some}, _inline(head, some))
+            if not missing and head is not None and (head.count, head.floor) == (whole.count, whole.floor):
+                self._settle(name, held, head, ids)
+                return done
+            for one in some:
+                if one.sha256 and (content := body(one.sha256)) is not None:
+                    self.bodies.put(content)
+            operations = [cas(self.keys.head(name), whole.render(), index)]
+            junk = self.kv.pairs([self.keys.message(name, one.num) for one in some])
+            for one in some:
+                key = self.keys.message(name, one.num)
+                operations.append(cas(key, one.raw, junk[key].index if key in junk else 0))
+            if self.kv.write(operations).failures:
+                raise Contended(f"others write to the log of {name} at the same time: try again")
+            done += len(some)
+        raise Contended(f"the log of {name} cannot be written back: others write to it all the time")
+
+    # ------------------------------------------------------------------ clean up
+
+    def sweep(self) -> int:
+        """Delete the bodies that no message has referred to for a day; returns how many.
+
+        Raises:
+            FleetError: a head or message cannot be read, so that it is not known to what it refers.
+        """
+        referenced: set[str] = set()
+        for name in self.heads():
+            for reading in self.after(name, 0, None):
+                for error in reading.troubles.values():
+                    raise error
+                referenced |= {one.sha256 for one in reading.messages if one.sha256}
+        return self.bodies.sweep(referenced)
+
+    def contents(self) -> dict[str, int]:
+        """How many keys the fleet has in Consul, by what they are: "messages", "nodes", and so on."""
+        kinds = (key.removeprefix(self.keys.root).partition("/")[0] for key in self.kv.keys(self.keys.root))
+        return dict(Counter(kinds))
+
+    def remove(self) -> None:
+        """Delete everything that the fleet has in Consul."""
+        self.kv.delete_all(self.keys.root)
+        self._views.clear()
+
+
+def _inline(head: Head | None, some: Sequence[Envelope]) -> bytes | None:
+    if head and head.count and (not some or some[-1].num < head.newest):
+        return head.inline
+    return some[-1].raw if some else None

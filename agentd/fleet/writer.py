@@ -1,0 +1,345 @@
+"""Appending to the log: each ID at most once, whatever happens between a write and its answer.
+
+Owns the transaction that changes a name's log: one check-and-set of its head, the messages that it tells of,
+and what is pruned for them, so that of two writers the second sees the first. After a conflict, a 5xx or a
+broken connection nothing is repeated blindly: the next call reads on, and finds what was written. It neither
+waits nor decides when to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, islice
+from typing import Final, NamedTuple
+
+from agentd.clock import unix_time
+from agentd.errors import BadDocument, Contended, FleetError, LogLost, UnknownFormat
+from agentd.fleet.bodies import Bodies
+from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
+from agentd.fleet.head import MOST_RECENT, FleetRecord, Head, Keep, parse_head
+from agentd.fleet.held import Held, listing
+from agentd.fleet.keys import Keys, is_number
+from agentd.fleet.kv import KV, MOST_BYTES, MOST_READS, cas, delete
+from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, Pruned, is_due, mark, parse_pruned, plan
+from agentd.fleet.reader import MOST_LISTED, Reader, Reading
+from agentd.watch.kv import Operation, Pair
+
+MOST_DRAFTS: Final = 30
+"""Messages that one transaction writes."""
+
+
+class Landed(NamedTuple):
+    """Where a draft is in the log: its number, 0 if it is pruned already, and whether we just wrote it."""
+
+    num: int
+    written: bool
+
+
+@dataclass(slots=True)
+class _View:
+    """What this writer has read of one name.
+
+    Attributes:
+        cursor: the number up to which it has read.
+        least: the number from which the next one goes on, whatever Consul has.
+        marks: of the IDs that it has read, each with its number.
+        is_new: whether nothing has been read or written yet.
+        is_partial: whether the IDs up to the cursor were not read, since nothing had to be searched.
+        taken: numbers at which something lies that is no message.
+        suspect: whether to build the head anew, from the messages that there are.
+        is_settled: whether what comes next need not follow what was read before.
+        numbers: of the oldest messages, ascending, as they were listed for pruning.
+        oldest: the first of them.
+    """
+
+    cursor: int = 0
+    least: int = 0
+    marks: dict[int, int] = field(default_factory=dict)
+    is_new: bool = True
+    is_partial: bool = False
+    taken: frozenset[int] = frozenset()
+    suspect: bool = False
+    is_settled: bool = False
+    numbers: list[int] = field(default_factory=list)
+    oldest: list[Kept] = field(default_factory=list)
+
+    def learn(self, marks: Iterable[tuple[int, int]]) -> None:
+        """Remember where the message with that mark is; of too many, the newest."""
+        self.marks.update(marks)
+        if len(self.marks) > 2 * MOST_LISTED:
+            newest = sorted(self.marks.items(), key=lambda one: one[1])[-MOST_LISTED:]
+            self.marks = dict(newest)
+
+
+@dataclass(slots=True)
+class _Now:
+    """What Consul has at this moment: the head's check-and-set is void once any of it has changed."""
+
+    head: Head
+    index: int
+    pruned: Pruned
+    has_record: bool
+
+
+class Writer(Reader):
+    """The log, to be read and appended to; one per thread, like the store that it is given.
+
+    Each method may raise ConsulUnavailable (what was written is not known) or ConsulRefused, and
+    UnknownFormat where a newer agentd wrote what would have to be changed.
+
+    Args:
+        kv: where it lies.
+        keys: of the fleet.
+        now: the clock, in unix seconds.
+    """
+
+    def __init__(self, kv: KV, keys: Keys, now: Callable[[], float] = unix_time) -> None:
+        super().__init__(kv, keys)
+        self.bodies = Bodies(kv, keys, now)
+        self._now = now
+        self._views: dict[str, _View] = {}
+
+    def resume(self, name: str, held: Held | None) -> None:
+        """Go on from what a node holds of the name, instead of reading the whole log; None begins anew."""
+        known = self._views.get(name, _View())
+        least = max(known.cursor, known.least)
+        if held is None:
+            self._views[name] = _View(least=least)
+            return
+        view = self._views[name] = _View(cursor=held.head.newest, least=least, is_new=False)
+        view.learn((mark(one.id), one.num) for one in held.messages)
+
+    def _settle(self, name: str, held: Held, head: Head | None, ids: Mapping[str, int]) -> None:
+        """Go on from what Consul has, once it was compared with what is held."""
+        self.resume(name, held)
+        view = self._views[name]
+        view.least = max(view.least, view.cursor)
+        view.cursor = min(view.cursor, head.newest if head else 0)
+        view.is_settled = True
+        view.learn((mark(identity), num) for identity, num in ids.items())
+
+    # ------------------------------------------------------------------ append
+
+    def append(self, name: str, drafts: Sequence[Draft], *, keep: Keep) -> dict[str, Landed]:
+        """Bring the drafts into the log, in their order, each ID at most once; one try, one transaction.
+
+        Args:
+            name: of the log.
+            drafts: what does not fit into one transaction is left for the next call.
+            keep: what to keep. Of a log that exists it can only make `all` of `latest`; the other way needs
+                a log that was forgotten.
+
+        Returns:
+            By ID, the drafts that are in the log now, whoever wrote them.
+
+        Raises:
+            Contended: another writer was first; call again, after a pause.
+            LogLost: the log is older than what was read of it: see `write_back`.
+            BadDocument: a draft cannot be written.
+        """
+        view = self._views.setdefault(name, _View())
+        now = self._read_on(name, view, keep, fresh=all(one.via != "event" for one in drafts))
+        found = {one.id: self._landed(one, view, now) for one in drafts}
+        unseen = {one.id: one for one in drafts if found[one.id] is None}
+        written = self._write(name, view, now, list(unseen.values()), keep) if unseen else {}
+        return {identity: place for identity, place in found.items() if place} | written
+
+    def _landed(self, draft: Draft, view: _View, now: _Now) -> Landed | None:
+        marked = mark(draft.id)
+        if marked in view.marks:
+            return Landed(view.marks[marked], written=False)
+        return Landed(0, written=False) if marked in now.pruned.marks else None
+
+    def _read_on(self, name: str, view: _View, keep: Keep, *, fresh: bool) -> _Now:
+        """Read what others have written, up to the head that a write will check.
+
+        Args:
+            name: of the log.
+            view: what was read before.
+            keep: for a log that is not there yet.
+            fresh: the IDs to be written are new, so that nothing has to be searched for them.
+        """
+        key, ids = self.keys.head(name), self.keys.pruned(name)
+        pairs = self.kv.pairs([key, ids, self.keys.record])
+        index = pairs[key].index if key in pairs else 0
+        pruned = self._pruned(pairs.get(ids))
+        try:
+            head = parse_head(pairs[key].value) if key in pairs else Head(keep)
+        except BadDocument:
+            head, view.suspect = Head(keep), True
+        if not view.suspect:
+            if head.newest < view.cursor:
+                raise LogLost(f"the log of {name} is gone, or older than before")
+            if not fresh and view.is_partial:
+                view.cursor, view.is_partial = 0, False
+            if fresh and view.is_new:
+                view.suspect = not self._has_newest(name, head)
+                view.cursor = 0 if view.suspect else head.newest
+                view.is_partial = not view.suspect
+            elif head.newest > view.cursor:
+                view.suspect = not self._search(name, view, head)
+        if view.suspect:
+            head = self._rebuilt(name, view, head)
+        view.is_new = False
+        return _Now(head, index, pruned, self.keys.record in pairs)
+
+    @staticmethod
+    def _pruned(pair: Pair | None) -> Pruned:
+        """The list of what was pruned lately; a damaged one begins anew."""
+        try:
+            return parse_pruned(pair.value) if pair else Pruned()
+        except BadDocument:
+            return Pruned()
+
+    def _has_newest(self, name: str, head: Head) -> bool:
+        """Whether the message that the head names is there: else nobody has believed it."""
+        reading = self.read(name, [head.newest] if head.count else [])
+        return not head.count or head.newest in _there(reading)
+
+    def _search(self, name: str, view: _View, head: Head) -> bool:
+        """Read all above the cursor; False if the newest is not there."""
+        before, last = view.cursor, 0
+        for reading in self.after(name, view.cursor, head):
+            for message in reading.messages:
+                if message.num > head.newest:
+                    break
+                if message.prev < before and not last and not view.is_settled:
+                    raise LogLost(f"the log of {name} went on without what was in it before")
+                last = message.num
+                view.learn([(mark(message.id), last)])
+            last = max([last, *(num for num in _there(reading) if num <= head.newest)])
+        if head.count and last != head.newest:
+            # Pruned since the head was read? Then the head has changed, and the write will see it.
+            return self.head(name) != head
+        view.cursor = head.newest
+        view.is_settled = False
+        return True
+
+    def _rebuilt(self, name: str, view: _View, head: Head) -> Head:
+        """The head as the messages show it: what stands there was not written by agentd, or is damaged."""
+        numbers = self.numbers(name, consistent=True)
+        there, ids = self._there(name, numbers)
+        view.learn((mark(identity), num) for identity, num in ids.items())
+        view.oldest, view.numbers, view.taken = [], [], frozenset(numbers).difference(there)
+        if view.cursor > max(there, default=0):
+            raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
+        return listing(Head(head.keep), there, None)
+
+    def _there(self, name: str, numbers: Sequence[int]) -> tuple[list[int], dict[str, int]]:
+        """At which of these numbers there is a message, and the IDs of those that can be read."""
+        there: list[int] = []
+        ids: dict[str, int] = {}
+        for at in range(0, len(numbers), MOST_READS):
+            reading = self.read(name, numbers[at : at + MOST_READS], consistent=True)
+            there += _there(reading)
+            ids |= {one.id: one.num for one in reading.messages}
+        return there, ids
+
+    def _write(
+        self, name: str, view: _View, now: _Now, drafts: Sequence[Draft], keep: Keep
+    ) -> dict[str, Landed]:
+        messages = self._numbered(name, view, now.head.newest, drafts)
+        for draft, _ in zip(drafts, messages, strict=False):
+            if len(draft.body) > LARGEST_BODY:
+                self.bodies.put(draft.body)
+        head = self._with(now.head, messages, keep)
+        prune = Prune()
+        if is_due(head):
+            head = self._with_oldest(name, view, head)
+            prune = plan(head, view.oldest, self._now())
+            head = self._without(head, view, prune)
+        operations = [cas(self.keys.head(name), head.render(), now.index)]
+        operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in messages]
+        operations += [delete(self.keys.message(name, one.num)) for one in prune.gone]
+        if prune.gone:
+            ids = [one.found.id for one in prune.gone if isinstance(one.found, Envelope)]
+            pruned = now.pruned.plus(ids, self._now())
+            operations.append({"Verb": "set", "Key": self.keys.pruned(name), "Value": pruned.render()})
+        if not now.has_record:
+            operations.append(cas(self.keys.record, FleetRecord().render(), 0))
+        self._transact(name, view, operations)
+        view.cursor = head.newest
+        view.learn((mark(one.id), one.num) for one in messages)
+        return {one.id: Landed(one.num, written=True) for one in messages}
+
+    def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
+        """As many of the drafts as one transaction takes, with their numbers."""
+        messages: list[Envelope] = []
+        newest, now = max(newest, view.cursor, view.least), int(self._now() * 1000)
+        for draft in islice(drafts, MOST_DRAFTS):
+            num = max(newest + 1, now)
+            while num in view.taken:
+                num += 1
+            if not is_number(num):
+                raise FleetError(f"the log of {name} has no number left for a message: use another name")
+            messages.append(draft.numbered(self.keys.fleet, name, num, newest))
+            newest = num
+        return messages[: fitting(one.raw for one in messages)]
+
+    @staticmethod
+    def _with(head: Head, messages: Sequence[Envelope], keep: Keep) -> Head:
+        numbers = [one.num for one in messages]
+        return replace(
+            head,
+            keep=keep if not head.count else "all" if "all" in (head.keep, keep) else "latest",
+            newest=numbers[-1],
+            oldest=head.oldest or numbers[0],
+            count=head.count + len(numbers),
+            snapshot=max([head.snapshot, *(one.num for one in messages if one.snapshot)]),
+            recent=(*head.recent, *numbers)[-MOST_RECENT:],
+            inline=messages[-1].raw,
+        )
+
+    def _transact(self, name: str, view: _View, operations: Sequence[Operation]) -> None:
+        failures = self.kv.write(operations).failures
+        # If a message is there already, it is junk: nobody who writes one leaves the head as it was.
+        messages = self.keys.messages(name)
+        view.suspect = any(operations[at]["Key"].startswith(messages) for at, _ in failures)
+        if failures:
+            raise Contended(f"others write to the log of {name} at the same time: try again")
+
+    # ------------------------------------------------------------------ prune
+
+    def _with_oldest(self, name: str, view: _View, head: Head) -> Head:
+        """Read the oldest messages, as many as one transaction may delete; the head, if it counted wrong."""
+        view.oldest = [one for one in view.oldest if one.num >= head.oldest]
+        view.numbers = [num for num in view.numbers if num >= head.oldest]
+        if len(view.oldest) > PRUNED_AT_ONCE:
+            return head
+        if len(view.numbers) <= PRUNED_AT_ONCE:
+            view.numbers = [num for num in self.numbers(name) if head.oldest <= num <= head.newest]
+            new = set(head.recent[-MOST_DRAFTS:]).difference(view.numbers)
+            head = replace(head, count=len(view.numbers) + len(new))
+        reading = self.read(name, view.numbers[:MOST_READS])
+        found: dict[int, Envelope | FleetError] = {one.num: one for one in reading.messages}
+        found.update(reading.troubles)
+        view.oldest = [Kept(num, found.get(num)) for num in view.numbers[:MOST_READS]]
+        return head
+
+    @staticmethod
+    def _without(head: Head, view: _View, prune: Prune) -> Head:
+        if not prune.gone:
+            return head
+        last = prune.gone[-1].num
+        oldest = next((num for num in (*view.numbers, *head.recent) if num > last), head.newest)
+        return replace(
+            head,
+            oldest=oldest,
+            count=max(1, head.count - len(prune.gone)),
+            base=last,
+            cut=max(head.cut, prune.cut),
+            recent=tuple(num for num in head.recent if num >= oldest),
+        )
+
+
+def _there(reading: Reading) -> list[int]:
+    """The numbers at which there is a message, also one that only a newer agentd can read."""
+    waiting = (num for num, error in reading.troubles.items() if isinstance(error, UnknownFormat))
+    return sorted([*(one.num for one in reading.messages), *waiting])
+
+
+def fitting(messages: Iterable[bytes]) -> int:
+    """How many of these messages, in their order, one transaction takes."""
+    sizes = accumulate(len(raw) for raw in islice(messages, MOST_DRAFTS))
+    return sum(size <= MOST_BYTES for size in sizes)

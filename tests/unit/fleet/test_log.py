@@ -1,0 +1,317 @@
+"""What is done to a log beside appending: publish, again, forget, write back, sweep, remove."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from agentd.errors import ConsulUnavailable, Contended, FleetError
+from agentd.fleet.bodies import KEPT
+from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
+from agentd.fleet.head import Head, parse_head
+from agentd.fleet.held import Held
+from agentd.fleet.keys import POISONED, Keys
+from agentd.fleet.log import Log
+from tests.unit.fleet.kv_model import ModelKV
+from tests.unit.fleet.test_writer import KEYS, NAME, NOW, another, event, fill, ids
+
+LARGE = b"x" * (LARGEST_BODY + 1)
+
+
+@pytest.fixture
+def kv() -> ModelKV:
+    """One store."""
+    return ModelKV()
+
+
+@pytest.fixture
+def log(kv: ModelKV) -> Log:
+    """One writer."""
+    return Log(kv, KEYS, lambda: NOW)
+
+
+def draft(body: bytes = b"x") -> Draft:
+    """A message that somebody publishes."""
+    return Draft(body, issued=NOW, publisher="ops@admin1")
+
+
+def no_pause(*_: float) -> None:
+    """Time is not needed."""
+
+
+def held(kv: ModelKV) -> Held:
+    """All that there is, as a node holds it."""
+    reader = another(kv)
+    head = reader.head(NAME)
+    assert head
+    return Held(head, [one for page in reader.after(NAME, 0, head) for one in page.messages])
+
+
+def messages(kv: ModelKV) -> list[Envelope]:
+    """What the log has."""
+    return list(held(kv).messages)
+
+
+# ---------------------------------------------------------------------- publish
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_publish_goes_on_until_the_message_is_there_once(kv: ModelKV, log: Log, fault: str) -> None:
+    """Whether the first write took effect or not."""
+    kv.faults.append("before" if fault == "before" else "after")
+    message = draft()
+    num = log.publish(NAME, message, keep="all", pause=no_pause)
+    assert [(one.num, one.id) for one in messages(kv)] == [(num, message.id)]
+
+
+def test_publish_gives_up_at_last(kv: ModelKV, log: Log) -> None:
+    """With the reason."""
+    kv.faults.extend(["before"] * 100)
+    with pytest.raises(ConsulUnavailable):
+        log.publish(NAME, draft(), keep="all", patience=0.0, pause=no_pause)
+
+
+def test_publish_does_not_wait_for_a_write_back(kv: ModelKV, log: Log) -> None:
+    """A command holds nothing; its number is above all that it has seen."""
+    first = log.publish(NAME, draft(), keep="all", pause=no_pause)
+    kv.restore({})
+    log._now = lambda: 5.0
+    assert log.publish(NAME, draft(), keep="all", pause=no_pause) > first
+
+
+def test_again_is_a_new_message_with_the_same_payload(kv: ModelKV, log: Log) -> None:
+    """Also if its body lies elsewhere; the old one stays."""
+    first = log.publish(NAME, replace(draft(LARGE), node="lb.*"), keep="latest", pause=no_pause)
+    log.publish(NAME, draft(), keep="latest", pause=no_pause)
+    second = log.again(NAME, first, publisher="ops", pause=no_pause)
+    old, _, new = messages(kv)
+    assert (old.num, new.num, new.via, new.node) == (first, second, "again", "lb.*")
+    assert log.payload(new) == LARGE
+    assert new.id != old.id
+
+
+def test_again_needs_the_message(log: Log) -> None:
+    """Of a number that is not there the next command is told."""
+    log.publish(NAME, draft(), keep="all", pause=no_pause)
+    with pytest.raises(FleetError, match="agentd log deploy"):
+        log.again(NAME, 7, publisher="ops", pause=no_pause)
+
+
+# ---------------------------------------------------------------------- forget
+
+
+def test_forgotten_messages_are_not_written_back(kv: ModelKV, log: Log) -> None:
+    """Nor written again by a node that still has their event; the numbers go on."""
+    fill(log, 3)
+    memory = held(kv)
+    assert log.forget(NAME) == 3
+    assert ids(kv) == []
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 0
+    assert another(kv).append(NAME, [event(1)], keep="all")["e1"] == (0, False)
+    landed = log.append(NAME, [event(9)], keep="all")
+    assert landed["e9"].num > memory.messages[-1].num
+
+
+def test_forget_keeps_what_is_newer(kv: ModelKV, log: Log) -> None:
+    """Up to a number, and that number too."""
+    fill(log, 5)
+    log.forget(NAME, messages(kv)[2].num)
+    assert ids(kv) == ["e3", "e4"]
+    head = log.head(NAME)
+    assert head
+    assert (head.count, head.oldest, head.floor) == (2, messages(kv)[0].num, messages(kv)[0].num - 1)
+    assert head.inline == messages(kv)[-1].raw
+
+
+def test_forget_needs_a_log(log: Log) -> None:
+    """And a number that it has reached."""
+    with pytest.raises(FleetError, match="no log of deploy"):
+        log.forget(NAME)
+    fill(log, 1)
+    with pytest.raises(FleetError, match="newest message"):
+        log.forget(NAME, POISONED - 1)
+
+
+def test_a_forgotten_log_may_keep_less(kv: ModelKV, log: Log) -> None:
+    """It is the way from `all` to `latest`."""
+    fill(log, 1)
+    log.forget(NAME)
+    log.append(NAME, [event(9)], keep="latest")
+    assert parse_head(kv.found[KEYS.head(NAME)].value).keep == "latest"
+
+
+# ---------------------------------------------------------------------- write back
+
+
+def test_a_wiped_log_is_written_back_verbatim(kv: ModelKV, log: Log) -> None:
+    """All of it, with its numbers, and its bodies."""
+    fill(log, 100)
+    log.append(NAME, [event(200, body=LARGE)], keep="all")
+    memory, before = held(kv), kv.snapshot()
+    kv.restore({})
+    relay = another(kv)
+    assert relay.write_back(NAME, memory, body=lambda _: LARGE, pause=no_pause) == 101
+    for key, pair in before.items():
+        if key.startswith((KEYS.messages(NAME), KEYS.bodies)):
+            assert kv.found[key].value == pair.value
+    assert log.head(NAME) == memory.head
+    assert kv.most <= 64
+    relay.append(NAME, [event(300), event(5)], keep="all")
+    assert ids(kv)[-1] == "e300"
+    assert len(ids(kv)) == 102
+
+
+def test_an_older_snapshot_is_brought_up_to_date(kv: ModelKV, log: Log) -> None:
+    """What it has stays, what came later comes back below what was written since."""
+    fill(log, 3)
+    snapshot = kv.snapshot()
+    fill(log, 3, first=3)
+    memory = held(kv)
+    kv.restore(snapshot)
+    another(kv, NOW + 9).append(NAME, [event(7)], keep="all")
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 3
+    assert ids(kv) == ["e0", "e1", "e2", "e3", "e4", "e5", "e7"]
+
+
+def test_what_was_heard_again_meanwhile_is_not_written_back(kv: ModelKV, log: Log) -> None:
+    """Each ID once, wherever it is now."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.restore({})
+    another(kv, NOW + 9).append(NAME, [event(1)], keep="all")
+    another(kv).write_back(NAME, memory, pause=no_pause)
+    assert sorted(ids(kv)) == ["e0", "e1", "e2"]
+
+
+def test_what_has_expired_stays_away(kv: ModelKV, log: Log) -> None:
+    """Except the newest, from whose number the log goes on."""
+    drafts = [replace(event(n), expires=NOW + 5) for n in range(3)]
+    log.append(NAME, [*drafts, event(3), replace(event(4), expires=NOW + 5)], keep="all")
+    memory = held(kv)
+    kv.restore({})
+    assert another(kv, NOW + 6).write_back(NAME, memory, pause=no_pause) == 2
+    assert ids(kv) == ["e3", "e4"]
+
+
+def test_one_look_is_not_enough(kv: ModelKV, log: Log) -> None:
+    """Consul may be on its way back."""
+    fill(log, 3)
+    memory, before = held(kv), kv.snapshot()
+    kv.restore({})
+    assert another(kv).write_back(NAME, memory, pause=lambda: kv.restore(before)) == 0
+    assert kv.found == before
+
+
+def test_nothing_lost_is_nothing_written(kv: ModelKV, log: Log) -> None:
+    """Not even the head."""
+    fill(log, 3)
+    before = kv.snapshot()
+    assert another(kv).write_back(NAME, held(kv), pause=no_pause) == 0
+    assert kv.found == before
+
+
+def test_of_two_that_write_back_both_add_what_they_hold(kv: ModelKV, log: Log) -> None:
+    """The one that held less was first."""
+    fill(log, 10)
+    whole = held(kv)
+    part = Held(whole.head, whole.messages[7:])
+    kv.restore({})
+    assert another(kv).write_back(NAME, part, pause=no_pause) == 3
+    assert another(kv).write_back(NAME, whole, pause=no_pause) == 7
+    assert len(ids(kv)) == 10
+
+
+def test_a_writer_that_was_first_is_no_second_message(kv: ModelKV, log: Log) -> None:
+    """The check-and-set of the head says so."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.restore({})
+    kv.before_write = lambda: another(kv).write_back(NAME, memory, pause=no_pause)
+    relay = another(kv)
+    with pytest.raises(Contended):
+        relay.write_back(NAME, memory, pause=no_pause)
+    assert relay.write_back(NAME, memory, pause=no_pause) == 0
+    assert len(ids(kv)) == 3
+
+
+def test_junk_in_the_place_of_a_message_gives_way(kv: ModelKV, log: Log) -> None:
+    """It is held as it was."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.put(KEYS.message(NAME, memory.messages[1].num), b"junk")
+    kv.put(KEYS.head(NAME), b"junk")
+    another(kv).write_back(NAME, memory, pause=no_pause)
+    assert ids(kv) == ["e0", "e1", "e2"]
+
+
+@pytest.mark.parametrize("spoil", [lambda kv: kv.restore({}), lambda kv: kv.put(KEYS.head(NAME), b"x")])
+def test_a_lost_floor_comes_back(kv: ModelKV, log: Log, spoil: Callable[[ModelKV], None]) -> None:
+    """What was forgotten stays so."""
+    fill(log, 3)
+    log.forget(NAME)
+    fill(log, 1, first=5)
+    memory = held(kv)
+    spoil(kv)
+    another(kv).write_back(NAME, memory, pause=no_pause)
+    head = log.head(NAME)
+    assert head
+    assert head.floor == memory.head.floor
+    assert ids(kv) == ["e5"]
+
+
+def test_a_log_of_nothing_is_not_lost(log: Log) -> None:
+    """A node that holds nothing writes nothing, and goes on."""
+    empty = Held(Head("all", newest=int(NOW * 1000) + 50))
+    assert log.write_back(NAME, empty, pause=no_pause) == 0
+    assert log.append(NAME, [event(1)], keep="all")["e1"].num == int(NOW * 1000) + 51
+
+
+# ---------------------------------------------------------------------- bodies
+
+
+def test_a_body_is_swept_a_day_after_its_last_reference(kv: ModelKV) -> None:
+    """Not before, however old it is."""
+    clock = [NOW]
+    log = Log(kv, KEYS, lambda: clock[0])
+    log.publish(NAME, draft(LARGE), keep="all", pause=no_pause)
+    clock[0] += 10 * KEPT
+    assert log.sweep() == 0
+    log.forget(NAME)
+    assert log.sweep() == 0
+    clock[0] += KEPT - 1
+    assert log.sweep() == 0
+    clock[0] += 2
+    assert log.sweep() == 1
+    assert not kv.keys(KEYS.bodies)
+
+
+def test_a_body_that_is_used_again_begins_anew(kv: ModelKV) -> None:
+    """Also if it is published between the two looks of a sweep."""
+    clock = [NOW]
+    log = Log(kv, KEYS, lambda: clock[0])
+    log.publish(NAME, draft(LARGE), keep="all", pause=no_pause)
+    log.forget(NAME)
+    log.sweep()
+    clock[0] += 2 * KEPT
+    kv.before_write = lambda: Log(kv, KEYS, lambda: clock[0]).publish(NAME, draft(LARGE), keep="all")
+    assert log.sweep() == 0
+    assert log.payload(messages(kv)[-1]) == LARGE
+
+
+def test_a_sweep_takes_nothing_that_it_cannot_judge(kv: ModelKV, log: Log) -> None:
+    """A newer message may refer to it."""
+    num = log.publish(NAME, draft(), keep="all", pause=no_pause)
+    kv.put(KEYS.message(NAME, num), b'{"format":2}')
+    with pytest.raises(FleetError):
+        log.sweep()
+
+
+def test_remove_leaves_nothing_of_this_fleet(kv: ModelKV, log: Log) -> None:
+    """And all of another."""
+    log.publish(NAME, draft(LARGE), keep="all", pause=no_pause)
+    Log(kv, Keys("prod2")).publish(NAME, draft(), keep="all", pause=no_pause)
+    assert log.contents() == {"names": 2, "messages": 1, "bodies": 1}
+    log.remove()
+    assert {key.split("/")[1] for key in kv.found} == {"prod2"}
