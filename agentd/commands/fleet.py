@@ -10,6 +10,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -148,9 +149,12 @@ class _View:
         if not documents.indexes:
             demand(self._client, "read", [self._keys.nodes], "reading the acknowledgements")
         if not heads.heads:
-            demand(self._client, "read", [self._keys.root], "reading the fleet's log")
+            demand(self._client, "read", [self._keys.names], "reading the fleet's log")
 
     def _notes(self, documents: Documents, catalogue: dict[str, Catalogued], heads: Heads) -> Iterator[str]:
+        from agentd.fleet.census import SERVICE  # noqa: PLC0415 (as above)
+        from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
+
         if not documents.indexes:
             yield f"no node acknowledges in the fleet {self._keys.fleet!r}: is that its name?"
         if not catalogue:
@@ -158,6 +162,18 @@ class _View:
                 "which agents are down and which nodes lack agentd is unknown: the token may not read nodes;"
                 ' add to its policy: node_prefix "" { policy = "read" }'
             )
+        elif self._client.authorized("service", "read", SERVICE) is False:
+            yield (
+                "where agentd does not answer its health check is unknown: the token may not read it;"
+                f' add to its policy: service "{SERVICE}" {{ policy = "read" }}'
+            )
+        lacking: list[str] = []
+        if heads.unreadable and not heads.messages:
+            lacking = missing_rules(self._client, "read", map(self._keys.messages, heads.heads))
+        if lacking:
+            some = " ".join(lacking[:_MOST_NOTED])
+            yield f"who published is unknown: add to the policy of the token: {some}"
+            heads = replace(heads, unreadable={})
         for junk, prefix in ((documents.junk, self._keys.nodes), (heads.junk, self._keys.names)):
             if junk:
                 yield f"{junk} keys below {prefix} are none of agentd's, or too much, and were left unread"

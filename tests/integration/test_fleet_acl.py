@@ -1,0 +1,109 @@
+"""The policies of `config/consul/` under default deny: each is enough for its role, and no rule is too many.
+
+Each rule is left out once, and what is told then names it: somebody who reads that can mend it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agentd.cli import main
+from tests.servers.acknowledgers import Acknowledgers, acknowledgers
+from tests.servers.consul import ConsulAgent
+from tests.servers.ports import free_port
+
+POLICIES = Path(__file__).parents[2] / "config" / "consul"
+_RULE = re.compile(r'(\w+) "([^"]*)" \{\s*policy = "(\w+)"\s*\}')
+_ROOM = "agentd/FLEET/"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One rule of a policy, of the fleet FLEET and the node NODE."""
+
+    kind: str
+    segment: str
+    access: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.segment}".strip()
+
+    def text(self, fleet: str, node: str = "") -> str:
+        """As Consul reads it, and as agentd prints the rule to add."""
+        segment = self.segment.replace("FLEET", fleet).replace("NODE", node)
+        return f'{self.kind} "{segment}" {{ policy = "{self.access}" }}'
+
+
+def rules(role: str) -> list[Rule]:
+    """Those of a file, without the ones in comments."""
+    lines = (POLICIES / f"{role}.hcl").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#"))
+    return [Rule(*found) for found in _RULE.findall(text)]
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """One Consul server that denies what no rule grants."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("strict"), acl=True)
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+def token(strict: ConsulAgent, fleet: str, wanted: list[Rule], node: str = "") -> str:
+    """A token that has these rules, and nothing else."""
+    return strict.make_token("\n".join(rule.text(fleet, node) for rule in wanted))
+
+
+# ---------------------------------------------------------------- viewer
+
+
+@pytest.fixture
+def fleet(strict: ConsulAgent) -> Iterator[Acknowledgers]:
+    """Two nodes that agree, as documents."""
+    with acknowledgers(strict, f"acl-{free_port()}", 2) as made:
+        yield made
+
+
+def look(
+    strict: ConsulAgent, made: Acknowledgers, wanted: list[Rule], monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """`agentd fleet` with these rights."""
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, made.keys.fleet, wanted))
+    return main(["fleet", "--fleet", made.keys.fleet, "--http-addr", strict.url, "--service", "nobody"])
+
+
+def test_the_policy_of_a_viewer_is_enough(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """All of the table, and nothing that was left out."""
+    assert look(strict, fleet, rules("viewer"), monkeypatch) == 0
+
+    told = capsys.readouterr()
+    assert "2 nodes, all agree" in told.out
+    assert "policy" not in told.out + told.err
+
+
+@pytest.mark.parametrize("left_out", rules("viewer"), ids=str)
+def test_a_viewer_is_told_which_right_is_missing(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    left_out: Rule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What is missing is never taken for empty."""
+    look(strict, fleet, [rule for rule in rules("viewer") if rule != left_out], monkeypatch)
+
+    told = capsys.readouterr()
+    text = left_out.text(fleet.keys.fleet)
+    prefix = text.partition('/"')[0]  # of messages the one name that there is
+    assert prefix in told.out + told.err
