@@ -18,7 +18,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from agentd.apply.account import Accounts
+from agentd.accounts import Accounts
 from agentd.apply.batch import Batch, Kept
 from agentd.apply.commit import Committer
 from agentd.apply.tasks import TIMED, HandlerTasks

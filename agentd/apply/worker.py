@@ -11,7 +11,7 @@ import time
 from itertools import takewhile
 from typing import Final
 
-from agentd.apply.account import Accounting
+from agentd.apply.accounting import Accounting
 from agentd.apply.attempts import Attempt, Attempts, Pause
 from agentd.apply.batch import Batch
 from agentd.apply.convergence import Convergence

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentd.apply.account import Accounts
-from agentd.apply.commit import Committer
+from agentd.accounts import Accounts
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.fleet.acknowledgement import HandlerReport, Name, Tried
+from agentd.journal.commits import Commits
 from agentd.journal.drift import Drifts
 from agentd.journal.followed import Followed, Position
+from agentd.journal.journal import Journal
+from agentd.journal.numbers import Numbers
 from agentd.watch.changes import LOG
 
 _DONE: Final = ("applied", "unchanged")
@@ -39,21 +41,27 @@ class Inspector:
 
     Args:
         handlers: the configured ones.
-        committer: of the tree and the journal.
+        journal: of this node.
         accounts: what the handlers tell.
+        generation: the current one.
         damage: what is wrong with the tree, "" if nothing is.
     """
 
     def __init__(
         self,
         handlers: Sequence[ConfiguredHandler],
-        committer: Committer,
+        journal: Journal,
         accounts: Accounts,
+        generation: Callable[[], int],
         damage: Callable[[], str],
     ) -> None:
         self._handlers = handlers
-        self._committer = committer
+        self._followed = Followed(journal)
+        self._drifts = Drifts(journal)
+        self._commits = Commits(journal)
+        self._numbers = Numbers(journal.database)
         self._accounts = accounts
+        self._generation = generation
         self._damage = damage
         self._options = {one.name: _digest(one) for one in handlers}
         self._names = {one.name: _kept(one) for one in handlers}
@@ -67,19 +75,19 @@ class Inspector:
         """
         drift = self._drift()
         damage = self._damage()
-        positions = Followed(self._committer.journal).positions()
-        back = self._committer.numbers.rolling_back(self._provers)
-        found: dict[str, list[tuple[Name, bool]]] = {}
+        positions = self._followed.positions()
+        back = self._numbers.rolling_back(self._provers)
+        found: dict[str, list[Name]] = {}
         reports = {}
         for one in self._handlers:
-            shaken = _shaken(one, self._provers, drift, damage, back)
-            live = {} if shaken else self._committer.numbers.live(one.name)
+            shaken = _shaken(one, self._provers, drift, damage, back=back)
+            live = {} if shaken else self._numbers.live(one.name)
             for name in self._names[one.name]:
                 state = self._name(one.name, name, live, shaken, positions.get((one.name, name)))
                 found.setdefault(name, []).append(state)
             reports[one.name] = self._report(one.name, live, drift.get(one.name, ""))
         return Condition(
-            generation=self._committer.tree.current,
+            generation=self._generation(),
             names={name: least(states) for name, states in found.items()},
             handlers=reports,
             options=self._options,
@@ -89,7 +97,7 @@ class Inspector:
     def _drift(self) -> dict[str, str]:
         """By handler, what does not hold, in a sentence."""
         found: dict[str, list[str]] = {}
-        for one in Drifts(self._committer.journal).standing():
+        for one in self._drifts.standing():
             found.setdefault(one.handler, []).append(f"{one.part}: {one.reason}")
         return {
             handler: first + (f" (and {len(more)} more)" if more else "")
@@ -99,7 +107,7 @@ class Inspector:
     def _name(
         self, handler: str, name: str, live: Mapping[str, int], shaken: str, position: Position | None
     ) -> Name:
-        attempted = self._committer.numbers.attempted(handler, f"{LOG}{name}")
+        attempted = self._numbers.attempted(handler, f"{LOG}{name}")
         num = live.get(name)
         tried = None
         if attempted:
@@ -115,12 +123,12 @@ class Inspector:
         )
 
     def _report(self, handler: str, live: Mapping[str, int], drift: str) -> HandlerReport:
-        account, ended = self._accounts.get(handler), self._committer.numbers.ended(handler)
+        account, ended = self._accounts.get(handler), self._numbers.ended(handler)
         # It was asked about what is committed: that is to be what is live, and still the case.
         current = (
             account is not None
-            and account.revision == self._committer.commits.revision(handler)
-            and live == self._committer.numbers.committed(handler)
+            and account.revision == self._commits.revision(handler)
+            and live == self._numbers.committed(handler)
         )
         trouble = {"trouble": account.trouble} if account and account.trouble else {}
         return HandlerReport(
@@ -152,7 +160,7 @@ def least(states: Iterable[Name]) -> Name:
 
 
 def _shaken(
-    one: ConfiguredHandler, provers: set[str], drift: Mapping[str, str], damage: str, back: bool
+    one: ConfiguredHandler, provers: set[str], drift: Mapping[str, str], damage: str, *, back: bool
 ) -> str:
     """Why nothing of the handler is known to be in force; "" if nothing speaks against it."""
     told = provers.intersection(one.entry.notify)

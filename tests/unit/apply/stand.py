@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from agentd.apply.account import Accounts
+from agentd.accounts import Accounts
 from agentd.apply.attempts import Attempts
 from agentd.apply.commit import Committer
 from agentd.apply.convergence import Convergence

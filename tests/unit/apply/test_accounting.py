@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentd.apply.account import Account, Accounts
+from agentd.accounts import Account, Accounts
 from agentd.apply.worker import Worker
 from agentd.errors import TemporaryError
 from agentd.handler import Context

@@ -1,4 +1,4 @@
-"""What a handler tells the fleet of itself: asked in its worker's thread, kept for whoever acknowledges.
+"""Asks a handler what it tells the fleet of itself, in its worker's thread, if there is a fleet.
 
 It is asked again whenever its files or its store have moved. Owns the bounds of what a handler may tell; what
 becomes of it is not known here.
@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from agentd.accounts import Account
 from agentd.errors import AgentdError
 from agentd.handler import Context, Handler
 
@@ -26,46 +25,6 @@ MOST: Final = 2048
 """Bytes of a report, as JSON."""
 _AGAIN: Final = 60.0  # seconds until one that raised is asked again
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What one handler told.
-
-    Attributes:
-        revision: that of its files and store when it was asked (see `Commits.revision`).
-        fingerprint: see `Handler.fingerprint`.
-        report: see `Handler.report`.
-        trouble: why it could not be had; "" if it was.
-    """
-
-    revision: int
-    fingerprint: str | None = None
-    report: Mapping[str, Any] = field(default_factory=dict)
-    trouble: str = ""
-
-
-class Accounts:
-    """The last account of each handler; any thread may call any method.
-
-    Args:
-        news: called when one differs from the one before.
-    """
-
-    def __init__(self, news: Callable[[], None]) -> None:
-        self._news = news
-        self._last: dict[str, Account] = {}
-
-    def get(self, handler: str) -> Account | None:
-        """The last one, None as long as there is none."""
-        return self._last.get(handler)
-
-    def put(self, handler: str, account: Account) -> None:
-        """Keep it instead of the one before."""
-        before = self._last.get(handler)
-        self._last[handler] = account
-        if account != before:
-            self._news()
 
 
 class Accounting:
