@@ -8,7 +8,7 @@ from typing import get_args
 
 from agentd.errors import HandlerError
 from agentd.sources.decompressor import RefusedError, decompress, kind
-from agentd.testing import HandlerHarness, event
+from agentd.testing import HandlerHarness, event, message
 from handlers.ip_blacklist.compile import CompileJob, compile_list
 from handlers.ip_blacklist.formats import Format
 from handlers.ip_blacklist.handler import IPBlacklist
@@ -26,11 +26,18 @@ _LISTS = (
 
 @target(HandlerError)
 def blacklist_payload(data: bytes) -> None:
-    """Events with one payload each, separated by NUL; then the time passes at which entries end."""
+    """Events with one payload each, separated by NUL; then the time passes at which entries end.
+
+    Every other one is a message of the fleet's log that is an hour old.
+    """
     blacklist = HandlerHarness(IPBlacklist, {"never_block_node": False})
     blacklist.initial()
     for number, payload in enumerate(data.split(b"\0")[:4]):
-        blacklist.handle(event("block", payload, ltime=number))
+        change = event("block", payload, ltime=number)
+        if number % 2:
+            change = message("block", payload, num=number, issued=blacklist.now - 3600)
+        blacklist.handle(change)
+        blacklist.fingerprint()
     blacklist.advance(86_400.0)
 
 

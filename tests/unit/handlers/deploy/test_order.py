@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agentd.handler import Change, Event
 from agentd.testing import message
@@ -107,6 +110,46 @@ def test_a_joiner_is_compared_by_the_newest_message_alone(tmp_path: Path) -> Non
     assert old.handler.fingerprint(old.context()) == joiner.handler.fingerprint(joiner.context())
     joiner.deploy(logged(fire(joiner, b"2"), 1002))
     assert old.handler.fingerprint(old.context()) != joiner.handler.fingerprint(joiner.context())
+
+
+def take(node: DeployStand, waiting: list[Event]) -> None:
+    """Handle what waits, as the worker does."""
+    void = node.handler.superseded(waiting, node.context())
+    for change in waiting:
+        if change.id not in void:
+            node.deploy(change)
+
+
+@given(
+    count=st.integers(1, 4),
+    followed=st.integers(0, 4),
+    heard=st.lists(st.integers(0, 3), max_size=4, unique=True),
+    at_once=st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_all_nodes_end_up_alike(*, count: int, followed: int, heard: list[int], at_once: bool) -> None:
+    """One follows, one hears some of it before the log does and in any order, one gets only the newest."""
+    with tempfile.TemporaryDirectory() as directory:
+        nodes = []
+        for name in ("straight", "other", "joiner"):
+            (Path(directory) / name).mkdir()
+            nodes.append(DeployStand(Path(directory) / name))
+        events = [[fire(node, str(n).encode()) for n in range(count)] for node in nodes]
+        logs = [[logged(change, 1000 + n) for n, change in enumerate(one)] for one in events]
+        straight, other, joiner = nodes
+        for change in logs[0]:
+            take(straight, [change])
+        take(other, logs[1][:followed])
+        for number in heard:
+            if followed <= number < count:
+                take(other, [events[1][number]])
+        late = logs[1][followed:]
+        for some in [late] if at_once else [[change] for change in late]:
+            take(other, some)
+        take(joiner, logs[2][-1:])
+
+        assert [(node.dest / "index.html").read_text() for node in nodes] == [str(count - 1)] * 3
+        assert len({node.store["messages"]["deploy"][0] for node in nodes}) == 1
 
 
 def test_events_that_name_no_manifest_supersede_nothing(stand: DeployStand) -> None:
