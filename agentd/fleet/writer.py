@@ -8,7 +8,7 @@ waits nor decides when to write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from typing import Final, NamedTuple
@@ -51,6 +51,7 @@ class _View:
         is_settled: whether what comes next need not follow what was read before.
         numbers: of the oldest messages, ascending, as they were listed for pruning.
         oldest: the first of them.
+        newest: the number of the newest message that it has read, and who wrote it.
     """
 
     cursor: int = 0
@@ -63,6 +64,12 @@ class _View:
     is_settled: bool = False
     numbers: list[int] = field(default_factory=list)
     oldest: list[Kept] = field(default_factory=list)
+    newest: tuple[int, str] = (0, "")
+
+    def saw(self, message: Envelope) -> None:
+        """Remember a message that is in the log."""
+        self.learn([(mark(message.id), message.num)])
+        self.newest = max(self.newest, (message.num, message.publisher))
 
     def learn(self, marks: Iterable[tuple[int, int]]) -> None:
         """Remember where the message with that mark is; of too many, the newest."""
@@ -119,9 +126,30 @@ class Writer(Reader):
         view.is_settled = True
         view.learn((mark(identity), num) for identity, num in ids.items())
 
+    # ------------------------------------------------------------------ what was read
+
+    def saw(self, name: str, messages: Iterable[Envelope]) -> None:
+        """Take over messages that another reader of this node has read, in their order."""
+        view = self._views.setdefault(name, _View())
+        for message in messages:
+            view.saw(message)
+            if message.prev == view.cursor:  # else some before it are not known here
+                view.cursor, view.is_settled = message.num, False
+
+    def find(self, name: str, ids: Iterable[str]) -> dict[str, int]:
+        """Those of the IDs that are in the log as far as it was read, each with its number; asks nothing."""
+        marks = self._views.get(name, _View()).marks
+        return {one: marks[mark(one)] for one in ids if mark(one) in marks}
+
+    def publisher(self, name: str) -> str:
+        """Who wrote the newest message that was read, "" if there is none; asks nothing."""
+        return self._views.get(name, _View()).newest[1]
+
     # ------------------------------------------------------------------ append
 
-    def append(self, name: str, drafts: Sequence[Draft], *, keep: Keep) -> dict[str, Landed]:
+    def append(
+        self, name: str, drafts: Sequence[Draft], *, keep: Keep, due: Collection[str] | None = None
+    ) -> dict[str, Landed]:
         """Bring the drafts into the log, in their order, each ID at most once; one try, one transaction.
 
         Args:
@@ -129,6 +157,7 @@ class Writer(Reader):
             drafts: what does not fit into one transaction is left for the next call.
             keep: what to keep. Of a log that exists it can only make `all` of `latest`; the other way needs
                 a log that was forgotten.
+            due: IDs of some of them; if they are all there already, nothing is written. None: of all.
 
         Returns:
             By ID, the drafts that are in the log now, whoever wrote them.
@@ -142,6 +171,8 @@ class Writer(Reader):
         now = self._read_on(name, view, keep, fresh=all(one.via != "event" for one in drafts))
         found = {one.id: self._landed(one, view, now) for one in drafts}
         unseen = {one.id: one for one in drafts if found[one.id] is None}
+        if due is not None and unseen.keys().isdisjoint(due):
+            unseen = {}
         written = self._write(name, view, now, list(unseen.values()), keep) if unseen else {}
         return {identity: place for identity, place in found.items() if place} | written
 
@@ -207,7 +238,7 @@ class Writer(Reader):
                 if message.prev < before and not last and not view.is_settled:
                     raise LogLost(f"the log of {name} went on without what was in it before")
                 last = message.num
-                view.learn([(mark(message.id), last)])
+                view.saw(message)
             last = max([last, *(num for num in _there(reading) if num <= head.newest)])
         if head.count and last != head.newest:
             # Pruned since the head was read? Then the head has changed, and the write will see it.
@@ -260,7 +291,8 @@ class Writer(Reader):
             operations.append(cas(self.keys.record, FleetRecord().render(), 0))
         self._transact(name, view, operations)
         view.cursor = head.newest
-        view.learn((mark(one.id), one.num) for one in messages)
+        for message in messages:
+            view.saw(message)
         return {one.id: Landed(one.num, written=True) for one in messages}
 
     def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:

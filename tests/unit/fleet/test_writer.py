@@ -347,3 +347,48 @@ def test_a_restart_goes_on_from_what_is_held(kv: ModelKV, log: Log) -> None:
     kv.reads = 0
     assert later.append(NAME, [event(5)], keep="all")["e5"].written is False
     assert kv.reads == 1
+
+
+# ---------------------------------------------------------------- what another reader of the node has read
+
+
+def test_what_the_follower_has_read_is_not_read_again(kv: ModelKV, log: Log) -> None:
+    """In a large fleet that would double what each message costs."""
+    fill(another(kv), 90)
+    messages = [one for page in log.after(NAME, 0, log.head(NAME)) for one in page.messages]
+    log.saw(NAME, messages)
+    kv.reads = 0
+    assert log.append(NAME, [event(5)], keep="all")["e5"] == (messages[5].num, False)
+    assert kv.reads == 1
+
+
+def test_messages_with_a_gap_before_them_do_not_hide_it(kv: ModelKV, log: Log) -> None:
+    """What is in the gap is read before anything is written."""
+    fill(another(kv), 90)
+    messages = [one for page in log.after(NAME, 0, log.head(NAME)) for one in page.messages]
+    log.saw(NAME, messages[60:])
+    assert log.append(NAME, [event(5)], keep="all")["e5"].written is False
+
+
+def test_what_was_read_can_be_searched_without_a_question(kv: ModelKV, log: Log) -> None:
+    """And so can who wrote the newest of it."""
+    fill(another(kv), 3)
+    messages = [one for page in log.after(NAME, 0, log.head(NAME)) for one in page.messages]
+    assert (log.find(NAME, ["e1"]), log.publisher(NAME)) == ({}, "")
+    log.saw(NAME, messages)
+    kv.reads = 0
+    assert log.find(NAME, ["e1", "e9"]) == {"e1": messages[1].num}
+    assert (log.publisher(NAME), kv.reads) == ("lb1", 0)
+
+
+def test_nothing_is_written_if_all_that_is_due_is_there(kv: ModelKV, log: Log) -> None:
+    """The others may be left to another node."""
+    another(kv).append(NAME, [event(1)], keep="all")
+    landed = log.append(NAME, [event(1), event(2)], keep="all", due=["e1"])
+    assert (list(landed), ids(kv)) == (["e1"], ["e1"])
+
+
+def test_all_are_written_if_one_of_those_that_are_due_is_not_there(kv: ModelKV, log: Log) -> None:
+    """A transaction takes what there is."""
+    log.append(NAME, [event(1), event(2)], keep="all", due=["e1"])
+    assert ids(kv) == ["e1", "e2"]
