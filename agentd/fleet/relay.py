@@ -1,0 +1,418 @@
+"""From heard events to messages: what one node of the fleet heard reaches all of them through the log.
+
+Owns the entries of the journal that wait for `RELAY`: events of kept names, which the dispatcher put there,
+and not into the mailboxes of their handlers. Each ends once the log has a message with its ID, whoever wrote
+it; what a kill interrupts is found in the journal again. When to write is up to `pace`, how is up to the log.
+
+If the log cannot be reached, or may not be written, an event goes to its handlers as it was heard, marked
+provisional, and waits for the log nevertheless, whose order then holds.
+
+It writes only what was heard: what lay in Consul's ring before this node remembers anything ends here, since
+nobody knows how old it is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Final, Protocol
+
+import structlog
+
+from agentd.errors import (
+    AgentdError,
+    ConsulError,
+    ConsulLimited,
+    ConsulRefused,
+    Contended,
+    FleetError,
+    LogLost,
+    PermanentError,
+)
+from agentd.fleet.envelope import Draft, Envelope
+from agentd.fleet.head import Keep
+from agentd.fleet.held import Held
+from agentd.fleet.log import Log
+from agentd.fleet.pace import Pace
+from agentd.fleet.writer import MOST_DRAFTS
+from agentd.heartbeat import Heartbeat
+from agentd.journal.entry import RELAY, Ending, Entry, Outcome
+from agentd.watch.changes import Event
+
+PATIENCE: Final = 2.0
+"""Seconds for which the log may be out of reach until events are applied as they were heard."""
+SECOND_LOOK: Final = 3.0
+"""Seconds after which a log that seems to be lost is looked at again."""
+_MOST_WAITING: Final = 1000
+_PAUSE: Final = 30.0  # seconds after which the journal is looked into although nobody asked for it
+_FAILED: Final = 1.0
+_GRACE: Final = 90.0  # seconds that one turn may take: three requests, and room to spare
+_UNDATED: Final = "it was in Consul's ring before this node remembers anything: nobody knows how old it is"
+_NOT_KEPT: Final = "its name is not kept any more: its handlers have it as it was heard"
+
+_log = structlog.get_logger()
+
+
+class Store(Protocol):
+    """What the relay needs of what this node holds of the log (`memory.Memory`)."""
+
+    def held(self, name: str) -> Held | None:
+        """What it holds of a name."""
+        ...
+
+    def body(self, sha256: str) -> bytes | None:
+        """The body with that digest, if it holds that."""
+        ...
+
+
+class Mailbox(Protocol):
+    """What the relay needs of the journal (`journal.Journal`)."""
+
+    def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
+        """The oldest that wait."""
+        ...
+
+    def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
+        """The newest that wait, after an entry."""
+        ...
+
+    def end(self, endings: Iterable[Ending]) -> list[Ending]:
+        """Close them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RelayStatus:
+    """The state of the relay; replaced as a whole, so any thread may read it.
+
+    Attributes:
+        waiting: events that are not in the log as far as is known.
+        provisional: those among them that their handlers have as they were heard.
+        relayed: events that this node wrote since its start.
+        collisions: its writes since then that failed because another node wrote at the same moment.
+        trouble: why the log cannot be read or written now, or None.
+        spoilt: name -> why its log cannot be used.
+    """
+
+    waiting: int = 0
+    provisional: int = 0
+    relayed: int = 0
+    collisions: int = 0
+    trouble: str | None = None
+    spoilt: Mapping[str, str] = field(default_factory=dict)
+
+
+class Relay:
+    """Writes what this node hears to the log, in a thread of its own.
+
+    Args:
+        journal: has the events that were heard.
+        log: of the fleet; for the relay's thread alone.
+        memory: what this node holds of it.
+        provisionally: has the handlers of an event apply it as it was heard; a second time it does nothing.
+        keep: of each name that is kept, what.
+        node: this node's name in the fleet.
+        pace: when to write.
+        rules: the ACL rules that the token must have, as an operator adds them to its policy.
+        heartbeat: beats before anything that may take long.
+        timer: monotonic seconds.
+    """
+
+    def __init__(  # noqa: PLR0913 (what it stands between, and what a test may replace)
+        self,
+        journal: Mailbox,
+        log: Log,
+        memory: Store,
+        provisionally: Callable[[Event], object],
+        *,
+        keep: Mapping[str, Keep],
+        node: str,
+        pace: Pace,
+        rules: str = "",
+        heartbeat: Heartbeat | None = None,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.status = RelayStatus()
+        self._journal = journal
+        self._log = log
+        self._memory = memory
+        self._provisionally = provisionally
+        self._keep = dict(keep)
+        self._node = node
+        self._pace = pace
+        self._rules = rules
+        self._heartbeat = heartbeat
+        self._timer = timer
+        self._waiting: dict[int, tuple[Entry, Event]] = {}
+        self._given: set[int] = set()
+        self._after = 0
+        self._suspects: deque[str] = deque()
+        self._read: deque[tuple[str, Sequence[Envelope]]] = deque()
+        self._spoilt: dict[str, str] = {}
+        self._lost: float | None = None  # when the log was first asked in vain, by the timer
+        self._reason = ""  # of the last time
+        self._trouble: str | None = None  # as it was told
+        self._woken = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.run, name="fleet relay", daemon=True)
+        for name in self._keep:
+            self.suspect(name)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something was heard; any thread may say so."""
+        self._woken.set()
+
+    def saw(self, name: str, messages: Sequence[Envelope]) -> None:
+        """These messages of the log were read, in their order; any thread may say so."""
+        self._read.append((name, messages))
+        self._woken.set()
+
+    def suspect(self, name: str) -> None:
+        """The log of that name may be gone, or older than before; any thread may say so."""
+        self._suspects.append(name)
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the thread after its turn; what is not in the log by then stays in the journal."""
+        self._stop.set()
+        self._woken.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the thread to end, `timeout` seconds at most; return whether it did."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def run(self) -> None:
+        """Take turns until `stop`; whatever goes wrong is logged, and the next turn tries again."""
+        while not self._stop.is_set():
+            try:
+                wait = self.turn()
+            except Exception as error:  # noqa: BLE001 (the loop must outlive any mistake)
+                trace = {} if isinstance(error, AgentdError) else {"exc_info": error}
+                _log.warning("fleet.relay_failed", error=_text(error), retry_in=_FAILED, **trace)
+                wait = _FAILED
+            self._woken.wait(wait)
+            self._woken.clear()
+
+    def turn(self) -> float:
+        """Do what is due now. Returns the seconds until something is, if nothing is heard or read."""
+        if self._heartbeat is not None:
+            self._heartbeat.beat(_GRACE)
+        self._learn()
+        self._take()
+        if self._pace.due <= self._timer():
+            self._work()
+        self._give()
+        self.status = replace(
+            self.status,
+            waiting=len(self._waiting),
+            provisional=len(self._given),
+            trouble=self._trouble,
+            spoilt=dict(self._spoilt),
+        )
+        now = self._timer()
+        until = min(self._pace.due, now + _PAUSE)
+        if self._lost is not None and self._trouble is None:
+            until = min(until, self._lost + PATIENCE)
+        return max(0.0, until - now)
+
+    # ------------------------------------------------------------------ what was heard and read
+
+    def _learn(self) -> None:
+        """Take over what the follower has read; what waits and is among it need not be written."""
+        while self._suspects:
+            self._pace.look(self._suspects.popleft(), self._timer())
+        names = set()
+        while self._read:
+            name, messages = self._read.popleft()
+            self._log.saw(name, messages)
+            names.add(name)
+        for name in names:
+            self._settle(name, self._of(name))
+            self._pace.newest(name, ours=self._log.publisher(name) == self._node)
+
+    def _take(self) -> None:
+        """Take what was heard since the last time."""
+        if self._waiting:
+            found = self._journal.newest_events(RELAY, self._after, _MOST_WAITING)
+        else:
+            found = self._journal.pending(RELAY, _MOST_WAITING)
+        ended = []
+        fresh: dict[str, list[tuple[Entry, Event]]] = {}
+        for entry in found:
+            self._after = max(self._after, entry.seq)
+            event = entry.change
+            if not isinstance(event, Event) or event.undated:
+                ended.append((entry, Outcome.EXPIRED, _UNDATED))
+            elif event.name not in self._keep:
+                self._provisionally(event)
+                ended.append((entry, Outcome.UNCHANGED, _NOT_KEPT))
+            else:
+                self._waiting[entry.seq] = entry, event
+                self._pace.heard(event.id, event.name, self._timer())
+                fresh.setdefault(event.name, []).append((entry, event))
+        self._end(ended)
+        for name, waiting in fresh.items():
+            self._settle(name, waiting)
+
+    def _of(self, name: str) -> list[tuple[Entry, Event]]:
+        """What waits of a name, in the order of firing as far as that is known."""
+        found = [(entry, event) for entry, event in self._waiting.values() if event.name == name]
+        return sorted(found, key=lambda one: one[1].order)
+
+    def _settle(self, name: str, waiting: Sequence[tuple[Entry, Event]]) -> None:
+        """End what the log has, as far as it was read."""
+        known = self._log.find(name, [event.id for _, event in waiting])
+        self._end(
+            (entry, Outcome.UNCHANGED, f"the log has it as {known[event.id]}")
+            for entry, event in waiting
+            if event.id in known
+        )
+
+    def _end(self, ended: Iterable[tuple[Entry, Outcome, str]]) -> None:
+        endings = [Ending(entry, outcome, reason) for entry, outcome, reason in ended]
+        if not endings:
+            return
+        self._journal.end(endings)
+        for ending in endings:
+            self._waiting.pop(ending.entry.seq, None)
+            self._given.discard(ending.entry.seq)
+        self._pace.settled(ending.entry.change.id for ending in endings)
+
+    # ------------------------------------------------------------------ to the log
+
+    def _work(self) -> None:
+        """Do what is due of each name; what is wrong with one of them holds up no other."""
+        for name in self._keep:
+            began = self._timer()
+            due = [event.id for _, event in self._of(name) if self._pace.is_due(event.id, began)]
+            try:
+                if name in self._pace.looks(began):
+                    self._restore(name)
+                if due:
+                    self._write(name, due)
+            except LogLost:
+                self._pace.look(name, began)
+            except Contended:
+                self.status = replace(self.status, collisions=self.status.collisions + 1)
+                self._pace.collided(self._timer())
+                return
+            except FleetError as error:
+                self._spoil(name, error)
+            except ConsulError as error:
+                self._fail(error, began)
+                return
+
+    def _restore(self, name: str) -> None:
+        """Write back what the log has lost of what this node holds."""
+        held = self._memory.held(name)
+        if held is not None:
+            pause = partial(self._stop.wait, SECOND_LOOK)
+            count = self._log.write_back(name, held, body=self._memory.body, pause=pause)
+            self._found(name)
+            if count:
+                _log.warning("fleet.written_back", event_name=name, messages=count)
+        self._pace.looked(name)
+
+    def _write(self, name: str, due: Sequence[str]) -> None:
+        drafts = self._drafts(name)
+        if not drafts:
+            return
+        landed = self._log.append(name, list(drafts.values()), keep=self._keep[name], due=due)
+        self._found(name)
+        written = {event: place.num for event, place in landed.items() if place.written}
+        if written:
+            self._pace.wrote(name, self._timer())
+            self.status = replace(self.status, relayed=self.status.relayed + len(written))
+            _log.info("fleet.relayed", event_name=name, events=len(written), num=max(written.values()))
+        self._end(
+            (entry, Outcome.APPLIED, f"written to the log as {written[event.id]}")
+            if event.id in written
+            else (entry, Outcome.UNCHANGED, f"the log has it as {landed[event.id].num}")
+            for entry, event in self._of(name)
+            if event.id in landed
+        )
+        self._pace.newest(name, ours=self._log.publisher(name) == self._node)
+
+    def _drafts(self, name: str) -> dict[str, Draft]:
+        """What one transaction may write, by ID: what has waited longest, and what is due, is among it."""
+        drafts: dict[str, Draft] = {}
+        unusable = []
+        for entry, event in self._of(name)[:MOST_DRAFTS]:
+            try:
+                drafts[event.id] = Draft(
+                    body=event.payload,
+                    issued=entry.received,
+                    publisher=self._node,
+                    via="event",
+                    id=event.id,
+                    ltime=event.ltime,
+                )
+            except PermanentError as error:
+                unusable.append((entry, Outcome.REFUSED, str(error)))
+        self._end(unusable)
+        return drafts
+
+    # ------------------------------------------------------------------ when that does not work
+
+    def _found(self, name: str) -> None:
+        """The log of this name can be used."""
+        self._pace.answered()
+        self._lost = None
+        if self._trouble is not None or self._spoilt.pop(name, None) is not None:
+            _log.info("fleet.reachable", event_name=name, waiting=len(self._waiting))
+        if self._trouble is not None:
+            self._trouble = None
+            for one in self._keep:  # it may be another Consul, or one that was restored
+                self.suspect(one)
+
+    def _fail(self, error: ConsulError, began: float) -> None:
+        """The log did not answer, or said no; `began`: when it was asked, by the timer."""
+        now = self._timer()
+        if self._lost is None:
+            self._lost = began
+        if isinstance(error, ConsulRefused):
+            self._pace.refused(now)
+            self._reason = f"{error}; the relay needs {self._rules}"
+            self._tell("fleet.not_permitted", self._reason)
+            return
+        self._pace.failed(now, error.retry_after if isinstance(error, ConsulLimited) else None)
+        self._reason = str(error)
+
+    def _tell(self, event: str, reason: str) -> None:
+        if self._trouble is None:
+            _log.warning(event, reason=reason, waiting=len(self._waiting))
+        self._trouble = reason
+
+    def _spoil(self, name: str, error: FleetError) -> None:
+        """The log of this name cannot be used; the other names go on."""
+        self._pace.put_off(name, self._timer())
+        if self._spoilt.get(name) != str(error):
+            self._spoilt[name] = str(error)
+            _log.warning("fleet.unusable", event_name=name, reason=str(error))
+
+    def _give(self) -> None:
+        """Have events applied as they were heard, if the log is out of reach for too long."""
+        if self._lost is not None and self._timer() - self._lost >= PATIENCE:
+            self._tell("fleet.unreachable", self._reason)
+        out = self._trouble is not None
+        if not out and not self._spoilt:
+            return
+        for seq, (_, event) in sorted(self._waiting.items(), key=lambda one: one[1][1].order):
+            if seq not in self._given and (out or event.name in self._spoilt):
+                self._provisionally(event)
+                self._given.add(seq)
+
+
+def _text(error: Exception) -> str:
+    """Only the text of an error that is ours cannot hold a payload."""
+    return str(error) if isinstance(error, AgentdError) else type(error).__name__

@@ -1,0 +1,239 @@
+"""When a node writes what it heard."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentd.fleet.pace import SELDOM, Pace
+
+NODES = st.integers(1, 5000)
+CHANCE = st.floats(0, 1, exclude_max=True)
+
+
+def pace(nodes: int, chance: Callable[[], float] | float = 0.5) -> Pace:
+    """One node's, among so many."""
+    return Pace(lambda: nodes, chance if callable(chance) else lambda: chance)
+
+
+@given(NODES, CHANCE)
+def test_an_event_waits_at_most_half_a_second(nodes: int, chance: float) -> None:
+    """However large the fleet, and whoever else may have heard it."""
+    waiting = pace(nodes, chance)
+
+    waiting.heard("e1", "ban", 100.0)
+
+    assert 100.0 <= waiting.due <= 100.5 + 1e-6
+
+
+def test_a_node_alone_does_not_wait() -> None:
+    """There is nobody to wait for."""
+    waiting = pace(1, 0.9)
+
+    waiting.heard("e1", "ban", 100.0)
+
+    assert waiting.due == 100.0
+
+
+def test_of_many_nodes_the_first_comes_early_and_the_second_once_it_is_done() -> None:
+    """Else most writes of a large fleet would fail."""
+    chance = random.Random(1)
+    firsts, gaps = [], []
+    for _ in range(200):
+        waits = []
+        for _ in range(160):
+            one = pace(200, chance.random)
+            one.heard("e1", "ban", 0.0)
+            waits.append(one.due)
+        first, second = sorted(waits)[:2]
+        firsts.append(first)
+        gaps.append(second - first)
+
+    assert statistics.mean(firsts) < 0.25
+    assert statistics.median(gaps) > 0.02
+
+
+def test_who_wrote_the_newest_message_goes_on_at_once() -> None:
+    """So there is one writer, without an election."""
+    writer = pace(5, 0.99)
+    writer.wrote("ban", 10.0)
+
+    writer.heard("e1", "ban", 20.0)
+
+    assert writer.due == 20.0
+
+
+def test_the_writer_collects_what_follows_close_upon_a_write() -> None:
+    """In a large fleet each write costs more than a moment's wait."""
+    writer = pace(200, 0.99)
+    writer.wrote("ban", 10.0)
+
+    writer.heard("e1", "ban", 10.01)
+
+    assert writer.due == pytest.approx(10.1)
+
+
+def test_who_sees_another_one_write_waits_again() -> None:
+    """The writer is whoever wrote last."""
+    former = pace(200, 0.99)
+    former.wrote("ban", 10.0)
+    former.newest("ban", ours=False)
+
+    former.heard("e1", "ban", 20.0)
+
+    assert former.due > 20.3
+
+
+def test_a_node_finds_in_the_log_that_it_is_the_writer() -> None:
+    """Such as after its restart."""
+    restarted = pace(200, 0.99)
+    restarted.newest("ban", ours=True)
+
+    restarted.heard("e1", "ban", 20.0)
+
+    assert restarted.due == 20.0
+
+
+def test_names_have_writers_of_their_own() -> None:
+    """Their heads do not collide."""
+    writer = pace(200, 0.99)
+    writer.wrote("ban", 10.0)
+
+    writer.heard("e1", "deploy", 20.0)
+
+    assert writer.due > 20.3
+
+
+def test_what_is_heard_again_is_due_as_before() -> None:
+    """The journal is read often."""
+    chance = random.Random(2)
+    waiting = pace(200, chance.random)
+    waiting.heard("e1", "ban", 0.0)
+    due = waiting.due
+
+    waiting.heard("e1", "ban", 0.01)
+
+    assert waiting.due == due
+
+
+def test_only_what_is_due_itself_is_a_reason_to_write() -> None:
+    """A node that has just read the log leaves younger events to those whose turn it is."""
+    chances = iter([0.5, 0.9])
+    waiting = pace(200, lambda: next(chances))
+    waiting.heard("e1", "ban", 0.0)
+    due = waiting.due
+    waiting.heard("e2", "ban", due)
+
+    assert waiting.is_due("e1", due)
+    assert not waiting.is_due("e2", due)
+
+
+def test_nothing_is_due_once_all_is_in_the_log() -> None:
+    """An idle node asks nothing."""
+    waiting = pace(200)
+    waiting.heard("e1", "ban", 0.0)
+
+    waiting.settled(["e1", "e0"])
+
+    assert waiting.due == math.inf
+    assert not waiting.is_due("e1", 1000.0)
+
+
+@given(NODES, st.integers(1, 200), CHANCE)
+def test_collisions_double_the_wait_up_to_two_seconds(nodes: int, times: int, chance: float) -> None:
+    """Without it 200 nodes collapse at 20 events a second."""
+    waiting = pace(nodes, chance)
+    waiting.heard("e1", "ban", 0.0)
+
+    for _ in range(times):
+        waiting.collided(100.0)
+
+    longest = min(2.0, nodes * 0.002 * 2.0 ** min(times - 1, 30))
+    assert 100.0 + longest / 2 - 1e-6 <= waiting.due <= 100.0 + longest + 1e-6
+
+
+def test_a_read_between_two_collisions_does_not_shorten_the_wait() -> None:
+    """Each attempt begins by reading."""
+    waiting = pace(100, 0.0)
+    waiting.heard("e1", "ban", 0.0)
+    for _ in range(3):
+        waiting.collided(100.0)
+        waiting.answered()
+
+    assert waiting.due == pytest.approx(100.0 + 100 * 0.002 * 4 / 2)
+
+
+def test_a_write_ends_the_back_off() -> None:
+    """The next collision is the first one again."""
+    waiting = pace(100, 0.0)
+    waiting.heard("e1", "ban", 0.0)
+    waiting.collided(100.0)
+    waiting.collided(100.0)
+    waiting.wrote("ban", 101.0)
+    waiting.collided(102.0)
+
+    assert waiting.due == pytest.approx(102.1)
+
+
+@given(st.integers(1, 50), CHANCE)
+def test_a_log_that_does_not_answer_is_asked_at_least_every_two_seconds(times: int, chance: float) -> None:
+    """And not all the time."""
+    waiting = pace(1000, chance)
+    waiting.heard("e1", "ban", 0.0)
+
+    for _ in range(times):
+        waiting.failed(100.0)
+
+    assert 100.1 <= waiting.due <= 102.0
+
+
+@given(st.floats(0, 10**6), CHANCE)
+def test_a_limit_of_requests_is_honoured_within_a_minute(retry_after: float, chance: float) -> None:
+    """Whatever Consul asks for."""
+    waiting = pace(1000, chance)
+    waiting.heard("e1", "ban", 0.0)
+
+    waiting.failed(100.0, retry_after)
+
+    assert 100.0 + min(retry_after, 60.0) <= waiting.due <= 100.0 + 75.0
+
+
+def test_an_answer_ends_the_wait_for_one() -> None:
+    """What piled up in an outage is written at once."""
+    waiting = pace(5)
+    waiting.heard("e1", "ban", 0.0)
+    waiting.failed(100.0, 60.0)
+
+    waiting.answered()
+
+    assert waiting.due < 1.0
+
+
+def test_a_missing_right_is_asked_for_seldom() -> None:
+    """It takes a person to grant it."""
+    waiting = pace(5)
+    waiting.heard("e1", "ban", 0.0)
+
+    waiting.refused(100.0)
+
+    assert waiting.due == pytest.approx(100.0 + SELDOM)
+
+
+def test_a_log_that_cannot_be_used_holds_up_no_other_name() -> None:
+    """Its events are due again later, also those that are heard meanwhile."""
+    waiting = pace(1)
+    waiting.put_off("poisoned", 100.0)
+    waiting.heard("e1", "poisoned", 101.0)
+    assert waiting.due == pytest.approx(100.0 + SELDOM)
+
+    waiting.heard("e2", "ban", 102.0)
+
+    assert waiting.due == 102.0
+    assert not waiting.is_due("e1", 103.0)
+    assert waiting.is_due("e1", 100.0 + 2 * SELDOM)

@@ -1,0 +1,630 @@
+"""How heard events get into the log, or to their handlers all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from structlog.testing import capture_logs
+
+from agentd.errors import (
+    ConsulLimited,
+    ConsulRefused,
+    ConsulUnavailable,
+    JournalError,
+)
+from agentd.fleet.envelope import Draft, Envelope
+from agentd.fleet.keys import Keys
+from agentd.fleet.log import Log
+from agentd.fleet.pace import SELDOM, Pace
+from agentd.fleet.reader import Reader
+from agentd.fleet.relay import PATIENCE, Relay
+from agentd.handler import Event
+from agentd.journal.entry import RELAY
+from agentd.journal.followed import Followed
+from agentd.journal.journal import Journal
+from agentd.watch.kv import Operation, Pair, Transaction
+from tests.unit.apply.stand import Stand, event
+from tests.unit.conftest import ROOM
+from tests.unit.fleet.kv_model import ModelKV
+
+NAME = "ban"
+KEYS = Keys("web")
+RULES = 'key_prefix "agentd/web/" { policy = "write" }'
+
+
+@dataclass
+class Time:
+    """Monotonic seconds that a test moves."""
+
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        """The time."""
+        return self.now
+
+
+class Memory:
+    """What a node holds: nothing."""
+
+    def held(self, name: str) -> None:
+        """Nothing."""
+
+    def body(self, sha256: str) -> None:
+        """Nothing."""
+
+
+class NodeKV:
+    """What lies in Consul, as one node reaches it.
+
+    Attributes:
+        trouble: raised whatever it asks for.
+        before, after: called around each write, and may raise; so the connection breaks, or the node dies.
+        asked: how often it asked.
+    """
+
+    def __init__(self, shared: ModelKV) -> None:
+        self.shared = shared
+        self.trouble: Exception | None = None
+        self.before: Callable[[], object] = _nothing
+        self.after: Callable[[], object] = _nothing
+        self.asked = 0
+
+    def _ask(self) -> ModelKV:
+        self.asked += 1
+        if self.trouble:
+            raise self.trouble
+        return self.shared
+
+    def pair(self, key: str, *, consistent: bool = False) -> Pair | None:
+        """See `KV`."""
+        return self._ask().pair(key, consistent=consistent)
+
+    def pairs(self, keys: Iterable[str], *, consistent: bool = False) -> dict[str, Pair]:
+        """See `KV`."""
+        return self._ask().pairs(keys, consistent=consistent)
+
+    def keys(self, prefix: str, *, consistent: bool = False) -> tuple[str, ...]:
+        """See `KV`."""
+        return self._ask().keys(prefix, consistent=consistent)
+
+    def replace(self, key: str, value: bytes, flags: int, index: int) -> bool:
+        """See `KV`."""
+        return self._ask().replace(key, value, flags, index)
+
+    def delete(self, key: str, index: int | None = None) -> bool:
+        """See `KV`."""
+        return self._ask().delete(key, index)
+
+    def delete_all(self, prefix: str) -> None:
+        """See `KV`."""
+        self._ask().delete_all(prefix)
+
+    def write(self, operations: Sequence[Operation]) -> Transaction:
+        """See `KV`."""
+        self._ask()
+        self.before()
+        done = self.shared.write(operations)
+        self.after()
+        return done
+
+
+@dataclass
+class Node:
+    """One node: a real journal, its view of the log, and a relay that takes turns when a test says so."""
+
+    journal: Journal
+    kv: NodeKV
+    name: str = "n1"
+    names: Sequence[str] = (NAME, "deploy")
+    time: Time = field(default_factory=Time)
+    members: int = 1
+    memory: Memory = field(default_factory=Memory)
+
+    def __post_init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with nothing but the journal, as after `kill -9`."""
+        followed = Followed(self.journal)
+        self.relay = Relay(
+            self.journal,
+            Log(self.kv, KEYS, self.journal.clock),
+            self.memory,
+            lambda heard: followed.give_provisionally(["blacklist"], heard),
+            keep=dict.fromkeys(self.names, "all"),
+            node=self.name,
+            pace=Pace(lambda: self.members, lambda: 0.5),
+            rules=RULES,
+            timer=self.time,
+        )
+
+    def hear(self, *events: Event) -> None:
+        """These events were heard, and are in the journal."""
+        self.journal.receive([(one, [RELAY]) for one in events])
+
+    def turn(self, later: float = 0.0) -> float:
+        """One turn, so many seconds later."""
+        self.time.now += later
+        return self.relay.turn()
+
+    @property
+    def waiting(self) -> list[str]:
+        """What is still to be relayed."""
+        return [entry.id for entry in self.journal.pending(RELAY)]
+
+    @property
+    def given(self) -> list[str]:
+        """What the handlers got as it was heard."""
+        return [entry.id for entry in self.journal.pending("blacklist")]
+
+    def ending(self, identity: str) -> tuple[str, str]:
+        """How an event ended for the relay."""
+        (row,) = self.journal.history(handler=RELAY, identity=identity)
+        return row["outcome"], row["reason"]
+
+
+def heard(identity: str, ltime: int = 1, name: str = NAME) -> Event:
+    """An event with that Lamport time."""
+    made = event(identity, "add 192.0.2.1", name)
+    return replace(made, raw=made.raw | {"LTime": ltime})
+
+
+@pytest.fixture
+def shared() -> ModelKV:
+    """What lies in Consul."""
+    return ModelKV()
+
+
+@pytest.fixture
+def node(stand: Stand, shared: ModelKV) -> Node:
+    """A node alone in its fleet, which does not wait for others."""
+    made = Node(stand.journal, NodeKV(shared))
+    made.turn()
+    made.turn(1.0)  # it compares the log with what it holds
+    return made
+
+
+def write(shared: ModelKV, identity: str, name: str = NAME) -> None:
+    """Another node writes that event."""
+    draft = Draft(body=b"add 192.0.2.1", issued=1.0, publisher="n2", via="event", id=identity)
+    Log(shared, KEYS).append(name, [draft], keep="all")
+
+
+def messages(shared: ModelKV, name: str = NAME) -> list[Envelope]:
+    """What the log has, in order."""
+    reader = Reader(shared, KEYS)
+    return [one for reading in reader.after(name, 0, None) for one in reading.messages]
+
+
+def ids(shared: ModelKV, name: str = NAME) -> list[str]:
+    """The IDs of what the log has, in order."""
+    return [one.id for one in messages(shared, name)]
+
+
+def raises(error: BaseException) -> Callable[[], None]:
+    """Something that raises it."""
+
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+# ---------------------------------------------------------------- into the log
+
+
+def test_what_is_heard_is_written_in_the_order_of_firing(node: Node, shared: ModelKV) -> None:
+    """Gossip delivers in any."""
+    node.hear(heard("c", 3), heard("a", 1), heard("b", 2))
+
+    node.turn()
+
+    assert ids(shared, NAME) == ["a", "b", "c"]
+    assert node.waiting == []
+    assert node.relay.status.relayed == 3
+
+
+def test_a_message_says_who_heard_the_event_and_what_it_was(node: Node, shared: ModelKV) -> None:
+    """Whoever fired it is not known."""
+    node.hear(heard("a", 7))
+
+    node.turn()
+
+    (message,) = messages(shared)
+    assert (message.via, message.publisher, message.ltime) == ("event", "n1", 7)
+    assert message.body == b"add 192.0.2.1"
+    assert message.issued == pytest.approx(node.journal.clock())
+
+
+def test_each_name_has_a_log_of_its_own(node: Node, shared: ModelKV) -> None:
+    """A deployment waits for no blacklist."""
+    node.hear(heard("a"), heard("b", name="deploy"))
+
+    node.turn()
+
+    assert (ids(shared, NAME), ids(shared, "deploy")) == (["a"], ["b"])
+
+
+def test_a_transaction_takes_thirty_and_the_rest_follows(node: Node, shared: ModelKV) -> None:
+    """Consul limits how much one transaction does."""
+    node.hear(*(heard(f"e{at:03}", at) for at in range(100)))
+
+    waits = [node.turn() for _ in range(4)]
+
+    assert ids(shared, NAME) == [f"e{at:03}" for at in range(100)]
+    assert waits[:3] == pytest.approx([0.0] * 3, abs=0.001)
+
+
+def test_what_another_node_wrote_is_not_written_again(node: Node, shared: ModelKV) -> None:
+    """It is found by reading on before the write."""
+    node.hear(heard("a"), heard("b", 2))
+    write(shared, "a")
+
+    node.turn()
+
+    assert ids(shared, NAME) == ["a", "b"]
+    first, second = messages(shared)
+    assert node.ending("a") == ("unchanged", f"the log has it as {first.num}")
+    assert node.ending("b") == ("applied", f"written to the log as {second.num}")
+
+
+def test_what_the_follower_reads_needs_no_question(node: Node, shared: ModelKV) -> None:
+    """In a large fleet nearly every event is settled so."""
+    node.members = 200
+    node.hear(heard("a"))
+    node.turn()
+    write(shared, "a")
+
+    node.relay.saw(NAME, messages(shared))
+    node.turn()
+
+    assert (node.waiting, node.kv.asked) == ([], 0)
+
+
+def test_a_message_that_was_read_before_its_event_was_heard_settles_it(node: Node, shared: ModelKV) -> None:
+    """Gossip may be slower than the log."""
+    write(shared, "a")
+    node.relay.saw(NAME, messages(shared))
+    node.hear(heard("a"))
+
+    node.turn()
+
+    assert (node.waiting, node.kv.asked) == ([], 0)
+
+
+def test_an_event_whose_turn_has_not_come_is_left_to_others(node: Node, shared: ModelKV) -> None:
+    """Unless one whose turn has come has to be written anyway."""
+    node.members = 200
+    node.hear(heard("a"))
+    wait = node.turn()
+    write(shared, "a")
+    node.hear(heard("b", 2))
+    node.turn(wait - 0.01)
+
+    node.turn(0.02)
+
+    assert (ids(shared, NAME), node.waiting) == (["a"], ["b"])
+
+
+def test_the_younger_events_go_along_with_one_that_is_due(node: Node, shared: ModelKV) -> None:
+    """So that a transaction takes what there is."""
+    node.members = 200
+    node.hear(heard("a"))
+    wait = node.turn()
+    node.hear(heard("b", 2))
+    node.turn(wait - 0.01)
+
+    node.turn(0.02)
+
+    assert ids(shared, NAME) == ["a", "b"]
+
+
+# ---------------------------------------------------------------- what is not written
+
+
+def test_what_lay_in_the_ring_at_the_first_start_is_never_written(node: Node, shared: ModelKV) -> None:
+    """It may be weeks old."""
+    node.hear(replace(heard("a"), undated=True))
+
+    node.turn()
+
+    assert (ids(shared), node.waiting) == ([], [])
+    assert node.ending("a")[0] == "expired"
+
+
+def test_a_payload_that_cannot_be_read_is_refused(node: Node, shared: ModelKV) -> None:
+    """And holds up no other."""
+    node.hear(replace(heard("a"), raw=heard("a").raw | {"Payload": "?"}), heard("b", 2))
+
+    node.turn()
+
+    assert (ids(shared, NAME), node.ending("a")[0]) == (["b"], "refused")
+
+
+def test_a_name_that_is_not_kept_any_more_goes_to_its_handlers(node: Node, shared: ModelKV) -> None:
+    """It was heard before the configuration changed."""
+    node.hear(heard("a", name="former"))
+
+    node.turn()
+
+    assert (ids(shared), node.given, node.waiting) == ([], ["a"], [])
+
+
+# ---------------------------------------------------------------- collisions, and writes of unknown effect
+
+
+def test_after_a_collision_it_reads_on_and_waits(node: Node, shared: ModelKV) -> None:
+    """What the other one wrote is not written again."""
+    node.members = 5
+    node.hear(heard("a"), heard("b", 2))
+
+    def be_first() -> None:
+        write(shared, "a")
+
+    node.kv.before = be_first
+    node.turn(1.0)
+    node.turn(1.0)
+    assert node.relay.status.collisions == 1
+    node.kv.before = _nothing
+
+    node.turn(1.0)
+
+    assert ids(shared, NAME) == ["a", "b"]
+    assert node.waiting == []
+
+
+def test_a_write_whose_answer_is_lost_is_found_by_reading(node: Node, shared: ModelKV) -> None:
+    """A blind retry made 599 entries of 300."""
+    node.hear(heard("a"))
+    node.kv.after = raises(ConsulUnavailable("the connection broke"))
+    node.turn()
+    assert node.waiting == ["a"]
+    node.kv.after = _nothing
+
+    node.turn(1.0)
+
+    assert (ids(shared, NAME), node.waiting) == (["a"], [])
+
+
+def test_a_kill_between_the_write_and_its_note_writes_nothing_twice(node: Node, shared: ModelKV) -> None:
+    """The journal still has the event, and so has the log."""
+    node.hear(heard("a"))
+    node.kv.after = raises(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        node.turn()
+    node.kv.after = _nothing
+
+    node.restart()
+    node.turn()
+
+    assert (ids(shared, NAME), node.waiting) == (["a"], [])
+
+
+# ---------------------------------------------------------------- without the log
+
+
+def test_out_of_reach_for_two_seconds_events_are_applied_as_they_were_heard(node: Node) -> None:
+    """And still wait for the log."""
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.turn()
+    assert node.given == []
+
+    with capture_logs() as logs:
+        node.turn(PATIENCE)
+
+    assert (node.given, node.waiting) == (["a"], ["a"])
+    assert [entry["event"] for entry in logs] == ["fleet.unreachable"]
+    assert (node.relay.status.provisional, node.relay.status.trouble) == (1, "no leader")
+
+
+def test_while_it_stays_out_of_reach_no_event_waits(node: Node) -> None:
+    """An outage costs two seconds once."""
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.turn()
+    node.turn(PATIENCE)
+
+    node.hear(heard("b", 2))
+    node.turn(0.001)
+
+    assert node.given == ["a", "b"]
+
+
+def test_the_turn_comes_when_the_patience_ends(node: Node) -> None:
+    """However long the pause until the next question is."""
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulLimited("429", 30.0)
+
+    assert node.turn() == pytest.approx(PATIENCE)
+
+    node.turn(PATIENCE)
+    assert node.given == ["a"]
+
+
+def test_what_was_applied_in_an_outage_is_relayed_in_order_after_it(node: Node, shared: ModelKV) -> None:
+    """The log's order is the same everywhere."""
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.hear(heard("b", 2))
+    node.turn()
+    node.turn(PATIENCE)
+    node.hear(heard("a", 1))
+    node.turn()
+    node.kv.trouble = None
+
+    with capture_logs() as logs:
+        node.turn(3.0)
+
+    assert (ids(shared, NAME), node.waiting) == (["a", "b"], [])
+    assert [entry["event"] for entry in logs] == ["fleet.reachable", "fleet.relayed"]
+    assert (node.relay.status.provisional, node.relay.status.trouble) == (0, None)
+
+
+def test_a_short_outage_is_nobodys_business(node: Node, shared: ModelKV) -> None:
+    """Such as the choice of a new leader."""
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.turn()
+    node.kv.trouble = None
+
+    with capture_logs() as logs:
+        node.turn(1.0)
+
+    assert (ids(shared, NAME), node.given) == (["a"], [])
+    assert [entry["event"] for entry in logs] == ["fleet.relayed"]
+
+
+def test_a_restart_in_an_outage_applies_nothing_twice(node: Node) -> None:
+    """What the handlers have is in the journal."""
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.turn()
+    node.turn(PATIENCE)
+
+    node.restart()
+    node.turn()
+    node.turn(PATIENCE)
+
+    assert node.given == ["a"]
+
+
+def test_without_rights_events_work_as_before_and_it_is_told_once(node: Node) -> None:
+    """With the rule that is to be added."""
+    node.kv.trouble = ConsulRefused("Permission denied")
+    node.hear(heard("a"))
+    with capture_logs() as logs:
+        node.turn()
+        node.hear(heard("b", 2))
+        node.turn(0.1)
+        node.turn(2 * SELDOM)
+
+    assert node.given == ["a", "b"]
+    (told,) = logs
+    assert told["event"] == "fleet.not_permitted"
+    assert RULES in told["reason"]
+
+
+def test_a_missing_right_is_asked_for_seldom_and_found_once_it_is_granted(
+    node: Node, shared: ModelKV
+) -> None:
+    """What was applied meanwhile is in the log then."""
+    node.kv.trouble = ConsulRefused("Permission denied")
+    node.hear(heard("a"))
+    node.turn()
+    for _ in range(40):
+        node.turn(1.0)
+    assert node.kv.asked == 1
+    node.kv.trouble = None
+
+    node.turn(SELDOM)
+
+    assert (ids(shared, NAME), node.relay.status.trouble) == (["a"], None)
+
+
+def test_a_log_that_cannot_be_used_holds_up_no_other(node: Node, shared: ModelKV) -> None:
+    """Its events are applied as they are heard."""
+    node.hear(heard("a"), heard("b", name="deploy"))
+    shared.put(KEYS.head(NAME), b'{"format":99}')
+    with capture_logs() as logs:
+        node.turn()
+        node.turn(2 * SELDOM)
+
+    assert (ids(shared, "deploy"), node.given, node.waiting) == (["b"], ["a"], ["a"])
+    assert [entry["event"] for entry in logs].count("fleet.unusable") == 1
+    assert "format 99" in node.relay.status.spoilt[NAME]
+
+
+# ---------------------------------------------------------------- the thread
+
+
+def test_whatever_goes_wrong_the_thread_goes_on(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal may be full for a while."""
+    turns = iter([JournalError("full"), ValueError("secret"), None])
+    came: list[object] = []
+
+    def turn() -> float:
+        error = next(turns)
+        came.append(error)
+        if error:
+            node.relay.wake()
+            raise error
+        node.relay.stop()
+        return 0.0
+
+    monkeypatch.setattr(node.relay, "turn", turn)
+    with capture_logs() as logs:
+        node.relay.start()
+        assert node.relay.join(10.0)
+
+    assert len(came) == 3
+    assert "secret" not in str([entry["error"] for entry in logs])
+
+
+# ---------------------------------------------------------------- any race
+
+
+@given(st.data())
+def test_whatever_happens_each_event_is_written_once(data: st.DataObject) -> None:
+    """Invariant 1: three nodes hear most of it, collide, lose answers and are killed."""
+    shared = ModelKV()
+    with _journals(3) as journals:
+        nodes = [
+            Node(journal, NodeKV(shared), name=f"n{at}", members=3) for at, journal in enumerate(journals)
+        ]
+        for number in range(data.draw(st.integers(1, 4))):
+            hearers = data.draw(st.sets(st.integers(0, 2), min_size=1))
+            for at in hearers:
+                nodes[at].hear(heard(f"e{number}", data.draw(st.integers(1, 5))))
+            for _ in range(data.draw(st.integers(0, 6))):
+                _step(data, nodes)
+        for node in nodes:
+            node.kv.before = node.kv.after = _nothing
+        for _ in range(4):
+            for node in nodes:
+                node.turn(2 * SELDOM)
+
+        assert sorted(ids(shared, NAME)) == [f"e{at}" for at in range(number + 1)]
+        assert [node.waiting for node in nodes] == [[], [], []]
+
+
+@contextmanager
+def _journals(count: int) -> Iterator[list[Journal]]:
+    with ExitStack() as stack:
+        journals = []
+        for _ in range(count):
+            directory = stack.enter_context(TemporaryDirectory(prefix="agentd-", dir=ROOM))
+            journals.append(Journal(Path(directory) / "journal.db"))
+            stack.callback(journals[-1].close)
+        yield journals
+
+
+def _step(data: st.DataObject, nodes: Sequence[Node]) -> None:
+    """One node takes a turn, and something may come between."""
+    node = data.draw(st.sampled_from(nodes))
+    other = data.draw(st.sampled_from([one for one in nodes if one is not node]))
+    broken = raises(ConsulUnavailable("broken"))
+    node.kv.before = data.draw(st.sampled_from([_nothing, broken, lambda: _calm_turn(other)]))
+    node.kv.after = data.draw(st.sampled_from([_nothing, broken, raises(KeyboardInterrupt())]))
+    try:
+        node.turn(data.draw(st.sampled_from([0.0, 0.05, 1.0, 3.0])))
+    except KeyboardInterrupt:
+        node.restart()
+    node.kv.before = node.kv.after = _nothing
+    if data.draw(st.booleans()) and (found := messages(other.kv.shared)):
+        other.relay.saw(NAME, found)
+
+
+def _calm_turn(node: Node) -> None:
+    node.kv.before = node.kv.after = _nothing
+    node.turn(1.0)
+
+
+def _nothing() -> None:
+    """Nothing comes between."""
