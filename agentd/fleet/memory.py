@@ -1,0 +1,285 @@
+"""What a node holds of the fleet's log: `fleet.db` in the state directory, one SQLite database.
+
+Owns that a number once reached is never forgotten, and that what Consul loses can be written back as it was:
+the messages verbatim, their bodies, the marks of each head. It is not the journal, whose size limit drops
+history. A damaged file is set aside; what was in it comes from Consul again, as far as Consul has it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from agentd.clock import unix_time
+from agentd.errors import FleetError, JournalError
+from agentd.fleet.envelope import Envelope, parse_envelope
+from agentd.fleet.head import Head, parse_head
+from agentd.fleet.held import Held
+from agentd.journal.damage import is_damage, reason_of, set_aside
+
+FILE: Final = "fleet.db"
+"""Its name in the state directory."""
+MOST_MESSAGES: Final = 64 * 1024 * 1024
+"""Bytes of all messages that are held; then the oldest go."""
+MOST_BODIES: Final = 16 * 1024 * 1024
+"""Bytes of all bodies that are held; then those that were used longest ago go."""
+MOST_OF_NAME: Final = 4200
+"""Messages of one name that are held: a few more than the log keeps."""
+
+_FORMAT: Final = 1
+_SCHEMA: Final = f"""
+CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, highest INTEGER NOT NULL, head BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS messages (
+    name TEXT NOT NULL, num INTEGER NOT NULL, expires REAL, size INTEGER NOT NULL, raw BLOB NOT NULL,
+    PRIMARY KEY (name, num)
+);
+CREATE TABLE IF NOT EXISTS bodies (sha256 TEXT PRIMARY KEY, used REAL NOT NULL, body BLOB NOT NULL);
+PRAGMA user_version = {_FORMAT};
+"""
+_PRAGMAS: Final = (
+    "auto_vacuum=INCREMENTAL",
+    "journal_mode=WAL",
+    f"journal_size_limit={4 << 20}",
+    "synchronous=NORMAL",
+    "secure_delete=ON",
+    "cache_size=-512",
+)
+
+
+class Memory:
+    """The open file. Any thread may call any method.
+
+    Args:
+        path: of the file.
+        now: the clock, in unix seconds.
+
+    Attributes:
+        trouble: what was wrong with the file, and done about it; "" if nothing was.
+
+    Raises:
+        JournalError: from every method, when the file cannot be opened, read or written. What Consul has is
+            followed without it.
+    """
+
+    def __init__(self, path: Path, now: Callable[[], float] = unix_time) -> None:
+        self.path = path
+        self.trouble = ""
+        self._now = now
+        self._lock = threading.RLock()
+        self._db: sqlite3.Connection | None = None
+        self._highest: dict[str, int] = {}
+        with self._lock, self._translated():
+            self._open()
+
+    # ------------------------------------------------------------------ remember
+
+    def remember(
+        self,
+        name: str,
+        head: Head,
+        messages: Iterable[Envelope] = (),
+        bodies: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Hold what was read of a name, in one transaction; what its head says is pruned or forgotten goes.
+
+        Args:
+            name: of the log.
+            head: as it was read, and believed: its newest message is held, or among these.
+            messages: of that name, in any order.
+            bodies: by SHA-256, those of the messages that have one elsewhere.
+        """
+        with self._transaction() as db:
+            marks = Held(self._head(name) or head).merged(head)
+            rows = [(name, one.num, one.expires, len(one.raw), one.raw) for one in messages]
+            highest = max([self.highest(name), *(row[1] for row in rows)])
+            db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (name, highest, _rendered(marks)))
+            # What was read first counts: nothing replaces a message.
+            db.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR REPLACE INTO bodies VALUES (?, ?, ?)",
+                [(sha256, self._now(), body) for sha256, body in (bodies or {}).items()],
+            )
+            lowest = max(marks.floor, marks.base)
+            db.execute("DELETE FROM messages WHERE name = ? AND num <= ?", (name, lowest))
+            _limit(db, name)
+            self._highest[name] = highest
+
+    def drop(self, name: str) -> None:
+        """Hold nothing of a name any more, which is not kept any longer; its number is remembered."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM messages WHERE name = ?", (name,))
+
+    # ------------------------------------------------------------------ recall
+
+    def highest(self, name: str) -> int:
+        """The highest number that this node has held a message of; 0 for none. It never falls."""
+        with self._lock:
+            return self._highest.get(name, 0)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of which something is known."""
+        with self._lock:
+            return tuple(sorted(self._highest))
+
+    def held(self, name: str) -> Held | None:
+        """All that is held of a name, None for nothing; what cannot be read of it is left out."""
+        with self._lock:
+            head = self._head(name)
+            rows = self._rows("SELECT raw FROM messages WHERE name = ? ORDER BY num", name)
+        return None if head is None else Held(head, list(_readable(row[0] for row in rows)))
+
+    def seems_lost(self, name: str, head: Head | None) -> bool:
+        """Whether Consul seems to have lost some of a name: quicker than `held(name).is_lost`, and alike.
+
+        Args:
+            name: of the log.
+            head: what Consul has now; None for nothing.
+        """
+        with self._lock:
+            known = self._head(name)
+            if known is None:
+                return False
+            marks = Held(known).merged(head)
+            ((count, newest),) = self._rows(
+                "SELECT count(*), max(num) FROM messages WHERE name = ?1 AND num > ?2 AND (expires IS NULL"
+                " OR expires > ?3 OR num = (SELECT max(num) FROM messages WHERE name = ?1))",
+                name, max(marks.floor, marks.base), self._now(),
+            )  # fmt: skip
+        if head is None:
+            return count > 0 or known.floor > 0
+        return head.newest < (newest or 0) or head.count < count or head.floor < known.floor
+
+    def body(self, sha256: str) -> bytes | None:
+        """The body of that digest, if it is held."""
+        rows = self._rows("SELECT body FROM bodies WHERE sha256 = ?", sha256)
+        return bytes(rows[0][0]) if rows else None
+
+    def close(self) -> None:
+        """Close the file; every later call raises JournalError."""
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+                self._db = None
+
+    # ------------------------------------------------------------------ the file
+
+    def _head(self, name: str) -> Head | None:
+        rows = self._rows("SELECT head FROM names WHERE name = ?", name)
+        with suppress(FleetError):
+            return parse_head(rows[0][0]) if rows else None
+        return None
+
+    def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 (what SQLite binds)
+        with self._lock, self._translated():
+            return self._connection.execute(sql, values).fetchall()
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise JournalError(f"{self.path} is not open")
+        return self._db
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._translated():
+            db = self._connection
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    if db.in_transaction:
+                        db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Whatever SQLite says; a damaged file is set aside, so that the next call finds a new one."""
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError, OSError) as error:
+            reason = reason_of(error)
+            if is_damage(error):
+                with suppress(sqlite3.Error, OSError):
+                    self._replace(reason)
+            raise JournalError(
+                f"{self.path}: what is held of the fleet's log is out of reach: {reason}"
+            ) from error
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            wrong = self._connect()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            if not is_damage(error):
+                raise
+            wrong = reason_of(error)
+        if wrong:
+            self._replace(wrong)
+
+    def _replace(self, wrong: str) -> None:
+        """Begin a new file; of the old one the numbers are taken over as far as they are known."""
+        self.close()
+        aside = set_aside(self.path)
+        self.trouble = f"{wrong}; set aside as {aside}, and read from Consul again"
+        self._connect()
+        with self._connection as db:
+            db.executemany(
+                "INSERT INTO names VALUES (?, ?, ?)",
+                [(name, num, b"") for name, num in self._highest.items()],
+            )
+
+    def _connect(self) -> str:
+        """Open the file, or a new one; what is wrong with it, "" for nothing."""
+        if self.path.exists() and not self.path.is_file():  # SQLite would wait for a FIFO, for ever
+            return "it is not a file"
+        os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        db = self._db = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        (said,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if said != "ok":
+            return " ".join(str(said).split())
+        if found not in (0, _FORMAT) or (not found and db.execute("SELECT 1 FROM sqlite_master").fetchone()):
+            return f"it has format {found}, and this agentd knows {_FORMAT}"
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        known = dict(db.execute("SELECT name, highest FROM names"))
+        self._highest = {str(name): int(num) for name, num in known.items()} | self._highest
+        return ""
+
+
+def _limit(db: sqlite3.Connection, name: str) -> None:
+    db.execute(
+        "DELETE FROM messages WHERE name = ?1 AND num <= (SELECT num FROM messages WHERE name = ?1"
+        " ORDER BY num DESC LIMIT 1 OFFSET ?2)",
+        (name, MOST_OF_NAME),
+    )
+    db.execute(
+        "DELETE FROM messages WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
+        " sum(size) OVER (ORDER BY num DESC, rowid) AS total FROM messages) WHERE total > ?)",
+        (MOST_MESSAGES,),
+    )
+    db.execute(
+        "DELETE FROM bodies WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
+        " sum(length(body)) OVER (ORDER BY used DESC, rowid) AS total FROM bodies) WHERE total > ?)",
+        (MOST_BODIES,),
+    )
+
+
+def _rendered(head: Head) -> bytes:
+    """The marks of a head, without its newest message, which is held anyway."""
+    return replace(head, inline=None).render()
+
+
+def _readable(raws: Iterable[bytes]) -> Iterator[Envelope]:
+    for raw in raws:
+        with suppress(FleetError):
+            yield parse_envelope(raw)

@@ -1,0 +1,234 @@
+"""What a node holds of the log, on its disk."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import agentd.fleet.memory as memory_module
+from agentd.errors import JournalError
+from agentd.fleet.envelope import Draft, Envelope
+from agentd.fleet.head import Head
+from agentd.fleet.held import Held
+from agentd.fleet.memory import FILE, Memory
+from tests.unit.conftest import ROOM
+
+NAME = "deploy"
+NOW = 1000.0
+
+
+def message(num: int, *, name: str = NAME, expires: float | None = None, body: bytes = b"x") -> Envelope:
+    """One message."""
+    draft = Draft(body, issued=1.0, publisher="ops", expires=expires, id=f"m{num}")
+    return draft.numbered("prod", name, num, num - 1)
+
+
+def head(*numbers: int, base: int = 0, floor: int = 0) -> Head:
+    """The head of a log of these messages."""
+    return Head("all", numbers[-1], numbers[0], len(numbers), floor, base, recent=numbers)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the file is."""
+    return tmp_path / "state" / FILE
+
+
+@pytest.fixture
+def memory(path: Path) -> Iterator[Memory]:
+    """An empty one."""
+    made = Memory(path, lambda: NOW)
+    yield made
+    made.close()
+
+
+def numbers(memory: Memory, name: str = NAME) -> list[int]:
+    """Of the messages that are held."""
+    held = memory.held(name)
+    return [one.num for one in held.messages] if held else []
+
+
+def test_messages_are_held_as_they_were(path: Path, memory: Memory) -> None:
+    """Byte by byte, across a restart."""
+    kept = [message(1), message(2)]
+    memory.remember(NAME, head(1, 2), kept, {"ab" * 32: b"body"})
+    memory.close()
+    with closing(Memory(path)) as later:
+        held = later.held(NAME)
+        assert held
+        assert [one.raw for one in held.messages] == [one.raw for one in kept]
+        assert held.head == head(1, 2)
+        assert later.body("ab" * 32) == b"body"
+        assert later.body("cd" * 32) is None
+        assert later.names() == (NAME,)
+
+
+def test_the_file_is_for_agentd_alone(path: Path, memory: Memory) -> None:
+    """It holds payloads."""
+    memory.remember(NAME, head(1), [message(1)])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_the_highest_number_never_falls(path: Path, memory: Memory) -> None:
+    """Whatever Consul has afterwards, and although the messages are gone."""
+    memory.remember(NAME, head(5), [message(5)])
+    memory.remember(NAME, head(3), [message(3)])
+    memory.drop(NAME)
+    assert memory.highest(NAME) == 5
+    memory.close()
+    with closing(Memory(path)) as later:
+        assert later.highest(NAME) == 5
+        assert later.highest("other") == 0
+
+
+def test_what_is_pruned_or_forgotten_is_not_held(memory: Memory) -> None:
+    """The marks of the head say so, and stay the highest that were seen."""
+    memory.remember(NAME, head(1, 2, 3, 4), [message(n) for n in (1, 2, 3, 4)])
+    memory.remember(NAME, head(2, 3, 4, base=1))
+    assert numbers(memory) == [2, 3, 4]
+    memory.remember(NAME, head(4, floor=3))
+    memory.remember(NAME, head(4))
+    assert numbers(memory) == [4]
+    held = memory.held(NAME)
+    assert held
+    assert (held.head.base, held.head.floor) == (1, 3)
+
+
+def test_a_message_is_never_replaced(memory: Memory) -> None:
+    """The first that was read is the one that was applied."""
+    memory.remember(NAME, head(1), [message(1)])
+    memory.remember(NAME, head(1), [message(1, body=b"other")])
+    held = memory.held(NAME)
+    assert held
+    assert held.messages[0].body == b"x"
+
+
+def test_memory_is_bounded(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By number and by size; the oldest go."""
+    monkeypatch.setattr(memory_module, "MOST_OF_NAME", 5)
+    memory.remember(NAME, head(*range(1, 10)), [message(n) for n in range(1, 10)])
+    assert numbers(memory) == [5, 6, 7, 8, 9]
+    monkeypatch.setattr(memory_module, "MOST_MESSAGES", 3 * len(message(9).raw))
+    monkeypatch.setattr(memory_module, "MOST_BODIES", 10)
+    memory.remember(NAME, head(9), [], {"a" * 64: b"123456", "b" * 64: b"123456"})
+    assert numbers(memory) == [7, 8, 9]
+    assert [memory.body("a" * 64), memory.body("b" * 64)].count(None) == 1
+
+
+@given(
+    held=st.lists(st.tuples(st.integers(1, 30), st.none() | st.floats(900, 1100)), unique_by=lambda x: x[0]),
+    base=st.integers(0, 10),
+    floor=st.integers(0, 10),
+    found=st.none() | st.tuples(st.lists(st.integers(1, 40), min_size=1, unique=True), st.integers(0, 3)),
+)
+def test_a_quick_look_says_what_a_long_one_says(
+    held: list[tuple[int, float | None]], base: int, floor: int,
+    found: tuple[list[int], int] | None,
+) -> None:  # fmt: skip
+    """Whether something is lost."""
+    known = head(30, base=base, floor=floor)
+    now = None
+    if found:
+        ordered = sorted(found[0])
+        now = head(*ordered, floor=min(found[1], ordered[-1]))
+    with (
+        tempfile.TemporaryDirectory(dir=ROOM) as directory,
+        closing(Memory(Path(directory, FILE), lambda: NOW)) as memory,
+    ):
+        memory.remember(NAME, known, [message(num, expires=expires) for num, expires in held])
+        long = memory.held(NAME)
+        assert long
+        assert memory.seems_lost(NAME, now) == long.is_lost(now, NOW)
+
+
+def test_nothing_held_is_nothing_lost(memory: Memory) -> None:
+    """A new node has nothing to write back."""
+    assert not memory.seems_lost(NAME, None)
+    assert memory.held(NAME) is None
+
+
+@pytest.mark.parametrize("content", [b"no database", b"SQLite format 3\0" + b"x" * 5000])
+def test_a_damaged_file_is_set_aside(path: Path, content: bytes) -> None:
+    """And told; Consul has the messages."""
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with closing(Memory(path)) as memory:
+        assert "set aside as" in memory.trouble
+        memory.remember(NAME, head(1), [message(1)])
+        assert numbers(memory) == [1]
+    assert [one.read_bytes() for one in path.parent.glob(f"{FILE}.damaged-*")] == [content]
+
+
+def test_a_file_of_another_format_is_set_aside(path: Path, memory: Memory) -> None:
+    """A newer agentd may have written it."""
+    memory.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 7")
+    with closing(Memory(path)) as later:
+        assert "format 7" in later.trouble
+
+
+def test_damage_while_it_is_open_costs_no_number(path: Path, memory: Memory) -> None:
+    """The next call finds a new file, with the numbers that were reached."""
+    memory.remember(NAME, head(*range(1, 400)), [message(n) for n in range(1, 400)])
+    memory._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (size - 4096))
+    memory._connection.execute("PRAGMA cache_size=0")
+    memory._connection.execute("PRAGMA shrink_memory")
+    with pytest.raises(JournalError):
+        memory.held(NAME)
+    assert "set aside" in memory.trouble
+    assert memory.highest(NAME) == 399
+    memory.remember(NAME, head(400), [message(400)])
+    assert numbers(memory) == [400]
+    memory.close()
+    with closing(Memory(path)) as later:
+        assert later.highest(NAME) == 400
+
+
+def test_what_cannot_be_opened_is_told(path: Path) -> None:
+    """The daemon goes on without."""
+    path.parent.write_bytes(b"a file")
+    with pytest.raises(JournalError, match="out of reach"):
+        Memory(path)
+
+
+def test_a_fifo_is_no_file(path: Path) -> None:
+    """SQLite would wait for it for ever."""
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with closing(Memory(path)) as memory:
+        assert "not a file" in memory.trouble
+
+
+def test_a_row_that_cannot_be_read_is_left_out(memory: Memory) -> None:
+    """The others are written back."""
+    memory.remember(NAME, head(1, 2), [message(1), replace(message(2), raw=b"junk")])
+    assert numbers(memory) == [1]
+
+
+def test_a_closed_memory_says_so(memory: Memory) -> None:
+    """It is no error of SQLite's."""
+    memory.close()
+    with pytest.raises(JournalError):
+        memory.held(NAME)
+
+
+def test_held_is_enough_to_write_back(memory: Memory) -> None:
+    """With the keep of the log."""
+    memory.remember(NAME, head(1), [message(1)])
+    assert memory.held(NAME) == Held(head(1), [message(1)])
