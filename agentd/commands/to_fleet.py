@@ -7,24 +7,22 @@ imported.
 
 from __future__ import annotations
 
-import re
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentd.commands.argument_types import checked
 from agentd.commands.parser import Parser, config_is_given
 from agentd.commands.to_consul import add_consul_arguments, consul_options
-from agentd.config.sections import read_document
+from agentd.config.sections import read_document, read_section
 from agentd.errors import ConfigError
+from agentd.values import parse_fleet_name
 
 if TYPE_CHECKING:
     from agentd.config.yaml_document import Document
+    from agentd.fleet.options import FleetOptions
     from agentd.watch.client import ConsulClient
-
-_NAME: Final = re.compile("[A-Za-z0-9_.-]{1,64}")
-_NEEDED: Final = "1 to 64 of the characters A-Z a-z 0-9 _ . -"
 
 
 class ReachedFleet(NamedTuple):
@@ -33,11 +31,13 @@ class ReachedFleet(NamedTuple):
     Attributes:
         name: of the fleet.
         client: asks the datacenter in which the fleet is at home; closed at the end.
-        document: the configuration file, None where there is none.
+        options: the section `fleet:` of the configuration file if it is about this fleet, else None.
+        document: the configuration file; None where there is none.
     """
 
     name: str
     client: ConsulClient
+    options: FleetOptions | None
     document: Document | None
 
 
@@ -45,7 +45,7 @@ def add_fleet_arguments(parser: Parser) -> None:
     """Add the options that say which fleet, and where Consul is."""
     parser.add_argument(
         "--fleet",
-        type=lambda text: checked(_checked, text),
+        type=lambda text: checked(parse_fleet_name, text),
         metavar="FLEET",
         help="name of the fleet (default: that of the configuration file)",
     )
@@ -62,20 +62,21 @@ def fleet(arguments: Namespace) -> Iterator[ReachedFleet]:
     """
     document = _document(arguments)
     filed = _section(document)
-    name = arguments.fleet or filed.get("name")
+    if arguments.fleet and filed and filed.name != arguments.fleet:
+        filed = None
+    name = arguments.fleet or (filed.name if filed else "")
     if not name:
         raise ConfigError(
             ["no fleet is named: add `fleet: {name: NAME}` to the configuration file, or give --fleet NAME"]
         )
     options = consul_options(arguments)
-    home = filed.get("datacenter") if name == filed.get("name") else None
-    if home and not arguments.consul_datacenter:
-        options = options.model_copy(update={"datacenter": home})
+    if filed and filed.datacenter and not arguments.consul_datacenter:
+        options = options.model_copy(update={"datacenter": filed.datacenter})
 
     from agentd.watch.client import ConsulClient  # noqa: PLC0415 (brings py-consul, which parsing does not need)
 
     with closing(ConsulClient(options)) as client:
-        yield ReachedFleet(name, client, document)
+        yield ReachedFleet(name, client, filed, document)
 
 
 def _document(arguments: Namespace) -> Document | None:
@@ -85,21 +86,10 @@ def _document(arguments: Namespace) -> Document | None:
     return read_document(arguments.config)
 
 
-def _section(document: Document | None) -> Mapping[str, Any]:
-    """The section `fleet:`, empty where there is none."""
-    found = None if document is None else document.data.get("fleet")
-    if document is None or found is None:
-        return {}
-    if not isinstance(found, Mapping):
-        raise ConfigError([document.problem(("fleet",), "a map is needed here")])
-    for field in ("name", "datacenter"):
-        value = found.get(field)
-        if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
-            raise ConfigError([document.problem(("fleet", field), f"a name is needed here: {_NEEDED}")])
-    return found
+def _section(document: Document | None) -> FleetOptions | None:
+    """The section `fleet:`, None where there is none."""
+    if document is None or document.data.get("fleet") is None:
+        return None
+    from agentd.fleet.options import FleetOptions  # noqa: PLC0415 (as above)
 
-
-def _checked(text: str) -> str:
-    if not _NAME.fullmatch(text):
-        raise ValueError(f"the name of a fleet is {_NEEDED}")
-    return text
+    return read_section(document, "fleet", FleetOptions)

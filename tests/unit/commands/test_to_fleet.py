@@ -75,14 +75,16 @@ def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(globals(), "DEFAULT", missing)
 
 
-@pytest.mark.parametrize("text", ["{handlers: {}}", "{fleet: null}", "{fleet: {}}"])
+@pytest.mark.parametrize("text", ["{handlers: {}}", "{fleet: null}"])
 def test_a_file_without_a_fleet_says_what_to_add(filed: Filed, text: str) -> None:
     """There is none by default."""
     with pytest.raises(ConfigError, match=r"add `fleet: \{name: NAME\}` .* or give --fleet NAME"):
         reached("--config", filed(text))
 
 
-@pytest.mark.parametrize("text", ["{fleet: 7}", "{fleet: {name: a/b}}", "{fleet: {name: e, datacenter: 7}}"])
+@pytest.mark.parametrize(
+    "text", ["{fleet: 7}", "{fleet: {}}", "{fleet: {name: a/b}}", "{fleet: {name: e, datacenter: 7}}"]
+)
 def test_a_wrong_section_is_told_with_its_line(filed: Filed, text: str) -> None:
     """As the daemon tells it."""
     with pytest.raises(ConfigError, match=r"agentd\.yaml:1: fleet"):
@@ -94,4 +96,4 @@ def test_a_name_that_cannot_be_a_key_is_wrong_usage(name: str, capsys: pytest.Ca
     """Consul is not asked."""
     with pytest.raises(SystemExit, match="2"):
         parsed("--fleet", name)
-    assert "1 to 64 of the characters" in capsys.readouterr().err
+    assert "must have 1 to 64 letters" in capsys.readouterr().err
