@@ -19,6 +19,7 @@ OWN: Final = {
     "replay": "hand a change to its handlers again",
     "fire": "fire a Consul user event",
     "fleet": "show which nodes of the fleet run what, and which of them differ",
+    "publish": "write a message to the fleet's log, for all its nodes, also those that are down now",
     "handlers": "list the installed handlers and their options",
     "nodes": "list the addresses of a service's instances",
     "lock": "run a command while holding a lock in Consul, like `consul lock`",

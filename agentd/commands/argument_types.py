@@ -41,6 +41,15 @@ def count(text: str) -> int:
     return int(text)
 
 
+def message_number(text: str) -> int:
+    """The number of a message of the fleet's log, with or without its leading zeros."""
+    from agentd.fleet.keys import is_number  # noqa: PLC0415 (as above)
+
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and is_number(int(text))):  # noqa: PLR2004 (its digits)
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a message: see `agentd log`")
+    return int(text)
+
+
 def seconds(text: str) -> float:
     """A duration in seconds, such as 55s or 1h30m."""
     from agentd.values import parse_duration  # noqa: PLC0415 (as above)

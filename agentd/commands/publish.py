@@ -1,0 +1,341 @@
+"""`agentd publish`: writes a message to the fleet's log, without an event, from any host.
+
+Owns what is refused before anything is written: a payload that is too large, a name that nobody keeps, a
+message that a handler here would not take, one that a node of the fleet would not understand. The payload is
+never printed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import sys
+import time
+from argparse import ArgumentTypeError, Namespace
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.commands import argument_types
+from agentd.commands.output import Output
+from agentd.commands.parser import Parser
+from agentd.commands.payload import add_payload_arguments, read_payload
+from agentd.commands.target import add_target_arguments, check_target, described, matching
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError, ConsulRefused
+from agentd.printable import printable
+
+if TYPE_CHECKING:
+    from agentd.commands.to_fleet import ReachedFleet
+    from agentd.fleet.envelope import Draft
+    from agentd.fleet.head import Head, Keep
+    from agentd.fleet.rights import Access
+
+_FIRST_FORMAT: Final = 1  # of messages: every agentd that acknowledges anything knows it
+_PUBLISHER: Final = 200  # characters
+_SHOWN: Final = 5  # nodes that are named
+
+
+def add_arguments(parser: Parser) -> None:
+    """The name, the payload, whom it is for and for how long."""
+    parser.add_example(
+        'agentd publish ip-blacklist "add 192.0.2.7 10m"',
+        "agentd publish deploy --reference https://builds.example/site.tar.gz --node '^web'",
+        "agentd publish deploy --again 1790000000000",
+    )
+    parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
+    parser.add_argument(
+        "name", type=_kept_name, metavar="NAME", help="name of the event, as handlers take it"
+    )
+    what = parser.add_mutually_exclusive_group()
+    add_payload_arguments(what)
+    what.add_argument(
+        "--reference",
+        type=argument_types.word,
+        metavar="R",
+        help='publish a reference (kv:, file:, http(s):, s3:, gs:) with its digest, as "R sha256:HEX"; where'
+        " `sources.allow` of the configuration file allows it, it is fetched for that",
+    )
+    what.add_argument(
+        "--again",
+        type=argument_types.message_number,
+        metavar="NUM",
+        help="publish an earlier message once more, see `agentd log`",
+    )
+    add_target_arguments(parser)
+    parser.add_argument(
+        "--ttl",
+        type=_ttl,
+        metavar="T",
+        help="after this it is not applied any more, such as 10m (default: never)",
+    )
+    parser.add_argument(
+        "--snapshot",
+        action="store_true",
+        help="it stands for all messages of the name before it, which are then dropped",
+    )
+    parser.add_argument(
+        "--keep",
+        choices=("latest", "all"),
+        help="for a name that is new: keep only the latest message, or all in force",
+    )
+    parser.add_argument(
+        "--no-dry-run",
+        action="store_true",
+        help="neither try it on the handlers here first, nor fetch a reference whose digest is given",
+    )
+    add_fleet_arguments(parser)
+
+
+def _kept_name(text: str) -> str:
+    from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (only what is typed needs it)
+
+    if not is_kept_name(text):
+        raise ArgumentTypeError("a name that can be kept has 1 to 64 of A-Z a-z 0-9 _ . -, and not _ first")
+    return text
+
+
+def _ttl(text: str) -> float:
+    seconds = argument_types.seconds(text)
+    if not seconds:
+        raise ArgumentTypeError("it must be longer than 0")
+    return seconds
+
+
+def execute(arguments: Namespace, output: Output) -> int:
+    """Try it here, write it, and print its name and number.
+
+    Raises:
+        ConfigError: what was typed does not go together, or the configuration cannot be used.
+        AgentdError: it is not published, and why.
+        ConsulUnavailable: no answer; whether it was written is not known.
+    """
+    check_target(arguments)
+    if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
+        raise ConfigError(
+            ["--again publishes a message as it was: leave out --node, --service, --tag and --snapshot"]
+        )
+    typed = None if arguments.reference or arguments.again else _typed(arguments)
+    with fleet(arguments) as reached:
+        told = _Publication(arguments, reached).publish(typed)
+    if output.json:
+        output.document(told)
+    output.line(f"{told['name']} {told['num']}")
+    return 0
+
+
+def _typed(arguments: Namespace) -> bytes:
+    from agentd.fleet.envelope import LARGEST  # noqa: PLC0415 (parsing does without)
+
+    payload = read_payload(arguments.payload, arguments.file, LARGEST)
+    if len(payload) > LARGEST:
+        raise AgentdError(
+            f"the payload has more than {LARGEST} bytes, which is all that Consul takes for one key: put it"
+            " where the nodes can fetch it, and publish a --reference, if the handler takes one"
+        )
+    return payload
+
+
+class _Publication:
+    """One message on its way into the log of a fleet."""
+
+    def __init__(self, arguments: Namespace, reached: ReachedFleet) -> None:
+        from agentd.commands.rehearsal import takers  # noqa: PLC0415 (parsing does without)
+        from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
+        from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
+        from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
+
+        self._arguments = arguments
+        self._name: str = arguments.name
+        self._reached = reached
+        self._log = Log(ConsulKV(reached.client), Keys(reached.name))
+        # A configuration of another fleet says nothing about this one.
+        self._takers = takers(reached.document if reached.options else None, self._name)
+
+    def publish(self, typed: bytes | None) -> dict[str, Any]:
+        """Refuse it or write it; what is told of it. Raises what `execute` does."""
+        from agentd.digest import digest  # noqa: PLC0415 (as above)
+
+        head = self._head()
+        keep = self._keep(head)
+        draft = self._draft(typed)
+        self._see_that_all_understand_it()
+        matches = self._matching(draft)
+        tried = [] if self._arguments.no_dry_run else self._rehearse(draft, head)
+        num = self._write(draft, keep)
+        return {
+            "fleet": self._reached.name,
+            "name": self._name,
+            "num": num,
+            "id": draft.id,
+            "payload": digest(draft.body),
+            "bytes": len(draft.body),
+            "expires": draft.expires,
+            "matches": matches,
+            "tried": tried,
+        }
+
+    def _head(self) -> Head | None:
+        """The head of the name, None if there is none, or none that can be read.
+
+        Raises:
+            UnknownFormat: a newer agentd wrote it.
+            ConsulRefused: the token may not see whether there is one.
+        """
+        try:
+            head = self._log.head(self._name)
+        except BadDocument as error:
+            if not self._arguments.keep:
+                raise AgentdError(
+                    f"{self._name}: {error}; with --keep latest or --keep all it is made anew from the"
+                    " messages that are there"
+                ) from error
+            return None
+        if head is None:
+            self._demand("read", self._log.keys.head(self._name))
+        return head
+
+    def _keep(self, head: Head | None) -> Keep:
+        """How the name is kept, or will be. Raises AgentdError if nobody says so, or two differ."""
+        asked: Keep | None = self._arguments.keep
+        if head is not None:
+            if asked not in (None, head.keep):
+                raise AgentdError(
+                    f"{self._name} is kept already, as {head.keep!r}: leave out --keep, or drop its messages"
+                    f" first with `agentd log forget {self._name}`"
+                )
+            return head.keep
+        keep = asked or next(filter(None, self._takers.values()), None)
+        if keep is None:
+            raise AgentdError(
+                f"nobody keeps {self._name!r}: the fleet {self._reached.name!r} has nothing under it, and no"
+                " handler here has it with `keep:`; correct the name, or publish it with --keep latest or"
+                " --keep all if handlers elsewhere do"
+            )
+        return keep
+
+    def _draft(self, typed: bytes | None) -> Draft:
+        """What is to be written. Raises AgentdError."""
+        from agentd.fleet.envelope import Draft  # noqa: PLC0415 (as above)
+
+        arguments, now = self._arguments, time.time()
+        expires = None if arguments.ttl is None else now + arguments.ttl
+        if arguments.again:
+            return self._earlier(arguments.again, now, expires)
+        return Draft(
+            body=self._pinned() if typed is None else typed,
+            issued=now,
+            publisher=publisher(),
+            expires=expires,
+            node=arguments.node or "",
+            service=arguments.service or "",
+            tag=arguments.tag or "",
+            snapshot=arguments.snapshot,
+        )
+
+    def _earlier(self, num: int, now: float, expires: float | None) -> Draft:
+        """An earlier message, to be written once more."""
+        message = self._log.message(self._name, num)
+        if message is None:
+            raise AgentdError(
+                f"there is no message {num} of {self._name}: `agentd log {self._name}` lists those that"
+                " there are"
+            )
+        body = self._log.payload(message)
+        if body is None:
+            raise AgentdError(f"the payload of message {num} of {self._name} is not in Consul any more")
+        return message.again(body, issued=now, publisher=publisher(), expires=expires)
+
+    def _pinned(self) -> bytes:
+        from agentd.commands.pinned_reference import pin  # noqa: PLC0415 (only a reference needs it)
+        from agentd.commands.to_consul import consul_options  # noqa: PLC0415 (as above)
+
+        # A kv: reference is read where nodes read it: in their own datacenter, not in the fleet's.
+        here = consul_options(self._arguments)
+        reference = self._arguments.reference
+        return pin(reference, self._reached.document, here, fetch=not self._arguments.no_dry_run).encode()
+
+    def _see_that_all_understand_it(self) -> None:
+        """Raises AgentdError if a node, or the fleet as a whole, does not take messages of our format."""
+        from agentd.fleet.envelope import FORMAT  # noqa: PLC0415 (as above)
+
+        record = self._log.record()
+        if record and record.floor_format > FORMAT:
+            raise AgentdError(
+                f"the fleet {self._reached.name!r} takes messages of format {record.floor_format} or newer,"
+                f" and this agentd writes {FORMAT}: upgrade it"
+            )
+        if FORMAT > _FIRST_FORMAT:
+            self._see_that_nodes_understand_it(FORMAT)
+
+    def _see_that_nodes_understand_it(self, form: int) -> None:
+        from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
+
+        documents = Census(self._reached.client, self._log.keys).documents()
+        if not documents.indexes:
+            self._demand("read", self._log.keys.nodes)
+        behind = sorted(node for node, one in documents.found.items() if one.format < form)
+        if behind:
+            more = f" and {len(behind) - _SHOWN} more" if len(behind) > _SHOWN else ""
+            raise AgentdError(
+                f"{', '.join(behind[:_SHOWN])}{more} would not understand a message of format {form}: upgrade"
+                " agentd there first, or run `agentd fleet forget NODE` for nodes that are gone"
+            )
+
+    def _matching(self, draft: Draft) -> list[str] | None:
+        """The nodes that it is for; None for all, or if Consul does not say. Tells if there are none."""
+        try:
+            found = matching(draft, self._log.keys, self._reached.client)
+        except ConsulError as error:
+            _warn(f"whether it is for any node is not known: {error}")
+            return None
+        if found == []:
+            _warn(f"no node matches {described(draft)} now")
+        return found
+
+    def _rehearse(self, draft: Draft, head: Head | None) -> list[dict[str, str]]:
+        """Try it on the handlers here, as it would come out of the log. Raises AgentdError if one refuses."""
+        if not self._takers:
+            return []
+        from agentd.commands.rehearsal import rehearse  # noqa: PLC0415 (as above)
+        from agentd.fleet.receipt import event_of  # noqa: PLC0415 (as above)
+
+        newest = head.newest if head else 0
+        message = draft.numbered(
+            self._reached.name, self._name, max(newest + 1, int(draft.issued * 1000)), newest
+        )
+        change = event_of(message, draft.body, draft.issued, live=True)
+        told = rehearse(self._arguments.config, self._takers, change)
+        for one in told:
+            sys.stderr.write(f"agentd: tried here: {one['handler']} would be {one['outcome']}\n")
+        return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
+
+    def _write(self, draft: Draft, keep: Keep) -> int:
+        """Write it, and return its number; where the token lacks a right, say which."""
+        try:
+            return self._log.publish(self._name, draft, keep=keep)
+        except ConsulRefused:
+            keys = self._log.keys
+            bodies = [keys.bodies] if draft.sha256 else []
+            self._demand(
+                "write", keys.head(self._name), keys.messages(self._name), keys.pruned(self._name), *bodies
+            )
+            self._demand("write", keys.record)  # which the first of all messages needs
+            raise
+
+    def _demand(self, access: Access, *prefixes: str) -> None:
+        from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+        demand(self._reached.client, access, prefixes, "publishing")
+
+
+def publisher() -> str:
+    """Who publishes, and where, as far as this host knows."""
+    try:
+        user = os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # this user has no name
+        user = str(os.getuid())
+    return printable(f"{user}@{socket.gethostname()}")[:_PUBLISHER]
+
+
+def _warn(text: str) -> None:
+    sys.stderr.write(f"agentd: warning: {printable(text)}\n")
