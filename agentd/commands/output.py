@@ -150,6 +150,11 @@ def moment(unix: float | None) -> str:
     return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix))
 
 
+def universal(unix: float | None) -> str:
+    """A unix time in UTC, as all nodes read it alike, or "-"."""
+    return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix))
+
+
 def span(seconds: float | None) -> str:
     """A duration as a person reads it: "12 ms", "3.4 s", "5 m 10 s", "2 h 3 m", "4 d 1 h", or "-"."""
     if seconds is None:

@@ -1,0 +1,289 @@
+"""`agentd log`: the messages that the fleet keeps, newest first; `log forget` drops those of a name.
+
+A payload is never shown, only its size and digest. What lies in Consul may have been written by anybody: what
+cannot be read has a row that says so, and hides nothing else.
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from agentd.commands import argument_types
+from agentd.commands.output import Output, shortened, span, universal
+from agentd.commands.parser import Parser
+from agentd.commands.target import described
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.errors import AgentdError, ConfigError, ConsulRefused, FleetError
+
+if TYPE_CHECKING:
+    from agentd.commands.to_fleet import ReachedFleet
+    from agentd.fleet.envelope import Envelope
+    from agentd.fleet.head import Head
+    from agentd.fleet.keys import Keys
+    from agentd.fleet.reader import Reader
+
+_COLUMNS: Final = (
+    "NUMBER", "ISSUED (UTC)", "NAME", "KIND", "PUBLISHER", "VIA", "EVENT", "PAYLOAD", "EXPIRES", "FOR",
+)  # fmt: skip
+_SHORT_ID: Final = 8
+_PUBLISHER: Final = 40  # characters of it in the table
+_FORGET: Final = "forget"
+_TWO: Final = 2  # the verb and its name
+
+
+def add_arguments(parser: Parser) -> None:
+    """Which messages."""
+    parser.add_example("agentd log", "agentd log ip-blacklist --limit 100", "agentd log forget ip-blacklist")
+    parser.usage = "%(prog)s [options] [NAME | forget NAME]"
+    parser.add_argument(
+        "words",
+        nargs="*",
+        type=argument_types.word,
+        metavar="NAME",
+        help="only messages of this name; `forget NAME` drops them for good, also on nodes that come back",
+    )
+    parser.add_argument(
+        "--limit",
+        type=argument_types.count,
+        default=30,
+        metavar="N",
+        help="show at most N (default %(default)s)",
+    )
+    parser.add_argument(
+        "--before",
+        type=argument_types.message_number,
+        metavar="NUM",
+        help="with `forget`: keep this message and those after it (default: drop all)",
+    )
+    add_fleet_arguments(parser)
+
+
+def execute(arguments: Namespace, output: Output) -> int:
+    """Print the newest messages, or drop those of one name.
+
+    Raises:
+        AgentdError: nothing is kept under that name, or the head of the only name asked for cannot be read.
+        ConsulRefused: the token may not read the log, or not write it.
+    """
+    words = arguments.words
+    forgets = words[:1] == [_FORGET] and len(words) == _TWO
+    if len(words) > 1 and not forgets:
+        raise ConfigError(["one name at most is shown; `agentd log --help` says more"])
+    if arguments.before is not None and not forgets:
+        raise ConfigError(["--before goes with `agentd log forget NAME`"])
+    with fleet(arguments) as reached:
+        if forgets:
+            return _forget(reached, words[1], arguments.before, output)
+        return _show(reached, words[0] if words else None, arguments.limit, output)
+
+
+# ---------------------------------------------------------------- the messages
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """One message as far as it can be read; `wrong` says why it cannot."""
+
+    name: str
+    num: int
+    message: Envelope | None = None
+    wrong: str = ""
+
+
+def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -> int:
+    from agentd.fleet.keys import Keys  # noqa: PLC0415 (parsing does without)
+    from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
+    from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
+
+    reader = Reader(ConsulKV(reached.client), Keys(reached.name))
+    heads, wrong = _heads(reader, name)
+    if not heads:
+        _explain_nothing(reached, reader.keys, name, wrong)
+    wanted = sorted(
+        ((num, one) for one, head in heads.items() for num in _numbers(reader, one, head, limit)),
+        reverse=True,
+    )[:limit]
+    rows = _rows(reader, wanted)
+    if output.json:
+        output.document(_document(reached.name, heads, wrong, rows))
+    else:
+        _print(rows, heads, wrong, output, named=name is not None)
+    return 0
+
+
+def _heads(reader: Reader, name: str | None) -> tuple[dict[str, Head], dict[str, str]]:
+    """The heads of that name, or of all; and why others cannot be read."""
+    from agentd.fleet.head import Head  # noqa: PLC0415 (as above)
+
+    found: Mapping[str, Head | FleetError | None]
+    if name is None:
+        found = reader.heads()
+    else:
+        try:
+            found = {name: reader.head(name)}
+        except FleetError as error:
+            found = {name: error}
+    heads = {one: head for one, head in found.items() if isinstance(head, Head)}
+    return heads, {one: str(error) for one, error in found.items() if isinstance(error, FleetError)}
+
+
+def _explain_nothing(reached: ReachedFleet, keys: Keys, name: str | None, wrong: Mapping[str, str]) -> None:
+    """Tell a log in which there is nothing from one that the token must not see, or that cannot be read."""
+    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+    demand(reached.client, "read", [keys.names, f"{keys.root}messages/"], "reading the fleet's log")
+    if name is not None and name in wrong:
+        raise AgentdError(f"{name}: {wrong[name]}")
+    if name is not None:
+        raise AgentdError(f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`")
+
+
+def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]:
+    """The numbers of the newest messages of a name, `limit` of them or all; the head lists some."""
+    listed: Sequence[int] | None = head.above(0)
+    if listed is None and len(head.recent) < limit:
+        listed = reader.numbers(name)
+    return (head.recent if listed is None else listed)[-limit:]
+
+
+def _rows(reader: Reader, wanted: Sequence[tuple[int, str]]) -> list[_Row]:
+    """The messages in the order in which they are wanted; one request for each name."""
+    found: dict[tuple[int, str], _Row] = {}
+    for name in {name for _, name in wanted}:
+        reading = reader.read(name, [num for num, one in wanted if one == name])
+        rows = [
+            *(_Row(name, one.num, one) for one in reading.messages),
+            *(_Row(name, num, wrong=str(error)) for num, error in reading.troubles.items()),
+            *(_Row(name, num, wrong="its head names it, and it is not there") for num in reading.missing),
+        ]
+        found |= {(row.num, name): row for row in rows}
+    return [found[one] for one in wanted]
+
+
+# ---------------------------------------------------------------- for a person
+
+
+def _print(
+    rows: list[_Row], heads: Mapping[str, Head], unreadable: Mapping[str, str], output: Output, *, named: bool
+) -> None:
+    now = time.time()
+    output.table(_COLUMNS, [_cells(row, now) for row in rows], empty="Nothing is kept yet.")
+    for row in rows:
+        if row.wrong:
+            output.line(f"{row.name} {row.num}: {row.wrong}", "red")
+    for name, why in sorted(unreadable.items()):
+        output.line(f"{name}: {why}", "red")
+    for name, head in sorted(heads.items()):
+        if head.cut:
+            output.line(
+                f"{name}: messages up to {head.cut} were dropped for want of room: nodes that had not seen"
+                " them are incomplete until a `publish --snapshot`",
+                "yellow",
+            )
+        if named:
+            output.line(f"{name}: keeps {head.keep}; {head.count} kept, {len(rows)} shown", "dim")
+
+
+def _cells(row: _Row, now: float) -> list[object]:
+    one = row.message
+    if one is None:
+        return [row.num, None, row.name, "cannot be read", *[None] * (len(_COLUMNS) - 4)]
+    return [
+        row.num,
+        universal(one.issued),
+        row.name,
+        "snapshot" if one.snapshot else one.kind,
+        shortened(one.publisher, _PUBLISHER),
+        one.via,
+        (one.event or "")[:_SHORT_ID],
+        _payload(one),
+        _expiry(one, now),
+        described(one) or "all",
+    ]
+
+
+def _expiry(message: Envelope, now: float) -> str:
+    if message.expires is None:
+        return "never"
+    return "expired" if message.is_over(now) else f"in {span(message.expires - now)}"
+
+
+def _payload(message: Envelope) -> str:
+    """Its size and the beginning of its SHA-256."""
+    from agentd.digest import digest  # noqa: PLC0415 (as above)
+
+    if message.body is not None:
+        return digest(message.body)
+    return f"{message.size} bytes sha256:{(message.sha256 or '')[:8]}"
+
+
+# ---------------------------------------------------------------- for a program
+
+
+def _document(
+    fleet_name: str, heads: Mapping[str, Head], unreadable: Mapping[str, str], rows: list[_Row]
+) -> dict[str, Any]:
+    now = time.time()
+    names = [
+        {
+            "name": name, "keep": head.keep, "newest": head.newest, "oldest": head.oldest,
+            "count": head.count, "floor": head.floor, "cut": head.cut,
+        }
+        for name, head in sorted(heads.items())
+    ]  # fmt: skip
+    wrong = [{"name": name, "error": why} for name, why in sorted(unreadable.items())]
+    return {"fleet": fleet_name, "names": names + wrong, "messages": [_fields(row, now) for row in rows]}
+
+
+def _fields(row: _Row, now: float) -> dict[str, Any]:
+    one = row.message
+    if one is None:
+        return {"name": row.name, "num": row.num, "error": row.wrong}
+    return {
+        "name": row.name,
+        "num": row.num,
+        "issued": one.issued,
+        "kind": one.kind,
+        "snapshot": one.snapshot,
+        "publisher": one.publisher,
+        "via": one.via,
+        "event": one.event,
+        "payload": _payload(one),
+        "bytes": one.size,
+        "expires": one.expires,
+        "expired": one.is_over(now),
+        "node": one.node,
+        "service": one.service,
+        "tag": one.tag,
+    }
+
+
+# ---------------------------------------------------------------- forget
+
+
+def _forget(reached: ReachedFleet, name: str, before: int | None, output: Output) -> int:
+    """Drop the messages of a name for good; nodes that still hold them do not write them back."""
+    from agentd.fleet.keys import Keys, is_kept_name  # noqa: PLC0415 (as above)
+    from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
+    from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+    if not is_kept_name(name):
+        raise AgentdError(f"{name!r} cannot be kept: see `agentd log`")
+    log = Log(ConsulKV(reached.client), Keys(reached.name))
+    try:
+        gone = log.forget(name, None if before is None else before - 1)
+    except (ConsulRefused, FleetError):
+        keys = log.keys
+        demand(
+            reached.client, "write", [keys.head(name), keys.messages(name), keys.pruned(name)], "forgetting"
+        )
+        raise
+    if output.json:
+        output.document({"fleet": reached.name, "name": name, "forgotten": gone})
+    output.line(f"{name}: {gone} message{'' if gone == 1 else 's'} forgotten")
+    return 0
