@@ -35,14 +35,15 @@ _MOST_NOTED: Final = 5
 def add_arguments(parser: Parser) -> None:
     """What to look at, or the node to forget."""
     parser.add_example("agentd fleet", "agentd fleet ip-blacklist --watch", "agentd fleet forget lb3")
-    parser.usage = "%(prog)s [options] [HANDLER | forget NODE]"
+    parser.usage = "%(prog)s [options] [HANDLER | forget NODE | remove]"
     parser.add_argument(
         "words",
         nargs="*",
         type=argument_types.word,
         metavar="HANDLER",
         help="judge only this configured handler, and the nodes that have it; `forget NODE` removes what a"
-        " node acknowledged that will not come back",
+        " node acknowledged that will not come back; `remove` lists, and with --yes deletes, everything that"
+        " the fleet keeps in Consul, once no node has `fleet:` any more",
     )
     parser.add_argument(
         "--service",
@@ -51,6 +52,10 @@ def add_arguments(parser: Parser) -> None:
         help="only nodes with this service ought to run agentd (default: all nodes of the catalogue)",
     )
     parser.add_argument("--watch", action="store_true", help="look again whenever something changes")
+    parser.add_argument("--yes", action="store_true", help="with `remove`: delete it, for good")
+    parser.add_argument(
+        "--force", action="store_true", help="with `remove`: also while nodes still acknowledge"
+    )
     add_fleet_arguments(parser)
 
 
@@ -64,6 +69,10 @@ def execute(arguments: Namespace, output: Output) -> int:
     words = arguments.words
     if words[:1] == ["forget"] and len(words) == 2:  # noqa: PLR2004 (the verb and its node)
         return _forget(arguments, words[1], output)
+    if words == ["remove"]:
+        from agentd.commands.fleet_removal import remove  # noqa: PLC0415 (parsing does without)
+
+        return remove(arguments, output)
     if len(words) > 1:
         raise AgentdError(f"one handler at most is judged, not {len(words)}; `agentd fleet --help` says more")
     with fleet(arguments) as reached:

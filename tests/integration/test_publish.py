@@ -1,0 +1,470 @@
+"""`agentd publish`, `log`, `log forget` and `fleet remove` on a real Consul."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.cli import main
+from agentd.fleet.envelope import Envelope
+from agentd.fleet.head import Head
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.reader import Reader
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
+from tests.servers.consul import ConsulAgent
+
+SECRET = "5ecret-payload"
+LARGEST = 512 * 1024
+
+
+class Fleet:
+    """A fleet of its own on the shared Consul, and the command line of a host that runs no agentd."""
+
+    def __init__(self, consul: ConsulAgent, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+        self.consul = consul
+        self.name = name
+        self.keys = Keys(name)
+        self._capsys = capsys
+        self.client = ConsulClient(ConsulOptions(address=consul.url))
+        self.log = Reader(ConsulKV(self.client), self.keys)
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        self.client.close()
+        self.consul.kv_delete(self.keys.root, recurse=True)
+
+    def command(self, *words: str) -> tuple[int, str, str]:
+        """Run a command on this fleet; its status, and what it printed."""
+        address = ["--fleet", self.name, "--http-addr", self.consul.url]
+        status = main([words[0], *address, *words[1:]])
+        return status, *self._capsys.readouterr()
+
+    def publish(self, name: str, *words: str) -> int:
+        """Publish; the number."""
+        status, out, err = self.command("publish", name, *words)
+        assert status == 0, err
+        told, num = out.split()
+        assert told == name
+        return int(num)
+
+    def refused(self, *words: str) -> str:
+        """Run a command that fails; why."""
+        status, out, err = self.command(*words)
+        assert (status, out) == (1, "")
+        return err
+
+    def json(self, *words: str) -> Any:  # noqa: ANN401 (any JSON)
+        """Run a command with --json; the document."""
+        status, out, err = self.command(*words, "--json")
+        assert status == 0, err
+        return json.loads(out)
+
+    def message(self, name: str, num: int) -> Envelope:
+        """The message as it lies in Consul."""
+        found = self.log.message(name, num)
+        assert found is not None
+        return found
+
+    def head(self, name: str) -> Head:
+        """The head of a name."""
+        found = self.log.head(name)
+        assert found is not None
+        return found
+
+    def payload(self, name: str, num: int) -> bytes | None:
+        """The payload of a message, wherever it lies."""
+        return self.log.payload(self.message(name, num))
+
+    def acknowledge(self, node: str, **more: object) -> None:
+        """Write what a node would write."""
+        document = {"format": 1, "agentd": "1", "node_id": node, "boot": "b", "written": 1.0} | more
+        self.consul.kv_put(self.keys.node(node), json.dumps(document).encode())
+
+
+@pytest.fixture
+def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a configuration file."""
+    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
+    missing = tmp_path / "missing.yaml"
+    for place in ("agentd.commands.parser.DEFAULT", "agentd.cli.DEFAULT"):
+        monkeypatch.setattr(place, missing)
+
+
+@pytest.fixture
+def fleet(
+    consul: ConsulAgent,
+    suffix: str,
+    capsys: pytest.CaptureFixture[str],
+    no_file: None,  # noqa: ARG001
+) -> Iterator[Fleet]:
+    """A fleet in which nothing is kept yet."""
+    with closing(Fleet(consul, f"fleet{suffix}", capsys)) as made:
+        yield made
+
+
+class TestMessage:
+    """What is written."""
+
+    def test_a_new_name_is_kept_as_was_said(self, fleet: Fleet) -> None:
+        """The name and the number are printed, the payload never."""
+        num = fleet.publish("deploy", SECRET, "--keep", "latest")
+        assert (fleet.head("deploy").keep, fleet.head("deploy").newest) == ("latest", num)
+        message = fleet.message("deploy", num)
+        assert (message.body, message.via, message.expires) == (SECRET.encode(), "publish", None)
+        assert "@" in message.publisher
+
+    def test_later_ones_need_no_keep(self, fleet: Fleet) -> None:
+        """And have higher numbers."""
+        first = fleet.publish("list", "one", "--keep", "all")
+        second = fleet.publish("list", "two")
+        assert second > first
+        assert fleet.message("list", second).prev == first
+
+    def test_options_go_into_the_message(self, fleet: Fleet) -> None:
+        """Whom it is for, until when, and whether it stands for those before it."""
+        words = ["--node", "^web", "--service", "nginx", "--tag", "edge", "--ttl", "10m", "--snapshot"]
+        told = fleet.json("publish", "list", "x", "--keep", "all", *words)
+        message = fleet.message("list", told["num"])
+        assert (message.node, message.service, message.tag) == ("^web", "nginx", "edge")
+        assert message.snapshot
+        assert message.expires is not None
+        assert message.expires - message.issued == pytest.approx(600)
+
+    @pytest.mark.parametrize("size", [0, 1, 32 * 1024, 32 * 1024 + 1, LARGEST])
+    def test_every_size_up_to_the_largest_arrives(self, fleet: Fleet, tmp_path: Path, size: int) -> None:
+        """Of any bytes."""
+        content = bytes(range(256)) * (size // 256 + 1)
+        (tmp_path / "payload").write_bytes(content[:size])
+        num = fleet.publish("list", "--keep", "all", "--file", str(tmp_path / "payload"))
+        assert fleet.payload("list", num) == content[:size]
+
+    def test_one_byte_more_is_refused(self, fleet: Fleet, tmp_path: Path) -> None:
+        """With what to do instead; nothing is written."""
+        (tmp_path / "payload").write_bytes(b"x" * (LARGEST + 1))
+        why = fleet.refused("publish", "list", "--keep", "all", "--file", str(tmp_path / "payload"))
+        assert "more than 524288 bytes" in why
+        assert "--reference" in why
+        assert fleet.log.head("list") is None
+
+    @pytest.mark.parametrize("words", [["-"], ["--file", "-"]])
+    def test_standard_input_is_taken_as_it_is(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch, words: list[str]
+    ) -> None:
+        """Binary too."""
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff\x00\r\n")))
+        assert fleet.payload("list", fleet.publish("list", *words, "--keep", "all")) == b"\xff\x00\r\n"
+
+    def test_nothing_typed_is_an_empty_payload(self, fleet: Fleet) -> None:
+        """As with `fire`."""
+        assert fleet.payload("list", fleet.publish("list", "--keep", "all")) == b""
+
+    def test_the_payload_is_shown_nowhere(self, fleet: Fleet) -> None:
+        """Not by publishing it, not in the log, not where it is refused."""
+        shown = [
+            fleet.command("publish", "list", SECRET, "--keep", "all", "--json"),
+            fleet.command("log"),
+            fleet.command("log", "--json"),
+            fleet.command("publish", "nobody", SECRET),
+        ]
+        assert SECRET not in str(shown)
+        assert f"sha256:{hashlib.sha256(SECRET.encode()).hexdigest()[:8]}" in str(shown)
+
+
+class TestRefusal:
+    """What is not written."""
+
+    def test_a_name_that_nobody_keeps(self, fleet: Fleet) -> None:
+        """It may be a slip of the finger; `--keep` is the way to begin one."""
+        why = fleet.refused("publish", "depoly", "x")
+        assert f"nobody keeps 'depoly': the fleet '{fleet.name}' has nothing under it" in why
+        assert "--keep" in why
+        assert fleet.consul.kv_get(fleet.keys.head("depoly")) is None
+
+    def test_another_keep_than_that_of_the_name(self, fleet: Fleet) -> None:
+        """A name is kept in one way."""
+        fleet.publish("list", "x", "--keep", "all")
+        assert "is kept already, as 'all'" in fleet.refused("publish", "list", "x", "--keep", "latest")
+        assert fleet.head("list").count == 1
+
+    def test_a_head_of_a_newer_format(self, fleet: Fleet) -> None:
+        """It is left as it is; this agentd is to be upgraded."""
+        fleet.consul.kv_put(fleet.keys.head("list"), b'{"format":99}')
+        assert "upgrade it" in fleet.refused("publish", "list", "x", "--keep", "all")
+        assert fleet.consul.kv_get(fleet.keys.head("list")) == b'{"format":99}'
+
+    def test_a_fleet_that_takes_newer_messages_only(self, fleet: Fleet) -> None:
+        """A message of ours would be one that nobody takes."""
+        fleet.publish("list", "x", "--keep", "all")
+        fleet.consul.kv_put(fleet.keys.record, b'{"format":1,"floor_format":7}')
+        assert "takes messages of format 7 or newer" in fleet.refused("publish", "list", "x")
+
+    def test_a_node_that_would_not_understand_it(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The nodes that are to be upgraded first are named."""
+        fleet.publish("list", "x", "--keep", "all")
+        fleet.acknowledge("lb1", format=2)
+        fleet.acknowledge("lb2")
+        monkeypatch.setattr("agentd.fleet.envelope.FORMAT", 2)
+        why = fleet.refused("publish", "list", "y")
+        assert "lb2 would not understand a message of format 2" in why
+        assert "lb1" not in why
+
+    def test_a_poisoned_head(self, fleet: Fleet) -> None:
+        """Whoever publishes says how it was kept; the messages are still there."""
+        first = fleet.publish("list", "x", "--keep", "all")
+        fleet.consul.kv_put(fleet.keys.head("list"), b"poison")
+        assert "with --keep latest or --keep all it is made anew" in fleet.refused("publish", "list", "y")
+        second = fleet.publish("list", "y", "--keep", "all")
+        assert fleet.head("list").recent == (first, second)
+
+    def test_no_consul(self, fleet: Fleet) -> None:
+        """It says what to do."""
+        status, _, why = fleet.command("publish", "list", "x", "--http-addr", "127.0.0.1:1")
+        assert status == 1
+        assert "correct --http-addr" in why
+
+    @pytest.mark.parametrize(
+        "words", [["--tag", "x"], ["--again", "7", "--node", "x"], ["--again", "7", "--snapshot"]]
+    )
+    def test_what_does_not_go_together(self, fleet: Fleet, words: list[str]) -> None:
+        """It is wrong usage, and Consul is not asked."""
+        status, out, err = fleet.command("publish", "list", *words)
+        assert (status, out) == (2, "")
+        assert "--" in err
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["_list"], ["a/b"], ["*"], ["list", "--ttl", "0s"], ["list", "--ttl", "-1"],
+            ["list", "--again", "x"], ["list", "--again", "9000000000000000"], ["list", "x", "--file", "y"],
+            ["list", "--keep", "some"],
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_meant(self, fleet: Fleet, words: list[str]) -> None:
+        """It is wrong usage."""
+        with pytest.raises(SystemExit, match="2"):
+            fleet.command("publish", *words)
+
+
+class TestTarget:
+    """Whom it is for."""
+
+    def test_a_target_that_matches_nobody_is_told(self, fleet: Fleet) -> None:
+        """It is published all the same: a node may come."""
+        fleet.acknowledge("web1")
+        status, _, err = fleet.command("publish", "list", "x", "--keep", "all", "--node", "^db")
+        assert status == 0
+        assert "warning: no node matches node=^db" in err
+
+    def test_those_that_match_are_listed(self, fleet: Fleet) -> None:
+        """In the document."""
+        fleet.acknowledge("web1")
+        fleet.acknowledge("db1")
+        told = fleet.json("publish", "list", "x", "--keep", "all", "--node", "^web")
+        assert told["matches"] == ["web1"]
+
+
+class TestAgain:
+    """An earlier message, once more."""
+
+    def test_it_gets_a_new_number(self, fleet: Fleet, tmp_path: Path) -> None:
+        """And is otherwise as it was, its large body too."""
+        (tmp_path / "payload").write_bytes(b"x" * 40_000)
+        first = fleet.publish(
+            "deploy", "--file", str(tmp_path / "payload"), "--keep", "latest", "--node", "a"
+        )
+        fleet.publish("deploy", "bad")
+        again = fleet.publish("deploy", "--again", str(first))
+        assert fleet.head("deploy").newest == again
+        assert (fleet.payload("deploy", again), fleet.message("deploy", again).node) == (b"x" * 40_000, "a")
+        assert fleet.message("deploy", again).via == "again"
+
+    def test_one_that_is_not_there(self, fleet: Fleet) -> None:
+        """The log lists those that are."""
+        fleet.publish("deploy", "x", "--keep", "latest")
+        assert "`agentd log deploy` lists" in fleet.refused("publish", "deploy", "--again", "7")
+
+
+class TestTwoAtOnce:
+    """Others publish at the same time."""
+
+    def test_all_arrive_each_once(self, fleet: Fleet) -> None:
+        """A lost check-and-set is read on from, and tried again."""
+        fleet.publish("list", "begin", "--keep", "all")
+        program = "import sys; from agentd.cli import main; [main(sys.argv[1:]) for _ in range(20)]"
+        words = ["publish", "--fleet", fleet.name, "--http-addr", fleet.consul.url, "list"]
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-c", program, *words, f"from {one}"], stdout=subprocess.PIPE, text=True
+            )
+            for one in range(2)
+        ]
+        printed = [one.communicate(timeout=120)[0].splitlines() for one in running]
+        numbers = {int(line.split()[1]) for lines in printed for line in lines}
+        assert [len(lines) for lines in printed] == [20, 20]
+        assert len(numbers) == 40
+        found = fleet.log.numbers("list")
+        assert set(found[1:]) == numbers
+        prevs = [fleet.message("list", num).prev for num in found]
+        assert prevs == [0, *found[:-1]]
+
+
+class TestLog:
+    """What is kept."""
+
+    def test_the_newest_come_first(self, fleet: Fleet) -> None:
+        """Of all names together, no more than were asked for."""
+        numbers = [
+            fleet.publish(name, "x", "--keep", keep)
+            for name, keep in [("list", "all"), ("deploy", "latest"), ("list", "all"), ("list", "all")]
+        ]
+        _, out, _ = fleet.command("log", "--limit", "3")
+        head, *rows = (line.split() for line in out.splitlines())
+        assert head[:3] == ["NUMBER", "ISSUED", "(UTC)"]
+        assert [int(row[0]) for row in rows] == numbers[:0:-1]
+
+    def test_a_message_is_told_with_all_but_its_payload(self, fleet: Fleet) -> None:
+        """Who, when, how, what, for how long, for whom."""
+        words = ["--ttl", "1h", "--snapshot", "--node", "^web"]
+        told = fleet.json("publish", "list", SECRET, "--keep", "all", *words)
+        document = fleet.json("log", "list")
+        (message,) = document["messages"]
+        assert (message["num"], message["via"], message["event"]) == (told["num"], "publish", None)
+        assert (message["bytes"], message["payload"]) == (len(SECRET), told["payload"])
+        assert (message["snapshot"], message["node"], message["expired"]) == (True, "^web", False)
+        assert [(one["name"], one["keep"], one["count"]) for one in document["names"]] == [("list", "all", 1)]
+        _, out, _ = fleet.command("log", "list")
+        assert "snapshot" in out
+        assert "node=^web" in out
+        assert "1 h 0 m" in out
+
+    def test_more_than_the_head_lists(self, fleet: Fleet) -> None:
+        """All are found; a head lists 60."""
+        fleet.publish("list", "x", "--keep", "all")
+        for _ in range(70):
+            fleet.publish("list", "x")
+        assert len(fleet.json("log", "list", "--limit", "100")["messages"]) == 71
+        assert len(fleet.json("log", "list")["messages"]) == 30
+
+    def test_what_cannot_be_read_hides_nothing_else(self, fleet: Fleet) -> None:
+        """A message of a newer format, one that is gone, one from elsewhere, a poisoned head."""
+        numbers = [fleet.publish("list", "x", "--keep", "all") for _ in range(5)]
+        other = fleet.publish("deploy", "x", "--keep", "latest")
+        keys = [fleet.keys.message("list", num) for num in numbers]
+        fleet.consul.kv_put(keys[1], b'{"format":99}')
+        fleet.consul.kv_delete(keys[2])
+        fleet.consul.kv_put(keys[3], fleet.consul.kv_get(keys[4]) or b"")
+        fleet.consul.kv_put(fleet.keys.head("bad"), b"\x1b[31m")
+        fleet.consul.kv_put(fleet.keys.names + "a/b", b"junk")
+        document = fleet.json("log")
+        errors = {one["num"]: one.get("error", "") for one in document["messages"]}
+        assert set(errors) == {*numbers, other}
+        assert "upgrade" in errors[numbers[1]]
+        assert "is not there" in errors[numbers[2]]
+        assert "belongs elsewhere" in errors[numbers[3]]
+        assert not any(errors[num] for num in (numbers[0], numbers[4], other))
+        assert [one["name"] for one in document["names"] if "error" in one] == ["bad"]
+        status, out, _ = fleet.command("log")
+        assert status == 0
+        assert out.count("cannot be read") == 3
+        assert "bad: the head is not JSON" in out
+
+    def test_nothing_kept_yet(self, fleet: Fleet) -> None:
+        """Which is no error, unless one name was asked for."""
+        assert "Nothing is kept yet." in fleet.command("log")[1]
+        assert "keeps nothing under 'list'" in fleet.refused("log", "list")
+
+    def test_a_name_whose_head_is_poisoned(self, fleet: Fleet) -> None:
+        """It is told why."""
+        fleet.consul.kv_put(fleet.keys.head("list"), b"poison")
+        assert "list: the head is not JSON" in fleet.refused("log", "list")
+
+
+class TestForget:
+    """Messages that nobody is to get any more."""
+
+    def test_all_go_by_default(self, fleet: Fleet) -> None:
+        """And the next one goes on."""
+        last = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)][-1]
+        assert fleet.command("log", "forget", "list")[1] == "list: 3 messages forgotten\n"
+        assert (fleet.head("list").floor, fleet.log.numbers("list")) == (last, [])
+        assert fleet.publish("list", "y") > last
+
+    def test_those_before_a_number(self, fleet: Fleet) -> None:
+        """That one stays."""
+        numbers = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)]
+        told = fleet.json("log", "forget", "list", "--before", f"{numbers[1]:016}")
+        assert told["forgotten"] == 1
+        assert fleet.log.numbers("list") == numbers[1:]
+
+    @pytest.mark.parametrize(
+        "words,said",
+        [(["forget", "nothing"], "no log of nothing"), (["forget", "a/b"], "cannot be kept")],
+    )
+    def test_what_is_not_there(self, fleet: Fleet, words: list[str], said: str) -> None:
+        """It says what is."""
+        why = fleet.refused("log", *words)
+        assert said in why
+        assert "agentd log" in why
+
+    @pytest.mark.parametrize("words", [["a", "b"], ["forget", "a", "b"], ["list", "--before", "7"]])
+    def test_what_cannot_be_meant(self, fleet: Fleet, words: list[str]) -> None:
+        """It is wrong usage."""
+        assert fleet.command("log", *words)[0] == 2
+
+
+class TestRemove:
+    """All that a fleet has in Consul."""
+
+    def test_it_lists_and_does_not_delete_by_default(self, fleet: Fleet, tmp_path: Path) -> None:
+        """`--yes` does."""
+        (tmp_path / "payload").write_bytes(b"x" * 40_000)
+        fleet.publish("list", "--file", str(tmp_path / "payload"), "--keep", "all")
+        fleet.consul.kv_put(fleet.keys.root + "junk", b"x")
+        status, out, _ = fleet.command("fleet", "remove")
+        assert status == 1
+        assert out.splitlines()[:4] == [
+            "       2  heads of names, and the fleet's record",
+            "       1  messages",
+            "       1  bodies of messages",
+            "       1  keys that agentd did not write",
+        ]
+        assert "add --yes" in out
+        assert fleet.log.head("list") is not None
+
+    def test_everything_goes(self, fleet: Fleet) -> None:
+        """And nothing of a fleet whose name only begins alike."""
+        fleet.publish("list", "x", "--keep", "all")
+        neighbour = f"agentd/{fleet.name}-2/names/list"
+        fleet.consul.kv_put(neighbour, b"x")
+        try:
+            status, out, _ = fleet.command("fleet", "remove", "--yes")
+            assert status == 0
+            assert f"Everything below {fleet.keys.root} was removed." in out
+            assert ConsulKV(fleet.client).keys(fleet.keys.root) == ()
+            assert fleet.consul.kv_get(neighbour) == b"x"
+        finally:
+            fleet.consul.kv_delete(neighbour)
+        assert "There is nothing below" in fleet.command("fleet", "remove", "--yes")[1]
+
+    def test_not_while_nodes_acknowledge(self, fleet: Fleet) -> None:
+        """They would write again; one that was stopped will not, and one that cannot be read may."""
+        fleet.acknowledge("lb1")
+        fleet.acknowledge("lb2", stopped=2.0)
+        fleet.consul.kv_put(fleet.keys.node("lb3"), b"junk")
+        status, _, why = fleet.command("fleet", "remove", "--yes")
+        assert status == 1
+        assert "lb1, lb3 still acknowledge" in why
+        assert fleet.consul.kv_get(fleet.keys.node("lb1"))
+        assert fleet.command("fleet", "remove", "--yes", "--force")[0] == 0
+        assert fleet.consul.kv_get(fleet.keys.node("lb1")) is None
