@@ -128,6 +128,7 @@ class Agent:
             self._journal,
             self._wake,
             self._behind_since,
+            lambda: self._supervisor.fleet() if self._supervisor else None,
         )
         self._committer = Committer(open_tree(config, self._reporter), self._journal, observer=self._reporter)
         self._server = Status(
@@ -416,11 +417,20 @@ class Agent:
         """What is not in force, although the daemon is ready: one sentence each."""
         handlers = self._supervisor.handlers() if self._supervisor else {}
         refused = [f"the configuration was refused at the last reload: {one}" for one in self._refused[:1]]
-        return refused + [
-            f"{name}: since {_utc(one['behind']['since'])}: {one['behind']['reason']}"
-            for name, one in handlers.items()
-            if one["behind"]
-        ]
+        return (
+            refused
+            + self._fleet_troubles()
+            + [
+                f"{name}: since {_utc(one['behind']['since'])}: {one['behind']['reason']}"
+                for name, one in handlers.items()
+                if one["behind"]
+            ]
+        )
+
+    def _fleet_troubles(self) -> list[str]:
+        """What of the fleet's log does not reach this node."""
+        fleet = self._supervisor.fleet() if self._supervisor else None
+        return [f"fleet: {one}" for one in fleet["troubles"]] if fleet else []
 
     def _limited(self) -> list[str]:
         """Which queries Consul wants to be asked later."""
@@ -436,6 +446,7 @@ class Agent:
 
     def _status(self) -> dict[str, Any]:
         supervisor, known = self._supervisor, self._journal.database.is_open
+        fleet = supervisor.fleet() if supervisor else None
         return {
             "version": _VERSION,
             "pid": os.getpid(),
@@ -453,7 +464,7 @@ class Agent:
                 {name: getattr(status, name) for name in status.__dataclass_fields__}
                 for status in (supervisor.polls() if supervisor else [])
             ],
-        }
+        } | ({"fleet": fleet} if fleet else {})
 
     def _nginx_missing(self) -> str:
         """Why nginx, which should serve the tree, seems not to run; "" if it runs or is not needed."""

@@ -9,7 +9,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.apply.attempts import Attempts
 from agentd.apply.commit import EVENTS, Committer
@@ -21,6 +21,7 @@ from agentd.config.load import Config, ConfiguredHandler, Loaded, OnEvent
 from agentd.handler import Handler
 from agentd.heartbeat import Heartbeats
 from agentd.journal.drift import Drifts
+from agentd.journal.entry import RELAY
 from agentd.journal.payloads import finish, forget
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
@@ -30,6 +31,10 @@ from agentd.watch.event_ring import EventRing
 from agentd.watch.lookup import key_reader
 from agentd.watch.poller import Poller, PollerStatus
 from agentd.watch.query import Snapshot
+
+if TYPE_CHECKING:
+    from agentd.fleet.fleet import Fleet
+    from agentd.journal.followed import Given
 
 _GIVE_WAY: Final = 0.02
 """Seconds, at most, for which a thread leaves the interpreter to the worker that it woke; 2 ms is usual."""
@@ -48,6 +53,7 @@ class Supervisor:
         self._sources = sources(loaded.config)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
         self._dispatcher = Dispatcher(committer.journal, routes(loaded.handlers), observer=committer.observer)
+        self._fleet = self._new_fleet()
         self._pollers: dict[str, Poller] = {}
         self._forget_at: dict[str, float] = {}
         self._first_commit = FirstCommit(
@@ -69,6 +75,10 @@ class Supervisor:
             queries = {str(on.query()) for on in handler.entry.on}
             self._committer.journal.reconfigured(handler.name, fingerprint(handler), queries)
         self._committer.journal.resume()
+        if self._fleet:
+            self._fleet.join()
+        else:
+            self._dispatcher.release()
         self._sources.sweep()
         verifying = [one.name for one in self.loaded.handlers if one.type.verify is not Handler.verify]
         self._committer.release(verifying)
@@ -91,6 +101,8 @@ class Supervisor:
             )
             self._pollers[str(query)] = poller
             poller.start()
+        if self._fleet:
+            self._fleet.start()
 
     def forget_payloads(self) -> None:
         """Wipe the payloads that their handlers do not let the journal keep any longer.
@@ -108,6 +120,8 @@ class Supervisor:
 
     def wake(self, names: Collection[str]) -> None:
         """Have these handlers look into the journal, and give way to them until they are at work."""
+        if self._fleet and RELAY in names:
+            self._fleet.wake()
         woken = [self._workers[name] for name in names if name in self._workers]
         for worker in woken:
             worker.wake()
@@ -151,13 +165,20 @@ class Supervisor:
 
     def polls(self) -> list[PollerStatus]:
         """The state of each poller."""
-        return [poller.status for poller in self._pollers.values()]
+        fleet = self._fleet.polls() if self._fleet else []
+        return [*(poller.status for poller in self._pollers.values()), *fleet]
+
+    def fleet(self) -> dict[str, Any] | None:
+        """The state of what is done for the fleet, of JSON's types; None without one."""
+        return self._fleet.status() if self._fleet else None
 
     def stop_polling(self) -> None:
         """Take no more changes: tell the pollers to end, without waiting for them."""
         for name, poller in self._pollers.items():
             poller.close()
             self._heartbeats.forget(f"poll {name}")
+        if self._fleet:
+            self._fleet.close()
 
     def drain(self, seconds: float) -> list[str]:
         """End the pollers, finish what is waiting, end the workers.
@@ -185,6 +206,29 @@ class Supervisor:
 
     def _deliver(self, snapshot: Snapshot) -> None:
         self._dispatcher.deliver(snapshot)
+        self._committer.trim()
+
+    def _new_fleet(self) -> Fleet | None:
+        """What does the fleet's part; what it needs is only imported where there is one."""
+        config = self.loaded.config
+        if config.fleet is None:
+            return None
+        from agentd.fleet.fleet import Fleet, kept_names  # noqa: PLC0415 (as said)
+
+        return Fleet(
+            config.fleet,
+            config.consul,
+            kept_names(self.loaded.handlers),
+            journal=self._committer.journal,
+            heartbeats=self._heartbeats,
+            given=self._given,
+        )
+
+    def _given(self, given: Given) -> None:
+        """Messages of the log were queued."""
+        for ending in given.endings:
+            self._committer.observer.ended(ending)
+        self._committer.observer.notified(sorted({name for _, names in given.queued for name in names}))
         self._committer.trim()
 
     def _worker(self, handler: ConfiguredHandler) -> Worker:

@@ -16,12 +16,13 @@ from agentd.apply.observer import Observer
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.digest import digest
 from agentd.errors import PermanentError
-from agentd.journal.entry import RELAY
+from agentd.journal.entry import RELAY, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.watch.changes import Change, Event
 from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
+_NO_FLEET: Final = "there is no fleet any more: its handlers were given it as it was heard"
 _FILTERS: Final = ("NodeFilter", "ServiceFilter", "TagFilter")
 _log = structlog.get_logger()
 
@@ -93,6 +94,18 @@ class Dispatcher:
         for change, takers in news:
             self._observer.received(change)
             _say(change, takers)
+
+    def release(self) -> None:
+        """There is no fleet any more: whatever waits to be relayed goes to its handlers as it was heard.
+
+        Raises:
+            JournalError: it waits on.
+        """
+        while entries := self._journal.pending(RELAY):
+            owed = [(entry.change, self._takers(entry.change)) for entry in entries]
+            self._journal.receive(owed, ended=self._observer.ended)
+            for ending in self._journal.end(Ending(one, Outcome.UNCHANGED, _NO_FLEET) for one in entries):
+                self._observer.ended(ending)
 
     def _takers(self, change: Change) -> list[str]:
         """For whom the change is, each once."""

@@ -159,6 +159,7 @@ def _trouble(state: Snapshot, *, runs: bool) -> Iterator[str]:
     for name in state.get("stuck", ()):
         yield f"{name} is stuck: it has shown no sign of life for too long"
     yield from _unheard(state.get("queries", ()))
+    yield from (f"fleet: {text}" for text in state.get("fleet", {}).get("troubles", ()))
     for name, handler in sorted(state["handlers"].items()):
         for text in _wrong(handler, state["now"]):
             yield f"{name}: {text}"
@@ -237,6 +238,13 @@ def _print(found: Snapshot, output: Output) -> None:
         output.table(
             ("STATE", "HANDLER", "PART", "AGE", "NEXT"), [_part(name, part, now) for name, part in parts]
         )
+    if fleet := found.get("fleet"):
+        output.line()
+        output.table(
+            ("STATE", "KEPT NAME", "NEWEST", "HERE", "NOTE"),
+            [_kept(name, one) for name, one in sorted(fleet["names"].items())],
+            empty="No name is kept on this node.",
+        )
     if "queries" in found:
         output.line()
         output.table(
@@ -290,6 +298,13 @@ def _part(name: str, part: Snapshot, now: float) -> list[object]:
         _age(part.get("since"), now),
         _ahead(part.get("next"), now),
     ]
+
+
+def _kept(name: str, one: Snapshot) -> list[object]:
+    since = one["incomplete_since"]
+    state = "waiting" if one["waits"] else "ok" if since is None else "incomplete"
+    note = one["waits"] or ("" if since is None else f"incomplete since message {since}")
+    return [state, name, one["newest"] or None, one["position"] or None, shortened(note, _REASON)]
 
 
 def _query(one: Snapshot, now: float) -> list[object]:

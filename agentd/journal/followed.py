@@ -18,6 +18,8 @@ from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.watch.changes import LOG, Event
 
+_FLEET: Final = "fleet"
+"""By what the journal knows whose log is followed."""
 _MOST_REMEMBERED: Final = 4096
 """IDs of events that were given provisionally; each is forgotten once its message came."""
 _MOST_OWED: Final = 256
@@ -98,6 +100,14 @@ class Followed:
         rows = self._database.rows("SELECT handler, name, body FROM followed")
         return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
 
+    def belong_to(self, fleet: str) -> None:
+        """Follow the log of this fleet; the numbers of another one mean nothing there, and are forgotten."""
+        with self._database.transaction() as db:
+            if (known := _fleet(db)) != fleet:
+                if known:
+                    db.execute("DELETE FROM followed")
+                db.execute("INSERT OR REPLACE INTO watched VALUES (?, ?)", (_FLEET, json.dumps(fleet)))
+
     def join(self, handler: str, name: str) -> Position:
         """Where the handler stands; from now on it follows the name, if it did not."""
         with self._database.transaction() as db:
@@ -166,6 +176,16 @@ class Followed:
         close(db, ending, self._clock())
         return ending
 
+    def waiting(self, handlers: Iterable[str], name: str) -> int:
+        """How many messages of the name wait for that of the handlers for which most do."""
+        rows = self._database.rows(
+            f"SELECT count(*) AS n FROM changes WHERE handler IN (SELECT value FROM json_each(?))"  # noqa: S608 (a constant)
+            f" AND query = ? AND {WAITS} GROUP BY handler",
+            json.dumps(list(handlers)),
+            f"{LOG}{name}",
+        )
+        return max((row["n"] for row in rows), default=0)
+
     def give_provisionally(self, handlers: Iterable[str], event: Event) -> list[str]:
         """Queue an event as it was heard, because the log cannot be reached; its message is to come.
 
@@ -183,8 +203,8 @@ class Followed:
 
     # ------------------------------------------------------------------ beside the tree
 
-    def kept(self, taken: Collection[int] = ()) -> dict[str, dict[str, Any]]:
-        """What a node needs that loses its journal: handler -> name -> position, with what is still owed.
+    def kept(self, taken: Collection[int] = ()) -> dict[str, Any]:
+        """What a node needs that loses its journal: positions by handler and name, with what is still owed.
 
         Args:
             taken: entries (seqs) that will have ended, or be part of the tree, by then.
@@ -196,7 +216,9 @@ class Followed:
             num = owed[_MOST_OWED] - 1 if len(owed) > _MOST_OWED else at.num
             kept = replace(at, num=num, owed=tuple(owed[:_MOST_OWED]))
             found.setdefault(handler, {})[name] = kept.kept()
-        return found
+        with self._database.transaction() as db:
+            fleet = _fleet(db)
+        return {"fleet": fleet, "positions": found} if found else {}
 
     def _owed(self, handler: str, name: str, taken: Collection[int]) -> list[int]:
         rows = self._database.rows(
@@ -208,13 +230,15 @@ class Followed:
         )
         return sorted({int(row["idx"]) for row in rows})
 
-    def restore(self, kept: Mapping[str, Mapping[str, Any]]) -> None:
+    def restore(self, kept: Mapping[str, Any]) -> None:
         """Take over what `kept` returned, where nothing is known any more.
 
         What was given since is not known, so that what a handler does only once is from now on.
         """
         with self._database.transaction() as db:
-            for handler, names in kept.items():
+            if fleet := kept.get("fleet"):
+                db.execute("INSERT OR IGNORE INTO watched VALUES (?, ?)", (_FLEET, json.dumps(fleet)))
+            for handler, names in kept.get("positions", {}).items():
                 for name, body in names.items():
                     if _read(db, handler, name) is None:
                         _write(db, handler, name, replace(Position.of(body), joined=self._clock()))
@@ -244,6 +268,12 @@ def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position
         owed=tuple(one for one in at.owed if one > upto),
         incomplete_since=incomplete,
     )
+
+
+def _fleet(db: sqlite3.Connection) -> str:
+    """Whose log is followed, "" if none was."""
+    row = db.execute("SELECT body FROM watched WHERE query = ?", (_FLEET,)).fetchone()
+    return "" if row is None else str(parsed(row["body"]))
 
 
 def _read(db: sqlite3.Connection, handler: str, name: str) -> Position | None:

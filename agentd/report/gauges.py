@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from threading import Lock
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -112,6 +112,43 @@ class BehindGauges(Collector):
         for handler, since in self._behind().items():
             gauge.add_metric([handler], 0.0 if since is None else max(0.0, now - since))
         yield gauge
+
+
+class FleetGauges(Collector):
+    """How this node follows the fleet's log; nothing without a fleet."""
+
+    def __init__(self, fleet: Callable[[], Mapping[str, Any] | None]) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask; see `Fleet.status`."""
+        told = self._fleet()
+        if told is None:
+            return
+        newest = GaugeMetricFamily(
+            "agentd_fleet_newest", "Number of the newest message of a name that is known.", labels=["event"]
+        )
+        position = GaugeMetricFamily(
+            "agentd_fleet_position", "Number up to which its handlers were given all.", labels=["event"]
+        )
+        waits = GaugeMetricFamily(
+            "agentd_fleet_waits", "1 while a message of a name cannot be used yet.", labels=["event"]
+        )
+        incomplete = GaugeMetricFamily(
+            "agentd_fleet_incomplete", "1 while this node lacks messages that the log has no more.",
+            labels=["event"],
+        )  # fmt: skip
+        for name, one in told["names"].items():
+            newest.add_metric([name], one["newest"])
+            position.add_metric([name], one["position"])
+            waits.add_metric([name], bool(one["waits"]))
+            incomplete.add_metric([name], one["incomplete_since"] is not None)
+        yield GaugeMetricFamily(
+            "agentd_fleet_troubles",
+            "How much of the fleet's log is not as it should be.",
+            value=len(told["troubles"]),
+        )
+        yield from (newest, position, waits, incomplete)
 
 
 class HandlerGauges(Collector):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client.metrics import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import Metric
@@ -20,7 +20,7 @@ from agentd.apply.observer import Observer
 from agentd.clock import unix_time
 from agentd.journal.entry import Outcome
 from agentd.journal.limit import Trimmed
-from agentd.report.gauges import BehindGauges, HandlerGauges, QueryGauges, QueryView
+from agentd.report.gauges import BehindGauges, FleetGauges, HandlerGauges, QueryGauges, QueryView
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
@@ -39,6 +39,7 @@ class Metrics(Observer):
         handlers: names of the configured handlers.
         events: names of the events that the configuration mentions.
         behind: by handler, the unix time since which it is behind, None if it is not; called at each scrape.
+        fleet: returns what is known of the fleet's log, None without one; called at each scrape.
         clock: unix seconds.
     """
 
@@ -49,6 +50,7 @@ class Metrics(Observer):
         handlers: Collection[str] = (),
         events: Collection[str] = (),
         behind: Callable[[], Mapping[str, float | None]] = dict,
+        fleet: Callable[[], Mapping[str, Any] | None] = lambda: None,
         clock: Callable[[], float] = unix_time,
     ) -> None:
         # Otherwise each counter has one more series, the time at which it was created.
@@ -57,6 +59,7 @@ class Metrics(Observer):
         self._handler_gauges = HandlerGauges(clock)
         self._registry.register(QueryGauges(queries, clock))
         self._registry.register(BehindGauges(behind, clock))
+        self._registry.register(FleetGauges(fleet))
         self._registry.register(self._handler_gauges)
         ProcessCollector(registry=self._registry)
         self._make_event_metrics()

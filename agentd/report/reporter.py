@@ -6,7 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 
@@ -30,6 +30,7 @@ class Reporter(Metrics):
         journal: holds the handlers' stores, and so their gauges.
         wake: has the named handlers look into their mailboxes.
         behind: see `Metrics`.
+        fleet: see `Metrics`.
         timer: monotonic seconds.
     """
 
@@ -39,9 +40,10 @@ class Reporter(Metrics):
         journal: Journal,
         wake: Callable[[Sequence[str]], None],
         behind: Callable[[], Mapping[str, float | None]] = dict,
+        fleet: Callable[[], Mapping[str, Any] | None] = lambda: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(queries, behind=behind)
+        super().__init__(queries, behind=behind, fleet=fleet)
         self._journal = journal
         self._wake = wake
         self._journal_over = False

@@ -70,7 +70,7 @@ class Message:
         counts_from: unix time from which a time to live counts. On a node that follows the log, the later of
             `issued` and its own first sight of the message; on one that catches up, `issued`.
         publisher: who wrote it, by its own account.
-        via: the node that relayed an event that was fired, "" for a message that was published.
+        via: how it came into the log: "event", "publish" or "again".
         expires: unix time after which it must not be applied, or None.
         snapshot: whether it stands for all messages before it.
     """

@@ -219,6 +219,17 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         node = str(_field(_field(told, "Config"), "NodeID"))
         return EventClock(int(time), node, alone=str(_field(serf, "members")) == "1")
 
+    def members(self) -> int:
+        """How many agents of its datacenter the local one knows (needs agent:read).
+
+        Raises:
+            ConsulError: no answer, or one that says no.
+        """
+        told = str(_field(_field(_field(self.agent.self(), "Stats"), "serf_lan"), "members"))
+        if not (told.isascii() and told.isdigit() and len(told) <= _INDEX_DIGITS):
+            raise ConsulUnavailable("Consul's answer has no number of members: is this a Consul agent?")
+        return int(told)
+
     def leader(self) -> str:
         """The address of the leader, or "" if there is none.
 

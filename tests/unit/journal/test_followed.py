@@ -151,7 +151,7 @@ def test_what_is_part_of_the_generation_is_not_owed(journal: Journal, followed: 
     followed.give("ban", {"deny": False}, [message(1), message(2)], 2)
     [first, _] = journal.pending("deny")
 
-    assert followed.kept([first.seq])["deny"]["ban"]["owed"] == (2,)
+    assert followed.kept([first.seq])["positions"]["deny"]["ban"]["owed"] == (2,)
 
 
 def test_a_row_that_outlived_its_position_is_not_given_again(journal: Journal, followed: Followed) -> None:
@@ -163,6 +163,15 @@ def test_a_row_that_outlived_its_position_is_not_given_again(journal: Journal, f
     followed.give("ban", {"deny": False}, [message(1)], 1)
 
     assert waiting(journal) == []
+
+
+def test_the_log_of_another_fleet_is_followed_from_its_beginning(followed: Followed) -> None:
+    """Its numbers are others; those of the same fleet stay."""
+    for fleet, num in (("a@", 7), ("a@", 7), ("b@", 0)):
+        followed.belong_to(fleet)
+        if fleet == "a@":
+            followed.give("ban", {"deny": False}, [], 7)
+        assert followed.join("deny", "ban").num == num
 
 
 def test_a_replay_has_its_time_to_live_anew(journal: Journal, followed: Followed) -> None:

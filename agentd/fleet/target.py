@@ -1,0 +1,69 @@
+"""Whether a message is for this node: its node, service and tag filters, as Consul reads those of an event.
+
+Each is a regular expression that may match anywhere in the name (https://developer.hashicorp.com/consul/commands/event).
+Whoever wrote the message chose it, so that one that could take long is not tried: it matches nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+from agentd.errors import BadDocument
+from agentd.fleet.envelope import Envelope
+
+Services = Sequence[tuple[str, Sequence[str]]]
+"""Of this node: each the name and the tags."""
+
+_LONGEST: Final = 256  # characters of a name that are looked at
+_MOST_REPEATS: Final = 3
+_REPEATS: Final = re.compile(r"(?<!\\)[*+{]")
+_NESTED: Final = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
+
+
+def matches(message: Envelope, node: Callable[[], str], services: Callable[[], Services]) -> bool:
+    """Whether the message is for the node.
+
+    Args:
+        message: of the log.
+        node: asks for the name of the node; only if the message names one.
+        services: asks for those of the node; only if the message names a service or a tag.
+
+    Raises:
+        BadDocument: one of its filters cannot be used.
+    """
+    if message.node and not _search(message.node, node()):
+        return False
+    if not (message.service or message.tag):
+        return True
+    return any(
+        _search(message.service, name) and (not message.tag or any(_search(message.tag, tag) for tag in tags))
+        for name, tags in services()
+    )
+
+
+def services_of(answer: Any) -> Services:  # noqa: ANN401 (any JSON)
+    """The services in an answer to `/v1/agent/services`; what cannot be read is left out."""
+    found = answer.values() if isinstance(answer, Mapping) else ()
+    return [
+        (one["Service"], [tag for tag in one.get("Tags") or () if isinstance(tag, str)])
+        for one in found
+        if isinstance(one, Mapping) and isinstance(one.get("Service"), str)
+    ]
+
+
+def _search(pattern: str, text: str) -> bool:
+    return _compiled(pattern).search(text[:_LONGEST]) is not None
+
+
+@lru_cache(64)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """The expression, unless matching it could take long: with many repeats, or one within another."""
+    if len(_REPEATS.findall(pattern)) > _MOST_REPEATS or _NESTED.search(pattern):
+        raise BadDocument("its node, service or tag filter is an expression that could take long to match")
+    try:
+        return re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise BadDocument("its node, service or tag filter is no regular expression") from error

@@ -1,0 +1,254 @@
+"""A fleet follows its log on a real Consul: down, joined later, without a journal, in one order, once."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.servers.consul import ConsulAgent
+from tests.servers.followers import FollowingNode, open_log, publish
+from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
+
+NewNode = Callable[..., FollowingNode]
+KILLS = 6
+MESSAGES = 120
+
+
+@pytest.fixture
+def fleet() -> str:
+    """The name of a fleet that no other test has."""
+    return f"fleet-{free_port()}"
+
+
+@pytest.fixture
+def new_follower(consul: ConsulAgent, directory: Path, fleet: str) -> Iterator[NewNode]:
+    """Make nodes of the fleet: `new_follower("node1", keep="latest")`; each is stopped at the end."""
+    with ExitStack() as stack:
+
+        def make(name: str, **options: Any) -> FollowingNode:  # noqa: ANN401 (FollowingNode's own)
+            node = FollowingNode(directory / name, name, fleet=fleet, consul=consul, **options)
+            stack.callback(node.stop)
+            return node
+
+        yield make
+
+
+def test_a_node_that_was_down_catches_up_in_order(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """Three nodes; what came while one was down is applied there once, as on the others."""
+    nodes = [new_follower(f"node{number}").start() for number in (1, 2, 3)]
+    publish(consul, fleet, "tally", "1", "2")
+    for node in nodes:
+        node.await_tally("1", "2")
+    nodes[2].stop()
+    publish(consul, fleet, "tally", "3", "4", "5")
+    for node in nodes[:2]:
+        node.await_tally("1", "2", "3", "4", "5")
+
+    nodes[2].start()
+    nodes[2].await_tally("1", "2", "3", "4", "5")
+    publish(consul, fleet, "tally", "6")
+
+    for node in nodes:
+        node.await_tally("1", "2", "3", "4", "5", "6")
+        assert [row["outcome"] for row in node.history("tally")] == ["applied"] * 6
+
+
+def test_a_joiner_gets_what_is_in_force(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """But nothing whose time is over."""
+    publish(consul, fleet, "tally", "over", expires=time.time() + 0.5)
+    publish(consul, fleet, "tally", "1", "2")
+    time.sleep(0.6)
+
+    new_follower("node1").start().await_tally("1", "2")
+
+
+def test_of_latest_a_node_that_was_down_gets_only_the_newest(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """Those before it are over."""
+    node = new_follower("node1", keep="latest").start()
+    publish(consul, fleet, "tally", "1", keep="latest")
+    node.await_tally("1")
+    node.stop()
+    publish(consul, fleet, "tally", "2", "3", "4", keep="latest")
+
+    node.start()
+
+    node.await_tally("1", "4")
+    joiner = new_follower("node2", keep="latest").start()
+    joiner.await_tally("4")
+
+
+def test_a_node_that_lost_its_journal_applies_nothing_twice(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """The tree knows how far it came."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1", "2", "3")
+    node.await_tally("1", "2", "3")
+    node.stop()
+    node.lose_journal()
+    publish(consul, fleet, "tally", "4")
+
+    node.start()
+
+    node.await_tally("1", "2", "3", "4")
+
+
+def test_a_node_that_lost_all_begins_anew(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """As a joiner, with the name that it had."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1", "2")
+    node.await_tally("1", "2")
+    node.stop()
+    again = new_follower("node1b", settings={"fleet": node.config["fleet"]})
+
+    again.start().await_tally("1", "2")
+
+
+def test_a_joiner_runs_no_command_older_than_itself(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode, directory: Path
+) -> None:
+    """What was to be done then is not done now; what comes afterwards is."""
+    publish(consul, fleet, "run", "old")
+    done = directory / "done"
+    command = {
+        "use": "command",
+        "on": [{"event": "run", "keep": "all"}],
+        "options": {"shell": f'echo "$AGENTD_PAYLOAD_BASE64" >> {done}; echo x >> {done}.count'},
+    }
+    node = new_follower("node1", handlers={"run": command}).start()
+    wait_until(lambda: node.history("run"), "the old message")
+    publish(consul, fleet, "run", "new")
+
+    wait_until(lambda: len(node.history("run")) == 2, "the new message", seconds=60)
+    wait_until(lambda: all(row["outcome"] for row in node.history("run")), "outcomes", seconds=60)
+    assert [row["outcome"] for row in node.history("run")] == ["expired", "applied"]
+    assert (directory / "done.count").read_text().split() == ["x"]
+
+
+def test_messages_for_others_do_not_come(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """By node, and by the services of the agent."""
+    identity = f"web-{fleet}"
+    consul.register(fleet, 80, identity=identity)
+    nodes = [new_follower(name).start() for name in ("node1", "node2")]
+    publish(consul, fleet, "tally", "first", node="^node1$")
+    publish(consul, fleet, "tally", "none", service=f"^no-{fleet}$")
+    publish(consul, fleet, "tally", "both", service=f"^{fleet}$")
+
+    nodes[0].await_tally("first", "both")
+    nodes[1].await_tally("both")
+    consul.deregister(identity)
+
+
+def test_a_large_payload_comes_whole(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """From a key of its own."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "x" * 100_000)
+
+    node.await_tally("x" * 100_000)
+
+
+def test_a_change_of_the_configuration_is_followed(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """A name that becomes kept, one that is not any more, and one that is again."""
+    node = new_follower("node1")
+    on: list[dict[str, Any]] = node.config["handlers"]["tally"]["on"]
+    on[0].pop("keep")
+    node.configure()
+    node.start()
+    publish(consul, fleet, "tally", "1", "2")
+
+    def reload(**item: str) -> None:
+        before = len(_said(node, "config.reloaded"))
+        on[0] = {"event": "tally", **item}
+        node.configure()
+        node.agentd.reload()
+        wait_until(lambda: len(_said(node, "config.reloaded")) > before, "the reload", seconds=60)
+
+    reload(keep="all")
+    node.await_tally("1", "2")
+    reload()
+    publish(consul, fleet, "tally", "3")
+    reload(keep="all")
+
+    node.await_tally("1", "2", "3")
+
+
+def test_another_fleet_is_followed_from_its_beginning(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """Its numbers are others."""
+    publish(consul, f"{fleet}-b", "tally", "b")
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "a")
+    node.await_tally("a")
+    node.config["fleet"]["name"] = f"{fleet}-b"
+    node.configure()
+    node.agentd.reload()
+
+    node.await_tally("a", "b")
+
+
+def test_kill_9_loses_nothing_and_repeats_nothing(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """Whatever the daemon was doing."""
+    node = new_follower("node1").start()
+    chance = random.Random(20261126)
+    with open_log(consul, fleet) as log:
+        assert log.head("tally") is None
+    sent = [str(number) for number in range(MESSAGES)]
+    share = MESSAGES // KILLS
+    for at in range(KILLS):
+        publish(consul, fleet, "tally", *sent[at * share : (at + 1) * share])
+        time.sleep(chance.uniform(0.0, 0.4))
+        node.agentd.kill()
+        node.start()
+
+    node.await_tally(*sent)
+    assert [row["outcome"] for row in node.history("tally")] == ["applied"] * MESSAGES
+
+
+def test_the_state_is_told(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """In /status, `agentd status`, /readyz and the metrics; a head that is poisoned is not believed."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1")
+    node.await_tally("1")
+    told = json.loads(node.agentd.get("/status")[1])["fleet"]
+    assert (told["name"], told["node"], told["troubles"]) == (fleet, "node1", [])
+    assert told["names"]["tally"]["position"] == told["names"]["tally"]["newest"] > 0
+    metrics = node.agentd.get("/metrics")[1]
+    assert 'agentd_fleet_waits{event="tally"} 0.0' in metrics
+
+    consul.kv_put(f"agentd/{fleet}/names/tally", b"poison")
+
+    wait_until(partial(_is_behind, node), "the trouble", seconds=60)
+    assert 'agentd_fleet_waits{event="tally"} 1.0' in node.agentd.get("/metrics")[1]
+    status = node.agentd.command("status")
+    assert "! fleet: the log of tally waits: its head cannot be used" in status.stdout
+    publish(consul, fleet, "tally", "2")
+    node.await_tally("1", "2")
+    wait_until(lambda: not _is_behind(node), "the end of the trouble", seconds=60)
+
+
+def _is_behind(node: FollowingNode) -> bool:
+    return any(
+        "fleet: the log of tally waits" in one for one in json.loads(node.agentd.get("/readyz")[1])["behind"]
+    )
+
+
+def _said(node: FollowingNode, event: str) -> list[str]:
+    return [line for line in node.agentd.log_lines() if event in line]

@@ -1,0 +1,131 @@
+"""Nodes of a fleet that follow its log: real daemons without nginx on one Consul agent; and a publisher."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentd.fleet.envelope import Draft
+from agentd.fleet.head import Keep
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.log import Log
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
+from tests.servers.agentd import AgentdProcess
+from tests.servers.consul import ConsulAgent
+from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
+
+_TALLY = "tests.integration.tally:Tally"
+
+
+class FollowingNode:
+    """One node: a daemon whose handlers are fed from the log.
+
+    Args:
+        directory: the node's own.
+        name: in the fleet.
+        fleet: the fleet's name.
+        consul: the agent, which nodes may share.
+        handlers: the `handlers:` section; by default `tally`, which adds each payload of `NAME` to a file.
+        event: the name of the default handler's event.
+        keep: how it is kept.
+        settings: more of agentd's configuration, merged at the top level.
+    """
+
+    def __init__(  # noqa: PLR0913 (the choices of a test; all but two have a default)
+        self,
+        directory: Path,
+        name: str,
+        *,
+        fleet: str,
+        consul: ConsulAgent,
+        handlers: Mapping[str, Any] | None = None,
+        event: str = "tally",
+        keep: Keep = "all",
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.directory = directory
+        directory.mkdir(parents=True)
+        port = free_port()
+        self.config: dict[str, Any] = {
+            "consul": {"address": f"{consul.address}:{consul.ports['http']}"},
+            "nginx": None,
+            "tree": {"path": str(directory / "tree")},
+            "state": str(directory / "state"),
+            "status": {"address": f"127.0.0.1:{port}"},
+            "fleet": {"name": fleet, "node": name, "service": False},
+            "handlers": dict(handlers or {"tally": {"use": _TALLY, "on": [{"event": event, "keep": keep}]}}),
+        } | dict(settings or {})
+        self.configuration = directory / "agentd.yaml"
+        self.configure()
+        self.agentd = AgentdProcess(self.configuration, directory / "agentd.log", ("127.0.0.1", port))
+
+    def configure(self) -> None:
+        """Write the configuration."""
+        self.configuration.write_text(yaml.safe_dump(self.config, sort_keys=False))
+
+    def start(self) -> FollowingNode:
+        """Start the daemon."""
+        self.agentd.start()
+        return self
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self.agentd.process.running:
+            self.agentd.stop()
+
+    def tally(self) -> list[str]:
+        """The payloads that were applied, in order."""
+        path = self.directory / "tree" / "current" / "tally" / "tally.txt"
+        return path.read_text().split() if path.exists() else []
+
+    def await_tally(self, *payloads: str) -> None:
+        """Wait until exactly these were applied, in this order."""
+        wait_until(lambda: self.tally() == list(payloads), f"{payloads} on {self.name}", seconds=60)
+
+    def lose_journal(self) -> None:
+        """Delete the journal, and whatever else of the log the node holds outside the tree."""
+        for pattern in ("journal.db*", "fleet.db*"):
+            for path in (self.directory / "state").glob(pattern):
+                path.unlink()
+
+    def history(self, handler: str) -> list[dict[str, Any]]:
+        """The journal's rows of a handler, oldest first."""
+        path = self.directory / "state" / "journal.db"
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as journal:
+            journal.row_factory = sqlite3.Row
+            rows = journal.execute("SELECT * FROM changes WHERE handler = ? ORDER BY seq", (handler,))
+            return [dict(row) for row in rows]
+
+
+@contextmanager
+def open_log(consul: ConsulAgent, fleet: str) -> Iterator[Log]:
+    """The log of a fleet, as a publisher sees it."""
+    options = ConsulOptions(address=f"{consul.address}:{consul.ports['http']}")
+    with closing(ConsulClient(options)) as client:
+        yield Log(ConsulKV(client), Keys(fleet))
+
+
+def publish(
+    consul: ConsulAgent,
+    fleet: str,
+    name: str,
+    *payloads: str,
+    keep: Keep = "all",
+    **more: Any,  # noqa: ANN401 (fields of a draft)
+) -> None:
+    """Append messages, one after the other."""
+    with open_log(consul, fleet) as log:
+        for payload in payloads:
+            fields: dict[str, Any] = {"issued": time.time(), "publisher": "test"} | more
+            draft = Draft(payload.encode(), **fields)
+            log.publish(name, draft, keep=keep)

@@ -1,0 +1,448 @@
+"""Following a log: in order, once, as far as it can be used; and what of it a node does not believe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentd.fleet.envelope import Envelope
+from agentd.fleet.follower import Follower, Kept
+from agentd.fleet.head import Head
+from agentd.fleet.heads_poll import Heads
+from agentd.fleet.reader import Reader
+from agentd.fleet.target import Services
+from agentd.heartbeat import Heartbeats
+from agentd.journal.entry import Ending, Outcome
+from agentd.journal.followed import Followed, Given
+from agentd.journal.journal import Journal
+from agentd.watch.changes import Event
+from agentd.watch.poller import PollerStatus
+from tests.servers.waiting import wait_until
+from tests.unit.fleet.shelf import NOW, Shelf
+
+
+class Library:
+    """Reads the shelf."""
+
+    def __init__(self, shelf: Shelf) -> None:
+        self.reader = Reader(shelf, shelf.keys_of)  # type: ignore[arg-type]
+
+    def services(self) -> Services:
+        """One, with a tag."""
+        return [("web", ["blue"])]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Poll:
+    """Says what the test says."""
+
+    def __init__(self, came: Callable[[Heads], None]) -> None:
+        self.came = came
+        self.status = PollerStatus("keyprefix:agentd/test/names/")
+        self.too_large = False
+
+    def start(self) -> None:
+        """Nothing polls."""
+
+    def close(self) -> None:
+        """Likewise."""
+
+
+class Bench:
+    """A follower whose turns the test takes, on a real journal."""
+
+    def __init__(self, directory: Path, *, keep: str = "all", once: bool = False) -> None:
+        self.now = NOW
+        self.shelf = Shelf()
+        self.journal = Journal(directory / "journal.db", clock=lambda: self.now)
+        self.read: list[int] = []
+        self.lost: list[str] = []
+        self.given: list[Given] = []
+        self.kept = Kept("ban", keep == "latest", {"deny": once})
+        self.keep = keep
+        self.follower = self.restart()
+
+    def restart(self) -> Follower:
+        """A new follower, as after a restart of the daemon."""
+        self.follower = Follower(
+            [self.kept],
+            self.shelf.keys_of,
+            lambda: "node1",
+            self.journal,
+            lambda: Library(self.shelf),
+            self._poll,
+            given=self.given.append,
+            read=self._note,
+            lost=self.lost.append,
+            heartbeat=Heartbeats().register("follow"),
+            clock=lambda: self.now,
+        )
+        self.follower.join_log()
+        return self.follower
+
+    def _poll(self, came: Callable[[Heads], None]) -> Poll:
+        self.poll = Poll(came)
+        return self.poll
+
+    def _note(self, name: str, messages: object) -> None:
+        assert name == "ban"
+        self.read += [one.num for one in messages]  # type: ignore[attr-defined]
+
+    def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
+        """Append to the log."""
+        return self.shelf.publish("ban", body, keep=self.keep, **more)
+
+    def turn(self, *, live: bool = True, news: bool = True) -> float:
+        """The poll answers with the heads, and the follower takes its turn."""
+        if news:
+            self.poll.came(Heads(dict(self.shelf.values), live))
+        return self.follower._turn()
+
+    @property
+    def waiting(self) -> list[str]:
+        """The payloads that wait for the handler, in order."""
+        return [entry.change.payload.decode() for entry in self._entries()]
+
+    @property
+    def messages(self) -> list[Event]:
+        """What waits for the handler."""
+        return [entry.change for entry in self._entries()]
+
+    def _entries(self) -> list:  # type: ignore[type-arg]
+        return self.journal.pending("deny")
+
+    @property
+    def position(self) -> int:
+        """Of the handler."""
+        return Followed(self.journal).positions()["deny", "ban"].num
+
+    @property
+    def waits(self) -> str:
+        """Why the name waits."""
+        return self.follower.status["ban"].waits
+
+    def handle(self) -> None:
+        """End whatever waits."""
+        self.journal.end([Ending(entry, Outcome.APPLIED) for entry in self._entries()])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """Of a name of which all messages are kept."""
+    made = Bench(tmp_path)
+    with closing(made.journal):
+        yield made
+
+
+@pytest.fixture
+def latest(tmp_path: Path) -> Iterator[Bench]:
+    """Of a name of which the newest is kept."""
+    made = Bench(tmp_path, keep="latest")
+    with closing(made.journal):
+        yield made
+
+
+def test_messages_come_in_the_order_of_the_log(bench: Bench) -> None:
+    """Once, however often the poll answers; and whoever asked learns what was queued."""
+    for body in "abc":
+        bench.publish(body)
+    bench.turn()
+    bench.publish("d")
+    bench.turn()
+    bench.turn()
+
+    assert bench.waiting == ["a", "b", "c", "d"]
+    assert bench.position == 4
+    assert bench.read == [1, 2, 3, 4]
+    assert [names for one in bench.given for _, names in one.queued] == [["deny"]] * 4
+
+
+def test_the_newest_alone_is_not_fetched(bench: Bench) -> None:
+    """It stands in its head."""
+    bench.publish("a")
+    bench.turn()
+
+    assert bench.waiting == ["a"]
+    assert bench.shelf.asked == 0
+
+
+def test_many_messages_are_read_in_pieces(bench: Bench) -> None:
+    """Also those that the head does not list."""
+    for number in range(200):
+        bench.publish(str(number))
+    bench.turn()
+
+    assert bench.waiting == [str(number) for number in range(200)]
+
+
+def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
+    """The position is in the journal."""
+    bench.publish("a")
+    bench.turn()
+    bench.handle()
+    bench.publish("b")
+    bench.restart()
+    bench.turn(live=False)
+
+    assert bench.waiting == ["b"]
+
+
+def test_of_latest_only_the_newest_is_given(latest: Bench) -> None:
+    """A node that was away does not repeat what is over."""
+    for body in "abc":
+        latest.publish(body)
+    latest.turn(live=False)
+
+    assert latest.waiting == ["c"]
+    assert latest.position == 3
+
+
+def test_of_latest_the_newest_for_this_node_is_given(latest: Bench) -> None:
+    """One that is for others only stands for nothing here."""
+    latest.publish("a")
+    latest.publish("b", node="^node2$")
+    latest.turn()
+
+    assert latest.waiting == ["a"]
+    assert latest.position == 2
+
+
+@pytest.mark.parametrize(
+    "target, comes",
+    [
+        ({"node": "^node1$"}, True), ({"node": "node2"}, False), ({"service": "we"}, True),
+        ({"service": "db"}, False), ({"service": "web", "tag": "blue"}, True),
+        ({"service": "web", "tag": "green"}, False), ({"tag": "blue"}, True),
+        ({"node": "(a+)+$"}, False), ({"node": "("}, False), ({"node": ".*.*.*.*x"}, False),
+    ],
+)  # fmt: skip
+def test_a_message_for_others_is_passed_over(bench: Bench, target: dict[str, str], comes: object) -> None:
+    """As is one whose filter cannot be used, or could take long."""
+    bench.publish("a", **target)
+    bench.publish("b")
+    bench.turn()
+
+    assert bench.waiting == (["a", "b"] if comes else ["b"])
+
+
+def test_who_catches_up_passes_over_what_is_over(bench: Bench) -> None:
+    """And counts from when it was issued."""
+    bench.publish("over", issued=NOW - 100, expires=NOW - 1)
+    bench.publish("good", issued=NOW - 100, expires=NOW + 1)
+    bench.turn(live=False)
+
+    [event] = bench.messages
+    assert event.message
+    assert (event.message.counts_from, event.message.expires) == (NOW - 100, NOW + 1)
+
+
+def test_who_listens_counts_from_its_own_first_sight(bench: Bench) -> None:
+    """Whatever the clock of the publisher says, and however slow the relay was."""
+    bench.turn()
+    bench.publish("late", issued=NOW - 100, expires=NOW - 1)
+    bench.publish("early", issued=NOW + 100, expires=NOW + 199)
+    bench.turn()
+
+    assert [event.message and event.message.counts_from for event in bench.messages] == [NOW, NOW + 100]
+    assert [event.message and event.message.expires for event in bench.messages] == [NOW + 99, NOW + 199]
+
+
+def test_after_an_error_it_catches_up(bench: Bench) -> None:
+    """What came about meanwhile may be of any time."""
+    bench.publish("a", issued=NOW - 100)
+    bench.publish("b", issued=NOW - 100)
+    bench.shelf.down = True
+    bench.turn()
+    assert "nothing is listening" in bench.follower.trouble
+
+    bench.shelf.down = False
+    bench.turn(news=False)
+
+    assert bench.follower.trouble == ""
+    assert [event.message and event.message.counts_from for event in bench.messages] == [NOW - 100] * 2
+
+
+def test_a_message_of_a_newer_format_waits(bench: Bench) -> None:
+    """And so does what comes after it; what came before does not."""
+    bench.publish("a")
+    bench.publish("b")
+    key = bench.shelf.keys_of.message("ban", 2)
+    raw = bench.shelf.values[key]
+    bench.shelf.values[key] = raw.replace(b'"format":1', b'"format":99')
+    bench.publish("c")
+    bench.turn()
+    assert bench.waiting == ["a"]
+    assert "newer format" in bench.waits
+
+    bench.shelf.values[key] = raw
+    bench.turn(news=False)
+    assert bench.waiting == ["a", "b", "c"]
+    assert bench.waits == ""
+
+
+def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
+    """Or whose payload is another one."""
+    large = b"x" * 40_000
+    bench.publish("a")
+    key = bench.shelf.keys_of.body(bench.publish(large).sha256 or "")
+    del bench.shelf.values[key]
+    bench.turn()
+    assert bench.waiting == ["a"]
+    assert "payload of message 2 is not there" in bench.waits
+
+    bench.shelf.values[key] = b"y" * 40_000
+    bench.turn(news=False)
+    assert bench.waiting == ["a"]
+
+    bench.shelf.values[key] = large
+    bench.turn(news=False)
+    assert len(bench.waiting[-1]) == 40_000
+
+
+def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
+    """Whoever may write a head could otherwise make a node deaf."""
+    bench.publish("a")
+    bench.shelf.head("ban", replace(bench.shelf.heads["ban"], newest=8 * 10**15, recent=(), inline=None))
+    bench.turn()
+    assert bench.position == 0
+    assert "is not there" in bench.waits
+
+    bench.shelf.head("ban", Head("all", newest=1, oldest=1, count=1, recent=(1,)))
+    bench.publish("b")
+    bench.turn()
+    assert bench.waiting == ["a", "b"]
+
+
+@pytest.mark.parametrize("junk", [b"", b"{}", b"\xff" * 5000, b'{"format":7}'])
+def test_a_head_that_cannot_be_used_waits(bench: Bench, junk: bytes) -> None:
+    """Nothing is lost, and it goes on once somebody wrote a good one."""
+    bench.publish("a")
+    good = bench.shelf.values[bench.shelf.keys_of.head("ban")]
+    bench.shelf.values[bench.shelf.keys_of.head("ban")] = junk
+    bench.turn()
+    assert "head cannot be used" in bench.waits
+
+    bench.shelf.values[bench.shelf.keys_of.head("ban")] = good
+    bench.turn()
+    assert bench.waiting == ["a"]
+
+
+def test_junk_among_the_messages_is_passed_over(bench: Bench) -> None:
+    """Every node does so."""
+    bench.publish("a")
+    bench.publish("b")
+    bench.shelf.values[bench.shelf.keys_of.message("ban", 2)] = b"junk"
+    bench.publish("c")
+    bench.turn()
+
+    assert bench.waiting == ["a", "c"]
+
+
+def test_a_log_that_is_gone_is_told_and_the_position_stays(bench: Bench) -> None:
+    """A wiped store, or an older one, gives nobody an older state."""
+    bench.publish("a")
+    bench.publish("b")
+    bench.turn()
+    bench.shelf.values.clear()
+    bench.turn()
+    bench.shelf.heads.clear()
+    bench.publish("a")
+    bench.turn()
+
+    assert bench.lost == ["ban", "ban"]
+    assert bench.position == 2
+    assert bench.waiting == ["a", "b"]
+
+
+def test_an_emptiness_that_is_not_believed_is_told(bench: Bench) -> None:
+    """The index went back, as when Consul was rebuilt."""
+    bench.publish("a")
+    bench.turn()
+    bench.poll.status = replace(bench.poll.status, held="its data may be lost", alarming=True)
+    bench.turn(news=False)
+
+    assert bench.lost == ["ban"]
+
+
+def test_a_prefix_that_is_too_large_is_read_by_key(bench: Bench) -> None:
+    """Junk beside the heads makes nobody deaf."""
+    bench.publish("a")
+    bench.poll.too_large = True
+    bench.turn(news=False)
+    assert bench.waiting == ["a"]
+
+    bench.publish("b", issued=NOW - 100)
+    bench.turn(news=False)
+    assert [event.message and event.message.counts_from for event in bench.messages] == [NOW, NOW]
+
+
+def test_past_the_reach_of_the_log_a_node_is_incomplete(bench: Bench) -> None:
+    """And says since when."""
+    bench.publish("a")
+    bench.turn()
+    bench.publish("z", num=50)
+    bench.shelf.head("ban", replace(bench.shelf.heads["ban"], cut=40))
+    bench.turn(live=False)
+    assert bench.follower.status["ban"].incomplete_since == 1
+
+    bench.publish("all", snapshot=True)
+    bench.turn()
+    assert bench.follower.status["ban"].incomplete_since is None
+
+
+def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a slow handler leaves waiting must not fill the journal."""
+    monkeypatch.setattr("agentd.fleet.follower.MOST_WAITING", 50)
+    for number in range(200):
+        bench.publish(str(number))
+    while bench.position < 200:
+        assert bench.turn(news=not bench.position) < 1.0 or bench.position == 200
+        assert 0 < len(bench.waiting) < 50 + 60
+        bench.handle()
+
+    assert bench.waits == ""
+
+
+def test_the_thread_outlives_what_is_wrong_with_the_journal(bench: Bench) -> None:
+    """And begins again where it was."""
+    bench.publish("a")
+    bench.journal.most = 1
+    with bench.journal.database.transaction() as db:
+        db.execute("DELETE FROM followed")
+    refusal, bench.journal.refusal = bench.journal.refusal, lambda: "it is full"  # type: ignore[method-assign]
+    bench.turn()
+    assert bench.follower.trouble == "it is full"
+
+    bench.journal.refusal = refusal  # type: ignore[method-assign]
+    bench.journal.most = None
+    bench.turn(news=False)
+    assert bench.waiting == ["a"]
+
+
+def test_a_burst_of_answers_is_of_any_time_if_one_is(bench: Bench) -> None:
+    """The first answer after a start was not read when the second came."""
+    bench.publish("a", issued=NOW - 100)
+    bench.poll.came(Heads(dict(bench.shelf.values), live=False))
+    bench.publish("b", issued=NOW - 100)
+    bench.turn()
+
+    assert [event.message and event.message.counts_from for event in bench.messages] == [NOW - 100] * 2
+
+
+def test_it_runs_in_a_thread_and_ends(bench: Bench) -> None:
+    """Woken by the poll."""
+    follower = bench.restart()
+    follower.start()
+    bench.publish("a")
+    bench.poll.came(Heads(dict(bench.shelf.values), live=True))
+
+    wait_until(lambda: bench.given, "the message")
+    follower.close()
+    assert follower.join(30)
