@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 
 import structlog
 
+from agentd.accounts import Accounts
 from agentd.apply.batch import Batch, Kept
 from agentd.apply.commit import Committer
 from agentd.apply.tasks import TIMED, HandlerTasks
@@ -74,6 +75,7 @@ class Attempts:
         told_by: those of the provers that notify this handler.
         verifiers: those of the handlers that this one notifies that verify, and do not prove.
         settle: has these handlers do what they can do now; returns those that did not do it in time.
+        accounts: where to put what the handler tells the fleet; None: it is not asked.
 
     Attributes:
         stop: set when the thread should end after the call in progress.
@@ -96,6 +98,7 @@ class Attempts:
         told_by: Sequence[str] = (),
         verifiers: Sequence[str] = (),
         settle: Callable[[Sequence[str]], Sequence[str]] = _settled,
+        accounts: Accounts | None = None,
     ) -> None:
         self.name = configured.name
         self.entry = configured.entry
@@ -115,6 +118,7 @@ class Attempts:
         self.blocked = 0
         self.tasks = self._tasks(sources)
         self.aside: set[int] = set()
+        self.accounts = accounts
         self._nginx = nginx or NginxOptions()
         self._heartbeat = heartbeat
         self._sources = sources

@@ -11,6 +11,7 @@ import time
 from itertools import takewhile
 from typing import Final
 
+from agentd.apply.accounting import Accounting
 from agentd.apply.attempts import Attempt, Attempts, Pause
 from agentd.apply.batch import Batch
 from agentd.apply.convergence import Convergence
@@ -44,6 +45,7 @@ class Worker:
         self._notifications = Notifications(self._attempts)
         self._timers = Timers(self._attempts)
         self._verification = Verification(self._attempts)
+        self._accounting = Accounting(self._attempts)
         self._convergence = convergence or Convergence(self._attempts, (), lambda: Inputs("", 0.0))
         self._supersedes = type(self._attempts.handler).superseded is not Handler.superseded
         self._judged: frozenset[str] = frozenset()
@@ -208,7 +210,7 @@ class Worker:
             return None
         if uncommitted:
             return pause
-        for later in (self._timers, self._convergence, self._verification):
+        for later in (self._timers, self._convergence, self._verification, self._accounting):
             due_in = later.run(now)
             if due_in <= 0:
                 return None
@@ -220,7 +222,7 @@ class Worker:
         now = self._attempts.clock()
         if now < self._looked:
             self._attempts.journal.resume()
-            for later in (self._timers, self._convergence, self._verification):
+            for later in (self._timers, self._convergence, self._verification, self._accounting):
                 later.ask_again()
         self._looked = now
         return now

@@ -161,7 +161,7 @@ class _View:
             demand(self._client, "read", [self._keys.names], "reading the fleet's log")
 
     def _notes(self, documents: Documents, catalogue: dict[str, Catalogued], heads: Heads) -> Iterator[str]:
-        from agentd.fleet.census import SERVICE  # noqa: PLC0415 (as above)
+        from agentd.fleet.registration import SERVICE  # noqa: PLC0415 (as above)
         from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
 
         if not documents.indexes:

@@ -18,13 +18,12 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
+from agentd.fleet.registration import SERVICE
 from agentd.fleet.standing import Member, Newest
 from agentd.watch.client import ConsulClient
 from agentd.watch.kv import Pair, pair_of
 from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery
 
-SERVICE: Final = "agentd"
-"""The service by which the daemon's health is known."""
 AT_ONCE: Final = 60
 """Keys that one transaction reads."""
 MOST_KEYS: Final = 20_000

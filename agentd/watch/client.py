@@ -48,12 +48,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AgentInfo:
-    """What the local agent says about itself."""
+    """What the local agent says about itself.
+
+    Attributes:
+        node: its name.
+        node_id: its ID, which it makes anew if its data directory is lost.
+        members: how many agents of its datacenter it knows, itself included.
+    """
 
     node: str
     datacenter: str
     version: str
     server: bool
+    node_id: str = ""
+    members: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,12 +205,16 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         Raises:
             ConsulError: no answer, or one that says no.
         """
-        config = _field(self.agent.self(), "Config")
+        told = self.agent.self()
+        config = _field(told, "Config")
+        members = str(_field(_field(_field(told, "Stats"), "serf_lan"), "members"))
         return AgentInfo(
             node=str(_field(config, "NodeName")),
             datacenter=str(_field(config, "Datacenter")),
             version=str(_field(config, "Version")),
             server=bool(_field(config, "Server")),
+            node_id=str(_field(config, "NodeID")),
+            members=int(members) if members.isdecimal() and len(members) <= _INDEX_DIGITS else 1,
         )
 
     def event_clock(self) -> EventClock:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agentd.accounts import Accounts
 from agentd.apply.attempts import Attempts
 from agentd.apply.commit import Committer
 from agentd.apply.convergence import Convergence
@@ -268,6 +269,7 @@ class Stand(Observer):
         verifiers: Sequence[str] = (),
         settle: Callable[[Sequence[str]], Sequence[str]] = lambda _names: (),
         sources: Sources | None = None,
+        accounts: Accounts | None = None,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker that has done nothing yet."""
@@ -287,6 +289,7 @@ class Stand(Observer):
             verifiers=verifiers,
             settle=settle,
             sources=sources,
+            accounts=accounts,
         )
         return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
 

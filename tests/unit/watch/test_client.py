@@ -122,10 +122,10 @@ def test_firing_returns_the_id(agent: ScriptedAgent, client: ConsulClient) -> No
 
 
 def test_the_agent_tells_who_it_is(agent: ScriptedAgent, client: ConsulClient) -> None:
-    """Node, datacenter, version and role."""
-    config = {"NodeName": "lb1", "Datacenter": "dc1", "Version": "1.8.7", "Server": False, "More": 1}
-    agent.script = [reply({"Config": config})]
-    assert client.self_info() == AgentInfo("lb1", "dc1", "1.8.7", server=False)
+    """Node, datacenter, version, role, ID, and how many there are."""
+    config = {"NodeName": "lb1", "Datacenter": "dc1", "Version": "1.8.7", "Server": False, "NodeID": "ab"}
+    agent.script = [reply({"Config": config | {"More": 1}, "Stats": {"serf_lan": {"members": "7"}}})]
+    assert client.self_info() == AgentInfo("lb1", "dc1", "1.8.7", server=False, node_id="ab", members=7)
 
 
 def test_something_else_that_speaks_json_is_not_an_agent(agent: ScriptedAgent, client: ConsulClient) -> None:

@@ -1,0 +1,182 @@
+"""What this node acknowledges at this moment, from its journal and what its handlers tell.
+
+Only what somebody has seen is said: a number is live once its generation is proved, and not while what proves
+it, or the handler itself, finds that something does not hold. It reads the journal and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.accounts import Accounts
+from agentd.config.load import ConfiguredHandler, OnEvent
+from agentd.fleet.acknowledgement import HandlerReport, Name, Tried
+from agentd.journal.commits import Commits
+from agentd.journal.drift import Drifts
+from agentd.journal.followed import Followed, Position
+from agentd.journal.journal import Journal
+from agentd.journal.numbers import Numbers
+from agentd.watch.changes import LOG
+
+_DONE: Final = ("applied", "unchanged")
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """The part of an acknowledgement that the node itself decides; see there."""
+
+    generation: int
+    names: Mapping[str, Name]
+    handlers: Mapping[str, HandlerReport]
+    options: Mapping[str, str]
+    drift: Mapping[str, str]
+
+
+class Inspector:
+    """Looks at one configuration's handlers; any thread may call.
+
+    Args:
+        handlers: the configured ones.
+        journal: of this node.
+        accounts: what the handlers tell.
+        generation: the current one.
+        damage: what is wrong with the tree, "" if nothing is.
+    """
+
+    def __init__(
+        self,
+        handlers: Sequence[ConfiguredHandler],
+        journal: Journal,
+        accounts: Accounts,
+        generation: Callable[[], int],
+        damage: Callable[[], str],
+    ) -> None:
+        self._handlers = handlers
+        self._followed = Followed(journal)
+        self._drifts = Drifts(journal)
+        self._commits = Commits(journal)
+        self._numbers = Numbers(journal.database)
+        self._accounts = accounts
+        self._generation = generation
+        self._damage = damage
+        self._options = {one.name: _digest(one) for one in handlers}
+        self._names = {one.name: _kept(one) for one in handlers}
+        self._provers = {one.name for one in handlers if one.type.proves}
+
+    def look(self) -> Condition:
+        """What is the case now.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        drift = self._drift()
+        damage = self._damage()
+        positions = self._followed.positions()
+        back = self._numbers.rolling_back(self._provers)
+        found: dict[str, list[Name]] = {}
+        reports = {}
+        for one in self._handlers:
+            shaken = _shaken(one, self._provers, drift, damage, back=back)
+            live = {} if shaken else self._numbers.live(one.name)
+            for name in self._names[one.name]:
+                state = self._name(one.name, name, live, shaken, positions.get((one.name, name)))
+                found.setdefault(name, []).append(state)
+            reports[one.name] = self._report(one.name, live, drift.get(one.name, ""))
+        return Condition(
+            generation=self._generation(),
+            names={name: least(states) for name, states in found.items()},
+            handlers=reports,
+            options=self._options,
+            drift={"tree": damage} if damage else {},
+        )
+
+    def _drift(self) -> dict[str, str]:
+        """By handler, what does not hold, in a sentence."""
+        found: dict[str, list[str]] = {}
+        for one in self._drifts.standing():
+            found.setdefault(one.handler, []).append(f"{one.part}: {one.reason}")
+        return {
+            handler: first + (f" (and {len(more)} more)" if more else "")
+            for handler, (first, *more) in found.items()
+        }
+
+    def _name(
+        self, handler: str, name: str, live: Mapping[str, int], shaken: str, position: Position | None
+    ) -> Name:
+        attempted = self._numbers.attempted(handler, f"{LOG}{name}")
+        num = live.get(name)
+        tried = None
+        if attempted:
+            reason = attempted.reason
+            if attempted.outcome in _DONE and (num is None or num < attempted.num):
+                reason = shaken or "it was rolled back"
+            tried = Tried(attempted.num, attempted.outcome, reason)
+        return Name(
+            live=num,
+            tried=tried,
+            provisional=len(position.provisional) if position else 0,
+            incomplete_since=position.incomplete_since if position else None,
+        )
+
+    def _report(self, handler: str, live: Mapping[str, int], drift: str) -> HandlerReport:
+        account, ended = self._accounts.get(handler), self._numbers.ended(handler)
+        # It was asked about what is committed: that is to be what is live, and still the case.
+        current = (
+            account is not None
+            and account.revision == self._commits.revision(handler)
+            and live == self._numbers.committed(handler)
+        )
+        trouble = {"trouble": account.trouble} if account and account.trouble else {}
+        return HandlerReport(
+            names=self._names[handler],
+            fingerprint=account.fingerprint if account and current else None,
+            outcome=ended.outcome if ended else "",
+            at=ended.at if ended else None,
+            drift=drift,
+            report={**(account.report if account else {}), **trouble},
+        )
+
+
+def least(states: Iterable[Name]) -> Name:
+    """Of several handlers that take one name: what holds for all of them."""
+    states = list(states)
+    lives = [one.live for one in states]
+    worst = min(
+        (one.tried for one in states if one.tried),
+        key=lambda tried: (tried.outcome in _DONE, tried.num),
+        default=None,
+    )
+    since = [one.incomplete_since for one in states if one.incomplete_since is not None]
+    return Name(
+        live=None if None in lives else min(one for one in lives if one is not None),
+        tried=worst,
+        provisional=max(one.provisional for one in states),
+        incomplete_since=min(since, default=None),
+    )
+
+
+def _shaken(
+    one: ConfiguredHandler, provers: set[str], drift: Mapping[str, str], damage: str, *, back: bool
+) -> str:
+    """Why nothing of the handler is known to be in force; "" if nothing speaks against it."""
+    told = provers.intersection(one.entry.notify)
+    if damage:
+        return f"the tree is damaged: {damage}"
+    if back and told:
+        return "an earlier generation was made current, and is not proved yet"
+    return next((drift[name] for name in (one.name, *sorted(told)) if name in drift), "")
+
+
+def _kept(one: ConfiguredHandler) -> tuple[str, ...]:
+    """The names of the log that the handler takes."""
+    return tuple(sorted({on.event for on in one.entry.on if isinstance(on, OnEvent) and on.keep}))
+
+
+def _digest(one: ConfiguredHandler) -> str:
+    """The same on all nodes on which the handler is given the same, and makes the same of it."""
+    entry = one.entry.model_dump(mode="json", include={"use", "on", "options"})
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,94 @@
+"""The service `agentd` at the local Consul agent: its health check is all that it is for.
+
+What a node runs stands in its acknowledgement: a change of service data wakes every watcher of the catalogue,
+and the output of a check may be five minutes old.
+https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from agentd.errors import ConsulUnavailable
+from agentd.watch.client import ConsulClient
+
+SERVICE: Final = "agentd"
+"""The service by which the daemon's health is known."""
+RULE: Final = f'service "{SERVICE}" {{ policy = "write" }}'
+"""The ACL rule that it takes to register it."""
+_PREFIX: Final = "/v1/agent/service/"
+
+
+def service_id(fleet: str, node: str) -> str:
+    """Of the instance: one agent may serve daemons of several fleets."""
+    return f"{SERVICE}-{fleet}-{node}"
+
+
+def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
+    """Have the agent know the service; it forgets it if its data is lost.
+
+    Args:
+        client: of the local agent.
+        fleet: its name, which becomes a tag.
+        node: as which this node acknowledges.
+        status: address and port of the daemon's HTTP endpoints.
+
+    Returns:
+        Whether it had to be registered.
+
+    Raises:
+        ConsulUnavailable: no answer.
+        ConsulRefused: the token lacks `RULE`.
+    """
+    wanted = _definition(fleet, node, status)
+    known = _known(client, service_id(fleet, node))
+    if known and known.get("Meta") == wanted["Meta"] and known.get("Tags") == wanted["Tags"]:
+        return False
+    client.send(
+        "PUT", f"{_PREFIX}register", [("replace-existing-checks", "true")], json.dumps(wanted).encode()
+    )
+    return True
+
+
+def deregister(client: ConsulClient, fleet: str, node: str) -> bool:
+    """Have the agent forget the service. Returns whether it knew it.
+
+    Raises:
+        ConsulUnavailable: no answer.
+        ConsulRefused: the token lacks `RULE`.
+    """
+    identity = service_id(fleet, node)
+    if _known(client, identity) is None:
+        return False
+    client.send("PUT", f"{_PREFIX}deregister/{quote(identity)}")
+    return True
+
+
+def _known(client: ConsulClient, identity: str) -> Mapping[str, Any] | None:
+    """What the agent knows of the service, or None."""
+    services = client.agent.services()
+    if not isinstance(services, Mapping):
+        raise ConsulUnavailable(
+            "the agent's list of services has an unexpected form: is this a Consul agent?"
+        )
+    found = services.get(identity)
+    return found if isinstance(found, Mapping) else None
+
+
+def _definition(fleet: str, node: str, status: str) -> dict[str, Any]:
+    """Without a port: the endpoints listen on loopback, and are for nobody else."""
+    return {
+        "ID": service_id(fleet, node),
+        "Name": SERVICE,
+        "Tags": [fleet],
+        "Meta": {"check": status},  # of the check itself the agent does not tell the address
+        "Check": {
+            "Name": "agentd: every thread is alive",
+            "HTTP": f"http://{status}/healthz",
+            "Interval": "10s",
+            "Timeout": "5s",
+        },
+    }
