@@ -159,11 +159,14 @@ class Attempts:
         self.journal.queue(self.name, Notification("notify", raw | {"rollback": False}))
         self.committer.observer.notified((self.name,))
 
-    def begin(self) -> Attempt:
-        """A new attempt, based on what is current."""
+    def begin(self, *, mend: bool = True) -> Attempt:
+        """A new attempt, based on what is current, which is restored before if it is damaged.
+
+        `mend` is False for what no change asks for: then it is only restored if drift is to be mended.
+        """
         # The revision is read first, so that anything that changes after it is noticed at the commit.
         revision = self.committer.commits.revision(self.name)
-        stage = self.committer.tree.stage(self.name)
+        stage = self.committer.tree.stage(self.name, mend=mend or self.mend)
         batch = Batch(
             handler=self.name,
             stage=stage,
