@@ -1,6 +1,7 @@
 """`agentd fire`: fires a user event through the local Consul agent.
 
-Owns the size limits, which are checked before Consul is asked. The payload is never printed.
+Owns the size limits, which are checked before Consul is asked. The payload is never printed. How far the
+fleet is with it is for `wait_for_fleet` to find out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
-from agentd.commands.to_consul import add_consul_arguments, consul
+from agentd.commands.to_consul import consul
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import AgentdError, ConsulRefused
 from agentd.watch.client import ConsulClient
 from agentd.watch.release import LARGEST_EVENT, SMALL_BODY, too_large
@@ -29,25 +32,42 @@ def add_arguments(parser: Parser) -> None:
     parser.add_example(
         'agentd fire ip-blacklist "add 192.0.2.7 10m"',
         "agentd fire tls-session-ticket-refresh --file key.b64",
+        'agentd fire ip-blacklist "add 192.0.2.7 10m" --wait --quorum 90%',
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
     add_payload_arguments(parser.add_mutually_exclusive_group())
-    add_consul_arguments(parser)
+    add_wait_for_fleet(parser)
+    add_fleet_arguments(parser)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Fire, and print the ID that Consul gave the event."""
+    """Fire, and print the ID that Consul gave the event; with `--wait` also how far the fleet is with it."""
     payload = read_payload(arguments.payload, arguments.file, LARGEST_EVENT)
     _refuse(too_large(arguments.name, len(payload), ""))
+    if not arguments.wait:
+        told = _fire(arguments, payload)
+        output.line(str(told["id"]))
+        enough = True
+    else:
+        with fleet(arguments) as reached:
+            wait = FleetWait(reached.name, reached.client, arguments.name, arguments)
+            since = wait.begin()
+            told = _fire(arguments, payload)
+            output.line(str(told["id"]))
+            enough, told["fleet"] = wait.report(wait.find_event(str(told["id"]), since), output)
+    if output.json:
+        output.document(told)
+    return int(not enough)
+
+
+def _fire(arguments: Namespace, payload: bytes) -> dict[str, object]:
+    """What is told of the event."""
     with consul(arguments) as client:
         if len(payload) > SMALL_BODY:
             _ask_release(client, arguments.name, len(payload))
         identity = client.fire(arguments.name, payload)
-    if output.json:
-        output.document({"id": identity, "name": arguments.name, "bytes": len(payload)})
-    output.line(identity)
-    return 0
+    return {"id": identity, "name": arguments.name, "bytes": len(payload)}
 
 
 def _refuse(why: str) -> None:

@@ -22,7 +22,7 @@ from agentd.errors import AgentdError, ConsulUnavailable
 
 if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
-    from agentd.fleet.census import Catalogued, Census, Documents, Heads
+    from agentd.fleet.census import Catalogue, Census, Documents, Heads
     from agentd.fleet.keys import Keys
     from agentd.watch.client import ConsulClient
 
@@ -133,7 +133,6 @@ class _View:
             ConsulUnavailable, ConsulRefused: it cannot be read.
         """
         from agentd.commands.fleet_report import Found  # noqa: PLC0415 (as above)
-        from agentd.fleet.census import members, newest  # noqa: PLC0415 (as above)
         from agentd.fleet.standing import standing  # noqa: PLC0415 (as above)
 
         documents = self._census.documents(self._index, wait)
@@ -142,11 +141,11 @@ class _View:
         heads = self._census.heads()
         self._may_be_believed(documents, heads)
         expected = self._census.nodes_of(self._service) if self._service else None
-        every = members(documents, catalogue, expected)
+        every = self._census.members(documents, catalogue, expected)
         if self._handler:
             _known(self._handler, documents)
         now = time.time()
-        asked = newest(heads)
+        asked = self._census.newest(heads, documents.found)
         judged = standing(every, asked, now, self._handler)
         notes = list(self._notes(documents, catalogue, heads))
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
@@ -160,13 +159,13 @@ class _View:
         if not heads.heads:
             demand(self._client, "read", [self._keys.names], "reading the fleet's log")
 
-    def _notes(self, documents: Documents, catalogue: dict[str, Catalogued], heads: Heads) -> Iterator[str]:
+    def _notes(self, documents: Documents, catalogue: Catalogue, heads: Heads) -> Iterator[str]:
         from agentd.fleet.registration import SERVICE  # noqa: PLC0415 (as above)
         from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
 
         if not documents.indexes:
             yield f"no node acknowledges in the fleet {self._keys.fleet!r}: is that its name?"
-        if not catalogue:
+        if not catalogue.ids:
             yield (
                 "which agents are down and which nodes lack agentd is unknown: the token may not read nodes;"
                 ' add to its policy: node_prefix "" { policy = "read" }'
@@ -211,7 +210,7 @@ def _forget(arguments: Namespace, node: str, output: Output) -> int:
     Raises:
         AgentdError: there is none, or the node would write it again.
     """
-    from agentd.fleet.census import Census, members  # noqa: PLC0415 (as above)
+    from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.watch.kv import KeyValueStore  # noqa: PLC0415 (as above)
 
@@ -223,7 +222,7 @@ def _forget(arguments: Namespace, node: str, output: Output) -> int:
             raise AgentdError(
                 f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
             )
-        (member,) = (one for one in members(documents, census.catalogue()) if one.node == node)
+        (member,) = (one for one in census.members(documents, census.catalogue()) if one.node == node)
         if member.document and member.document.stopped is None and not member.silent:
             raise AgentdError(
                 f"agentd runs on {node}, and would acknowledge again: stop it there, and run `agentd leave`"

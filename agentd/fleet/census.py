@@ -8,8 +8,8 @@ more than they do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agentd.errors import BadDocument, ConsulTooLarge, ConsulUnavailable, UnknownFormat
@@ -18,11 +18,12 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
-from agentd.fleet.registration import SERVICE
+from agentd.fleet.registration import SERVICE, service_id
 from agentd.fleet.standing import Member, Newest
+from agentd.fleet.target import Services, matches
 from agentd.watch.client import ConsulClient
 from agentd.watch.kv import Pair, pair_of
-from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery
+from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery, ServicesQuery
 
 AT_ONCE: Final = 60
 """Keys that one transaction reads."""
@@ -30,6 +31,8 @@ MOST_KEYS: Final = 20_000
 """Keys that are read one by one, where all together are too many bytes."""
 MOST_BYTES: Final = 64 * 2**20
 """Bytes of values that are then read before the rest counts as junk."""
+MOST_SERVICES: Final = 50
+"""Services that a message may mean whose nodes are asked for."""
 _SERF: Final = "serfHealth"  # Consul's own check, of whether the agent is a living member
 _CRITICAL: Final = "critical"
 
@@ -52,14 +55,34 @@ class Documents:
     indexes: Mapping[str, int] = field(default_factory=dict)
     junk: int = 0
 
+    @property
+    def has_twins(self) -> bool:
+        """Whether two documents are of one Consul agent: of two daemons, or of one that was renamed."""
+        return len(self.newest_of_each_agent()) < len(self.found)
+
+    def newest_of_each_agent(self) -> dict[str, str]:
+        """ID of an agent -> the node as which it acknowledged last."""
+        newest: dict[str, str] = {}
+        for node, document in self.found.items():
+            other = newest.get(document.node_id)
+            if other is None or (self.found[other].written, other) < (document.written, node):
+                newest[document.node_id] = node
+        return newest
+
 
 @dataclass(frozen=True, slots=True)
-class Catalogued:
-    """A node as the catalogue has it; `silent` says why nothing is to be heard from it, or is ""."""
+class Catalogue:
+    """What Consul knows of nodes; all of it empty if the token may see none.
 
-    node: str
-    node_id: str
-    silent: str = ""
+    Attributes:
+        ids: node -> ID of its Consul agent, "" if it is not said.
+        down: the nodes whose agents have failed.
+        critical: the IDs of the services `agentd` that do not answer their health check.
+    """
+
+    ids: Mapping[str, str]
+    down: frozenset[str] = frozenset()
+    critical: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +113,7 @@ class Census:
         self._keys = keys
         self._kv = ConsulKV(client)
         self._one_by_one = False
+        self._known: dict[str, tuple[int, Acknowledgement | str]] = {}
 
     # ------------------------------------------------------------------ documents
 
@@ -114,7 +138,7 @@ class Census:
     def _apart(self) -> Documents:
         """Key by key, those that may be a document's; first those of nodes that the catalogue has."""
         every = self._kv.keys(self._keys.nodes)
-        known = self.catalogue().keys()
+        known = self.catalogue().ids
         wanted = [key for key in every if self._keys.node_of(key) is not None]
         wanted = sorted(wanted, key=lambda key: self._keys.node_of(key) not in known)[:MOST_KEYS]
         pairs = self._some(wanted)
@@ -159,29 +183,41 @@ class Census:
                 junk += pair.key != self._keys.nodes  # a "directory" that somebody made
                 continue
             indexes[node] = pair.index
-            try:
-                found[node] = parse(pair.value)
-            except DocumentError as error:
-                unreadable[node] = f"its document cannot be read: {error}"
+            before = self._known.get(node)
+            if before is None or before[0] != pair.index:
+                before = self._known[node] = (pair.index, _parsed(pair.value))
+            if isinstance(before[1], str):
+                unreadable[node] = before[1]
+            else:
+                found[node] = before[1]
+        self._known = {node: self._known[node] for node in indexes}
         return Documents(index, found, unreadable, indexes, junk)
 
     # ------------------------------------------------------------------ catalogue
 
-    def catalogue(self) -> dict[str, Catalogued]:
-        """The nodes that the catalogue has, and whether their agents, and agentd on them, are well."""
+    def catalogue(self) -> Catalogue:
+        """The nodes that Consul knows, and whether their agents, and agentd on them, are well."""
         listed = NodesQuery().fetch(self._client).changes[0].raw or ()
         failing = ChecksQuery(state=_CRITICAL).fetch(self._client).changes[0].raw or ()
-        silent: dict[str, str] = {}
-        for check in failing:
-            node = str(check.get("Node"))
-            if check["CheckID"] == _SERF:
-                silent[node] = "its Consul agent is down"
-            elif check.get("ServiceName") == SERVICE:
-                silent.setdefault(node, "agentd does not answer its health check")
-        return {
-            one["Node"]: Catalogued(one["Node"], str(one.get("ID") or ""), silent.get(one["Node"], ""))
-            for one in listed
-        }
+        return Catalogue(
+            ids={one["Node"]: str(one.get("ID") or "") for one in listed},
+            down=frozenset(str(one.get("Node")) for one in failing if one["CheckID"] == _SERF),
+            critical=frozenset(
+                str(one.get("ServiceID")) for one in failing if one.get("ServiceName") == SERVICE
+            ),
+        )
+
+    def registered(self) -> frozenset[str]:
+        """The IDs of the services `agentd` that the catalogue has."""
+        raw = ServiceQuery(SERVICE, passing=False).fetch(self._client).changes[0].raw or ()
+        return frozenset(str(one["Service"].get("ID")) for one in raw)
+
+    def members(
+        self, documents: Documents, catalogue: Catalogue, expected: frozenset[str] | None = None
+    ) -> list[Member]:
+        """Every node that has a document, or is in the catalogue; see `members`."""
+        registered = self.registered() if documents.has_twins else frozenset()
+        return members(self._keys.fleet, documents, catalogue, registered, expected)
 
     def nodes_of(self, service: str) -> frozenset[str]:
         """The nodes that have an instance of this service, whatever its state."""
@@ -231,60 +267,107 @@ class Census:
             unreadable[name] = "the message that its head names is not there"
         return Heads(heads, messages, unreadable, junk)
 
+    # ------------------------------------------------------------------ what is asked of whom
+
+    def newest(self, heads: Heads, nodes: Iterable[str]) -> dict[str, Newest]:
+        """What each name's newest message asks of these nodes."""
+        some = list(nodes)
+        made: dict[str, Newest] = {}
+        for name, head in heads.heads.items():
+            message = heads.messages.get(name)
+            if message is not None:
+                made[name] = self.asked_by(message, some)
+            elif head.newest:
+                made[name] = Newest(name, head.newest)
+        return made
+
+    def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:
+        """What a message asks of these nodes: nothing of those that it is not for."""
+        addressed = None
+        if message.node or message.service or message.tag:
+            addressed = frozenset(self._addressed(message, nodes))
+        return Newest(
+            message.name, message.num, message.issued, message.expires, message.publisher, message.via,
+            addressed,
+        )  # fmt: skip
+
+    def _addressed(self, message: Envelope, nodes: Iterable[str]) -> Iterator[str]:
+        try:
+            services = self._services(message) if message.service or message.tag else {}
+            for node in nodes:
+                if _is_for(message, node, services):
+                    yield node
+        except BadDocument:
+            return  # no node can tell whether it is meant
+
+    def _services(self, message: Envelope) -> Mapping[str, Services]:
+        """Node -> its services, of those whose names the message means."""
+        every = ServicesQuery().fetch(self._client).changes[0].raw or {}
+        named = replace(message, node="", tag="")
+        meant = [name for name in every if _is_for(named, "", {"": [(name, ())]})]
+        found: dict[str, list[tuple[str, Sequence[str]]]] = {}
+        for name in meant[:MOST_SERVICES]:
+            for one in ServiceQuery(name, passing=False).fetch(self._client).changes[0].raw or ():
+                found.setdefault(one["Node"]["Node"], []).append((name, one["Service"].get("Tags") or ()))
+        return found
+
 
 def members(
-    documents: Documents, catalogue: Mapping[str, Catalogued], expected: frozenset[str] | None = None
+    fleet: str,
+    documents: Documents,
+    catalogue: Catalogue,
+    registered: frozenset[str],
+    expected: frozenset[str] | None = None,
 ) -> list[Member]:
-    """Join the two: every node that has a document, or is in the catalogue.
+    """Join documents and catalogue.
 
     Args:
+        fleet: its name.
         documents: as read.
-        catalogue: as read; empty if the token may see none of it.
+        catalogue: as read.
+        registered: the IDs of the services `agentd`, if there are documents of one agent under two names.
         expected: of the nodes without a document only these are to be told; None for all.
     """
-    by_id = {one.node_id: one for one in catalogue.values() if one.node_id}
-    newest = _newest_of_each_id(documents.found)
+    by_id = {identity: node for node, identity in catalogue.ids.items() if identity}
+    newest = documents.newest_of_each_agent()
     made: list[Member] = []
     seen: set[str] = set()
     for node in documents.indexes:
         document = documents.found.get(node)
-        entry = catalogue.get(node) or by_id.get(document.node_id if document else "")
-        silent = entry.silent if entry else "Consul does not know this node" if catalogue else ""
-        if document and document.node_id and (now := newest[document.node_id]) != node:
-            silent = f"its node acknowledges as {now} now; `agentd fleet forget {node}` removes this document"
-        elif entry:
-            seen.add(entry.node)
-        node_id = entry.node_id if entry and entry.node == node else ""
-        why = documents.unreadable.get(node, "")
-        made.append(Member(node, document, why, entry is not None, node_id, silent))
-    for name, one in catalogue.items():
-        if name not in seen and name not in documents.indexes and (expected is None or name in expected):
-            made.append(Member(name, node_id=one.node_id, silent=one.silent))
-    return made
-
-
-def _newest_of_each_id(found: Mapping[str, Acknowledgement]) -> dict[str, str]:
-    """Agent's ID -> the node as which it acknowledged last: a node that was renamed leaves a document."""
-    newest: dict[str, str] = {}
-    for node, document in found.items():
-        other = newest.get(document.node_id)
-        if other is None or (found[other].written, other) < (document.written, node):
-            newest[document.node_id] = node
-    return newest
-
-
-def newest(heads: Heads) -> dict[str, Newest]:
-    """What each name's newest message asks of the nodes; only payloads ask for anything."""
-    made: dict[str, Newest] = {}
-    for name, head in heads.heads.items():
-        message = heads.messages.get(name)
-        if message is None:
-            made[name] = Newest(name, head.newest)
+        agent = document.node_id if document else ""
+        where = node if node in catalogue.ids else by_id.get(agent)
+        if where is None:
+            silent = "Consul does not know this node" if catalogue.ids else ""
+        elif where in catalogue.down:
+            silent = "its Consul agent is down"
+        elif service_id(fleet, node) in catalogue.critical:
+            silent = "agentd does not answer its health check"
         else:
-            made[name] = Newest(
-                name, head.newest, message.issued, message.expires, message.publisher, message.via
-            )
+            silent = ""
+        now = newest.get(agent, node)
+        if now != node and service_id(fleet, node) not in registered and service_id(fleet, now) in registered:
+            silent = f"its agent acknowledges as {now} now: `agentd fleet forget {node}` removes this one"
+        elif where is not None:
+            seen.add(where)
+        node_id = catalogue.ids[node] if where == node else ""
+        why = documents.unreadable.get(node, "")
+        made.append(Member(node, document, why, where is not None, node_id, silent))
+    for node, identity in catalogue.ids.items():
+        if node not in seen and node not in documents.indexes and (expected is None or node in expected):
+            made.append(Member(node, node_id=identity))
     return made
+
+
+def _is_for(message: Envelope, node: str, services: Mapping[str, Services]) -> bool:
+    return matches(message, node, lambda: services.get(node, ()))
+
+
+def _parsed(value: bytes) -> Acknowledgement | str:
+    """The document, or why it cannot be read."""
+    try:
+        return parse(value)
+    except DocumentError as error:
+        return f"its document cannot be read: {error}"
 
 
 def _pair(raw: Any) -> Pair | None:  # noqa: ANN401 (any JSON)

@@ -99,12 +99,30 @@ def test_one_handler_is_judged_alone(fleet: Acknowledgers, capsys: pytest.Captur
 def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(
     fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its old document stays, until somebody removes it."""
-    renamed = fleet.keys.node("renamed")
-    fleet.consul.kv_put(renamed, render(acknowledgement(2, 20)))
+    """Its old document stays, until somebody removes it; of two daemons on one agent both are there."""
+    fleet.consul.kv_put(fleet.keys.node("renamed"), render(acknowledgement(2, 20)))
+    fleet.register(2, name="renamed")
     status, found = seen(fleet, capsys)
     assert (status, troubles(found)) == (1, [("silent", fleet.node(2))])
-    assert "acknowledges as renamed now; `agentd fleet forget" in found["differences"][0]["text"]
+    assert "acknowledges as renamed now: `agentd fleet forget" in found["differences"][0]["text"]
+    fleet.register(2)
+    assert seen(fleet, capsys)[0] == 0
+
+
+def test_a_message_for_some_nodes_makes_no_other_node_behind(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By node, and by a service and its tag, as the nodes themselves judge it."""
+    fleet.publish(30, node=f"{fleet.node(1)}$")
+    assert troubles(seen(fleet, capsys)[1]) == [("behind", fleet.node(1))]
+    service = {"Service": f"web-{fleet.keys.fleet}", "ID": "web", "Tags": ["edge"]}
+    fleet.consul.put(
+        "/v1/catalog/register", {"Node": fleet.node(2), "SkipNodeUpdate": True, "Service": service}
+    )
+    fleet.publish(40, service=f"^web-{fleet.keys.fleet}", tag="edge")
+    assert troubles(seen(fleet, capsys)[1]) == [("behind", fleet.node(2))]
+    fleet.publish(50, service=f"^web-{fleet.keys.fleet}", tag="inner")
+    assert seen(fleet, capsys)[0] == 0
 
 
 def test_a_log_that_was_wiped_is_told(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]) -> None:

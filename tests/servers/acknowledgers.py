@@ -12,6 +12,7 @@ from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, T
 from agentd.fleet.envelope import Draft
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
+from agentd.fleet.registration import SERVICE, service_id
 from tests.servers.consul import ConsulAgent
 
 NAME = "blocked"
@@ -71,14 +72,20 @@ class Acknowledgers:
         """Write its document."""
         self.consul.kv_put(self.keys.node(self.node(number)), render(acknowledgement(number, live, **fields)))
 
-    def publish(self, num: int, *, event: str = "", expires: float | None = None, name: str = NAME) -> None:
+    def publish(self, num: int, *, event: str = "", name: str = NAME, **fields: Any) -> None:  # noqa: ANN401 (of the draft)
         """Make this the newest message, and the only one."""
-        draft = Draft(b"add 192.0.2.1", time.time(), self.node(0), expires=expires)
+        draft = Draft(b"add 192.0.2.1", time.time(), self.node(0), **fields)
         if event:
             draft = replace(draft, via="event", id=event)
         message = draft.numbered(self.keys.fleet, name, num, 0)
         self.consul.kv_put(self.keys.message(name, num), message.raw)
         self.consul.kv_put(self.keys.head(name), Head("all", num, num, 1, recent=(num,)).render())
+
+    def register(self, number: int, *, name: str = "") -> None:
+        """Put its service `agentd` into the catalogue; `name` if the node acknowledges under another."""
+        service = {"Service": SERVICE, "ID": service_id(self.keys.fleet, name or self.node(number))}
+        entry = {"Node": self.node(number), "SkipNodeUpdate": True, "Service": service}
+        self.consul.put("/v1/catalog/register", entry)
 
     def leave(self) -> None:
         """Take all of it out of Consul."""

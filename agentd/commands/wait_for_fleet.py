@@ -1,0 +1,304 @@
+"""Waits until the nodes of a fleet confirm one message, for `agentd fire --wait` and `agentd publish --wait`.
+
+Owns who counts (the nodes that acknowledge the name, and for which the message is), when it is enough, when
+it cannot become enough any more, and what is said meanwhile: on standard error, since standard output belongs
+to the command. A node that refuses is final, and told at once.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Final, TextIO
+
+from agentd.commands import argument_types
+from agentd.commands.output import Output, shortened, span
+from agentd.commands.parser import Parser
+from agentd.errors import AgentdError
+from agentd.printable import printable
+
+if TYPE_CHECKING:
+    from agentd.fleet.census import Census
+    from agentd.fleet.envelope import Envelope
+    from agentd.fleet.kv import ConsulKV
+    from agentd.fleet.standing import Member, Newest, Progress
+    from agentd.watch.client import ConsulClient
+
+_PAUSE: Final = 0.25  # seconds between two readings
+_LONGEST: Final = 5.0  # seconds after which the catalogue is read again, though no document changed
+_MOST_TOLD: Final = 10  # nodes that refuse, and reasons
+_TIMEOUT: Final = 60.0
+_ERASE: Final = "\r\033[K"
+
+
+def add_wait_for_fleet(parser: Parser) -> None:
+    """Add `--wait`, `--quorum` and `--timeout`."""
+    group = parser.add_argument_group(
+        "Fleet", "Needs an event that nodes keep (`keep:` in the configuration)."
+    )
+    group.add_argument(
+        "--wait", action="store_true", help="wait until the nodes confirm; status 1 if too few of them do"
+    )
+    group.add_argument(
+        "--quorum",
+        type=percentage,
+        default=1.0,
+        metavar="P",
+        help="how many of the nodes are enough, such as 90%% (default 100%%)",
+    )
+    group.add_argument(
+        "--timeout",
+        type=argument_types.seconds,
+        default=_TIMEOUT,
+        metavar="T",
+        help=f"how long to wait for them (default {_TIMEOUT:g}s)",
+    )
+
+
+def percentage(text: str) -> float:
+    """A part of the nodes, such as 90%, as a number above 0 and up to 1."""
+
+    def check(given: str) -> float:
+        digits = given.removesuffix("%")
+        if not (digits.isascii() and digits.isdigit() and len(digits) < 4 and 0 < int(digits) <= 100):  # noqa: PLR2004
+            raise ValueError(f"{given!r} is not a percentage from 1% to 100%")
+        return int(digits) / 100
+
+    return argument_types.checked(check, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many nodes are how far; `needed` of them are enough."""
+
+    confirmed: tuple[Progress, ...]
+    refused: tuple[Progress, ...]
+    waiting: tuple[Progress, ...]
+    quorum: float
+
+    @property
+    def nodes(self) -> int:
+        """How many count."""
+        return len(self.confirmed) + len(self.refused) + len(self.waiting)
+
+    @property
+    def needed(self) -> int:
+        """How many must confirm."""
+        return max(1, math.ceil(self.quorum * self.nodes - 1e-9))  # 0.07 * 100 is a little more than 7
+
+    @property
+    def enough(self) -> bool:
+        """Whether so many have."""
+        return len(self.confirmed) >= self.needed
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether so many cannot any more."""
+        return len(self.confirmed) + len(self.waiting) < self.needed
+
+
+def tally(members: Sequence[Member], newest: Newest, now: float, quorum: float) -> Tally:
+    """Count; `now` is when the message was published: it may end while it is waited for."""
+    from agentd.fleet.standing import progress, takers  # noqa: PLC0415 (parsing does without)
+
+    found = sorted((progress(one, newest) for one in takers(members, newest, now)), key=lambda one: one.node)
+    states = {
+        state: tuple(one for one in found if one.state == state)
+        for state in ("confirmed", "refused", "waiting")
+    }
+    return Tally(states["confirmed"], states["refused"], states["waiting"], quorum)
+
+
+class FleetWait:
+    """Waits for the fleet that takes one name.
+
+    Args:
+        fleet: its name.
+        client: asks its home datacenter; remains the caller's to close.
+        name: of the event.
+        arguments: with those of `add_wait_for_fleet`.
+    """
+
+    def __init__(self, fleet: str, client: ConsulClient, name: str, arguments: Namespace) -> None:
+        from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
+        from agentd.fleet.keys import Keys, is_kept_name  # noqa: PLC0415 (as above)
+        from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
+
+        if not is_kept_name(name):
+            raise AgentdError(f"no node can keep an event named {name!r}: leave out --wait")
+        self._fleet = fleet
+        self._name = name
+        self._client = client
+        self._keys = Keys(fleet)
+        self._kv: ConsulKV = ConsulKV(client)
+        self._census: Census = Census(client, self._keys)
+        self._quorum: float = arguments.quorum
+        self._timeout: float = arguments.timeout
+        self._began = time.monotonic()
+        self._index = 0
+
+    # ------------------------------------------------------------------ before
+
+    def begin(self) -> int:
+        """See that somebody will confirm; the number of the newest message, or 0.
+
+        Raises:
+            AgentdError: nobody keeps the name, so that nobody would.
+            ConsulRefused: the token may not read what they say.
+        """
+        from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+        documents = self._census.documents()
+        if not documents.indexes:
+            demand(self._client, "read", [self._keys.root], "waiting for the fleet")
+        if not any(self._name in one.names for one in documents.found.values()):
+            raise AgentdError(
+                f"no node of the fleet {self._fleet!r} keeps {self._name!r}, so nobody would confirm it:"
+                f" set `keep: all` or `keep: latest` on that event in agentd.yaml, or leave out --wait"
+            )
+        self._began = time.monotonic()
+        head = self._census.heads([self._name]).heads.get(self._name)
+        return head.newest if head else 0
+
+    # ------------------------------------------------------------------ after
+
+    def find_event(self, identity: str, since: int) -> Newest:
+        """The message that a relay made of an event.
+
+        Args:
+            identity: the event's ID.
+            since: what `begin` returned before it was fired.
+
+        Raises:
+            AgentdError: within the timeout none did.
+        """
+        from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
+
+        reader = Reader(self._kv, self._keys)
+        while True:
+            head = reader.head(self._name)
+            for reading in reader.after(self._name, since, head):
+                for message in reading.messages:
+                    if message.event == identity:
+                        return self._newest(message)
+                since = max([since, *(one.num for one in reading.messages), *reading.troubles])
+            if self._left() <= 0:
+                raise AgentdError(
+                    f"the event {identity} is in no log after {span(self._timeout)}: no node that relays has"
+                    " heard it, or none can write (`agentd status` there says so); who applied it is unknown"
+                )
+            time.sleep(_PAUSE)
+
+    def published(self, num: int) -> Newest:
+        """The message of that number, which was just written."""
+        from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
+
+        message = Reader(self._kv, self._keys).message(self._name, num)
+        if message is None:
+            raise AgentdError(f"{self._name} {num} is not in the log any more: a newer message stands for it")
+        return self._newest(message)
+
+    def _newest(self, message: Envelope) -> Newest:
+        return self._census.asked_by(message, self._census.documents().found)
+
+    def report(self, newest: Newest, output: Output) -> tuple[bool, dict[str, Any]]:
+        """Wait, tell what happens meanwhile, then print how far the nodes are.
+
+        Returns:
+            Whether enough of them confirmed, and the same for a program.
+        """
+        found = self._wait(newest, _Teller(sys.stderr, f"{newest.name} {newest.num}", quiet=output.json))
+        took = time.monotonic() - self._began
+        if not output.json:
+            _print(found, newest, took, output)
+        return found.enough, {
+            "name": newest.name,
+            "num": newest.num,
+            "nodes": found.nodes,
+            "needed": found.needed,
+            "confirmed": len(found.confirmed),
+            "seconds": round(took, 3),
+            "others": [
+                {"node": one.node, "state": one.state, "reason": one.reason}
+                for one in (*found.refused, *found.waiting)
+            ],
+        }
+
+    def _wait(self, newest: Newest, teller: _Teller) -> Tally:
+        published = time.time()
+        catalogue = self._census.catalogue()
+        read = time.monotonic()
+        while True:
+            began = time.monotonic()
+            documents = self._census.documents(self._index, max(0.0, min(self._left(), _LONGEST)))
+            self._index = documents.index
+            if time.monotonic() - read > _LONGEST:
+                catalogue, read = self._census.catalogue(), time.monotonic()
+            found = tally(
+                self._census.members(documents, catalogue, frozenset()), newest, published, self._quorum
+            )
+            teller.tell(found)
+            if found.enough or found.hopeless or self._left() <= 0:
+                teller.finish()
+                return found
+            time.sleep(max(0.0, min(self._left(), _PAUSE - (time.monotonic() - began))))
+
+    def _left(self) -> float:
+        return self._timeout - (time.monotonic() - self._began)
+
+
+class _Teller:
+    """Says on standard error how far the nodes are: on a terminal in one line, else only what is final."""
+
+    def __init__(self, stream: TextIO, what: str, *, quiet: bool) -> None:
+        self._stream = stream
+        self._what = what
+        self._quiet = quiet
+        self._live = stream.isatty() and not quiet
+        self._told: set[str] = set()
+
+    def tell(self, found: Tally) -> None:
+        for one in found.refused:
+            if one.node not in self._told and len(self._told) < _MOST_TOLD and not self._quiet:
+                self._told.add(one.node)
+                line = printable(f"{one.node}: {one.reason}")
+                self._write(f"{_ERASE if self._live else ''}agentd: {line}\n")
+        if self._live:
+            waits = ", ".join(f"{one.node} ({one.reason})" for one in found.waiting[:3])
+            line = f"{self._what}: {len(found.confirmed)} of {found.nodes}"
+            line += f"; waits for {waits}" if waits else ""
+            self._write(f"{_ERASE}{shortened(printable(line), shutil.get_terminal_size().columns - 1)}")
+
+    def finish(self) -> None:
+        if self._live:
+            self._write(_ERASE)
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+def _print(found: Tally, newest: Newest, took: float, output: Output) -> None:
+    from agentd.commands.fleet_report import listed  # noqa: PLC0415 (as above)
+
+    if not found.nodes:
+        output.line(f"{newest.name} {newest.num} is for no node that acknowledges.", "red")
+        return
+    enough = "" if found.needed == found.nodes else f" ({found.needed} are enough)"
+    text = f"{newest.name} {newest.num}: in force on {len(found.confirmed)} of {found.nodes} nodes{enough}"
+    output.line(f"{text} after {span(took)}", "green" if found.enough else "red")
+    rows = []
+    others = sorted((*found.refused, *found.waiting), key=lambda one: (one.state, one.reason))
+    for (state, reason), same in groupby(others, key=lambda one: (one.state, one.reason)):
+        nodes = [one.node for one in same]
+        rows.append([state, len(nodes), listed(nodes, 40), reason])
+    if rows:
+        output.table(("STATE", "NODES", "WHICH", "WHY"), rows[:_MOST_TOLD])
+    if rows[_MOST_TOLD:]:
+        output.line(f"... and {len(rows) - _MOST_TOLD} other reasons: see --json")

@@ -1,0 +1,116 @@
+"""`agentd fire --wait` on real Consul: the test writes what relays and nodes would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from agentd.cli import main
+from agentd.fleet.acknowledgement import Name, Tried
+from tests.servers.acknowledgers import NAME, Acknowledgers, acknowledgers
+from tests.servers.consul import ConsulAgent
+from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
+
+Fire = Callable[..., "Future[int]"]
+
+
+@pytest.fixture
+def fleet(consul: ConsulAgent) -> Iterator[Acknowledgers]:
+    """Three nodes that have message 20 in force."""
+    with acknowledgers(consul, f"waits-{free_port()}", 3) as made:
+        yield made
+
+
+@pytest.fixture
+def fire(fleet: Acknowledgers) -> Iterator[Fire]:
+    """Fire and wait in another thread; the event is relayed as message `num`, if that is given."""
+    with ThreadPoolExecutor(1) as thread:
+
+        def start(*words: str, name: str = NAME, num: int | None = 30) -> Future[int]:
+            heard = {event["ID"] for event in fleet.consul.events()}
+            argv = ["fire", name, "--wait", "--timeout", "30s", "--fleet", fleet.keys.fleet]
+            future = thread.submit(main, [*argv, "--http-addr", fleet.consul.url, *words])
+            if num is not None:
+
+                def new() -> list[str]:
+                    found = [one for one in fleet.consul.events() if one["Name"] == name]
+                    return [one["ID"] for one in found if one["ID"] not in heard]
+
+                fleet.publish(num, event=wait_until(new, "the event")[0])
+            return future
+
+        yield start
+
+
+def test_status_is_0_once_all_have_it_in_force(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last node may have come to a later message already."""
+    future = fire()
+    for number, live in enumerate((30, 30, 31)):
+        fleet.acknowledge(number, live)
+    assert future.result(60) == 0
+    identity, last = capsys.readouterr().out.splitlines()
+    assert len(identity) == 36
+    assert last.startswith(f"{NAME} 30: in force on 3 of 3 nodes after ")
+
+
+def test_a_refusal_ends_the_wait_with_its_reason(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without waiting for the others, since all were wanted."""
+    future = fire()
+    refused = Name(live=20, tried=Tried(30, "refused", "line 3: not an address"))
+    fleet.acknowledge(1, None, names={NAME: refused})
+    assert future.result(60) == 1
+    said = capsys.readouterr()
+    assert f"agentd: {fleet.node(1)}: refused: line 3: not an address" in said.err
+    rows = [line.split()[0] for line in said.out.splitlines()[2:]]
+    assert rows == ["STATE", "refused", "waiting"]
+
+
+def test_a_quorum_is_enough(fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two of three, though one refuses; a program gets the same."""
+    future = fire("--quorum", "60%", "--json")
+    fleet.acknowledge(0, None, names={NAME: Name(tried=Tried(30, "failed", "no disk"))})
+    fleet.acknowledge(1, 30)
+    fleet.acknowledge(2, 30)
+    assert future.result(60) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)["fleet"]
+    assert (told["nodes"], told["needed"], told["confirmed"]) == (3, 2, 2)
+    assert told["others"] == [{"node": fleet.node(0), "state": "refused", "reason": "failed: no disk"}]
+
+
+def test_laggards_are_named_with_what_holds_them_up(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One was stopped, the agent of another is down, and the third tries."""
+    fleet.join(1, alive=False)
+    fleet.acknowledge(0, 20, stopped=1.0)
+    future = fire("--timeout", "2s")
+    fleet.acknowledge(2, None, names={NAME: Name(live=20, tried=Tried(30, "", "nginx is down"))})
+    assert future.result(60) == 1
+    said = capsys.readouterr().out
+    for reason in ("agentd is stopped", "its Consul agent is down", "tries: nginx is down"):
+        assert reason in said
+
+
+def test_a_name_that_nobody_keeps_is_not_fired(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody would ever confirm it."""
+    assert fire(name="unkept", num=None).result(60) == 1
+    assert f"no node of the fleet {fleet.keys.fleet!r} keeps 'unkept'" in capsys.readouterr().err
+    assert "unkept" not in {event["Name"] for event in fleet.consul.events()}
+
+
+def test_an_event_that_nobody_relays_is_told(fire: Fire, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was fired, but no log has it."""
+    assert fire("--timeout", "1s", num=None).result(60) == 1
+    said = capsys.readouterr()
+    assert f"the event {said.out.strip()} is in no log after 1" in said.err
