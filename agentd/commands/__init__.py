@@ -21,6 +21,8 @@ OWN: Final = {
     "fleet": "show which nodes of the fleet run what, and which of them differ",
     "publish": "write a message to the fleet's log, for all its nodes, also those that are down now",
     "log": "show which messages the fleet keeps, and forget them",
+    "tickets": "show which session ticket key encrypts on which nodes of the fleet",
+    "leave": "take this node out of the fleet for good",
     "handlers": "list the installed handlers and their options",
     "nodes": "list the addresses of a service's instances",
     "lock": "run a command while holding a lock in Consul, like `consul lock`",

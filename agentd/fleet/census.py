@@ -282,9 +282,9 @@ class Census:
         return made
 
     def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:
-        """What a message asks of these nodes: nothing of those that it is not for."""
-        addressed = None
-        if message.node or message.service or message.tag:
+        """What a message asks of these nodes: nothing if it is not for them, or has no payload."""
+        addressed = None if message.kind == "payload" else frozenset[str]()
+        if addressed is None and (message.node or message.service or message.tag):
             addressed = frozenset(self._addressed(message, nodes))
         return Newest(
             message.name, message.num, message.issued, message.expires, message.publisher, message.via,
@@ -359,7 +359,7 @@ def members(
 
 
 def _is_for(message: Envelope, node: str, services: Mapping[str, Services]) -> bool:
-    return matches(message, node, lambda: services.get(node, ()))
+    return matches(message, lambda: node, lambda: services.get(node, ()))
 
 
 def _parsed(value: bytes) -> Acknowledgement | str:

@@ -1,0 +1,108 @@
+"""`agentd leave`: this node leaves the fleet for good: what it acknowledged goes, and its service.
+
+Owns that a daemon that runs is not cut off, and that the document of another node with the same name stays.
+nginx goes on as it is, and so does agentd at its next start, by which the node joins again.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import TYPE_CHECKING
+
+from agentd.commands.output import Output
+from agentd.commands.parser import Parser
+from agentd.commands.places import read_places
+from agentd.commands.to_consul import consul
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.errors import AgentdError, ConsulRefused
+
+if TYPE_CHECKING:
+    from agentd.commands.to_fleet import ReachedFleet
+    from agentd.watch.client import ConsulClient
+
+
+def add_arguments(parser: Parser) -> None:
+    """Only where the fleet is."""
+    parser.add_example("sudo agentd leave")
+    add_fleet_arguments(parser)
+
+
+def execute(arguments: Namespace, output: Output) -> int:
+    """Remove this node's document and its service.
+
+    Raises:
+        AgentdError: agentd runs here, or the document is another node's.
+        ConsulRefused: the token may not.
+    """
+    if read_places(arguments.config).running:
+        raise AgentdError(
+            "agentd runs here, and would acknowledge again: stop it first: `systemctl disable --now agentd`"
+        )
+    with fleet(arguments) as reached, consul(arguments) as agent:
+        node = _node(reached, agent)
+        document = _remove(reached, agent, node)
+        service = _deregister(reached.name, node, agent)
+    if output.json:
+        output.document({"node": node, "document": document, "service": service})
+    done = [what for what, was in (("its document", document), ("its service", service)) if was]
+    output.line(
+        f"{node} has left the fleet {reached.name}: {' and '.join(done)} removed."
+        if done
+        else f"{node} had nothing in the fleet {reached.name}."
+    )
+    return 0
+
+
+def _node(reached: ReachedFleet, agent: ConsulClient) -> str:
+    """The name under which this node acknowledges."""
+    from agentd.config.sections import read_section  # noqa: PLC0415 (parsing does without)
+    from agentd.fleet.options import FleetOptions  # noqa: PLC0415 (as above)
+
+    if reached.document is not None and reached.document.data.get("fleet"):
+        options = read_section(reached.document, "fleet", FleetOptions)
+        if options.node and options.name == reached.name:
+            return options.node
+    return agent.self_info().node
+
+
+def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
+    """Remove the document; whether there was one."""
+    from agentd.fleet.acknowledgement import DocumentError, parse  # noqa: PLC0415 (as above)
+    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
+    from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+
+    key = Keys(reached.name).node(node)
+    kv = ConsulKV(reached.client)
+    pair = kv.pair(key, consistent=True)
+    demand(reached.client, "write", [key], "leaving the fleet")
+    if pair is None:
+        return False
+    try:
+        owner = parse(pair.value).node_id
+    except DocumentError:
+        owner = ""  # whoever wrote that, it is of no use to anybody
+    if owner and owner != _agent_id(agent, owner):
+        raise AgentdError(
+            f"what is acknowledged as {node} is not of this node, but of the Consul agent {owner}: two nodes"
+            f" have this name; rename one of them (fleet.node), or use `agentd fleet forget {node}`"
+        )
+    if not kv.delete(key, pair.index):
+        raise AgentdError(
+            f"{node} has just acknowledged again: is agentd stopped everywhere under this name?"
+        )
+    return True
+
+
+def _agent_id(agent: ConsulClient, otherwise: str) -> str:
+    """The ID of the local agent; without the right to ask, whatever the document says."""
+    try:
+        return agent.event_clock().node
+    except ConsulRefused:
+        return otherwise
+
+
+def _deregister(fleet_name: str, node: str, agent: ConsulClient) -> bool:
+    from agentd.fleet.registration import deregister  # noqa: PLC0415 (as above)
+
+    return deregister(agent, fleet_name, node)
