@@ -16,7 +16,7 @@ from typing import Any, Final
 from agentd.errors import ConsulRefused, ConsulTooLarge, ConsulUnavailable
 from agentd.http import Response
 from agentd.watch.changes import Json
-from agentd.watch.options import ANSWER_TIME, ConsulOptions
+from agentd.watch.options import ConsulOptions
 from agentd.watch.parsing import Odd, Parsed, TooHeavyError, parse
 from agentd.watch.py_consul import base
 from agentd.watch.transport import ACLsDisabledError, Parameters, Transport
@@ -138,7 +138,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         path: str,
         params: Parameters = (),
         body: bytes = b"",
-        patience: float = ANSWER_TIME,
+        patience: float | None = None,
     ) -> Response:
         """Write once. The answer is a success, a 404, or the 409 of a transaction that was rolled back.
 
@@ -147,14 +147,15 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             path: unquoted, such as "/v1/kv/a b".
             params: of the query string, unquoted.
             body: what to send.
-            patience: seconds until the answer must have begun.
+            patience: seconds until the answer must have begun; as `options` has it by default.
 
         Raises:
             ConsulUnavailable: no answer, or a 5xx; whether it was written is not known.
             ConsulRefused: an answer that says no.
         """
         query = [*params, *([("dc", self.dc)] if self.dc else [])]
-        return self._transport.request(method, path, query, body=body or None, patience=patience)
+        seconds = self.options.patience(0.0) if patience is None else patience
+        return self._transport.request(method, path, query, body=body or None, patience=seconds)
 
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
         """Ask Consul whether our token has a right; an answer without an error does not prove it.

@@ -96,6 +96,7 @@ class ConsulOptions(Options):
     _verify: bool = PrivateAttr(default=True)
     _names: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _outwait: float = PrivateAttr(default=0.0)
+    _answer_time: float = PrivateAttr(default=ANSWER_TIME)
 
     @field_validator("address")
     @classmethod
@@ -137,6 +138,12 @@ class ConsulOptions(Options):
         made._outwait = outwait  # noqa: SLF001 (likewise)
         return made
 
+    def impatient(self, seconds: float) -> ConsulOptions:
+        """A copy for whoever has something else to do if Consul neither connects nor answers in that time."""
+        made = self.model_copy(update={"connect_timeout": min(self.connect_timeout, seconds)})
+        made._answer_time = seconds  # noqa: SLF001 (of the same class)
+        return made
+
     def name_of(self, field: str) -> str:
         """Where the value of a field came from, for messages that ask to correct it."""
         return self._names.get(field, f"consul.{field}")
@@ -167,4 +174,4 @@ class ConsulOptions(Options):
         Consul adds a jitter of up to wait/16
         (https://developer.hashicorp.com/consul/api-docs/features/blocking).
         """
-        return wait + wait / 16 + ANSWER_TIME
+        return wait + wait / 16 + self._answer_time

@@ -62,3 +62,15 @@ def test_options_that_contradict_each_other_are_refused(fields: dict[str, object
 def test_patience_outlasts_consuls_own_jitter() -> None:
     """A blocking query of 48 s may take 3 s more, and 10 s to answer."""
     assert ConsulOptions().patience(48.0) == 61.0
+
+
+def test_an_impatient_client_waits_less_and_keeps_the_rest() -> None:
+    """Whoever has something else to do; also its token, and a shorter limit, stay as they are."""
+    patient = ConsulOptions(address="consul:85", connect_timeout=1.0).typed(token="t", verify=False)
+
+    options = patient.impatient(1.5)
+
+    assert options.patience(0.0) == 1.5
+    assert (options.connect_timeout, ConsulOptions().impatient(1.5).connect_timeout) == (1.0, 1.5)
+    assert (options.address, options.token, options.verify) == ("consul:85", "t", False)
+    assert patient.patience(0.0) == 10.0
