@@ -9,6 +9,7 @@ A pure function of the times that it is told and of a random number; the relay d
   groups", 1999). So the first of any number comes early, and the second only when the first is done. Uniform
   waits make it as early only where several come at once: with 200 nodes, 0.7 failed writes an event against
   0.02.
+- The longer a write takes, the longer all of that: the next one is to see it.
 - A wait is an event's own. A node whose time has come reads the log, and writes only if an event whose time
   has come is still not in it; but then all that it has.
 - A write that failed waits, each time twice as long: at most one node writes at any moment, or nobody does.
@@ -27,6 +28,11 @@ _STEEP: Final = 3.0
 """Beside ln N, how steeply the density of the waits grows; what is greater makes the first one later."""
 _LONGEST_SPREAD: Final = 0.5
 _SPREAD: Final = 0.04  # seconds, times the root of the number of nodes
+_ROUNDS: Final = 16  # the spread is at least as long as so many writes take, ...
+_HEAD_START: Final = 3  # ... after so many, which are the writer's, ...
+_APART: Final = 2  # ... who leaves so many between two of its own
+_SLOWEST: Final = 0.05  # seconds that count at most of one write
+_SMOOTH: Final = 8
 _PAUSE: Final = 0.0005  # seconds a node, ...
 _LONGEST_PAUSE: Final = 0.1  # ... for which the writer collects what comes after a write
 _COLLIDED: Final = 0.002  # seconds a node
@@ -57,12 +63,13 @@ class Pace:
         self._held = -math.inf
         self._collisions = 0
         self._failures = 0
+        self._round = 0.0
 
     def heard(self, event: str, name: str, now: float) -> None:
         """An event of that name is not in the log as far as is known; hearing it again changes nothing."""
         if event not in self._due:
             wrote = self._wrote.get(name)
-            pause = min(_LONGEST_PAUSE, _PAUSE * self._nodes())
+            pause = max(min(_LONGEST_PAUSE, _PAUSE * self._nodes()), _APART * self._round)
             self._due[event] = name, now + self._wait() if wrote is None else max(now, wrote + pause)
 
     def settled(self, events: Iterable[str]) -> None:
@@ -86,7 +93,9 @@ class Pace:
     @property
     def due(self) -> float:
         """When something is to be done next; infinity if nothing waits."""
-        return max(self._held, min([*map(self._time_of, self._due), *self._looks.values()], default=math.inf))
+        dues = map(self._time_of, self._due) if self._put_off else (at for _, at in self._due.values())
+        first = min(min(dues, default=math.inf), min(self._looks.values(), default=math.inf))
+        return max(self._held, first)
 
     def is_due(self, event: str, now: float) -> bool:
         """Whether an event's own time has come."""
@@ -98,9 +107,10 @@ class Pace:
 
     # ------------------------------------------------------------------ what came of it
 
-    def wrote(self, name: str, now: float) -> None:
-        """This node wrote the newest message of that name."""
+    def wrote(self, name: str, now: float, took: float) -> None:
+        """This node wrote the newest message of that name, which took so many seconds."""
         self._wrote[name] = now
+        self._measure(took)
         self._collisions = 0
 
     def newest(self, name: str, *, ours: bool) -> None:
@@ -110,8 +120,9 @@ class Pace:
         else:
             self._wrote.setdefault(name, -math.inf)
 
-    def collided(self, now: float) -> None:
-        """Another node wrote at the same moment."""
+    def collided(self, now: float, took: float) -> None:
+        """Another node wrote at the same moment; to find that out took so many seconds."""
+        self._measure(took)
         self._collisions += 1
         doubled = _COLLIDED * self._nodes() * 2.0 ** min(self._collisions - 1, _MOST_DOUBLINGS)
         self._held = now + min(_LONGEST, doubled) * (0.5 + self._chance() / 2)
@@ -138,6 +149,9 @@ class Pace:
             self._failures = 0
             self._held = -math.inf
 
+    def _measure(self, took: float) -> None:
+        self._round += (min(took, _SLOWEST) - self._round) / (_SMOOTH if self._round else 1)
+
     def _nodes(self) -> int:
         return max(1, self._members())
 
@@ -146,6 +160,7 @@ class Pace:
         nodes = self._nodes()
         if nodes == 1:
             return 0.0
-        spread = min(_LONGEST_SPREAD, _SPREAD * math.sqrt(nodes))
+        spread = max(min(_LONGEST_SPREAD, _SPREAD * math.sqrt(nodes)), _ROUNDS * self._round)
         steep = math.log(nodes) + _STEEP
-        return spread * math.log1p(self._chance() * math.expm1(steep)) / steep
+        late = math.log1p(self._chance() * math.expm1(steep)) / steep
+        return _HEAD_START * self._round + spread * late

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -41,7 +41,7 @@ from agentd.fleet.pace import Pace
 from agentd.fleet.writer import MOST_DRAFTS
 from agentd.heartbeat import Heartbeat
 from agentd.journal.entry import RELAY, Ending, Entry, Outcome
-from agentd.watch.changes import Event
+from agentd.watch.changes import Event, Order
 
 PATIENCE: Final = 2.0
 """Seconds for which the log may be out of reach until events are applied as they were heard."""
@@ -83,6 +83,14 @@ class Mailbox(Protocol):
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
         """Close them."""
         ...
+
+
+class _Heard(NamedTuple):
+    """An event that waits."""
+
+    order: Order
+    entry: Entry
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +155,7 @@ class Relay:
         self._rules = rules
         self._heartbeat = heartbeat
         self._timer = timer
-        self._waiting: dict[int, tuple[Entry, Event]] = {}
+        self._waiting: dict[int, _Heard] = {}
         self._given: set[int] = set()
         self._after = 0
         self._suspects: deque[str] = deque()
@@ -247,7 +255,7 @@ class Relay:
         else:
             found = self._journal.pending(RELAY, _MOST_WAITING)
         ended = []
-        fresh: dict[str, list[tuple[Entry, Event]]] = {}
+        fresh: dict[str, list[_Heard]] = {}
         for entry in found:
             self._after = max(self._after, entry.seq)
             event = entry.change
@@ -257,24 +265,23 @@ class Relay:
                 self._provisionally(event)
                 ended.append((entry, Outcome.UNCHANGED, _NOT_KEPT))
             else:
-                self._waiting[entry.seq] = entry, event
+                heard = self._waiting[entry.seq] = _Heard(event.order, entry, event)
                 self._pace.heard(event.id, event.name, self._timer())
-                fresh.setdefault(event.name, []).append((entry, event))
+                fresh.setdefault(event.name, []).append(heard)
         self._end(ended)
         for name, waiting in fresh.items():
             self._settle(name, waiting)
 
-    def _of(self, name: str) -> list[tuple[Entry, Event]]:
+    def _of(self, name: str) -> list[_Heard]:
         """What waits of a name, in the order of firing as far as that is known."""
-        found = [(entry, event) for entry, event in self._waiting.values() if event.name == name]
-        return sorted(found, key=lambda one: one[1].order)
+        return sorted((one for one in self._waiting.values() if one.event.name == name), key=_order)
 
-    def _settle(self, name: str, waiting: Sequence[tuple[Entry, Event]]) -> None:
+    def _settle(self, name: str, waiting: Sequence[_Heard]) -> None:
         """End what the log has, as far as it was read."""
-        known = self._log.find(name, [event.id for _, event in waiting])
+        known = self._log.find(name, [one.event.id for one in waiting])
         self._end(
             (entry, Outcome.UNCHANGED, f"the log has it as {known[event.id]}")
-            for entry, event in waiting
+            for _, entry, event in waiting
             if event.id in known
         )
 
@@ -294,7 +301,7 @@ class Relay:
         """Do what is due of each name; what is wrong with one of them holds up no other."""
         for name in self._keep:
             began = self._timer()
-            due = [event.id for _, event in self._of(name) if self._pace.is_due(event.id, began)]
+            due = [event.id for _, _, event in self._of(name) if self._pace.is_due(event.id, began)]
             try:
                 if name in self._pace.looks(began):
                     self._restore(name)
@@ -304,7 +311,8 @@ class Relay:
                 self._pace.look(name, began)
             except Contended:
                 self.status = replace(self.status, collisions=self.status.collisions + 1)
-                self._pace.collided(self._timer())
+                now = self._timer()
+                self._pace.collided(now, now - began)
                 return
             except FleetError as error:
                 self._spoil(name, error)
@@ -324,6 +332,7 @@ class Relay:
         self._pace.looked(name)
 
     def _write(self, name: str, due: Sequence[str]) -> None:
+        began = self._timer()
         drafts = self._drafts(name)
         if not drafts:
             return
@@ -331,14 +340,15 @@ class Relay:
         self._found(name)
         written = {event: place.num for event, place in landed.items() if place.written}
         if written:
-            self._pace.wrote(name, self._timer())
+            now = self._timer()
+            self._pace.wrote(name, now, now - began)
             self.status = replace(self.status, relayed=self.status.relayed + len(written))
             _log.info("fleet.relayed", event_name=name, events=len(written), num=max(written.values()))
         self._end(
             (entry, Outcome.APPLIED, f"written to the log as {written[event.id]}")
             if event.id in written
             else (entry, Outcome.UNCHANGED, f"the log has it as {landed[event.id].num}")
-            for entry, event in self._of(name)
+            for _, entry, event in self._of(name)
             if event.id in landed
         )
         self._pace.newest(name, ours=self._log.publisher(name) == self._node)
@@ -347,7 +357,7 @@ class Relay:
         """What one transaction may write, by ID: what has waited longest, and what is due, is among it."""
         drafts: dict[str, Draft] = {}
         unusable = []
-        for entry, event in self._of(name)[:MOST_DRAFTS]:
+        for _, entry, event in self._of(name)[:MOST_DRAFTS]:
             try:
                 drafts[event.id] = Draft(
                     body=event.payload,
@@ -407,10 +417,14 @@ class Relay:
         out = self._trouble is not None
         if not out and not self._spoilt:
             return
-        for seq, (_, event) in sorted(self._waiting.items(), key=lambda one: one[1][1].order):
-            if seq not in self._given and (out or event.name in self._spoilt):
+        for _, entry, event in sorted(self._waiting.values(), key=_order):
+            if entry.seq not in self._given and (out or event.name in self._spoilt):
                 self._provisionally(event)
-                self._given.add(seq)
+                self._given.add(entry.seq)
+
+
+def _order(heard: _Heard) -> Order:
+    return heard.order
 
 
 def _text(error: Exception) -> str:

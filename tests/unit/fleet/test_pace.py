@@ -62,7 +62,7 @@ def test_of_many_nodes_the_first_comes_early_and_the_second_once_it_is_done() ->
 def test_who_wrote_the_newest_message_goes_on_at_once() -> None:
     """So there is one writer, without an election."""
     writer = pace(5, 0.99)
-    writer.wrote("ban", 10.0)
+    writer.wrote("ban", 10.0, 0.0)
 
     writer.heard("e1", "ban", 20.0)
 
@@ -72,17 +72,42 @@ def test_who_wrote_the_newest_message_goes_on_at_once() -> None:
 def test_the_writer_collects_what_follows_close_upon_a_write() -> None:
     """In a large fleet each write costs more than a moment's wait."""
     writer = pace(200, 0.99)
-    writer.wrote("ban", 10.0)
+    writer.wrote("ban", 10.0, 0.0)
 
     writer.heard("e1", "ban", 10.01)
 
     assert writer.due == pytest.approx(10.1)
 
 
+def test_where_writes_take_long_the_others_wait_longer() -> None:
+    """So that they see what the writer wrote before they would write themselves."""
+    slow = pace(200, 0.0)
+    slow.collided(0.0, 0.03)
+    slow.answered()
+
+    slow.heard("e1", "ban", 100.0)
+
+    assert slow.due >= 100.0 + 2 * 0.03
+
+
+@given(NODES, CHANCE, st.lists(st.floats(0, 100), min_size=1))
+def test_however_long_writes_take_an_event_waits_about_a_second_at_most(
+    nodes: int, chance: float, times: list[float]
+) -> None:
+    """Consul may be slow for reasons of its own."""
+    slow = pace(nodes, chance)
+    for took in times:
+        slow.wrote("deploy", 0.0, took)
+
+    slow.heard("e1", "ban", 100.0)
+
+    assert slow.due <= 101.0
+
+
 def test_who_sees_another_one_write_waits_again() -> None:
     """The writer is whoever wrote last."""
     former = pace(200, 0.99)
-    former.wrote("ban", 10.0)
+    former.wrote("ban", 10.0, 0.0)
     former.newest("ban", ours=False)
 
     former.heard("e1", "ban", 20.0)
@@ -103,7 +128,7 @@ def test_a_node_finds_in_the_log_that_it_is_the_writer() -> None:
 def test_names_have_writers_of_their_own() -> None:
     """Their heads do not collide."""
     writer = pace(200, 0.99)
-    writer.wrote("ban", 10.0)
+    writer.wrote("ban", 10.0, 0.0)
 
     writer.heard("e1", "deploy", 20.0)
 
@@ -152,7 +177,7 @@ def test_collisions_double_the_wait_up_to_two_seconds(nodes: int, times: int, ch
     waiting.heard("e1", "ban", 0.0)
 
     for _ in range(times):
-        waiting.collided(100.0)
+        waiting.collided(100.0, 0.0)
 
     longest = min(2.0, nodes * 0.002 * 2.0 ** min(times - 1, 30))
     assert 100.0 + longest / 2 - 1e-6 <= waiting.due <= 100.0 + longest + 1e-6
@@ -163,7 +188,7 @@ def test_a_read_between_two_collisions_does_not_shorten_the_wait() -> None:
     waiting = pace(100, 0.0)
     waiting.heard("e1", "ban", 0.0)
     for _ in range(3):
-        waiting.collided(100.0)
+        waiting.collided(100.0, 0.0)
         waiting.answered()
 
     assert waiting.due == pytest.approx(100.0 + 100 * 0.002 * 4 / 2)
@@ -173,10 +198,10 @@ def test_a_write_ends_the_back_off() -> None:
     """The next collision is the first one again."""
     waiting = pace(100, 0.0)
     waiting.heard("e1", "ban", 0.0)
-    waiting.collided(100.0)
-    waiting.collided(100.0)
-    waiting.wrote("ban", 101.0)
-    waiting.collided(102.0)
+    waiting.collided(100.0, 0.0)
+    waiting.collided(100.0, 0.0)
+    waiting.wrote("ban", 101.0, 0.0)
+    waiting.collided(102.0, 0.0)
 
     assert waiting.due == pytest.approx(102.1)
 

@@ -231,6 +231,16 @@ def test_what_is_heard_is_written_in_the_order_of_firing(node: Node, shared: Mod
     assert node.relay.status.relayed == 3
 
 
+def test_an_event_that_waits_twice_is_written_once(node: Node, shared: ModelKV) -> None:
+    """Nobody asks for it, but nothing forbids it."""
+    node.hear(heard("a"))
+    node.journal.queue(RELAY, heard("a"))
+
+    node.turn()
+
+    assert (ids(shared, NAME), node.waiting) == (["a"], [])
+
+
 def test_a_message_says_who_heard_the_event_and_what_it_was(node: Node, shared: ModelKV) -> None:
     """Whoever fired it is not known."""
     node.hear(heard("a", 7))
