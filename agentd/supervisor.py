@@ -252,7 +252,6 @@ class Supervisor:
                 and not one.type.proves
             ],
             settle=self.settle,
-            mend=self.loaded.config.drift == "mend",
         )
         states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
         return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))

@@ -2,8 +2,7 @@
 
 A change of a handler that verifies, or that notifies one that does, ends as applied only after a verdict
 without drift; meanwhile it waits in the journal, and does not hold up later ones. As long as files of the
-handler are not proved live, it is too early to ask. With `drift: report` only what such a change waits for is
-mended, and what the first look after a start finds.
+handler are not proved live, it is too early to ask.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ class Verification:
         self._wants = type(attempts.handler).verify is not Handler.verify
         self._at = 0.0  # at the start at once
         self._verified = 0  # the newest generation that was asked about
-        self._asked = False
         self._failures = 0
 
     def ask_again(self) -> None:
@@ -54,20 +52,18 @@ class Verification:
         if self._attempts.committer.commits.awaits_proof(self._attempts.name):
             return _LOOK
         self._verified = newest
-        mend = self._attempts.mend or newest > 0 or not self._asked
-        self._asked = True
-        self._settle(self._ask(mend=mend), newest)
+        self._settle(self._ask(), newest)
         every = self._handler.verify_every
         wait = min(every, self._attempts.backoff.delay(self._failures)) if self._failures else every
         self._at = self._attempts.clock() + wait
         return wait
 
-    def _ask(self, *, mend: bool) -> Verdict:
+    def _ask(self) -> Verdict:
         """The handler's verdict; that it cannot be had is drift as well."""
         attempts = self._attempts
         try:
-            attempt = attempts.begin(mend=mend)
-            verdict = attempt.ask(self._handler.verify, mend=mend)
+            attempt = attempts.begin()
+            verdict = attempt.ask(self._handler.verify)
         except AgentdError as error:
             reason = f"it cannot be verified: {error}"
         except Exception as error:  # noqa: BLE001 (a bug in the handler must not end the worker)

@@ -30,6 +30,7 @@ BENCHES = (
     "upstream",
     "upstream_scale",
     "upstream_load",
+    "fleet_relay",
 )
 
 
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.minutes:
         os.environ["SOAK_MINUTES"] = chosen.minutes  # read where the soak is imported
+    chosen.names = [name.replace("-", "_") for name in chosen.names]
     unknown = set(chosen.names) - set(BENCHES)
     if unknown:
         parser.error(f"no bench named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")

@@ -20,6 +20,8 @@ from functools import lru_cache
 from multiprocessing.connection import Connection
 from typing import Final
 
+import structlog
+
 from agentd.errors import ConsulError, FleetError
 from agentd.fleet import reader, writer
 from agentd.fleet.envelope import Envelope, parse_envelope
@@ -293,6 +295,7 @@ def _run_share(plan: Plan, share: int, pipe: Connection) -> None:
     """One process: every so-many-th node."""
     vars(reader)["parse_envelope"] = _parse_envelope
     vars(writer)["parse_head"] = _parse_head
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # hundreds of nodes say too much
     sys.setswitchinterval(0.001)
     threading.stack_size(256 * 1024)
     nodes = {number: _Node(plan, number) for number in range(share, plan.nodes, _PROCESSES)}
