@@ -52,7 +52,13 @@ class Supervisor:
         self._provers = provers(loaded.handlers)
         self._sources = sources(loaded.config)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
-        self._dispatcher = Dispatcher(committer.journal, routes(loaded.handlers), observer=committer.observer)
+        fleet = loaded.config.fleet
+        self._dispatcher = Dispatcher(
+            committer.journal,
+            routes(loaded.handlers),
+            observer=committer.observer,
+            relays=fleet is not None and fleet.relay,
+        )
         self._fleet = self._new_fleet()
         self._pollers: dict[str, Poller] = {}
         self._forget_at: dict[str, float] = {}
@@ -202,6 +208,8 @@ class Supervisor:
         left = _join(self._workers.values(), time.monotonic() + 3.0)
         for name in self._workers:
             self._heartbeats.forget(f"handler {name}")
+        if self._fleet:
+            self._fleet.leave()
         return left
 
     def _deliver(self, snapshot: Snapshot) -> None:
@@ -221,7 +229,9 @@ class Supervisor:
             kept_names(self.loaded.handlers),
             journal=self._committer.journal,
             heartbeats=self._heartbeats,
+            state=config.state,
             given=self._given,
+            takers=self._dispatcher.takers,
         )
 
     def _given(self, given: Given) -> None:

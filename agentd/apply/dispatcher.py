@@ -60,6 +60,12 @@ class Dispatcher:
     An event whose name is kept is only the doorbell of the fleet's log: it waits for the relay, and comes to
     its handlers through the log. One with a node, service or tag filter is listed only by the agents that
     match, so that it is not kept, and goes to the handlers as it was heard.
+
+    Args:
+        journal: has the mailboxes.
+        routes: of all handlers.
+        observer: learns what came.
+        relays: whether this node writes what it hears to the log; if not, others do.
     """
 
     def __init__(
@@ -68,9 +74,11 @@ class Dispatcher:
         routes: Collection[Route],
         *,
         observer: Observer,
+        relays: bool = True,
     ) -> None:
         self._journal = journal
         self._routes = routes
+        self._relays = relays
         self._kept = frozenset(
             (route.handler, route.event) for route in routes if route.kept and route.event is not None
         )
@@ -109,11 +117,15 @@ class Dispatcher:
 
     def _takers(self, change: Change) -> list[str]:
         """For whom the change is, each once."""
-        takers = dict.fromkeys(route.handler for route in self._routes if route.takes(change))
+        takers = self.takers(change)
         if isinstance(change, Event) and change.name in self._kept_names and not _is_filtered(change):
             direct = [name for name in takers if (name, change.name) not in self._kept]
-            return [RELAY, *direct]
-        return list(takers)
+            return [RELAY, *direct] if self._relays else direct
+        return takers
+
+    def takers(self, change: Change) -> list[str]:
+        """The handlers that take the change, each once, wherever it comes from."""
+        return list(dict.fromkeys(route.handler for route in self._routes if route.takes(change)))
 
 
 def _is_filtered(event: Event) -> bool:

@@ -6,28 +6,42 @@ started it wakes their handlers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
+
+import structlog
 
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.fleet.follower import Follower, Kept, NameStatus
 from agentd.fleet.heads_poll import HeadsPoll
+from agentd.fleet.holder import Holder
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.local_agent import LocalAgent
+from agentd.fleet.log import Log
+from agentd.fleet.memory import FILE, Memory
 from agentd.fleet.options import FleetOptions
+from agentd.fleet.pace import Pace
 from agentd.fleet.reader import Reader
+from agentd.fleet.relay import Relay, RelayStatus
+from agentd.fleet.rights import rule
 from agentd.fleet.target import Services, services_of
 from agentd.heartbeat import Heartbeats
 from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
+from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from agentd.watch.poller import PollerStatus
 
 _FOLLOW: Final = "fleet follow"
 _POLL: Final = "poll fleet"
+_RELAY: Final = "fleet relay"
+_PATIENCE: Final = 2.0  # seconds for which a stop waits for each thread
+
+_log = structlog.get_logger()
 
 
 class Fleet:
@@ -39,10 +53,12 @@ class Fleet:
         kept: the names that are kept.
         journal: of this node.
         heartbeats: where the threads register.
+        state: the state directory.
         given: learns what was queued.
+        takers: the handlers that take an event as it was heard.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all named at the one call)
         self,
         options: FleetOptions,
         consul: ConsulOptions,
@@ -50,29 +66,24 @@ class Fleet:
         *,
         journal: Journal,
         heartbeats: Heartbeats,
+        state: Path,
         given: Callable[[Given], None],
+        takers: Callable[[Event], Sequence[str]],
     ) -> None:
         self._options = options
         self._journal = journal
         self._heartbeats = heartbeats
         self._home = consul.model_copy(update={"datacenter": options.datacenter or consul.datacenter})
-        self._agent = LocalAgent(lambda: ConsulClient(consul), options.node)
+        self._kept = {one.name: one for one in kept}
+        self._file = state / FILE
+        self._given = given
+        self._takers = takers
         self._keys = Keys(options.name)
-        self._follower = self._new_follower(kept, given) if kept else None
-
-    def _new_follower(self, kept: Sequence[Kept], given: Callable[[Given], None]) -> Follower:
-        return Follower(
-            kept,
-            self._keys,
-            self._agent.node,
-            self._journal,
-            lambda: _Library(ConsulClient(self._home), self._keys),
-            lambda came: HeadsPoll(
-                self._keys.names, self._home, came, self._agent.members, self._heartbeats.register(_POLL)
-            ),
-            given=given,
-            heartbeat=self._heartbeats.register(_FOLLOW),
-        )
+        self._agent = LocalAgent(lambda: ConsulClient(consul), options.node)
+        self._memory: Memory | None = None
+        self._relay: Relay | None = None
+        self._follower: Follower | None = None
+        self._holder: Holder | None = None
 
     def join(self) -> None:
         """Record that the handlers follow their names, from now on if they did not.
@@ -81,11 +92,48 @@ class Fleet:
             JournalError: it cannot be recorded.
         """
         Followed(self._journal).belong_to(f"{self._options.name}@{self._home.datacenter or ''}")
-        if self._follower:
+        if self._kept:
+            memory = self._memory = Memory(self._file)
+            if memory.trouble:
+                _log.warning("fleet.memory_damaged", damage=memory.trouble)
+            self._relay = self._new_relay(memory) if self._options.relay else None
+            self._holder = Holder(memory, self._relay)
+            self._follower = self._new_follower(self._holder)
             self._follower.join_log()
+
+    def _new_follower(self, holder: Holder) -> Follower:
+        return Follower(
+            list(self._kept.values()),
+            self._keys,
+            self._agent.node,
+            self._journal,
+            lambda: _Library(ConsulClient(self._home), self._keys),
+            lambda came: HeadsPoll(
+                self._keys.names, self._home, came, self._agent.members, self._heartbeats.register(_POLL)
+            ),
+            given=self._given,
+            witness=holder,
+            heartbeat=self._heartbeats.register(_FOLLOW),
+        )
+
+    def _new_relay(self, memory: Memory) -> Relay:
+        written = (self._keys.names, f"{self._keys.root}messages/", f"{self._keys.root}pruned/")
+        return Relay(
+            self._journal,
+            Log(ConsulKV(ConsulClient(self._home)), self._keys),
+            memory,
+            self._give_provisionally,
+            keep={one.name: "latest" if one.latest else "all" for one in self._kept.values()},
+            node=self._agent.name,
+            pace=Pace(self._agent.members),
+            rules=" ".join(rule("write", prefix) for prefix in written),
+            heartbeat=self._heartbeats.register(_RELAY),
+        )
 
     def start(self) -> None:
         """Start the threads."""
+        if self._relay:
+            self._relay.start()
         if self._follower:
             self._follower.start()
 
@@ -93,11 +141,31 @@ class Fleet:
         """Take no more messages: tell the threads to end, without waiting for them."""
         if self._follower:
             self._follower.close()
-        for name in (_FOLLOW, _POLL):
+        if self._relay:
+            self._relay.stop()
+        for name in (_FOLLOW, _POLL, _RELAY):
             self._heartbeats.forget(name)
+
+    def leave(self) -> None:
+        """Wait for the threads, for a moment; what they did not finish stays in the journal."""
+        ended = [one.join(_PATIENCE) for one in (self._follower, self._relay) if one]
+        if self._memory and all(ended):
+            self._memory.close()
 
     def wake(self) -> None:
         """An event of a kept name was heard."""
+        if self._relay:
+            self._relay.wake()
+
+    def _give_provisionally(self, event: Event) -> None:
+        """The log cannot be reached: the handlers get the event as it was heard."""
+        kept = self._kept.get(event.name)
+        if kept is None:  # its name is not kept any longer
+            news = self._journal.receive([(event, list(self._takers(event)))])
+            self._given(Given(queued=[(event, names) for _, names in news]))
+        else:
+            handlers = Followed(self._journal).give_provisionally(kept.handlers, event)
+            self._given(Given(queued=[(event, handlers)]))
 
     def polls(self) -> list[PollerStatus]:
         """The state of the fleet's blocking query."""
@@ -105,15 +173,27 @@ class Fleet:
 
     def status(self) -> dict[str, Any]:
         """The state, of JSON's types."""
-        follower = self._follower
-        trouble = follower.trouble if follower else ""
-        names = follower.status if follower else {}
+        names = self._follower.status if self._follower else {}
+        relay = self._relay.status if self._relay else None
         return {
             "name": self._options.name,
             "node": self._agent.known_node,
             "names": {name: asdict(one) for name, one in names.items()},
-            "troubles": _troubles(trouble, names),
+            **({"relay": asdict(relay)} if relay else {}),
+            "troubles": [*self._troubles(relay), *_troubles_of_names(names)],
         }
+
+    def _troubles(self, relay: RelayStatus | None) -> Iterator[str]:
+        """What is not as it should be, one sentence each."""
+        if self._follower and self._follower.trouble:
+            yield f"the log is not followed: {self._follower.trouble}"
+        if self._holder and self._holder.trouble:
+            yield f"nothing is held of the log: {self._holder.trouble}"
+        if relay and relay.trouble:
+            given = f"; {relay.provisional} were applied as they were heard" if relay.provisional else ""
+            yield f"{relay.waiting} heard events are not in the log: {relay.trouble}{given}"
+        for name, reason in (relay.spoilt if relay else {}).items():
+            yield f"the log of {name} cannot be written: {reason}"
 
 
 class _Library:
@@ -144,15 +224,12 @@ def kept_names(handlers: Sequence[ConfiguredHandler]) -> list[Kept]:
     return [Kept(name, latest[name], takers[name]) for name in takers]
 
 
-def _troubles(trouble: str, names: Mapping[str, NameStatus]) -> list[str]:
-    """What is not as it should be, one sentence each."""
-    found = [f"the log is not followed: {trouble}"] if trouble else []
+def _troubles_of_names(names: Mapping[str, NameStatus]) -> Iterator[str]:
     for name, one in names.items():
         if one.waits:
-            found.append(f"the log of {name} waits: {one.waits}")
+            yield f"the log of {name} waits: {one.waits}"
         if one.incomplete_since is not None:
-            found.append(
+            yield (
                 f"{name} is incomplete since message {one.incomplete_since}, as this node was away for longer"
                 f" than the log reaches: publish a snapshot (`agentd publish {name} --snapshot`)"
             )
-    return found

@@ -32,6 +32,7 @@ from agentd.fleet.target import Services, matches
 from agentd.heartbeat import Heartbeat
 from agentd.journal.followed import Followed, Given, Position
 from agentd.journal.journal import Journal
+from agentd.watch.changes import Event
 from agentd.watch.poller import PollerStatus
 
 MOST_WAITING: Final = 1024
@@ -95,6 +96,20 @@ class Library(Protocol):
         ...
 
 
+class Witness(Protocol):
+    """Learns what is read of the log; `Holder` is one."""
+
+    def saw(self, name: str, head: Head | None) -> None:
+        """The head of a name as Consul has it; None if there is none, or none that can be used."""
+        ...
+
+    def read(
+        self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
+    ) -> None:
+        """These messages were read, and are believed; or only bodies of some that were."""
+        ...
+
+
 class Poll(Protocol):
     """Says when there is news; `HeadsPoll` is one."""
 
@@ -132,8 +147,7 @@ class Follower:
         library: opens the log, and again after an error.
         poll: makes the poll of the heads, which is given what takes them.
         given: learns what was queued.
-        read: learns of every message that was read, before it is queued.
-        lost: learns that the log of a name seems to be gone, or older than what was read of it.
+        witness: learns of every head, and of every message before it is queued.
         heartbeat: of the thread that reads.
         clock: unix seconds.
 
@@ -152,8 +166,7 @@ class Follower:
         poll: Callable[[Callable[[Heads], None]], Poll],
         *,
         given: Callable[[Given], None],
-        read: Callable[[str, Sequence[Envelope]], None] = lambda _name, _messages: None,
-        lost: Callable[[str], None] = lambda _name: None,
+        witness: Witness,
         heartbeat: Heartbeat,
         clock: Callable[[], float] = unix_time,
     ) -> None:
@@ -166,8 +179,7 @@ class Follower:
         self._followed = Followed(journal)
         self._new_library = library
         self._given = given
-        self._read = read
-        self._lost = lost
+        self._witness = witness
         self._heartbeat = heartbeat
         self._clock = clock
         self._poll = poll(self._came)
@@ -278,9 +290,8 @@ class Follower:
             live = now - self._keyed < _LISTENING
             self._heads, self._keyed = Heads({key: one.value for key, one in pairs.items()}, live), now
         elif self._poll.status.alarming:  # an empty answer that is not believed: perhaps all is lost
-            for name, status in self.status.items():
-                if status.position:
-                    self._lost(name)
+            for name in self.status:
+                self._witness.saw(name, None)
 
     def _reader(self) -> Reader:
         return self._open().reader
@@ -342,21 +353,16 @@ class Follower:
             _Waits: not all of it can be used now.
             ConsulError, JournalError: it cannot be read, or not be written.
         """
-        positions = self._positions(kept)
-        start, highest = min(one.reads_from for one in positions), max(one.num for one in positions)
-        if raw is None:
-            if highest:
-                self._lost(kept.name)
-            return
         try:
-            head = parse_head(raw)
+            head = None if raw is None else parse_head(raw)
         except FleetError as error:
+            if isinstance(error, BadDocument):
+                self._witness.saw(kept.name, None)
             raise _Waits(f"its head cannot be used: {error}") from error
-        if head.newest < highest:
-            self._lost(kept.name)
-        if head.newest <= start:
-            return
-        self._read_up_to(kept, head, start, live=live)
+        self._witness.saw(kept.name, head)
+        start = min(one.reads_from for one in self._positions(kept))
+        if head is not None and head.newest > start:
+            self._read_up_to(kept, head, start, live=live)
 
     def _read_up_to(self, kept: Kept, head: Head, start: int, *, live: bool) -> None:
         waits: _Waits | None = None
@@ -365,18 +371,18 @@ class Follower:
         for reading in self._readings(kept.name, start, head):
             usable, waits = _usable(reading, head.newest)
             if usable:
-                self._read(kept.name, usable)
+                self._witness.read(kept.name, head, usable)
                 last = usable[-1].num
             some = [one for one in usable if self._concerns(one, live=live)]
             if kept.latest:
                 wanted = some[-1:] or wanted
             else:
-                self._queue(kept, some, last, head.cut, live=live)
+                self._queue(kept, head, some, last, live=live)
             read += len(some)
             if waits:
                 break
         if kept.latest and last:
-            self._queue(kept, wanted, last, 0, live=live)
+            self._queue(kept, head, wanted, last, live=live)
         if waits:
             raise waits
         if last < head.newest:
@@ -409,7 +415,7 @@ class Follower:
 
     # ------------------------------------------------------------------ into the journal
 
-    def _queue(self, kept: Kept, messages: Sequence[Envelope], upto: int, cut: int, *, live: bool) -> None:
+    def _queue(self, kept: Kept, head: Head, messages: Sequence[Envelope], upto: int, *, live: bool) -> None:
         """Queue messages, and move the positions up to a number.
 
         Raises:
@@ -418,25 +424,19 @@ class Follower:
         if self._followed.waiting(kept.handlers, kept.name) >= MOST_WAITING:
             raise _Waits
         now = self._clock()
-        events = []
+        events: list[Event] = []
         waits: _Waits | None = None
         for message in messages:
             try:
-                body = self._reader().payload(message) if message.body is None else message.body
-            except BadDocument as error:
-                waits = _Waits(f"message {message.num}: {error}")
+                events.append(event_of(message, self._body(message, head), now, live=live))
+            except _Waits as error:
+                if not events:
+                    raise
+                waits, upto = error, events[-1].index
                 break
-            if body is None:
-                waits = _Waits(f"the payload of message {message.num} is not there")
-                break
-            events.append(event_of(message, body, now, live=live))
-        if waits:
-            if not events:
-                raise waits
-            upto = events[-1].index
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
-        given = self._followed.give(kept.name, kept.handlers, events, upto, cut=cut, latest=kept.latest)
+        given = self._followed.give(kept.name, kept.handlers, events, upto, cut=head.cut, latest=kept.latest)
         self._given(given)
         if given.queued:
             _log.info(
@@ -448,6 +448,19 @@ class Follower:
             )
         if waits:
             raise waits
+
+    def _body(self, message: Envelope, head: Head) -> bytes:
+        """The payload of a message, wherever it lies. Raises _Waits if it is not there."""
+        if message.body is not None:
+            return message.body
+        try:
+            body = self._reader().payload(message)
+        except BadDocument as error:
+            raise _Waits(f"message {message.num}: {error}") from error
+        if body is None:
+            raise _Waits(f"the payload of message {message.num} is not there")
+        self._witness.read(message.name, head, (), {message.sha256 or "": body})
+        return body
 
 
 def _usable(reading: Reading, newest: int) -> tuple[list[Envelope], _Waits | None]:

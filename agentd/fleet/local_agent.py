@@ -5,6 +5,7 @@ Asked seldom and remembered; any thread may ask. Needs `agent:read`.
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -44,6 +45,13 @@ class LocalAgent:
     def known_node(self) -> str:
         """The node's name as far as it is known; "" before the first contact."""
         return self._node
+
+    def name(self) -> str:
+        """What this node calls itself in what it writes: the machine's name until the agent said its own."""
+        try:
+            return self.node()
+        except ConsulError:
+            return socket.gethostname()
 
     def node(self) -> str:
         """The node's name in the fleet.

@@ -123,7 +123,7 @@ class Relay:
         memory: what this node holds of it.
         provisionally: has the handlers of an event apply it as it was heard; a second time it does nothing.
         keep: of each name that is kept, what.
-        node: this node's name in the fleet.
+        node: asks for this node's name in the fleet.
         pace: when to write.
         rules: the ACL rules that the token must have, as an operator adds them to its policy.
         heartbeat: beats before anything that may take long.
@@ -138,7 +138,7 @@ class Relay:
         provisionally: Callable[[Event], object],
         *,
         keep: Mapping[str, Keep],
-        node: str,
+        node: Callable[[], str],
         pace: Pace,
         rules: str = "",
         heartbeat: Heartbeat | None = None,
@@ -246,7 +246,7 @@ class Relay:
             names.add(name)
         for name in names:
             self._settle(name, self._of(name))
-            self._pace.newest(name, ours=self._log.publisher(name) == self._node)
+            self._pace.newest(name, ours=self._log.publisher(name) == self._node())
 
     def _take(self) -> None:
         """Take what was heard since the last time."""
@@ -351,18 +351,19 @@ class Relay:
             for _, entry, event in self._of(name)
             if event.id in landed
         )
-        self._pace.newest(name, ours=self._log.publisher(name) == self._node)
+        self._pace.newest(name, ours=self._log.publisher(name) == self._node())
 
     def _drafts(self, name: str) -> dict[str, Draft]:
         """What one transaction may write, by ID: what has waited longest, and what is due, is among it."""
         drafts: dict[str, Draft] = {}
         unusable = []
+        node = self._node()
         for _, entry, event in self._of(name)[:MOST_DRAFTS]:
             try:
                 drafts[event.id] = Draft(
                     body=event.payload,
                     issued=entry.received,
-                    publisher=self._node,
+                    publisher=node,
                     via="event",
                     id=event.id,
                     ltime=event.ltime,

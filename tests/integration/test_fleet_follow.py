@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.servers.consul import ConsulAgent
-from tests.servers.followers import FollowingNode, open_log, publish
+from tests.servers.followers import FollowingNode, publish
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -62,6 +62,38 @@ def test_a_node_that_was_down_catches_up_in_order(
     for node in nodes:
         node.await_tally("1", "2", "3", "4", "5", "6")
         assert [row["outcome"] for row in node.history("tally")] == ["applied"] * 6
+
+
+def test_events_that_fire_while_a_node_is_down_reach_it_in_the_order_of_the_others(
+    new_consul: Callable[..., ConsulAgent], directory: Path, fleet: str
+) -> None:
+    """Plain `consul event`, three nodes with an agent each; one, with its agent, is down meanwhile."""
+    agents = [new_consul(node="node1", address="127.0.0.1")]
+    agents += [
+        new_consul(node=f"node{number}", address=f"127.0.0.{number}", join=agents[0]) for number in (2, 3)
+    ]
+    with ExitStack() as stack:
+        nodes = []
+        for number, agent in enumerate(agents, 1):
+            node = FollowingNode(directory / f"n{number}", f"node{number}", fleet=fleet, consul=agent)
+            stack.callback(node.stop)
+            nodes.append(node.start())
+        agents[0].fire("tally", b"0")
+        for node in nodes:
+            node.await_tally("0")
+        nodes[2].stop()
+        agents[2].stop()
+        for number in range(1, 9):
+            agents[number % 2].fire("tally", str(number).encode())
+        wait_until(lambda: all(len(node.tally()) == 9 for node in nodes[:2]), "nine events", seconds=60)
+        assert nodes[0].tally() == nodes[1].tally()
+        assert sorted(nodes[0].tally()) == [str(number) for number in range(9)]
+
+        agents[2].start()
+        nodes[2].start()
+
+        nodes[2].await_tally(*nodes[0].tally())
+        assert [row["outcome"] for row in nodes[2].history("tally")] == ["applied"] * 9
 
 
 def test_a_joiner_gets_what_is_in_force(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
@@ -205,20 +237,21 @@ def test_another_fleet_is_followed_from_its_beginning(
 def test_kill_9_loses_nothing_and_repeats_nothing(
     consul: ConsulAgent, fleet: str, new_follower: NewNode
 ) -> None:
-    """Whatever the daemon was doing."""
-    node = new_follower("node1").start()
+    """Whatever the daemon was doing: between hearing, writing to the log, reading it and applying."""
+    node = new_follower("node1", event=f"tally-{fleet}").start()
     chance = random.Random(20261126)
-    with open_log(consul, fleet) as log:
-        assert log.head("tally") is None
     sent = [str(number) for number in range(MESSAGES)]
     share = MESSAGES // KILLS
+    name = f"tally-{fleet}"
     for at in range(KILLS):
-        publish(consul, fleet, "tally", *sent[at * share : (at + 1) * share])
+        for number in sent[at * share : (at + 1) * share]:
+            consul.fire(name, number.encode())
         time.sleep(chance.uniform(0.0, 0.4))
         node.agentd.kill()
         node.start()
 
-    node.await_tally(*sent)
+    wait_until(lambda: len(node.tally()) >= MESSAGES, "all messages", seconds=60)
+    assert sorted(node.tally(), key=int) == sent
     assert [row["outcome"] for row in node.history("tally")] == ["applied"] * MESSAGES
 
 

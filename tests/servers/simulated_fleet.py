@@ -204,7 +204,7 @@ class _Node:
             _Nothing(),
             self._provisionally,
             keep={NAME: "all"},
-            node=f"node{number}",
+            node=lambda: f"node{number}",
             pace=Pace(lambda: plan.nodes),
         )
         self._cursor = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -62,8 +62,9 @@ class Bench:
         self.now = NOW
         self.shelf = Shelf()
         self.journal = Journal(directory / "journal.db", clock=lambda: self.now)
-        self.read: list[int] = []
-        self.lost: list[str] = []
+        self.numbers: list[int] = []
+        self.heads: list[int | None] = []
+        self.bodies: list[int] = []
         self.given: list[Given] = []
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
@@ -79,8 +80,7 @@ class Bench:
             lambda: Library(self.shelf),
             self._poll,
             given=self.given.append,
-            read=self._note,
-            lost=self.lost.append,
+            witness=self,
             heartbeat=Heartbeats().register("follow"),
             clock=lambda: self.now,
         )
@@ -91,9 +91,18 @@ class Bench:
         self.poll = Poll(came)
         return self.poll
 
-    def _note(self, name: str, messages: object) -> None:
+    def saw(self, name: str, head: Head | None) -> None:
+        """See `Witness`."""
         assert name == "ban"
-        self.read += [one.num for one in messages]  # type: ignore[attr-defined]
+        self.heads.append(head.newest if head else None)
+
+    def read(
+        self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
+    ) -> None:
+        """See `Witness`."""
+        assert (name, head.keep) == ("ban", self.keep)
+        self.numbers += [one.num for one in messages]
+        self.bodies += [len(body) for body in (bodies or {}).values()]
 
     def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
         """Append to the log."""
@@ -160,7 +169,7 @@ def test_messages_come_in_the_order_of_the_log(bench: Bench) -> None:
 
     assert bench.waiting == ["a", "b", "c", "d"]
     assert bench.position == 4
-    assert bench.read == [1, 2, 3, 4]
+    assert bench.numbers == [1, 2, 3, 4]
     assert [names for one in bench.given for _, names in one.queued] == [["deny"]] * 4
 
 
@@ -304,6 +313,7 @@ def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
     bench.shelf.values[key] = large
     bench.turn(news=False)
     assert len(bench.waiting[-1]) == 40_000
+    assert bench.bodies == [40_000]
 
 
 def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
@@ -356,7 +366,7 @@ def test_a_log_that_is_gone_is_told_and_the_position_stays(bench: Bench) -> None
     bench.publish("a")
     bench.turn()
 
-    assert bench.lost == ["ban", "ban"]
+    assert bench.heads == [2, None, 1]
     assert bench.position == 2
     assert bench.waiting == ["a", "b"]
 
@@ -368,7 +378,7 @@ def test_an_emptiness_that_is_not_believed_is_told(bench: Bench) -> None:
     bench.poll.status = replace(bench.poll.status, held="its data may be lost", alarming=True)
     bench.turn(news=False)
 
-    assert bench.lost == ["ban"]
+    assert bench.heads[1] is None
 
 
 def test_a_prefix_that_is_too_large_is_read_by_key(bench: Bench) -> None:

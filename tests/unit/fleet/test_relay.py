@@ -139,7 +139,7 @@ class Node:
             self.memory,
             lambda heard: followed.give_provisionally(["blacklist"], heard),
             keep=dict.fromkeys(self.names, "all"),
-            node=self.name,
+            node=lambda: self.name,
             pace=Pace(lambda: self.members, lambda: 0.5),
             rules=RULES,
             timer=self.time,

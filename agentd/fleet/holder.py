@@ -1,0 +1,66 @@
+"""Holds what the follower reads of the log, in case Consul loses it, and has the relay look when it seems so.
+
+Between three: the follower says what it reads, the memory keeps it, and the relay writes back. If the memory
+cannot be used, the log is followed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+
+from agentd.errors import JournalError
+from agentd.fleet.envelope import Envelope
+from agentd.fleet.head import Head
+from agentd.fleet.held import listing
+from agentd.fleet.memory import Memory
+from agentd.fleet.relay import Relay
+
+_log = structlog.get_logger()
+
+
+class Holder:
+    """Called from the follower's thread.
+
+    Args:
+        memory: what this node holds.
+        relay: writes back; None if this node writes nothing.
+
+    Attributes:
+        trouble: why nothing can be held now, "" if it can.
+    """
+
+    def __init__(self, memory: Memory, relay: Relay | None) -> None:
+        self.trouble = ""
+        self._memory = memory
+        self._relay = relay
+
+    def saw(self, name: str, head: Head | None) -> None:
+        """The head of a name as Consul has it; None if there is none, or none that can be used."""
+        self._guarded(lambda: self._suspect(name, head))
+
+    def read(
+        self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
+    ) -> None:
+        """These messages were read, and are believed; or only bodies of some that were."""
+        if messages and messages[-1].num != head.newest:  # not to the end yet
+            head = listing(head, [one.num for one in messages], None)
+        if messages or bodies:
+            self._guarded(lambda: self._memory.remember(name, head, messages, bodies))
+        if messages and self._relay:
+            self._relay.saw(name, messages)
+
+    def _suspect(self, name: str, head: Head | None) -> None:
+        if self._relay and self._memory.seems_lost(name, head):
+            self._relay.suspect(name)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except JournalError as error:
+            if str(error) != self.trouble:
+                _log.warning("fleet.not_held", reason=str(error))
+            self.trouble = str(error)
+        else:
+            self.trouble = ""
