@@ -3,7 +3,8 @@
 #   sed 's/FLEET/production/' publisher.hcl | consul acl policy create -name agentd-publisher -rules -
 #
 # Whoever has it can have every handler of the fleet do what it does for a message. To let a job publish one name
-# only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes.
+# only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes; the first message of
+# a fleet also needs names/_fleet.
 
 key_prefix "agentd/FLEET/names/" {
   policy = "write"
@@ -15,21 +16,13 @@ key_prefix "agentd/FLEET/pruned/" {
   policy = "write"
 }
 
-# Payloads above 32 KiB, and when bodies that nothing refers to were last swept.
+# Payloads above 32 KiB.
 key_prefix "agentd/FLEET/bodies/" {
   policy = "write"
 }
-key_prefix "agentd/FLEET/locks/" {
-  policy = "write"
-}
 
-# Which formats the nodes understand; with --wait also what they make of the message, and who they are.
+# Whom a message with --node or --service is for, and with --wait what the nodes make of it. With viewer.hcl as
+# well, --wait knows which nodes are down, and --service needs service_prefix "" { policy = "read" }.
 key_prefix "agentd/FLEET/nodes/" {
-  policy = "read"
-}
-node_prefix "" {
-  policy = "read"
-}
-service "agentd" {
   policy = "read"
 }

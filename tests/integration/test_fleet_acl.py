@@ -107,3 +107,50 @@ def test_a_viewer_is_told_which_right_is_missing(
     text = left_out.text(fleet.keys.fleet)
     prefix = text.partition('/"')[0]  # of messages the one name that there is
     assert prefix in told.out + told.err
+
+
+# ---------------------------------------------------------------- publisher
+
+
+def publish(
+    strict: ConsulAgent, name: str, wanted: list[Rule], monkeypatch: pytest.MonkeyPatch, body: Path
+) -> list[int]:
+    """All that a publisher does in the fleet of that name, with these rights; the exit statuses."""
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, wanted))
+    body.write_bytes(b"#" * 40_000)
+    where = ["--fleet", name, "--http-addr", strict.url]
+    return [
+        main(["publish", "news", "one", "--keep", "all", *where]),
+        main(["publish", "news", "--file", str(body), "--keep", "all", *where]),
+        main(["publish", "news", "two", "--keep", "all", "--node", "lb", *where]),
+        main(["log", "forget", "news", *where]),
+    ]
+
+
+def test_the_policy_of_a_publisher_is_enough(
+    strict: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first message of a fleet, a long one, one for some nodes; then they are forgotten."""
+    name = f"acl-{free_port()}"
+    strict.kv_put(f"agentd/{name}/nodes/lb-1", b"{}")
+
+    assert publish(strict, name, rules("publisher"), monkeypatch, tmp_path / "body") == [0] * 4
+    assert "policy" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("left_out", rules("publisher"), ids=str)
+def test_a_publisher_is_told_which_right_is_missing(
+    strict: ConsulAgent,
+    left_out: Rule,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the command that needs it; nothing is said to be published that is not."""
+    name = f"acl-{free_port()}"
+    strict.kv_put(f"agentd/{name}/nodes/lb-1", b"{}")
+    wanted = [rule for rule in rules("publisher") if rule != left_out]
+
+    publish(strict, name, wanted, monkeypatch, tmp_path / "body")
+
+    assert left_out.text(name).partition('/"')[0] in capsys.readouterr().err
