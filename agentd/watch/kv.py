@@ -26,6 +26,8 @@ MOST_OPERATIONS: Final = 64
 Operation = Mapping[str, Any]
 """Such as {"Verb": "set", "Key": "a/b", "Value": b"..."} (https://developer.hashicorp.com/consul/api-docs/txn#kv-operations)."""
 
+_DENIED: Final = "Permission denied"
+"""With which Consul begins the failure of an operation that the token has no right for."""
 _SHORTEST: Final = 0.01
 _TYPES: Final = {"key": str, "flags": int, "session": str, "index": int}
 
@@ -111,14 +113,22 @@ class KeyValueStore:
         return bool(parsed(self._client.send("PUT", f"/v1/kv/{key}", params, value)))
 
     def transact(self, operations: Sequence[Operation], *, consistent: bool = False) -> Transaction:
-        """Run all operations on keys, or none. `consistent` is for a transaction that only reads."""
+        """Run all operations on keys, or none. `consistent` is for a transaction that only reads.
+
+        Raises:
+            ConsulRefused: also if the token lacks the right for one of them, which no other try would mend.
+        """
         body = json.dumps([{"KV": one} for one in operations]).encode()
         answer = parsed(self._client.send("PUT", "/v1/txn", _mode(consistent), body))
         with understood("/v1/txn"):
-            return Transaction(
-                results=tuple(dict(one["KV"]) for one in answer.get("Results") or ()),
-                failures=tuple((int(one["OpIndex"]), str(one["What"])) for one in answer.get("Errors") or ()),
+            results = tuple(dict(one["KV"]) for one in answer.get("Results") or ())
+            failures = tuple((int(one["OpIndex"]), str(one["What"])) for one in answer.get("Errors") or ())
+            denied = [operations[at]["Key"] for at, what in failures if what.startswith(_DENIED)]
+        if denied:
+            raise ConsulRefused(
+                f"permission denied: the ACL token lacks the rights for the key {denied[0]} in a transaction"
             )
+        return Transaction(results, failures)
 
     def delete_all(self, prefix: str) -> None:
         """Delete every key that begins with the prefix."""

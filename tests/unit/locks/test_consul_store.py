@@ -103,6 +103,14 @@ def test_transaction_that_was_rolled_back_says_why(agent: ScriptedAgent, real_st
     assert json.loads(agent.requests[0].body) == [{"KV": {"Verb": "get", "Key": "a"}}]
 
 
+def test_a_right_that_is_missing_is_no_conflict(agent: ScriptedAgent, real_store: ConsulStore) -> None:
+    """Consul answers 409 to both; trying again helps only with the other one."""
+    what = "Permission denied: token with AccessorID '1' lacks permission 'key:write' on \"b\""
+    agent.script = [reply({"Results": None, "Errors": [{"OpIndex": 1, "What": what}]}, 409)]
+    with pytest.raises(ConsulRefused, match=r"permission denied.*for the key b"):
+        real_store.transact([{"Verb": "get", "Key": "a"}, {"Verb": "delete", "Key": "b"}])
+
+
 def test_transaction_answers_in_order(agent: ScriptedAgent, real_store: ConsulStore) -> None:
     """Consul wraps each result."""
     agent.script = [reply({"Results": [{"KV": {"Key": "a"}}, {"KV": {"Key": "b"}}], "Errors": None})]
