@@ -21,6 +21,7 @@ from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.target import add_target_arguments, check_target, described, matching
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError, ConsulRefused
 from agentd.printable import printable
 
@@ -83,6 +84,7 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="neither try it on the handlers here first, nor fetch a reference whose digest is given",
     )
+    add_wait_for_fleet(parser)
     add_fleet_arguments(parser)
 
 
@@ -102,7 +104,7 @@ def _ttl(text: str) -> float:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Try it here, write it, and print its name and number.
+    """Try it here, write it, and print its name and number; with `--wait` also how far the fleet is with it.
 
     Raises:
         ConfigError: what was typed does not go together, or the configuration cannot be used.
@@ -116,11 +118,17 @@ def execute(arguments: Namespace, output: Output) -> int:
         )
     typed = None if arguments.reference or arguments.again else _typed(arguments)
     with fleet(arguments) as reached:
+        wait = FleetWait(reached.name, reached.client, arguments.name, arguments) if arguments.wait else None
+        if wait is not None:
+            wait.begin()
         told = _Publication(arguments, reached).publish(typed)
+        output.line(f"{told['name']} {told['num']}")
+        enough = True
+        if wait is not None:
+            enough, told["wait"] = wait.report(wait.published(told["num"]), output)
     if output.json:
         output.document(told)
-    output.line(f"{told['name']} {told['num']}")
-    return 0
+    return int(not enough)
 
 
 def _typed(arguments: Namespace) -> bytes:

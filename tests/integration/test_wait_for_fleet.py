@@ -1,4 +1,4 @@
-"""`agentd fire --wait` on real Consul: the test writes what relays and nodes would."""
+"""`agentd fire --wait` and `publish --wait` on real Consul: the test writes what relays and nodes would."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from agentd.cli import main
 from agentd.fleet.acknowledgement import Name, Tried
+from agentd.fleet.head import parse_head
 from tests.servers.acknowledgers import NAME, Acknowledgers, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.ports import free_port
@@ -81,7 +82,7 @@ def test_a_quorum_is_enough(fleet: Acknowledgers, fire: Fire, capsys: pytest.Cap
     fleet.acknowledge(1, 30)
     fleet.acknowledge(2, 30)
     assert future.result(60) == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)["fleet"]
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)["wait"]
     assert (told["nodes"], told["needed"], told["confirmed"]) == (3, 2, 2)
     assert told["others"] == [{"node": fleet.node(0), "state": "refused", "reason": "failed: no disk"}]
 
@@ -114,3 +115,21 @@ def test_an_event_that_nobody_relays_is_told(fire: Fire, capsys: pytest.CaptureF
     assert fire("--timeout", "1s", num=None).result(60) == 1
     said = capsys.readouterr()
     assert f"the event {said.out.strip()} is in no log after 1" in said.err
+
+
+def test_publish_waits_for_its_own_message(fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its number is known at once; nodes that are not meant do not count."""
+    args = ["--fleet", fleet.keys.fleet, "--http-addr", fleet.consul.url, "--node", f"{fleet.node(1)}$"]
+    with ThreadPoolExecutor(1) as thread:
+        future = thread.submit(main, ["publish", NAME, "add 192.0.2.9", "--wait", "--timeout", "30s", *args])
+
+        def newest() -> int:
+            head = fleet.consul.kv_get(fleet.keys.head(NAME))
+            return parse_head(head or b"").newest
+
+        num = wait_until(lambda: (num := newest()) > 20 and num, "the message")
+        fleet.acknowledge(1, num)
+        assert future.result(60) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first == f"{NAME} {num}"
+    assert last.startswith(f"{NAME} {num}: in force on 1 of 1 nodes after ")
