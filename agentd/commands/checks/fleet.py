@@ -1,0 +1,204 @@
+"""The fleet: its place in Consul, the rights there, what it asks of Consul's servers, which events to keep.
+
+Each right is proved by asking for it. Only where `fleet:` is configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from agentd.commands.checks.consul import rule
+from agentd.commands.checks.finding import Finding
+from agentd.config.load import ConfiguredHandler, Loaded, OnEvent
+from agentd.errors import BadDocument, ConsulError, ConsulRefused, UnknownFormat
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.options import FleetOptions
+from agentd.fleet.reader import Reader
+from agentd.fleet.registration import RULE, SERVICE
+from agentd.watch.client import AgentInfo, ConsulClient
+from agentd.watch.query import Right
+
+_SUBJECT: Final = "fleet"
+_OTHER_NODE: Final = "agentd-check-of-another-node"
+# The measures of fleet.md's limits: one wake of all nodes per max(0.2 s, N/2000 s), one document of a node
+# per max(1 s, N/300 s).
+_SHORTEST_WAKE: Final = 0.2
+_WAKES: Final = 2000
+_WRITES: Final = 300
+_HEAD: Final = 2048  # bytes of a head as it is read, most often
+_DOCUMENT: Final = 700  # bytes of a node's document, most often
+
+
+def findings(loaded: Loaded) -> Iterator[Finding]:
+    """What each event should be kept as needs no Consul, so it comes even if that cannot be reached."""
+    options = loaded.config.fleet
+    if options is None:
+        return
+    yield from _kept(loaded)
+    home = loaded.config.consul
+    if options.datacenter:
+        home = home.model_copy(update={"datacenter": options.datacenter})
+    try:
+        client = ConsulClient(home)
+    except ConsulError:
+        return  # told by the check of Consul itself
+    try:
+        info = _info(client)
+        missing = list(_rights(client, options, options.node or (info.node if info else "")))
+        yield from missing
+        if all(one.level != "FAIL" for one in missing):
+            yield from _log(client, options)
+        yield _load(info, loaded)
+    except ConsulError as error:
+        where = f" in the datacenter {options.datacenter}" if options.datacenter else ""
+        text = f"the fleet {options.name} cannot be reached{where}: {error}"
+        yield Finding("FAIL", _SUBJECT, text, "until then events are applied as they are heard, and not kept")
+    finally:
+        client.close()
+
+
+def _log(client: ConsulClient, options: FleetOptions) -> Iterator[Finding]:
+    """Whether the fleet's log is there and can be understood."""
+    reader = Reader(ConsulKV(client), Keys(options.name))
+    try:
+        record = reader.record()
+    except (BadDocument, UnknownFormat) as error:
+        yield Finding("FAIL", _SUBJECT, f"{reader.keys.record}: {error}", "upgrade agentd on this node")
+        return
+    state = "its log is there" if record else "nothing has been written to its log yet"
+    yield Finding("ok", _SUBJECT, f"{options.name}: {state}, below {reader.keys.root}")
+
+
+# ---------------------------------------------------------------- rights
+
+
+def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[Finding]:
+    keys = Keys(options.name)
+    if not node:
+        text = "without agent:read the name is unknown under which this node acknowledges"
+        advice = f"give the token this rule: {rule(('agent', 'read', ''))}, or set fleet.node"
+        yield Finding("FAIL", f"{_SUBJECT} node", text, advice)
+        return
+    try:
+        own = keys.node(node)
+    except ValueError as error:
+        yield Finding("FAIL", f"{_SUBJECT} node", str(error), "set fleet.node")
+        return
+    if client.authorized("key", "write", own) is None:
+        text = "ACLs are disabled: any node can forge what any other acknowledges, and any message"
+        yield Finding("ok", f"{_SUBJECT} acl", text)
+        return
+    wanted: list[Right] = [
+        ("key", "write", own),
+        *(("key", "read", prefix) for prefix in (keys.names, f"{keys.root}messages/", keys.bodies)),
+    ]
+    if options.relay:
+        wanted += [("key", "write", f"{keys.root}{part}/") for part in ("names", "messages", "pruned")]
+    if options.service:
+        wanted.append(("service", "write", SERVICE))
+    missing = [right for right in wanted if not client.authorized(*right)]
+    for right in missing:
+        advice = RULE if right[0] == "service" else rule(right, below=right[2].endswith("/"))
+        what = f"the token may not {right[1]} {right[0]} {right[2]!r}"
+        yield Finding(
+            "FAIL", f"{_SUBJECT} acl", f"{what}: {_lost(right, own)}", f"give it this rule: {advice}"
+        )
+    if not missing:
+        yield Finding(
+            "ok", f"{_SUBJECT} acl", "the token has the rights of a node" + " and a relay" * options.relay
+        )
+    if client.authorized("key", "write", keys.node(_OTHER_NODE)):
+        text = "the token may write what any node acknowledges: who has it can forge all of it"
+        advice = "give each node a token of its own, see config/consul/node.hcl"
+        yield Finding("warn", f"{_SUBJECT} acl", text, advice)
+
+
+def _lost(right: Right, own: str) -> str:
+    """What goes wrong without it."""
+    resource, access, segment = right
+    if resource == "service":
+        return "its health would be unknown to the fleet"
+    if segment == own:
+        return "nobody would know what this node runs"
+    return "what it hears would not be kept" if access == "write" else "it could not follow the log"
+
+
+# ---------------------------------------------------------------- load
+
+
+def _info(client: ConsulClient) -> AgentInfo | None:
+    """What the agent says of itself; None if the token may not ask."""
+    try:
+        return client.self_info()
+    except ConsulRefused:
+        return None
+
+
+def _load(info: AgentInfo | None, loaded: Loaded) -> Finding:
+    """What the fleet asks of Consul's servers, estimated for as many nodes as there are members."""
+    if info is None:
+        text = "without agent:read the number of nodes is unknown, and so is the load on Consul's servers"
+        advice = f"give the token this rule: {rule(('agent', 'read', ''))}"
+        return Finding("warn", f"{_SUBJECT} load", text, advice)
+    items = [on for one in loaded.handlers for on in one.entry.on]
+    names = {on.event for on in items if isinstance(on, OnEvent) and on.keep}
+    return Finding("ok", f"{_SUBJECT} load", load(info.members, len(names)))
+
+
+def load(nodes: int, names: int) -> str:
+    """The estimate in words, for so many nodes and kept names."""
+    per_second = min(nodes, _WRITES)
+    spread = max(1.0, nodes / _WRITES)
+    read = nodes * max(1, names) * _HEAD
+    wakes = 1 / max(_SHORTEST_WAKE, nodes / _WAKES)
+    return (
+        f"if all {nodes} members of the datacenter run agentd: {nodes} blocking queries; for a message"
+        f" 1 write, {_bytes(read)} read by all, and {nodes} acknowledgements ({_bytes(nodes * _DOCUMENT)}) at"
+        f" {per_second} writes/s within {spread:.0f} s; at most {wakes:.2g} such rounds of reading a second"
+    )
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.0f} KB"  # noqa: PLR2004 (a megabyte)
+
+
+# ---------------------------------------------------------------- keep
+
+
+def _kept(loaded: Loaded) -> Iterator[Finding]:
+    """What is recommended for each event, as far as a handler's kind tells."""
+    for handler in loaded.handlers:
+        for on in handler.entry.on:
+            if isinstance(on, OnEvent) and on.event != "*" and not handler.type.secret_payload:
+                yield from _recommended(handler, on)
+
+
+def _recommended(handler: ConfiguredHandler, on: OnEvent) -> Iterator[Finding]:
+    subject = f"{_SUBJECT} keep"
+    which = f"{on.event!r} of {handler.name}"
+    hint = f"the event {which} is not kept: a node that does not hear it never gets it"
+    if handler.entry.use == "ip_blacklist":
+        if on.keep is None:
+            yield Finding("warn", subject, hint, "add `keep: all`: every line counts")
+        elif on.keep == "latest":
+            text = f"of {which} only the latest is kept: a node that was away misses the lines before it"
+            yield Finding("warn", subject, text, "set `keep: all`, unless each event holds the whole list")
+    elif handler.entry.use == "deploy":
+        yield from _of_deploy(handler, on, which, hint)
+    elif handler.type.runs_once and on.keep is None:
+        text = f"the event {which} is not kept, so nothing runs late"
+        yield Finding("ok", subject, f"{text}; add `keep: latest` only if running it late is right")
+
+
+def _of_deploy(handler: ConfiguredHandler, on: OnEvent, which: str, hint: str) -> Iterator[Finding]:
+    dests: tuple[str, ...] = getattr(handler.options, "dests", ())
+    single = len(dests) == 1 and not str(dests[0]).endswith("*")
+    subject = f"{_SUBJECT} keep"
+    if on.keep is None:
+        advice = "add `keep: latest`" if single else "add `keep: all`: the name serves more than one `dest`"
+        yield Finding("warn", subject, hint, advice)
+    elif on.keep == "latest" and not single:
+        text = f"of {which} only the latest is kept, for whichever `dest` that is"
+        yield Finding("warn", subject, text, "set `keep: all`, or give each `dest` an event of its own")
