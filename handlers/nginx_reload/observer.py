@@ -114,7 +114,8 @@ class Observer:
         if strangers:  # perhaps a worker that came after this look, perhaps of a master unknown so far
             self._far_at = 0.0
             strangers = self._unknown(named, self._look())
-        self._stranger = named[strangers[0]] if strangers else ""
+        if strangers or heard:  # silence does not take back what a slow one said
+            self._stranger = named[strangers[0]] if strangers else ""
         return learned or bool(strangers)
 
     def _unknown(self, answers: Collection[int], running: Running) -> list[int]:
