@@ -130,7 +130,7 @@ def _hosts(seed: int) -> str:
 
 
 def _apply(node: Node, payload: bytes) -> None:
-    entry = node.outcome(node.fire(BLACKLIST_EVENT, payload), seconds=120)
+    entry = node.outcome(node.fire(BLACKLIST_EVENT, payload))
     if entry["outcome"] != "applied":
         raise RuntimeError(f"{payload!r}: {entry}")
 

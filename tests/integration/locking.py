@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from tests.servers.consul import ConsulAgent
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 _AGENTD = str(Path(sys.executable).with_name("agentd"))
 
@@ -43,7 +43,7 @@ class Program:
         """Send a signal to it alone."""
         self._process.send_signal(number)
 
-    def finish(self, seconds: float = 60.0) -> tuple[int, str]:
+    def finish(self, seconds: float = PATIENCE) -> tuple[int, str]:
         """Wait for its end; return its exit status and what it said."""
         status = self._process.wait(seconds)
         return status, self._error.read_text()
@@ -52,7 +52,7 @@ class Program:
         """Kill it, and what a `consul lock` leaves behind when it is killed."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait(30)
+        self._process.wait(PATIENCE)
 
 
 class Locksmith:

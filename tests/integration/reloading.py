@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from agentd.handler import NginxOptions
+import time
+from typing import Final
+
+from agentd.handler import NginxOptions, TemporaryError
 from agentd.nginx import canary
 from agentd.nginx.include import render
 from agentd.testing import HandlerHarness, notification
 from handlers.nginx_reload import NginxReload
 from tests.servers.nginx import Nginx
+from tests.servers.waiting import PATIENCE
+
+_SLOW: Final = "not answer; end a worker that hangs"
 
 
 class Node:
@@ -29,8 +35,20 @@ class Node:
         self.harness.generation = generation
 
     def notify(self, *generations: int, rollback: bool = False) -> None:
-        """Tell the handler of these generations as one batch."""
-        self.harness.handle(*(notification(number, "keys", rollback=rollback) for number in generations))
+        """Tell the handler of these generations as one batch.
+
+        As the engine does, again while a worker does not answer that nobody has stopped: it is only slow.
+        """
+        changes = [notification(number, "keys", rollback=rollback) for number in generations]
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.harness.handle(*changes)
+            except TemporaryError as error:
+                if _SLOW not in str(error) or time.monotonic() > end:
+                    raise
+            else:
+                return
 
     @property
     def serving(self) -> str:

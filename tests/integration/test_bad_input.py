@@ -119,7 +119,7 @@ NewNode = Callable[..., Node]
 def test_a_bad_configuration_is_told_apart(new_node: NewNode, handlers: dict[str, object], says: str) -> None:
     """`agentd run` ends at once with a readable error that names file and line."""
     node = new_node(handlers=handlers)
-    done = node.agentd.command("run", seconds=20)
+    done = node.agentd.command("run")
     assert done.returncode == 2
     assert says in done.stderr
     assert "agentd.yaml:" in done.stderr

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.agentd import WAIT
 from tests.servers.fleet import BLACKLIST_EVENT, Node, main_job
 from tests.servers.waiting import wait_until
 
@@ -24,6 +25,7 @@ def node(new_node: NewNode, suffix: str, directory: Path) -> Node:
     """A node that may load lists from a directory of its own, and whose addresses the tests leave alone."""
     handlers = main_job(interval="0s", suffix=suffix)
     handlers["blacklist"]["options"] = {
+        "limits": {"cpu": "10m"},
         "never_block": ["203.0.113.99"],
         "lists": {"drop": {"reference": f"file:{directory}/drop"}},
     }
@@ -42,6 +44,13 @@ def fire(node: Node, suffix: str, *lines: str) -> dict[str, object]:
     return node.outcome(node.fire(BLACKLIST_EVENT + suffix, "\n".join(lines).encode()))
 
 
+def timed(node: Node, suffix: str, *lines: str) -> str:
+    """Fire lines; a time to live that is not over before as many are handled again, on a machine as busy."""
+    began = time.monotonic()
+    fire(node, suffix, *lines)
+    return f"{5 + 5 * (time.monotonic() - began):.0f}s"
+
+
 def large(first: int) -> str:
     """Every other address from 9.FIRST.0.0 on, so that no two of them merge."""
     begin = (9 << 24) + (first << 16)
@@ -56,16 +65,16 @@ def test_every_step_on_a_large_list(node: Node, suffix: str, directory: Path) ->
     fire(node, suffix, "load drop")
     seen.append(statuses(node, "9.0.0.8", "9.0.0.9", "9.100.0.8"))
     (directory / "drop").write_text(large(100))
-    fire(node, suffix, "load drop")
+    moment = timed(node, suffix, "load drop")
     loaded = node.generation
     seen.append(statuses(node, "9.0.0.8", "9.100.0.8", "9.100.0.9"))
-    fire(node, suffix, "add 9.100.0.9 6s # for a moment")
+    fire(node, suffix, f"add 9.100.0.9 {moment} # for a moment")
     seen.append(statuses(node, "9.100.0.9", "9.100.0.11"))
     fire(node, suffix, "remove 9.100.0.8")
     seen.append(statuses(node, "9.100.0.6", "9.100.0.8", "9.100.0.10"))
     wait_until(lambda: statuses(node, "9.100.0.9") == [200], "the entry to expire")
     seen.append(statuses(node, "9.100.0.10", "9.100.0.8"))
-    assert node.agentd.command("rollback", str(loaded)).returncode == 0
+    assert node.agentd.command("rollback", str(loaded), *WAIT).returncode == 0
     wait_until(lambda: statuses(node, "9.100.0.8") == [403], "the rollback to be served")
     seen.append(statuses(node, "9.100.0.9", "9.0.0.8"))
 
@@ -81,7 +90,8 @@ def test_every_step_on_a_large_list(node: Node, suffix: str, directory: Path) ->
 
 def test_expiry_is_on_time(node: Node, suffix: str) -> None:
     """Entries that end together go in one commit, soon after their end and not before."""
-    fire(node, suffix, "add 198.51.100.1 5s\nadd 198.51.100.3 5s\n198.51.100.5")
+    moment = timed(node, suffix, "add 198.51.100.7")
+    fire(node, suffix, f"add 198.51.100.1 {moment}\nadd 198.51.100.3 {moment}\n198.51.100.5")
     entries = node.read("blacklist/entries.tsv").decode().splitlines()[1:]
     end = min(float(line.split("\t")[2]) for line in entries if line.split("\t")[2] != "-")
     generation = node.generation
@@ -89,7 +99,7 @@ def test_expiry_is_on_time(node: Node, suffix: str) -> None:
     wait_until(lambda: statuses(node, "198.51.100.1", "198.51.100.3") == [200, 200], "the expiry", pause=0.02)
     late = time.time() - end
 
-    assert 0 <= late < 10
+    assert 0 <= late < 30
     assert statuses(node, "198.51.100.5") == [403]
     assert node.generation == generation + 1
 
@@ -105,7 +115,7 @@ def test_what_a_guard_refuses_leaves_last_good(node: Node, suffix: str, director
         lambda: 'blacklist_refused_empty{handler="blacklist"} 1.0' in node.agentd.get("/metrics")[1],
         "the metric",
     )
-    forced = node.agentd.command("blacklist", "load", "--force", "drop")
+    forced = node.agentd.command("blacklist", "load", "--force", "drop", *WAIT)
 
     assert (refused["outcome"], refused["reason"]) == (
         "refused",
@@ -119,10 +129,10 @@ def test_what_a_guard_refuses_leaves_last_good(node: Node, suffix: str, director
 
 def test_the_command_line_adds_tells_why_and_removes(node: Node) -> None:
     """What the command line adds is refused at once; `why` names it, and `remove` ends it."""
-    added = node.agentd.command("blacklist", "add", "198.51.100.7", "--reason", "a scan")
+    added = node.agentd.command("blacklist", "add", "198.51.100.7", "--reason", "a scan", *WAIT)
     during = statuses(node, "198.51.100.7", "198.51.100.6")
     why = node.agentd.command("blacklist", "why", "198.51.100.7")
-    removed = node.agentd.command("blacklist", "remove", "198.51.100.7")
+    removed = node.agentd.command("blacklist", "remove", "198.51.100.7", *WAIT)
 
     assert [added.returncode, why.returncode, removed.returncode] == [0, 0, 0]
     assert during == [403, 200]
@@ -156,7 +166,8 @@ def test_a_feed_comes_and_fails_visibly(new_node: NewNode, suffix: str, director
 
     assert reason == "feed feed: list feed: it declares 2 entries but contains 1: it was cut short"
     assert statuses(node, "198.51.100.200", "198.51.100.201") == [403, 200]
-    assert 'blacklist_feeds_failing{handler="blacklist"} 1.0' in node.agentd.get("/metrics")[1]
+    line = 'blacklist_feeds_failing{handler="blacklist"} 1.0'
+    wait_until(lambda: line in node.agentd.get("/metrics")[1], "the metric")
 
 
 def test_events_cannot_block_the_whole_internet(node: Node, suffix: str) -> None:

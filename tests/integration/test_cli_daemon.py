@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.test_main_job import new_key
+from tests.servers.agentd import WAIT
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
 from tests.servers.waiting import wait_until
@@ -105,7 +106,7 @@ def test_rollback_is_proved_live_by_the_daemon(node: Node, names: dict[str, str]
     node.outcome(node.fire(names["block"], f"add {BLOCKED}".encode()))
     before = node.generation
     assert node.nginx.get(client=BLOCKED)[0] == 403
-    result = told(node, "rollback")
+    result = told(node, "rollback", *WAIT)
     assert [one["outcome"] for one in result["reloads"]] == ["applied"]
     assert (result["before"], node.generation) == (before, result["generation"])
     assert node.nginx.get(client=BLOCKED)[0] == 200
@@ -138,8 +139,8 @@ def test_replay_applies_a_change_once_more(node: Node, names: dict[str, str]) ->
     """What a rollback took away comes back by replaying the event that brought it."""
     identity = node.fire(names["block"], f"add {BLOCKED}".encode())
     node.outcome(identity)
-    told(node, "rollback")
-    (row,) = told(node, "replay", identity[:8])
+    told(node, "rollback", *WAIT)
+    (row,) = told(node, "replay", identity[:8], *WAIT)
     assert (row["id"], row["outcome"]) == (f"{identity}#2", "applied")
     assert node.nginx.get(client=BLOCKED)[0] == 403
 
@@ -148,7 +149,7 @@ def test_dry_replay_shows_what_would_change_and_keeps_the_tree(node: Node, names
     """The line that would come is shown as a diff; no generation is made, and nothing is served."""
     identity = node.fire(names["block"], f"add {BLOCKED}".encode())
     node.outcome(identity)
-    told(node, "rollback")
+    told(node, "rollback", *WAIT)
     before = node.generation
     shown = said(node, "replay", identity, "--dry-run")
     assert f"+++ b/blacklist/ipv4.ranges\n@@ -0,0 +1 @@\n+{BLOCKED}-{BLOCKED} 1;\n" in shown

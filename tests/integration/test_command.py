@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from agentd.watch.queries import (
 from agentd.watch.query import Query
 from handlers.command import Command
 from tests.servers.consul import ConsulAgent
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 SCRIPT = """\
 #!/bin/sh
@@ -61,7 +62,8 @@ def agent(consul: ConsulAgent) -> Iterator[ConsulAgent]:
     for name, value in {"watched/a": b"hello", "watched/empty": b"", "watched/b%3Cc%3E": b"\x00\xff"}.items():
         consul.kv_put(name, value)
     consul.fire("watched", b"a<b>&c")
-    wait_until(lambda: consul.get("/v1/health/service/watched"), "the service")
+    for name in ("watched", "watched-sidecar-proxy"):
+        wait_until(partial(consul.get, f"/v1/health/service/{name}"), f"the service {name}")
     wait_until(lambda: any(one["Name"] == "watched" for one in consul.events()), "the event")
     yield consul
     consul.deregister("watched-1")
@@ -81,7 +83,7 @@ def script(directory: Path) -> Path:
 
 def run_really(argv: Any, **options: Any) -> Completed:  # noqa: ANN401 (see handler.Run)
     """Run a program as the daemon does."""
-    return run(argv, **{**options, "timeout": options.get("timeout") or 10})
+    return run(argv, **{**options, "timeout": options.get("timeout") or 60})
 
 
 def attempt(harness: HandlerHarness) -> Context:
@@ -116,7 +118,7 @@ def theirs(agent: ConsulAgent, flags: list[str], argv: list[str], output: Path) 
         yield
     finally:
         watch.kill()
-        watch.wait(30)
+        watch.wait(PATIENCE)
 
 
 def normal(path: Path) -> Any:  # noqa: ANN401 (any JSON value)
@@ -166,12 +168,16 @@ def test_a_handler_of_consul_watch_gets_the_same(
     """The same JSON and CONSUL_INDEX, but for the order of an instance's fields and of a service's tags."""
     watched, handled = directory / "watched", directory / "handled"
 
-    with theirs(agent, flags, [str(script), str(watched)], watched):
+    def same() -> bool:
+        """As soon as what earlier tests did is over in Consul, of which its handler is told again."""
         ours(agent, query, [str(script), str(handled)])
+        listed = isinstance(query, ServiceQuery | ServicesQuery)
+        alike = listed or handled.read_bytes() == watched.read_bytes()
+        seen = [environment(path).get("CONSUL_INDEX") for path in (handled, watched)]
+        return alike and seen[0] is not None and seen[0] == seen[1] and normal(handled) == normal(watched)
 
-    assert normal(handled) == normal(watched)
-    assert handled.read_bytes() == watched.read_bytes() or isinstance(query, ServiceQuery | ServicesQuery)
-    assert environment(handled)["CONSUL_INDEX"] == environment(watched)["CONSUL_INDEX"]
+    with theirs(agent, flags, [str(script), str(watched)], watched):
+        wait_until(same, "both to have got the same", pause=1.0)
 
 
 def test_a_handler_gets_a_clean_environment(
@@ -199,7 +205,7 @@ def test_a_failing_program_is_tried_again_with_its_words() -> None:
 def test_a_program_that_hangs_is_ended_with_its_children(directory: Path) -> None:
     """The whole process group."""
     alive = directory / "pid"
-    harness = HandlerHarness(Command, {"shell": f"sleep 600 & echo $! > {alive}; wait", "timeout": "2s"})
+    harness = HandlerHarness(Command, {"shell": f"sleep 600 & echo $! > {alive}; wait", "timeout": "5s"})
 
     with pytest.raises(TemporaryError, match="timed out after"):
         harness.handler.handle(event("deploy"), attempt(harness))

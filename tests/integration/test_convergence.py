@@ -106,6 +106,7 @@ def test_readyz_names_what_is_behind(node: Node, *, strict: bool) -> None:
     node.consul.kv_put(key(node), b"no_such_directive on;\n")
 
     wait_until(lambda: states(node) == ["refused"], "nginx to refuse it")
+    wait_until(lambda: behind(node), "what is behind")
     status, body = node.agentd.get("/readyz")
 
     assert status == (503 if strict else 200)

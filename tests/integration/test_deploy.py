@@ -233,7 +233,7 @@ def test_kill_9_leaves_one_or_the_other(new_site: Callable[..., Site]) -> None:
         assert site.letters() in ({"a"}, {"b"})
         site.node.agentd.start()
 
-    entry = site.node.outcome(fired, seconds=40)
+    entry = site.node.outcome(fired)
 
     assert entry["outcome"] in ("applied", "unchanged")
     assert site.letters() == {"ba"[(KILLS - 1) % 2]}

@@ -30,6 +30,8 @@ def agent(new_consul: Callable[..., ConsulAgent]) -> ConsulAgent:
     agent = new_consul(dns=dns, extra={"dns_config": extra["dns_config"]})
     for number, address in enumerate(ADDRESSES):
         register(agent, f"api{number}", address, "production" if number < 2 else "staging")
+    known = "/v1/health/service/api-internal"
+    wait_until(lambda: len(agent.get(known)) == len(ADDRESSES), "the catalog to know all of them")
     return agent
 
 
@@ -44,14 +46,14 @@ def dig(agent: ConsulAgent, *words: str) -> list[str]:
     argv = [
         "dig",
         "+short",
-        "+time=2",
+        "+time=20",
         "+tries=2",
         f"@{agent.address}",
         "-p",
         str(agent.ports["dns"]),
         *words,
     ]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=10, check=True).stdout.split("\n")[
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.split("\n")[
         :-1
     ]
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -65,16 +66,24 @@ def feed(server: RoughServer, every: str = "2s") -> dict[str, object]:
 
 
 def apply(node: Node, suffix: str, *lines: str) -> float:
-    """Fire lines that must be applied; return the seconds until nginx proved them."""
+    """Fire lines that must be applied long before a drip ends; the seconds until nginx proved them."""
     began = time.monotonic()
     event = node.fire(BLACKLIST_EVENT + suffix, "\n".join(lines).encode())
-    outcome = wait_until(lambda: (node.entry(event) or {}).get("outcome"), "the outcome")
-    assert outcome == "applied", node.entry(event)
+    entry = node.outcome(event)
+    assert entry["outcome"] == "applied", entry
     return time.monotonic() - began
 
 
+def metrics(node: Node, pattern: str) -> bool:
+    """Whether a line of the metrics matches now."""
+    return re.search(pattern, node.agentd.get("/metrics")[1], re.MULTILINE) is not None
+
+
 def test_bad_feeds_hold_up_nothing(new_blacklist: Callable[..., Node], serve: Serve, suffix: str) -> None:
-    """Beside one that drips and one that raises, a good feed, `add` and the expiry are on time."""
+    """Beside one that drips and one that raises, a good feed, `add` and the expiry go on.
+
+    How quick they are on a quiet machine is the soak's to judge; a drip goes on for a quarter of an hour.
+    """
     versions = [sends(head(200) + f"198.51.100.{n}\n".encode()) for n in range(1, 200)]
     good = serve(*versions)
     node = new_blacklist(
@@ -85,22 +94,20 @@ def test_bad_feeds_hold_up_nothing(new_blacklist: Callable[..., Node], serve: Se
     )
     wait_until(lambda: statuses(node, "203.0.113.9") == [403], "the feed with the odd date")
     wait_until(lambda: len(good.asked) >= 2, "the good feed to be asked again")
-    asked, began = len(good.asked), time.monotonic()
-    took = [apply(node, suffix, f"add 192.0.2.{n} 4s") for n in range(1, 6)]
-    wait_until(lambda: statuses(node, "192.0.2.5") == [200], "the expiry")
-    expired = time.monotonic() - began
+    asked = len(good.asked)
+    took = apply(node, suffix, "add 192.0.2.1")
+    for number in range(2, 6):  # one whose time is over before it is handled is not applied
+        apply(node, suffix, f"add 192.0.2.{number} {4 + 5 * took:.0f}s")
+    wait_until(lambda: statuses(node, "192.0.2.5", "192.0.2.1") == [200, 403], "the expiry")
     wait_until(lambda: len(good.asked) >= asked + 3, "the good feed's interval")
-    late = time.monotonic() - began
 
-    # How quick they are on a quiet machine is the soak's to judge; a drip goes on for minutes.
-    assert max(took) < 10, took
-    assert expired < 30
-    assert late < 30
-    metrics = node.agentd.get("/metrics")[1]
-    assert 'agentd_handler_blacklist_feeds_failing{handler="blacklist"} 1.0' in metrics
-    assert re.search(r'agentd_tasks\{handler="blacklist",state="running"\} [1-3].0', metrics)
-    assert 'blacklist_feed_good_success_age_seconds{handler="blacklist"}' in metrics
-    assert "a chunk has no usable size" in node.agentd.command("status").stdout
+    for line in (
+        r'agentd_handler_blacklist_feeds_failing\{handler="blacklist"\} 1.0$',
+        r'agentd_tasks\{handler="blacklist",state="running"\} [1-4].0$',
+        r'blacklist_feed_good_success_age_seconds\{handler="blacklist"\} ',
+    ):
+        wait_until(partial(metrics, node, line), line)
+    wait_until(lambda: "a chunk has no usable size" in node.agentd.command("status").stdout, "the reason")
     listed = json.loads(node.agentd.command("blacklist", "list", "--json").stdout)
     assert next(one["feed"]["asked"] for one in listed["lists"] if one["name"] == "drip") > 0
 
@@ -108,19 +115,15 @@ def test_bad_feeds_hold_up_nothing(new_blacklist: Callable[..., Node], serve: Se
 def test_many_slow_feeds_keep_a_good_one_waiting_for_seconds(
     new_blacklist: Callable[..., Node], serve: Serve
 ) -> None:
-    """More than may be under way at once (sources.parallel) drip, each for up to a quarter of an hour."""
+    """Not for as long as they drip, up to a quarter of an hour; they are more than sources.parallel."""
     drip, good = serve(DRIP), serve(sends(head(200) + b"203.0.113.9\n"))
     slow = {f"drip{number}": feed(drip) for number in range(40)}
-    began = time.monotonic()
     node = new_blacklist(**slow, good=feed(good))
-    wait_until(lambda: statuses(node, "203.0.113.9") == [403], "the good feed", seconds=60)
-    took = time.monotonic() - began
+    wait_until(lambda: statuses(node, "203.0.113.9") == [403], "the good feed")
     asked = len(good.asked)
-    wait_until(lambda: len(good.asked) >= asked + 3, "the good feed's interval", seconds=60)
-
-    assert took < 45
-    metrics = node.agentd.get("/metrics")[1]
-    assert re.search(r'agentd_tasks\{handler="blacklist",state="running"\} 4[01].0', metrics)
+    wait_until(lambda: len(good.asked) >= asked + 3, "the good feed's interval")
+    line = r'agentd_tasks\{handler="blacklist",state="running"\} 4[01].0$'
+    wait_until(lambda: metrics(node, line), "all of them to drip")
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "packed"])
@@ -134,15 +137,15 @@ def test_no_download_takes_the_last_room_from_the_journal(
     node = new_node(handlers=handlers, settings={"sources": {"allow": [large.url]}})
     with small_disk(node.directory / "state", "48m"):
         node.start()
-        took: list[float] = []
-        while len(large.asked) < 2 or len(took) < 20:
-            took.append(apply(node, suffix, f"add 192.0.2.{len(took) + 1}"))
-        status = node.agentd.command("status").stdout
+        applied = 0
+        while len(large.asked) < 2 or applied < 20:
+            applied += 1
+            apply(node, suffix, f"add 192.0.{applied >> 8}.{applied & 255}")
+        words = "MB would be left there for the journal"
+        wait_until(lambda: words in node.agentd.command("status").stdout, "the reason")
         node.stop()
 
-    assert "MB would be left there for the journal" in status
     assert not [line for line in node.agentd.log_lines() if "journal cannot be written" in line]
-    assert max(took) < 20, took
 
 
 def test_a_slow_load_holds_up_no_other_event(
@@ -176,7 +179,7 @@ def held(client: object, body: bytes, rest: threading.Event) -> None:
     """Serve a body, the last byte only once `rest` is set."""
     send = client.sendall  # type: ignore[attr-defined]
     send(head(200, Content_Length=len(body)) + body[:-1])
-    rest.wait(60)
+    rest.wait(600)
     send(body[-1:])
 
 
@@ -197,8 +200,8 @@ def test_a_kill_in_mid_download_loses_nothing(
 
     assert outcome["outcome"] == "applied"
     assert statuses(node, "198.51.100.5", "192.0.2.1", "192.0.2.9") == [403, 200, 403]
-    left = list((node.directory / "state" / "fetched").iterdir())
-    assert left == []
+    fetched = node.directory / "state" / "fetched"
+    wait_until(lambda: not list(fetched.iterdir()), "the private directories to be removed")
 
 
 def test_a_clear_ends_an_older_load(new_blacklist: Callable[..., Node], serve: Serve, suffix: str) -> None:
@@ -235,8 +238,9 @@ def test_a_feed_that_was_being_fetched_is_not_asked_at_once_after_a_kill(
     node.agentd.start()
     wait_until(lambda: statuses(node, "198.51.100.2") == [403], "the good feed")
 
+    words = "agentd ended while it was being fetched"
+    wait_until(lambda: words in node.agentd.command("status").stdout, "the reason")
     assert len(bad.asked) == 1
-    assert "agentd ended while it was being fetched" in node.agentd.command("status").stdout
 
 
 def test_a_dry_run_downloads_at_once(new_blacklist: Callable[..., Node], serve: Serve, suffix: str) -> None:
@@ -262,13 +266,12 @@ def test_a_stop_and_a_reload_do_not_wait_for_downloads(
     event = node.fire(BLACKLIST_EVENT + suffix, b"load slow")
     wait_until(lambda: slow.asked, "the download")
 
+    node.config["drain"] = "1h"  # for work in progress
+    node.configure()
     node.agentd.reload()
     wait_until(lambda: len(slow.asked) > 1, "the download after the reload")
-    began = time.monotonic()
-    status = node.agentd.stop()
 
-    assert status == 0
-    assert time.monotonic() - began < 9  # seconds; for work in progress it would wait 10 (drain)
+    assert node.agentd.stop() == 0
     entry = node.entry(event)
     assert entry is not None
     assert entry["outcome"] is None

@@ -18,7 +18,7 @@ from agentd.watch import transport
 from tests.servers.acknowledgers import HANDLER, NAME, Acknowledgers, acknowledgement, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.ports import free_port
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ def test_watch_looks_again_when_a_node_confirms(fleet: Acknowledgers, tmp_path: 
             fleet.acknowledge(1, 20)
             wait_until(lambda: "all agree" in seen_file.read_text(), "the second look")
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 130
+            assert process.wait(PATIENCE) == 130
         finally:
             process.kill()
             process.wait()

@@ -266,7 +266,7 @@ def test_http_snippet_loads(new_nginx: NewNginx) -> None:
         [nginx.binary, "-t", "-c", str(nginx.conf), "-e", str(nginx.error_log)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.servers.fleet import Node
 from tests.servers.waiting import wait_until
@@ -45,12 +46,15 @@ def test_what_the_kernel_lacks_is_not_applied(
     node = new_node(handlers=handlers).start()
     event = node.fire(f"block{suffix}", b"198.51.100.7")
 
-    def reason() -> str:
-        return str((node.entry(event) or {}).get("reason", ""))
+    def waiting() -> dict[str, Any]:
+        entry = node.entry(event) or {}
+        return entry if str(entry.get("reason", "")).startswith("not in effect: ") else {}
 
-    wait_until(lambda: reason().startswith("not in effect: "), "the change to wait", seconds=60.0, pause=0.1)
-    waits = node.entry(event) or {}
-    program.write_text(_IPSET)
+    waits = wait_until(waiting, "the change to wait", pause=0.1)
+    honest = directory / "honest"
+    honest.write_text(_IPSET)
+    honest.chmod(0o755)
+    honest.replace(program)  # in one step: nobody runs half of it
     done = node.outcome(event)
 
     assert waits["outcome"] is None

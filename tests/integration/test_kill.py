@@ -46,11 +46,11 @@ def test_kill_9_loses_nothing_and_repeats_nothing(
         assert node.passes_check()
         starts = _starts(node)
         node.agentd.process.spawn()
-        wait_until(partial(_more_starts, node, starts), "the daemon to begin", seconds=60)
+        wait_until(partial(_more_starts, node, starts), "the daemon to begin")
     firing.join()
     node.agentd.kill()
     node.agentd.start()
-    wait_until(lambda: len(_applied(node)) >= EVENTS, "200 outcomes", seconds=60, pause=0.2)
+    wait_until(lambda: len(_applied(node)) >= EVENTS, "200 outcomes", pause=0.2)
     lines = node.read(PATH).decode().split()
     assert sorted(lines, key=int) == [str(number) for number in range(EVENTS)]
     assert _count(node) == EVENTS

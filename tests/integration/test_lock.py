@@ -18,6 +18,8 @@ from tests.integration.locking import Locksmith, lives, locksmith
 from tests.servers.consul import ConsulAgent
 from tests.servers.waiting import wait_until
 
+LOCK_DELAY = 15.0  # seconds for which Consul keeps a lock from the next one, after a session's end
+
 
 @pytest.fixture
 def locks(consul: ConsulAgent, tmp_path: Path, key_prefix: str) -> Iterator[Locksmith]:
@@ -51,7 +53,7 @@ def test_agentd_and_consul_lock_keep_each_other_out(locks: Locksmith, limit: int
         start(option, script=script)
         for start, option in [(locks.agentd, f"-n{limit}"), (locks.consul, f"-n={limit}")] * 3
     ]
-    assert [program.finish(40)[0] for program in programs] == [0] * 6
+    assert [program.finish()[0] for program in programs] == [0] * 6
     log = (locks.directory / "log").read_text()
     assert (log.count("in"), most_at_once(log)) == (6, limit)
     wait_until(lambda: not locks.keys(), "the keys to be tidied away")
@@ -97,7 +99,7 @@ def test_released_lock_is_had_without_delay(locks: Locksmith) -> None:
     second = locks.consul(script="echo 1 >second")
     (locks.directory / "go").touch()
     assert first.finish()[0] == 0
-    assert second.finish(12)[0] == 0
+    assert second.finish(LOCK_DELAY - 1)[0] == 0
     assert (locks.directory / "second").exists()
 
 
@@ -154,7 +156,7 @@ def test_signal_ends_the_wait(locks: Locksmith, limit: int) -> None:
     program = locks.agentd(f"-n{limit}", script="echo no >ran")
     wait_until(lambda: locks.contenders() == limit + 1, "the contender's session")
     program.send(signal.SIGTERM)
-    assert program.finish(15)[0] == 143
+    assert program.finish()[0] == 143
     assert not (locks.directory / "ran").exists()
     assert locks.contenders() == limit
 
@@ -170,9 +172,9 @@ def test_lost_lock_ends_the_command_and_all_its_children(
         consul.put(f"/v1/session/destroy/{locks.holder()}")
     else:
         consul.kv_delete(f"{locks.prefix}/.lock")
-    status, error = program.finish(5)
+    status, error = program.finish(LOCK_DELAY - 1)
     assert (status, "the lock was lost: its key was released, deleted" in error) == (143, True)
-    assert not lives(child)
+    wait_until(lambda: not lives(child), "the command's child to end")
 
 
 def test_loss_is_no_success_even_if_the_command_takes_it_for_one(
@@ -190,7 +192,7 @@ def test_command_that_ignores_sigterm_is_killed(locks: Locksmith, consul: Consul
     program = locks.agentd(script="trap '' TERM; echo 1 >held; while :; do sleep 1; done")
     locks.wait_for("held")
     consul.kv_delete(f"{locks.prefix}/.lock")
-    assert program.finish(10)[0] == 137
+    assert program.finish(LOCK_DELAY - 1)[0] == 137
 
 
 @pytest.mark.parametrize("limit", [1, 2])

@@ -14,7 +14,7 @@ import pytest
 from agentd.locks.lock import Lock
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
-from tests.integration.locking import Locksmith, lives, locksmith
+from tests.integration.locking import Locksmith, Program, lives, locksmith
 from tests.servers.consul import ConsulAgent
 from tests.servers.waiting import wait_until
 
@@ -44,7 +44,7 @@ def test_killed_holder_takes_its_command_along_and_the_next_waits_for_the_lock_d
     wait_until(lambda: not lives(child), "the command's end")
     ended = time.monotonic()
     consul.put(f"/v1/session/destroy/{locks.holder()}")  # as the TTL would, 30 s later
-    assert second.finish(60)[0] == 0
+    assert second.finish()[0] == 0
     assert time.monotonic() - ended > 13
 
 
@@ -58,20 +58,37 @@ def test_session_that_is_not_renewed_ends_and_its_place_is_free(consul: ConsulAg
             assert holder._session is not None
             holder._session.abandon()
         began = time.monotonic()
-        with Lock(living, key_prefix, limit=2, timeout=60, ttl=10):
+        with Lock(living, key_prefix, limit=2, timeout=120, ttl=10):
             assert time.monotonic() - began > 9
         for holder in holders:
             assert holder._monitor is not None
             holder._monitor.end()
 
 
+def brief_outage(locks: Locksmith) -> bool:
+    """Restart Consul; whether it was back before a holder could have given its lock up, half a TTL later."""
+    began = time.monotonic()
+    locks.agent.stop()
+    locks.agent.start()
+    return time.monotonic() - began < 7
+
+
+def holding(locks: Locksmith, number: int) -> tuple[Program, str]:
+    """A program that holds the lock until it may go, and its session."""
+    program = locks.agentd(script=f"echo 1 >held{number}; while [ ! -e go ]; do sleep 0.05; done")
+    locks.wait_for(f"held{number}")
+    return program, locks.holder()
+
+
 def test_lock_outlives_a_restart_of_consul(private: Locksmith) -> None:
     """The session lies with the servers; an outage shorter than the TTL is ridden out."""
-    program = private.agentd(script="echo 1 >held; while [ ! -e go ]; do sleep 0.05; done")
-    private.wait_for("held")
-    session = private.holder()
-    private.agent.stop()
-    private.agent.start()
+    program, session = holding(private, 0)
+    for number in range(1, 10):
+        if brief_outage(private):
+            break
+        program.close()  # the machine is too busy just now
+        private.agent.put(f"/v1/session/destroy/{session}")
+        program, session = holding(private, number)
     assert private.holder() == session
     (private.directory / "go").touch()
     assert program.finish() == (0, "")
@@ -84,10 +101,10 @@ def test_wait_outlives_a_restart_of_consul(private: Locksmith) -> None:
     private.wait_for("held")
     second = private.agentd(script="echo 1 >second")
     wait_until(lambda: private.contenders() == 2, "the second's session")
-    private.agent.stop()
-    private.agent.start()
+    brief = brief_outage(private)
     (private.directory / "go").touch()
-    assert [first.finish()[0], second.finish()[0]] == [0, 0]
+    assert first.finish()[0] == 0 or not brief
+    assert second.finish()[0] == 0
 
 
 def test_outage_longer_than_the_ttl_ends_the_command(private: Locksmith) -> None:
@@ -96,7 +113,7 @@ def test_outage_longer_than_the_ttl_ends_the_command(private: Locksmith) -> None
     child = int(private.wait_for("child"))
     began = time.monotonic()
     private.agent.stop()
-    wait_until(lambda: not lives(child), "the command's end", seconds=60)
+    wait_until(lambda: not lives(child), "the command's end")
     assert time.monotonic() - began > 7
     status, error = program.finish()
     assert (status, "could not be" in error) == (143, True)
@@ -109,9 +126,9 @@ def test_consul_that_hangs_ends_the_command_too(private: Locksmith) -> None:
     began = time.monotonic()
     private.agent.freeze()
     try:
-        wait_until(lambda: not lives(child), "the command's end", seconds=60)
+        wait_until(lambda: not lives(child), "the command's end")
         assert time.monotonic() - began > 7
-        assert program.finish(60)[0] == 143
+        assert program.finish()[0] == 143
     finally:
         private.agent.thaw()
 
@@ -125,7 +142,7 @@ def test_holder_that_slept_through_its_session_learns_of_it(locks: Locksmith, co
     assert lives(child)
     program.send(signal.SIGCONT)
     assert program.finish()[0] == 143
-    assert not lives(child)
+    wait_until(lambda: not lives(child), "the command's child to end")
 
 
 def test_threads_of_a_lock_end_with_it(consul: ConsulAgent, key_prefix: str) -> None:

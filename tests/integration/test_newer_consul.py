@@ -19,7 +19,7 @@ from agentd.watch.query import Snapshot
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import BLACKLIST_EVENT, Node, main_job
 from tests.servers.newer_consul import Points
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 NewConsul = Callable[..., ConsulAgent]
 NewNode = Callable[..., Node]
@@ -46,7 +46,7 @@ def polling(poller: Poller) -> Iterator[Poller]:
         yield poller
     finally:
         poller.close()
-        poller.join(10)
+        poller.join(PATIENCE)
 
 
 def test_what_a_newer_agent_refuses(new_consul: NewConsul, new_client: NewClient) -> None:
@@ -79,7 +79,7 @@ def test_a_block_ends_with_the_change(new_consul: NewConsul, new_client: NewClie
     with ThreadPoolExecutor(20) as threads:
         waiting = [threads.submit(wait_for_change, client) for client in clients]
         agent.kv_put("k", b"b")
-        assert {one.result(30) for one in waiting} == {b"b"}
+        assert {one.result(PATIENCE) for one in waiting} == {b"b"}
 
 
 def test_a_limit_on_connections_is_waited_out(new_consul: NewConsul, new_client: NewClient) -> None:
@@ -155,6 +155,7 @@ def test_who_filtered_is_told_to_those_with_a_token(new_consul: NewConsul, new_c
     """And to nobody else."""
     agent = new_consul(newer=Points(), acl=True)
     agent.fire("secret")
+    wait_until(agent.events, "the event")
     token = agent.make_token('key_prefix "" { policy = "read" }')
 
     assert EventQuery().fetch(new_client(agent, token)).answer.filtered_by_acls

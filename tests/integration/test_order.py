@@ -31,6 +31,11 @@ def missed(node: Node) -> float:
     return float(found[1]) if found else 0.0
 
 
+def _lamport(agent: ConsulAgent) -> int:
+    """An agent's clock of events."""
+    return int(agent.get("/v1/agent/self")["Stats"]["serf_lan"]["event_time"])
+
+
 def event_poll(node: Node) -> dict[str, object]:
     """What the daemon says of its poll of events."""
     (found,) = [
@@ -83,13 +88,14 @@ def test_an_overflow_while_agentd_was_down_is_counted(new_node: NewNode, new_con
     node.outcome(node.fire(BLACKLIST_EVENT, b"add 198.51.100.7"))
     node.agentd.stop()
     for number in range(300):
-        node.fire("another", str(number).encode())
+        last = node.fire("another", str(number).encode())
+    wait_until(lambda: last in [one["ID"] for one in consul.events()], "all to be in the ring")
     node.agentd.start()
 
     wait_until(lambda: missed(node), "the loss to be counted")
 
     assert (missed(node), event_poll(node)["missed"]) == (44, 44)
-    assert any("events.missed" in line for line in node.agentd.log_lines())
+    wait_until(lambda: any("events.missed" in line for line in node.agentd.log_lines()), "the word")
 
 
 def test_events_fired_while_the_agent_was_down_are_counted(new_node: NewNode, new_consul: NewConsul) -> None:
@@ -106,6 +112,7 @@ def test_events_fired_while_the_agent_was_down_are_counted(new_node: NewNode, ne
     first.stop()  # or it would keep them for `second`
     first.start()
     second.start()
+    wait_until(lambda: _lamport(second) >= _lamport(first), "the second to have the first one's clock")
 
     wait_until(lambda: missed(node), "the loss to be counted")
 

@@ -22,8 +22,8 @@ from tests.servers.waiting import wait_until
 
 @pytest.fixture
 def stopped(new_nginx: Callable[..., Nginx]) -> Node:
-    """A node whose nginx does not run."""
-    return Node(new_nginx(workers=2))
+    """A node whose nginx does not run; old workers may drain for as long as a test takes."""
+    return Node(new_nginx(workers=2, shutdown_timeout="10m"))
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def node(stopped: Node) -> Node:
 @contextmanager
 def long_request(nginx: Nginx) -> Iterator[None]:
     """Keep a connection in the middle of a request, so that its worker cannot end."""
-    with socket.create_connection((nginx.address, nginx.port), timeout=5) as connection:
+    with socket.create_connection((nginx.address, nginx.port), timeout=30) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\nGET /")
         connection.recv(10_000)
         yield

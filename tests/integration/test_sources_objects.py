@@ -124,4 +124,4 @@ def test_gs_asks_with_a_token(directory: Path, tmp_path: Path) -> None:
 
 def _private_key() -> str:
     argv = ["openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"]
-    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=30).stdout
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout

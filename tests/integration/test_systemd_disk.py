@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers.agentd import WAIT
 from tests.servers.nspawn import Machine
 from tests.servers.waiting import wait_until
 
@@ -29,8 +30,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with Machine(tmp_path_factory.mktemp("machine")) as made:
         made.configure(HANDLERS)
         made.boot()
-        wait_until(lambda: made.attempt("agentd", "status").returncode == 0, "all to be well", seconds=120)
-        made.run("agentd", "blacklist", "add", BLOCKED)
+        wait_until(lambda: made.attempt("agentd", "status").returncode == 0, "all to be well")
+        made.run("agentd", "blacklist", "add", BLOCKED, *WAIT)
         yield made
 
 
@@ -48,10 +49,9 @@ def leave(machine: Machine) -> str:
     wait_until(
         lambda: machine.attempt("cat", "/run/agentd/left").stdout.strip() != "",
         "the program",
-        seconds=60,
         pause=0.2,
     )
-    wait_until(lambda: "process.left_behind" in machine.log(), "the word", seconds=60, pause=0.2)
+    wait_until(lambda: "process.left_behind" in machine.log(), "the word", pause=0.2)
     return machine.run("cat", "/run/agentd/left").strip()
 
 
@@ -77,8 +77,8 @@ def test_what_a_program_leaves_behind_goes_with_the_unit(machine: Machine, how: 
         machine.run("systemctl", "restart", "agentd")
     else:
         machine.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "agentd")
-    wait_until(lambda: machine.show("agentd", "MainPID") not in (before, "0"), "agentd again", seconds=60)
-    wait_until(lambda: not lives(machine, left), "it to be ended", seconds=20, pause=0.2)
+    wait_until(lambda: machine.show("agentd", "MainPID") not in (before, "0"), "agentd again")
+    wait_until(lambda: not lives(machine, left), "it to be ended", pause=0.2)
 
 
 def test_a_damaged_journal_is_set_aside_after_a_restart_by_systemd(machine: Machine) -> None:
@@ -91,7 +91,6 @@ def test_a_damaged_journal_is_set_aside_after_a_restart_by_systemd(machine: Mach
     wait_until(
         lambda: "damaged" in machine.attempt("ls", "/var/lib/agentd").stdout,
         "the file",
-        seconds=60,
         pause=0.2,
     )
     machine.wait_for("agentd")
@@ -106,8 +105,8 @@ def test_a_damaged_file_is_healed_within_the_sandbox(machine: Machine) -> None:
     )
     machine.run("sh", "-c", script)
     machine.run("systemctl", "reload", "nginx")
-    wait_until(lambda: "tree.restored" in machine.log(), "the file to be healed", seconds=60, pause=0.2)
-    wait_until(lambda: machine.answer(BLOCKED) == 403, "nginx to read it", seconds=60, pause=0.2)
+    wait_until(lambda: "tree.restored" in machine.log(), "the file to be healed", pause=0.2)
+    wait_until(lambda: machine.answer(BLOCKED) == 403, "nginx to read it", pause=0.2)
 
 
 def test_an_unusable_tree_does_not_hold_up_nginx_at_boot(machine: Machine) -> None:
@@ -126,6 +125,4 @@ def test_an_unusable_tree_does_not_hold_up_nginx_at_boot(machine: Machine) -> No
         assert machine.answer(BLOCKED) == 403
     finally:
         machine.run("rmdir", "/etc/nginx/agentd/.lock")
-    wait_until(
-        lambda: machine.attempt("agentd", "status").returncode == 0, "it to go on", seconds=120, pause=0.5
-    )
+    wait_until(lambda: machine.attempt("agentd", "status").returncode == 0, "it to go on", pause=0.5)

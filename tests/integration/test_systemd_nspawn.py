@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers.agentd import WAIT
 from tests.servers.nspawn import Machine
 from tests.servers.waiting import wait_until
 
@@ -47,7 +48,7 @@ def sound(machine: Machine) -> None:
 
 def blacklist(machine: Machine, *words: str) -> str:
     """Run `agentd blacklist`; a line that is not applied fails the test."""
-    return machine.run("agentd", "blacklist", *words)
+    return machine.run("agentd", "blacklist", *words, *(WAIT if words[0] == "add" else ()))
 
 
 def members(machine: Machine) -> list[bool]:
@@ -63,7 +64,7 @@ def members(machine: Machine) -> list[bool]:
 
 def wait_for_members(machine: Machine) -> None:
     """Wait until both have it."""
-    wait_until(lambda: all(members(machine)), "the sets to be restored", seconds=60.0, pause=0.2)
+    wait_until(lambda: all(members(machine)), "the sets to be restored", pause=0.2)
 
 
 def mended(machine: Machine) -> int:
@@ -155,7 +156,7 @@ def test_without_the_drop_in(machine: Machine) -> None:
     machine.run("ipset", "flush", "agentd4")
     added = machine.attempt("agentd", "blacklist", "add", "198.51.100.9", "--wait", "10s")
 
-    status = wait_until(lambda: _trouble(machine), "the trouble to be told", seconds=90.0, pause=1.0)
+    status = wait_until(lambda: _trouble(machine), "the trouble to be told", pause=1.0)
     check = machine.attempt("agentd", "check")
     blocked = machine.answer("198.51.100.9")
     machine.drop_in("kernel-sets.conf")
@@ -201,7 +202,7 @@ def test_the_watchdog_ends_an_agentd_that_hangs(machine: Machine) -> None:
     before = pid(machine, "agentd")
 
     machine.run("systemctl", "kill", "--signal=SIGSTOP", "--kill-who=main", "agentd")
-    wait_until(lambda: pid(machine, "agentd") not in (0, before), "another agentd", seconds=90.0, pause=0.2)
+    wait_until(lambda: pid(machine, "agentd") not in (0, before), "another agentd", pause=0.2)
     machine.run("rm", "/etc/systemd/system/agentd.service.d/watchdog.conf")
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "agentd")

@@ -191,7 +191,7 @@ def test_a_stream_upstream(new_site: NewSite) -> None:
     site.node.start()
 
     def answered() -> bool:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
             connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return str(backend.port).encode() in connection.recv(4096)
 

@@ -56,7 +56,6 @@ def test_a_leader_lost_and_regained_changes_nothing(
     wait_until(
         lambda: sum(server["Voter"] for server in first.get(voters)["Servers"]) == 3,
         "three servers that vote",
-        seconds=40,
         pause=0.2,
     )
     site = new_site(first).start(2)
@@ -64,17 +63,17 @@ def test_a_leader_lost_and_regained_changes_nothing(
 
     for other in others:
         other.stop()
-    wait_until(lambda: "no leader" in held(site), "the lost leader to be noticed", seconds=40, pause=0.2)
+    wait_until(lambda: "no leader" in held(site), "the lost leader to be noticed", pause=0.2)
     without = untouched(site, before)
     for other in others:
         other.start()
-    wait_until(lambda: not held(site), "Consul to answer again", seconds=60, pause=0.2)
+    wait_until(lambda: not held(site), "Consul to answer again", pause=0.2)
     regained = untouched(site, before)
     site.deregister(site.backends[0])
 
     assert without
     assert regained
-    site.await_serving(site.backends[1], seconds=40)
+    site.await_serving(site.backends[1])
 
 
 def test_an_agent_that_restarts_changes_nothing(
@@ -86,14 +85,14 @@ def test_an_agent_that_restarts_changes_nothing(
     before = site.node.content()
 
     agent.stop()
-    wait_until(lambda: held(site), "the agent's absence to be noticed", seconds=30, pause=0.2)
+    wait_until(lambda: held(site), "the agent's absence to be noticed", pause=0.2)
     without = untouched(site, before)
     agent.start()
     third = site.backend()
     site.register(third)
 
     assert without
-    site.await_serving(*site.backends, seconds=40)
+    site.await_serving(*site.backends)
 
 
 def test_a_token_without_the_right_is_told_apart_from_an_empty_service(
@@ -113,7 +112,7 @@ def test_a_token_without_the_right_is_told_apart_from_an_empty_service(
     before = site.node.content()
 
     agent.put(f"/v1/acl/policy/{policy['ID']}", {"ID": policy["ID"], "Name": "agentd", "Rules": rules})
-    reason = wait_until(lambda: held(site), "the missing right to be noticed", seconds=90, pause=0.5)
+    reason = wait_until(lambda: held(site), "the missing right to be noticed", pause=0.5)
 
     assert "service" in reason
     assert "held" in reason

@@ -18,7 +18,7 @@ from agentd.watch.queries import EventQuery, KeyPrefixQuery, KeyQuery, ServiceQu
 from agentd.watch.query import Query, Snapshot
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 
 class Watched:
@@ -34,7 +34,7 @@ class Watched:
 
     def _take(self, snapshot: Snapshot) -> None:
         self.inside.set()
-        self.gate.wait(30)
+        self.gate.wait(PATIENCE)
         self.snapshots.append(snapshot)
 
     @property
@@ -45,11 +45,11 @@ class Watched:
     def end(self) -> None:
         """End the poller, so that its status speaks of the last answer: that is told after the delivery."""
         self.poller.close()
-        assert self.poller.join(30)
+        assert self.poller.join(PATIENCE)
 
-    def until(self, probe: Callable[[Watched], object], what: str, *, seconds: float = 60.0) -> None:
+    def until(self, probe: Callable[[Watched], object], what: str) -> None:
         """Wait until `probe` returns something true."""
-        wait_until(lambda: probe(self), what, seconds=seconds)
+        wait_until(lambda: probe(self), what)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def watch() -> Iterator[Callable[..., Watched]]:
 
         def start(query: Query, address: str, **options: Any) -> Watched:  # noqa: ANN401 - as above
             watched = Watched(query, address, **options)
-            stack.callback(watched.poller.join, 5)
+            stack.callback(watched.poller.join, PATIENCE)
             stack.callback(watched.gate.set)
             stack.callback(watched.poller.close)
             watched.poller.start()
@@ -180,7 +180,7 @@ def test_300_events_of_another_name_between_two_polls_are_counted(
     watched.inside.clear()
     watched.gate.clear()
     agent.fire("held")  # the poller takes this one and is kept from polling
-    assert watched.inside.wait(30)
+    assert watched.inside.wait(PATIENCE)
     fired = [agent.fire("other") for _ in range(300)]
     wait_until(lambda: [one["ID"] for one in agent.events()] == fired[-256:], "all 300 to be in the ring")
     watched.gate.set()
@@ -264,7 +264,5 @@ def test_closing_ends_a_poll_at_once(consul: ConsulAgent, watch: Watch) -> None:
     watched = watch(EventQuery(), consul.url, wait="60s")
     watched.until(lambda one: one.poller.status.answers, "contact")
     time.sleep(0.1)  # into the blocking request
-    began = time.monotonic()
     watched.poller.close()
-    assert watched.poller.join(30)
-    assert time.monotonic() - began < 30
+    assert watched.poller.join(50)

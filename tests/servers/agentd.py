@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import urllib3
 
 from tests.servers.process import ServerProcess
+from tests.servers.waiting import PATIENCE
 
 _PROGRAM = str(Path(sys.executable).with_name("agentd"))
 # The log must be the machine's, whatever terminal the tests run in, and no token of the person's may leak in.
@@ -19,6 +21,8 @@ _UNSET = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPA
 # Handlers that tests bring along are named as tests.package.module:Class.
 # MALLOC_ARENA_MAX is as systemd/agentd.service sets it.
 _SET = {"PYTHONPATH": str(Path(__file__).parents[2]), "MALLOC_ARENA_MAX": "1"}
+WAIT: Final = ("--wait", "100s")
+"""For commands that leave their work to the daemon, which may be slow on a busy machine."""
 
 
 class AgentdProcess:
@@ -45,14 +49,14 @@ class AgentdProcess:
         argv = [_PROGRAM, "run", "--config", str(configuration)]
         self.process = ServerProcess(argv, log, environment=_UNSET | _SET | dict(environment or {}))
 
-    def start(self, *, seconds: float = 60.0) -> AgentdProcess:
+    def start(self) -> AgentdProcess:
         """Start the daemon and wait until /readyz answers 200."""
-        self.process.start(lambda: self.get("/readyz")[0] == 200, seconds=seconds)
+        self.process.start(lambda: self.get("/readyz")[0] == 200)
         return self
 
-    def stop(self, *, seconds: float = 30.0) -> int | None:
+    def stop(self) -> int | None:
         """End it with SIGTERM, as systemd does; return the exit status."""
-        return self.process.stop(signal.SIGTERM, seconds=seconds)
+        return self.process.stop(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it with SIGKILL, wherever it is."""
@@ -70,7 +74,7 @@ class AgentdProcess:
         """
         host, port = self._status
         try:
-            with urllib3.HTTPConnectionPool(host, port, timeout=10, retries=False) as pool:
+            with urllib3.HTTPConnectionPool(host, port, timeout=30, retries=False) as pool:
                 answer = pool.request("GET", path)
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(f"no answer from {host}:{port}: {error}") from error
@@ -80,7 +84,7 @@ class AgentdProcess:
         """Return what it logged so far, over all its starts."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def command(self, name: str, *arguments: str, seconds: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def command(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run another agentd command on the same configuration, e.g. `command("history", "--json")`."""
         return subprocess.run(
             [_PROGRAM, name, "--config", str(self.configuration), *arguments],
@@ -88,6 +92,6 @@ class AgentdProcess:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=seconds,
+            timeout=PATIENCE,
             check=False,
         )

@@ -9,6 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from tests.servers.ports import free_port
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # a client whose connection is not taken up tries again after a second
+
+
 class Backend:
     """One HTTP server on loopback that answers its port.
 
@@ -57,8 +62,7 @@ class Backend:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the library's own name)
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer((self.host, self.port), Answer)
-        self._server.daemon_threads = True
+        self._server = _Server((self.host, self.port), Answer)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 

@@ -26,6 +26,7 @@ class _Answer(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # a client whose connection is not taken up tries again after a second
 
 
 def start_backend(stack: ExitStack, host: str = "127.0.0.1", port: int = 0) -> str:
@@ -33,7 +34,7 @@ def start_backend(stack: ExitStack, host: str = "127.0.0.1", port: int = 0) -> s
     server = _Server((host, port), _Answer)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    stack.callback(thread.join, 5)
+    stack.callback(thread.join, 60)
     stack.callback(server.server_close)
     stack.callback(server.shutdown)
     return f"{host}:{server.server_address[1]}"

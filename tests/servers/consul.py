@@ -74,7 +74,7 @@ class ConsulAgent:
         self.process = ServerProcess(argv, directory / "consul.log", environment=unset)
 
     def _connections(self) -> urllib3.HTTPConnectionPool:
-        timeout = urllib3.Timeout(10)
+        timeout = urllib3.Timeout(30)
         return urllib3.HTTPConnectionPool(
             self.address, self._direct, maxsize=4, block=False, retries=False, timeout=timeout
         )
@@ -122,10 +122,10 @@ class ConsulAgent:
 
     def start(self) -> ConsulAgent:
         """Start (again: same ports, data kept) and wait until it knows a leader and is in the catalog."""
-        self.process.start(self._has_leader, seconds=30)
+        self.process.start(self._has_leader)
         if self.acl and self.token is None:
             self._bootstrap_acl()
-        wait_until(self._is_registered, f"{self.node} to be in the catalog", seconds=30)
+        wait_until(self._is_registered, f"{self.node} to be in the catalog")
         if self.proxy:
             self.proxy.management = self.token or ""
             self.proxy.start()
@@ -150,7 +150,7 @@ class ConsulAgent:
             except ConsulAnswerError:  # the ACL system starts a moment after the leader
                 return ""
 
-        self.token = wait_until(bootstrap, "the ACL system", seconds=30)
+        self.token = wait_until(bootstrap, "the ACL system")
         self.put("/v1/agent/token/agent", {"Token": self.token})
 
     def stop(self) -> None:
@@ -233,19 +233,31 @@ class ConsulAgent:
         self.request("DELETE", f"/v1/kv/{key}" + ("?recurse" if recurse else ""))
 
     def register(self, name: str, port: int, *, identity: str | None = None, status: str = "passing") -> None:
-        """Register a service instance with a TTL check in the given status."""
+        """Register a service instance with a TTL check in the given status; the catalog knows it then."""
         check = {"TTL": "1h", "Status": status}
         self.put(
             "/v1/agent/service/register",
             {"Name": name, "ID": identity or name, "Port": port, "Address": self.address, "Check": check},
         )
+        self._await_check(identity or name)
 
     def set_status(self, identity: str, status: str) -> None:
-        """Set the TTL check of a service instance: passing, warning or critical."""
+        """Set the TTL check of a service instance: passing, warning or critical; the catalog knows it."""
         self.put(f"/v1/agent/check/update/service:{identity}", {"Status": status})
+        self._await_check(identity, status)
+
+    def _await_check(self, identity: str, status: str = "") -> None:
+        """Wait for what the agent tells the servers by and by: the check of an instance, in any status."""
+
+        def known() -> bool:
+            checks = self.get(f"/v1/health/node/{self.node}")
+            found = [one["Status"] for one in checks if one["CheckID"] == f"service:{identity}"]
+            return status in found if status else bool(found)
+
+        wait_until(known, f"the catalog to know {identity} {status}")
 
     def deregister(self, identity: str) -> None:
-        """Take a service instance out."""
+        """Take a service instance out; the servers are told by and by."""
         self.put(f"/v1/agent/service/deregister/{identity}")
 
     def make_token(self, rules: str) -> str:

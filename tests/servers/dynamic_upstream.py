@@ -186,7 +186,7 @@ def read_by(
             return None
         workers = frozenset(nginx.workers())  # before the question, which an old one could still answer
         try:
-            answer = exchange(canary, "/generation", timeout=2.0).body.split()[0].decode()
+            answer = exchange(canary, "/generation", timeout=30.0).body.split()[0].decode()
         except (ExchangeError, IndexError):
             return None
         file = nginx.tree / "generations" / f"{int(answer):06}" / "upstreams" / f"{upstream}.conf"
@@ -249,7 +249,7 @@ class FakeBalancers:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(60)
         return self
 
     async def _listen(self) -> None:
@@ -261,9 +261,9 @@ class FakeBalancers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result(10)
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
         self._loop.close()
 
     async def _hang_up(self) -> None:

@@ -22,7 +22,7 @@ IS_ROOT: Final = os.geteuid() == 0
 NAMESPACE: Final = ("unshare", "--net", *([] if IS_ROOT else ["--map-root-user"]))
 """Begins a command that runs as root of a separate network."""
 
-_SECONDS = 30
+_SECONDS = 120
 _QUESTIONS: Final = {
     "bzip2": ("bzip2", "--help"),
     "consul": ("consul", "version"),

@@ -104,13 +104,13 @@ class Example:
         return self
 
     def _accepts(self) -> bool:
-        socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", self.port), timeout=30).close()
         return True
 
     def get(self, path: str = "/") -> str:
         """The body of an answer, or its status if that was not 200; a connection of its own."""
         headers = {"Connection": "close"}
-        with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=5, retries=False) as pool:
+        with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=30, retries=False) as pool:
             try:
                 answer = pool.request("GET", path, headers=headers)
             except urllib3.exceptions.HTTPError as error:

@@ -16,7 +16,7 @@ from tests.servers.consul import ConsulAgent
 from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
 from tests.servers.tls import Certificate
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 _HISTORY = "SELECT id, handler, kind, outcome, reason, generation FROM changes ORDER BY seq DESC"
 TICKET_EVENT = "tls-session-ticket-refresh"
@@ -106,7 +106,7 @@ class Node:
 
     def history(self, handler: str | None = None) -> list[dict[str, Any]]:
         """The journal's rows, newest first; read from the file, which is quicker than `agentd history`."""
-        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True, timeout=10)) as journal:
+        with closing(sqlite3.connect(f"file:{self.journal}?mode=ro", uri=True, timeout=60)) as journal:
             journal.row_factory = sqlite3.Row
             rows = journal.execute(_HISTORY).fetchall()
         return [dict(row) for row in rows if handler in (None, row["handler"])]
@@ -120,14 +120,14 @@ class Node:
         """The history's entry of one event, or None while it has not come."""
         return next((entry for entry in self.history() if entry["id"] == event), None)
 
-    def outcome(self, event: str, *, seconds: float = 60.0) -> dict[str, Any]:
+    def outcome(self, event: str) -> dict[str, Any]:
         """Wait for the event's outcome and return its entry."""
 
         def ended() -> dict[str, Any]:
             entry = self.entry(event)
             return entry if entry and entry["outcome"] else {}
 
-        return wait_until(ended, f"the outcome of {event}", seconds=seconds, pause=0.1)
+        return wait_until(ended, f"the outcome of {event}", pause=0.1)
 
     def content(self) -> dict[str, bytes]:
         """Every file of the current generation, and the generation itself."""
@@ -140,7 +140,7 @@ class Node:
     def passes_check(self) -> bool:
         """Whether `nginx -t` accepts what nginx would load now."""
         argv = [self.nginx.binary, "-t", "-q", "-p", str(self.nginx.directory), "-c", str(self.nginx.conf)]
-        return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
+        return subprocess.run(argv, capture_output=True, timeout=PATIENCE, check=False).returncode == 0
 
     def stop(self) -> None:
         """Stop both; the Consul agent is the caller's."""
@@ -158,9 +158,10 @@ class Node:
         """A file of the current generation."""
         return (self.nginx.tree / "current" / path).read_bytes()
 
-    def tickets(self) -> list[Path]:
-        """The session ticket key files, in nginx's order: the first encrypts."""
-        lines = self.read("tickets/tickets.conf").decode().splitlines()
+    def tickets(self, generation: int | None = None) -> list[Path]:
+        """The session ticket key files, in nginx's order: the first encrypts; None: of what is current."""
+        made = "current" if generation is None else f"generations/{generation:06}"
+        lines = (self.nginx.tree / made / "tickets/tickets.conf").read_text().splitlines()
         named = [line.split()[1].rstrip(";") for line in lines if line.startswith("ssl_session_ticket_key")]
         return [self.nginx.conf.parent / name for name in named]
 

@@ -17,9 +17,9 @@ global
     stats socket {directory}/operator.sock mode 666 level operator
 defaults
     mode http
-    timeout connect 1s
-    timeout client 10s
-    timeout server 10s
+    timeout connect 10s
+    timeout client 30s
+    timeout server 30s
 frontend in
     bind 127.0.0.1:{port}
     default_backend api
@@ -69,14 +69,14 @@ class HAProxy:
     def tell(self, command: str) -> str:
         """Send one command to the run-time socket, as an operator does with socat."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(5)
+            connection.settimeout(30)
             connection.connect(str(self.socket))
             connection.sendall(f"{command}\n".encode())
             return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
     def via(self, count: int) -> list[str]:
         """Who answered that many requests; a status where it was not 200."""
-        with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=10, retries=False) as pool:
+        with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=30, retries=False) as pool:
             close = {"Connection": "close"}
             answers = [pool.request("GET", "/", headers=close) for _ in range(count)]
         return [answer.data.decode() if answer.status == 200 else str(answer.status) for answer in answers]

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
-_GRACE_SECONDS = 5.0
+_GRACE_SECONDS = 10.0
 
 
 def become_reaper() -> None:

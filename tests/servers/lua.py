@@ -40,7 +40,7 @@ class LuaNginx:
             assert shipped in http
             http = http.replace(shipped, str(here))
         server = "".join(
-            f"location = /via/{zone} {{ proxy_pass http://{zone}; proxy_connect_timeout 1s; {location} }}\n"
+            f"location = /via/{zone} {{ proxy_pass http://{zone}; proxy_connect_timeout 10s; {location} }}\n"
             for zone in zones
         )
         nginx.configure(main=loading("lua"), http=http, server=server)
@@ -75,7 +75,7 @@ class LuaNginx:
     def ask(self, query: str) -> tuple[int, str]:
         """GET the interface with a query as it stands, as operators do, over TCP; status and body."""
         # Not by urllib3, which would encode what the interface does not decode.
-        with closing(HTTPConnection(self.nginx.address, self.port, timeout=5)) as connection:
+        with closing(HTTPConnection(self.nginx.address, self.port, timeout=30)) as connection:
             connection.request("GET", f"/dynamic?{query}")
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
@@ -83,7 +83,7 @@ class LuaNginx:
     def via(self, count: int = 1, zone: str = "api") -> list[str]:
         """Who answered that many requests, one connection after the other; a status where it was not 200."""
         with urllib3.HTTPConnectionPool(
-            self.nginx.address, self.nginx.port, timeout=10, retries=False
+            self.nginx.address, self.nginx.port, timeout=30, retries=False
         ) as pool:
             close = {"Connection": "close"}  # a reload closes a kept one, at times under the next request
             answers = [pool.request("GET", f"/via/{zone}", headers=close) for _ in range(count)]

@@ -167,7 +167,7 @@ class Nginx:
 
     def _accepts(self) -> bool:
         for port in (self.port, self.tls_port):
-            socket.create_connection((self.address, port), timeout=5).close()
+            socket.create_connection((self.address, port), timeout=30).close()
         return self._complete()
 
     def _complete(self) -> bool:
@@ -253,7 +253,7 @@ class Nginx:
             client: the address the request is to come from, as nginx sees it after realip.
         """
         headers = {"X-Forwarded-For": client} if client else {}
-        with urllib3.HTTPConnectionPool(self.address, self.port, timeout=10, retries=False) as pool:
+        with urllib3.HTTPConnectionPool(self.address, self.port, timeout=30, retries=False) as pool:
             answer = pool.request("GET", path, headers=headers)
         return answer.status, answer.data.decode()
 

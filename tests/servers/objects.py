@@ -70,7 +70,7 @@ class ObjectStore:
         self, method: str, path: str, body: bytes = b"", kind: str = "application/octet-stream"
     ) -> tuple[int, bytes]:
         try:
-            with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=10, retries=False) as pool:
+            with urllib3.HTTPConnectionPool("127.0.0.1", self.port, timeout=30, retries=False) as pool:
                 answer = pool.request(method, path, body=body, headers={"Content-Type": kind})
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(str(error)) from error

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 _TAIL_BYTES = 4000
 
@@ -52,7 +52,7 @@ class ServerProcess:
         """The exit status of the last process, negative for a signal; None while it runs."""
         return self._process.poll() if self._process else None
 
-    def start(self, ready: Callable[[], object], *, seconds: float = 60.0) -> None:
+    def start(self, ready: Callable[[], object], *, seconds: float = PATIENCE) -> None:
         """Start the process and wait until `ready` returns something true.
 
         Raises:
@@ -90,7 +90,7 @@ class ServerProcess:
         """Send a signal to the process, which must be running."""
         os.kill(self.pid, number)
 
-    def wait(self, *, seconds: float = 30.0) -> int:
+    def wait(self, *, seconds: float = PATIENCE) -> int:
         """Wait for the process to end by itself and return its exit status.
 
         Raises:
@@ -100,7 +100,7 @@ class ServerProcess:
             raise RuntimeError(f"{self.argv[0]} was never started")
         return self._process.wait(seconds)
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = 30.0) -> int | None:
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, seconds: float = PATIENCE) -> int | None:
         """Ask the process to end, kill it if it does not in time; return its exit status."""
         if self.running:
             self.send(number)

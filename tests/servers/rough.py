@@ -50,7 +50,7 @@ class RoughServer:
                 client.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue  # the other side was faster
-        self._thread.join(5)
+        self._thread.join(60)
         self._listener.close()
 
     def _serve(self) -> None:

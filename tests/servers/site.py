@@ -145,7 +145,7 @@ class Site:
 
     def at_rest(self) -> bool:
         """Whether no reload is to come: one worker is left, and serves what is current."""
-        answer = exchange(UnixAddress(str(self.node.nginx.canary)), "/generation", timeout=5.0)
+        answer = exchange(UnixAddress(str(self.node.nginx.canary)), "/generation", timeout=30.0)
         served = int(answer.body.split()[0])
         pending = json.loads(self.node.agentd.get("/status")[1])["reload_pending"]
         return served == self.node.generation and not pending and len(self.node.nginx.workers()) == 1
@@ -156,7 +156,7 @@ class Site:
         A kept connection is closed by a reload, at times just as the next request is on its way.
         """
         with urllib3.HTTPConnectionPool(
-            self.node.nginx.address, self.node.nginx.port, timeout=10, retries=False
+            self.node.nginx.address, self.node.nginx.port, timeout=30, retries=False
         ) as pool:
             close = {"Connection": "close"}
             answers = [pool.request("GET", "/via/api", headers=close) for _ in range(count)]
@@ -166,11 +166,11 @@ class Site:
         """Whether these, and no others, answer."""
         return set(self.via(4 * max(1, len(backends)))) == {str(backend.port) for backend in backends}
 
-    def await_serving(self, *backends: Backend, seconds: float = 60.0) -> None:
+    def await_serving(self, *backends: Backend) -> None:
         """Wait until these, and no others, answer."""
         ports = [backend.port for backend in backends]
         try:
-            wait_until(lambda: self.serves(*backends), f"{ports} to serve", seconds=seconds, pause=0.05)
+            wait_until(lambda: self.serves(*backends), f"{ports} to serve", pause=0.05)
         except TimeoutError as error:
             listed = self.consul.get(f"/v1/health/service/{self.service}")
             statuses = {

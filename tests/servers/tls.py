@@ -42,7 +42,7 @@ def make_certificate(directory: Path) -> Certificate:
         ["openssl", "req", "-x509", "-days", "2", *new_key, *name, "-out", str(made.certificate)],
         check=True,
         capture_output=True,
-        timeout=30,
+        timeout=120,
     )
     return made
 
@@ -84,7 +84,7 @@ class TLSClient:
             OSError: no connection, or the handshake failed (`ssl.SSLError` is one).
         """
         with (
-            socket.create_connection((address, port), timeout=10) as plain,
+            socket.create_connection((address, port), timeout=30) as plain,
             self._context.wrap_socket(plain, server_hostname=address, session=self.session) as connection,
         ):
             request = f"GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
