@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
 _ROOT = Path(__file__).parent.parent
@@ -18,6 +18,7 @@ settings.register_profile(
     max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
     # A shared two-core machine is no judge of how long one example may take.
     deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
     database=DirectoryBasedExampleDatabase(_ROOT / ".cache" / "hypothesis"),
 )
 settings.load_profile("agentd")

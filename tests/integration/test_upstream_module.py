@@ -138,7 +138,7 @@ def test_an_ipv6_address_takes_effect_with_a_reload(new_site: NewSite) -> None:
 
 def test_a_worker_that_hangs_is_not_joined_by_others(new_site: NewSite) -> None:
     """One question is not answered, and none is asked until a reload; what to do is told."""
-    site = new_site(interface_timeout="300ms").start(1)
+    site = new_site(interface_timeout="2s").start(1)
     with pytest.raises(TimeoutError):
         site.ask("upstream=api&add=&server=[::1]:9")  # as an operator did
 

@@ -186,7 +186,7 @@ def read_by(
             return None
         workers = frozenset(nginx.workers())  # before the question, which an old one could still answer
         try:
-            answer = exchange(canary, "/generation", timeout=30.0).body.split()[0].decode()
+            answer = exchange(canary, "/generation", timeout=5.0).body.split()[0].decode()
         except (ExchangeError, IndexError):
             return None
         file = nginx.tree / "generations" / f"{int(answer):06}" / "upstreams" / f"{upstream}.conf"

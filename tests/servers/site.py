@@ -50,6 +50,7 @@ class Site:
         self.lua: LuaNginx | None = None
         self.module = FakeBalancer((self.node.nginx.address, 0), {}, loads=read_by(self.node.nginx, "api"))
         self._stack = ExitStack()
+        self._blocked = 0
         if driver == "module":
             self._stack.enter_context(FakeBalancers([self.module]))
             host, port = self.module.address
@@ -181,7 +182,8 @@ class Site:
 
     def reload(self) -> None:
         """Have another handler's change reload nginx, and wait for the proof."""
-        self.node.outcome(self.node.fire(self.blacklist, f"192.0.2.{free_port() % 250}".encode()))
+        self._blocked += 1  # one that is blocked already would reload nothing
+        self.node.outcome(self.node.fire(self.blacklist, f"192.0.2.{self._blocked}".encode()))
 
     def file(self) -> str:
         """The rendered upstream."""
@@ -201,7 +203,7 @@ class Site:
         """GET the interface, as operators do; status and body."""
         if self.lua is not None:
             return self.lua.ask(query)
-        with closing(HTTPConnection(*self.module.address, timeout=5)) as connection:
+        with closing(HTTPConnection(*self.module.address, timeout=10)) as connection:
             connection.request("GET", f"/dynamic?{query}", headers={"Connection": "close"})
             answer = connection.getresponse()
             return answer.status, answer.read().decode()

@@ -80,16 +80,17 @@ def places_in(document: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 (any 
 
 def daemon_says(monkeypatch: pytest.MonkeyPatch, **differs: Any) -> None:  # noqa: ANN401 (any JSON)
     """Let the daemon answer with a snapshot in which all is well but for `differs`."""
+    now = time.time()
     snapshot = {
         "pid": 42,
-        "now": time.time(),
+        "now": now,
         "version": "0.1.0",
         "generation": 7,
         "reload_pending": [],
         "backlog": {},
         "not_ready": [],
         "stuck": [],
-        "queries": [QUERY | {"last_contact": time.time() - 5}],
+        "queries": [QUERY | {"last_contact": now - 5}],
         "handlers": {"writer": WELL},
     }
     monkeypatch.setattr(command, "_ask", lambda _loaded: snapshot | differs)
@@ -126,11 +127,12 @@ def test_daemon_that_is_well_ends_with_0(node: CommandNode, monkeypatch: pytest.
 
 def test_ages_are_by_the_daemons_clock(node: CommandNode, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the system's clock was set, the daemon's shows something else for a while."""
-    contact = {"last_contact": time.time() - 3605}
-    waiting = WELL | {"waiting": 1, "waiting_since": time.time() - 3600}
+    now = time.time() - 3600
+    contact = {"last_contact": now - 5}
+    waiting = WELL | {"waiting": 1, "waiting_since": now}
     daemon_says(
         monkeypatch,
-        now=time.time() - 3600,
+        now=now,
         queries=[QUERY | contact],
         handlers={"a": waiting},
     )

@@ -114,4 +114,6 @@ def test_retry_after_is_never_out_of_bounds(text: str) -> None:
 
 def test_a_date_counts_from_now() -> None:
     """By the clock of this machine."""
-    assert retry_after(formatdate(time.time() + 60, usegmt=True)) == pytest.approx(60, abs=2)
+    found = retry_after(formatdate(time.time() + 600, usegmt=True))
+    assert found is not None
+    assert 500 < found <= 600  # a busy machine may take its time in between
