@@ -15,7 +15,7 @@ from agentd.testing.staging import RecordedLog
 def new_fetcher(
     directory: Path,
     *allow: str,
-    seconds: float = 30.0,
+    seconds: float = 120.0,
     stop: threading.Event | None = None,
     read_key: ReadKey | None = None,
     **options: Any,  # noqa: ANN401 - SourceOptions' own

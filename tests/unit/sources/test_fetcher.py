@@ -45,7 +45,7 @@ class Harness:
             raise value
         return value
 
-    def fetcher(self, seconds: float = 30.0, stop: threading.Event | None = None) -> Fetcher:
+    def fetcher(self, seconds: float = 120.0, stop: threading.Event | None = None) -> Fetcher:
         """A fetcher with this much time."""
         return Fetcher(self.sources, self.room, time.monotonic() + seconds, self.log, stop)
 
@@ -250,7 +250,7 @@ def test_without_consul_there_are_no_keys(tmp_path: Path, harness: Harness) -> N
     """Where nothing was handed in to read them with."""
     sources = Sources(harness.options, tmp_path / "other")
     with pytest.raises(PermanentError, match="no Consul"):
-        Fetcher(sources, sources.new_directory(), time.monotonic() + 9, harness.log)("kv:lists/a")
+        Fetcher(sources, sources.new_directory(), time.monotonic() + 120, harness.log)("kv:lists/a")
 
 
 def test_a_disk_that_fails_is_for_later(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,7 +86,7 @@ class DeployStand:
         self.store: dict[str, Any] = {}
         self.runs: list[tuple[str, ...]] = []
         self.stop = threading.Event()
-        self.now, self.seconds, self._fired = 1_700_000_000.0, 30.0, 0
+        self.now, self.seconds, self._fired = 1_700_000_000.0, 120.0, 0
         self._log = RecordedLog()
         self._sources = Sources(SourceOptions(allow=(f"file:{self.shelf}/",)), directory / "fetched")
         self.configure(**options)
