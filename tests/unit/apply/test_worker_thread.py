@@ -176,7 +176,7 @@ def test_who_wakes_a_busy_worker_goes_on_after_the_deadline(stand: Stand) -> Non
     before = time.monotonic()
     worker.wait_until_entered(before + 0.01)
 
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 30
 
 
 class Watchful(Scribe):

@@ -322,7 +322,7 @@ def test_nobody_waits_for_a_reader_when_the_journal_is_tidied(journal: Journal) 
         owed = journal.database.owes_flush
     finish(journal)
 
-    assert took < 5
+    assert took < 9  # seconds; who waits for the reader does it for ten
     assert (owed, journal.database.owes_flush) == (True, False)
 
 
