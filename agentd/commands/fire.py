@@ -36,14 +36,14 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
-    add_payload_arguments(parser.add_mutually_exclusive_group())
+    add_payload_arguments(parser)
     add_wait_for_fleet(parser)
     add_fleet_arguments(parser)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
     """Fire, and print the ID that Consul gave the event; with `--wait` also how far the fleet is with it."""
-    payload = read_payload(arguments.payload, arguments.file, LARGEST_EVENT)
+    payload = read_payload(arguments, LARGEST_EVENT)
     _refuse(too_large(arguments.name, len(payload), ""))
     if not arguments.wait:
         told = _fire(arguments, payload)

@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     takes_command = False
+    intermixed = False
+    """Whether options may stand between the positional arguments, some of which may be left out."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (those of argparse)
         super().__init__(*args, **options)
@@ -44,6 +46,12 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse what comes before `--`; what follows is the command."""
+        if self.intermixed:
+            self.intermixed = False  # it calls this, once for the options and once for the others
+            try:
+                return self.parse_known_intermixed_args(args, namespace)
+            finally:
+                self.intermixed = True
         if not self.takes_command or args is None:
             return super().parse_known_args(args, namespace)
         end = list(args).index("--") if "--" in args else len(args)

@@ -6,32 +6,39 @@ Never reads more than it needs to know that it is too much, and never shows any 
 from __future__ import annotations
 
 import sys
-from argparse import _MutuallyExclusiveGroup
+from argparse import Namespace
 from pathlib import Path
 
-from agentd.errors import AgentdError
+from agentd.commands.parser import Parser
+from agentd.errors import AgentdError, ConfigError
 
 
-def add_payload_arguments(what: _MutuallyExclusiveGroup) -> None:
+def add_payload_arguments(parser: Parser) -> None:
     """Add the payload and `--file`, of which one may be given."""
-    what.add_argument(
+    parser.intermixed = True
+    parser.add_argument(
         "payload",
         nargs="?",
         metavar="PAYLOAD",
         help="what to send; - reads standard input. Anyone can see it in the process list: for"
         " secrets, use - or --file",
     )
-    what.add_argument(
+    parser.add_argument(
         "--file", type=Path, metavar="FILE", help="read the payload from a file; - reads standard input"
     )
 
 
-def read_payload(text: str | None, file: Path | None, largest: int) -> bytes:
+def read_payload(arguments: Namespace, largest: int) -> bytes:
     """What to send, empty if nothing was given; of one that is too large, `largest` + 1 bytes.
 
     Raises:
+        ConfigError: two were given.
         AgentdError: the file cannot be read.
     """
+    text: str | None = arguments.payload
+    file: Path | None = arguments.file
+    if text is not None and file is not None:
+        raise ConfigError(["a payload was typed, and --file names another: give one of them"])
     if text == "-" or file == Path("-"):
         return sys.stdin.buffer.read(largest + 1)
     if file is None:

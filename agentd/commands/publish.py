@@ -22,10 +22,12 @@ from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.target import add_target_arguments, check_target, described, matching
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
-from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError, ConsulRefused
+from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError
 from agentd.printable import printable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Draft
     from agentd.fleet.head import Head, Keep
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _FIRST_FORMAT: Final = 1  # of messages: every agentd that acknowledges anything knows it
 _PUBLISHER: Final = 200  # characters
+_PURPOSE: Final = "publishing"
 _SHOWN: Final = 5  # nodes that are named
 
 
@@ -47,16 +50,15 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "name", type=_kept_name, metavar="NAME", help="name of the event, as handlers take it"
     )
-    what = parser.add_mutually_exclusive_group()
-    add_payload_arguments(what)
-    what.add_argument(
+    add_payload_arguments(parser)
+    parser.add_argument(
         "--reference",
         type=argument_types.word,
         metavar="R",
         help='publish a reference (kv:, file:, http(s):, s3:, gs:) with its digest, as "R sha256:HEX"; where'
         " `sources.allow` of the configuration file allows it, it is fetched for that",
     )
-    what.add_argument(
+    parser.add_argument(
         "--again",
         type=argument_types.message_number,
         metavar="NUM",
@@ -111,11 +113,7 @@ def execute(arguments: Namespace, output: Output) -> int:
         AgentdError: it is not published, and why.
         ConsulUnavailable: no answer; whether it was written is not known.
     """
-    check_target(arguments)
-    if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
-        raise ConfigError(
-            ["--again publishes a message as it was: leave out --node, --service, --tag and --snapshot"]
-        )
+    _check(arguments)
     typed = None if arguments.reference or arguments.again else _typed(arguments)
     with fleet(arguments) as reached:
         wait = FleetWait(reached.name, reached.client, arguments.name, arguments) if arguments.wait else None
@@ -131,10 +129,22 @@ def execute(arguments: Namespace, output: Output) -> int:
     return int(not enough)
 
 
+def _check(arguments: Namespace) -> None:
+    """Raises ConfigError for what does not go together."""
+    check_target(arguments)
+    if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
+        raise ConfigError(
+            ["--again publishes a message as it was: leave out --node, --service, --tag and --snapshot"]
+        )
+    given = [arguments.payload, arguments.file, arguments.reference, arguments.again]
+    if sum(one is not None for one in given) > 1:
+        raise ConfigError(["give one of PAYLOAD, --file, --reference and --again"])
+
+
 def _typed(arguments: Namespace) -> bytes:
     from agentd.fleet.envelope import LARGEST  # noqa: PLC0415 (parsing does without)
 
-    payload = read_payload(arguments.payload, arguments.file, LARGEST)
+    payload = read_payload(arguments, LARGEST)
     if len(payload) > LARGEST:
         raise AgentdError(
             f"the payload has more than {LARGEST} bytes, which is all that Consul takes for one key: put it"
@@ -163,13 +173,15 @@ class _Publication:
         """Refuse it or write it; what is told of it. Raises what `execute` does."""
         from agentd.digest import digest  # noqa: PLC0415 (as above)
 
-        head = self._head()
-        keep = self._keep(head)
-        draft = self._draft(typed)
-        self._see_that_all_understand_it()
+        keys = self._log.keys
+        with self._needs("read", keys.head(self._name), keys.messages(self._name), keys.record):
+            head = self._head()
+            keep = self._keep(head)
+            draft = self._draft(typed)
+            self._see_that_all_understand_it()
         matches = self._matching(draft)
         tried = [] if self._arguments.no_dry_run else self._rehearse(draft, head)
-        num = self._write(draft, keep)
+        num = self._write(draft, keep, head)
         return {
             "fleet": self._reached.name,
             "name": self._name,
@@ -317,23 +329,26 @@ class _Publication:
             sys.stderr.write(f"agentd: tried here: {one['handler']} would be {one['outcome']}\n")
         return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
 
-    def _write(self, draft: Draft, keep: Keep) -> int:
+    def _write(self, draft: Draft, keep: Keep, head: Head | None) -> int:
         """Write it, and return its number; where the token lacks a right, say which."""
-        try:
+        keys = self._log.keys
+        prefixes = [keys.head(self._name), keys.messages(self._name), keys.pruned(self._name)]
+        if draft.sha256:
+            prefixes.append(keys.bodies)
+        if head is None:  # the first message of all brings the fleet's record along
+            prefixes.append(keys.record)
+        with self._needs("write", *prefixes):
             return self._log.publish(self._name, draft, keep=keep)
-        except ConsulRefused:
-            keys = self._log.keys
-            bodies = [keys.bodies] if draft.sha256 else []
-            self._demand(
-                "write", keys.head(self._name), keys.messages(self._name), keys.pruned(self._name), *bodies
-            )
-            self._demand("write", keys.record)  # which the first of all messages needs
-            raise
 
-    def _demand(self, access: Access, *prefixes: str) -> None:
+    def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-        demand(self._reached.client, access, prefixes, "publishing")
+        demand(self._reached.client, access, [prefix], _PURPOSE)
+
+    def _needs(self, access: Access, *prefixes: str) -> AbstractContextManager[None]:
+        from agentd.fleet.rights import explained  # noqa: PLC0415 (as above)
+
+        return explained(self._reached.client, access, prefixes, _PURPOSE)
 
 
 def publisher() -> str:

@@ -95,7 +95,7 @@ def test_every_command_knows_help_config_and_json(command: str, capsys: pytest.C
         ["fire"],
         ["fire", ""],
         ["fire", "a\nb"],
-        ["fire", "name", "payload", "--file", "x"],
+        ["fire", "name", "payload", "another"],
         ["history", "--limit", "0"],
         ["history", "--limit", "1e3"],
         ["rollback", "0"],
