@@ -44,7 +44,7 @@ def remove(arguments: Namespace, output: Output) -> int:
     from agentd.fleet.census import Census  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
-    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand, explained  # noqa: PLC0415 (as above)
 
     with fleet(arguments) as reached:
         keys, kv = Keys(reached.name), ConsulKV(reached.client)
@@ -56,8 +56,8 @@ def remove(arguments: Namespace, output: Output) -> int:
         if found and not arguments.force:
             _refuse_while_alive(reached.name, Census(reached.client, keys).documents())
         if found and arguments.yes:
-            demand(reached.client, "write", [keys.root], "removing the fleet")
-            kv.delete_all(keys.root)
+            with explained(reached.client, "write", [keys.root], "removing the fleet"):
+                kv.delete_all(keys.root)
         left = _count(keys, kv.keys(keys.root, consistent=True)) if arguments.yes else found
     if output.json:
         output.document({"fleet": reached.name, "found": found, "removed": bool(found) and not left})

@@ -17,13 +17,12 @@ from agentd.commands.output import Output, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError, ConfigError, ConsulRefused, FleetError
+from agentd.errors import AgentdError, ConfigError, FleetError
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.head import Head
-    from agentd.fleet.keys import Keys
     from agentd.fleet.reader import Reader
 
 _COLUMNS: Final = (
@@ -32,6 +31,7 @@ _COLUMNS: Final = (
 _SHORT_ID: Final = 8
 _PUBLISHER: Final = 40  # characters of it in the table
 _FORGET: Final = "forget"
+_PURPOSE: Final = "reading the fleet's log"
 _TWO: Final = 2  # the verb and its name
 
 
@@ -98,21 +98,41 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
     from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand, explained  # noqa: PLC0415 (as above)
 
+    if name is not None:
+        _check_name(name)
     reader = Reader(ConsulKV(reached.client), Keys(reached.name))
-    heads, wrong = _heads(reader, name)
-    if not heads:
-        _explain_nothing(reached, reader.keys, name, wrong)
-    wanted = sorted(
-        ((num, one) for one, head in heads.items() for num in _numbers(reader, one, head, limit)),
-        reverse=True,
-    )[:limit]
-    rows = _rows(reader, wanted)
+    keys = reader.keys
+    needed = [keys.names, f"{keys.root}messages/"] if name is None else [keys.head(name), keys.messages(name)]
+    with explained(reached.client, "read", needed, _PURPOSE):
+        heads, wrong = _heads(reader, name)
+        wanted = sorted(
+            ((num, one) for one, head in heads.items() for num in _numbers(reader, one, head, limit)),
+            reverse=True,
+        )[:limit]
+        rows = _rows(reader, wanted)
+    if not any(row.message for row in rows):  # which is also how a log looks that the token must not see
+        demand(reached.client, "read", needed, _PURPOSE)
+    if name is not None and not heads:
+        raise AgentdError(
+            f"{name}: {wrong[name]}"
+            if name in wrong
+            else f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`"
+        )
     if output.json:
         output.document(_document(reached.name, heads, wrong, rows))
     else:
         _print(rows, heads, wrong, output, named=name is not None)
     return 0
+
+
+def _check_name(name: str) -> None:
+    """Raises AgentdError for what can be the name of no log."""
+    from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (as above)
+
+    if not is_kept_name(name):
+        raise AgentdError(f"{name!r} cannot be kept: see `agentd log`")
 
 
 def _heads(reader: Reader, name: str | None) -> tuple[dict[str, Head], dict[str, str]]:
@@ -129,17 +149,6 @@ def _heads(reader: Reader, name: str | None) -> tuple[dict[str, Head], dict[str,
             found = {name: error}
     heads = {one: head for one, head in found.items() if isinstance(head, Head)}
     return heads, {one: str(error) for one, error in found.items() if isinstance(error, FleetError)}
-
-
-def _explain_nothing(reached: ReachedFleet, keys: Keys, name: str | None, wrong: Mapping[str, str]) -> None:
-    """Tell a log in which there is nothing from one that the token must not see, or that cannot be read."""
-    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
-
-    demand(reached.client, "read", [keys.names, f"{keys.root}messages/"], "reading the fleet's log")
-    if name is not None and name in wrong:
-        raise AgentdError(f"{name}: {wrong[name]}")
-    if name is not None:
-        raise AgentdError(f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`")
 
 
 def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]:
@@ -267,22 +276,16 @@ def _fields(row: _Row, now: float) -> dict[str, Any]:
 
 def _forget(reached: ReachedFleet, name: str, before: int | None, output: Output) -> int:
     """Drop the messages of a name for good; nodes that still hold them do not write them back."""
-    from agentd.fleet.keys import Keys, is_kept_name  # noqa: PLC0415 (as above)
+    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
     from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
-    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import explained  # noqa: PLC0415 (as above)
 
-    if not is_kept_name(name):
-        raise AgentdError(f"{name!r} cannot be kept: see `agentd log`")
+    _check_name(name)
     log = Log(ConsulKV(reached.client), Keys(reached.name))
-    try:
+    needed = [log.keys.head(name), log.keys.messages(name), log.keys.pruned(name)]
+    with explained(reached.client, "write", needed, "forgetting"):
         gone = log.forget(name, None if before is None else before - 1)
-    except (ConsulRefused, FleetError):
-        keys = log.keys
-        demand(
-            reached.client, "write", [keys.head(name), keys.messages(name), keys.pruned(name)], "forgetting"
-        )
-        raise
     if output.json:
         output.document({"fleet": reached.name, "name": name, "forgotten": gone})
     output.line(f"{name}: {gone} message{'' if gone == 1 else 's'} forgotten")

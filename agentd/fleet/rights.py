@@ -6,7 +6,8 @@ here before believing it (https://developer.hashicorp.com/consul/docs/security/a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from agentd.errors import ConsulRefused
@@ -54,3 +55,18 @@ def demand(authority: Authority, access: Access, prefixes: Iterable[str], purpos
     """
     if rules := missing_rules(authority, access, prefixes):
         raise ConsulRefused(f"{purpose} needs more rights: add to the policy of the token: {' '.join(rules)}")
+
+
+@contextmanager
+def explained(authority: Authority, access: Access, prefixes: Iterable[str], purpose: str) -> Iterator[None]:
+    """What Consul refuses within is told as the rules to add, if rights are what is missing.
+
+    Raises:
+        ConsulRefused: as `demand`; else as it was raised within.
+        ConsulUnavailable: as `demand`.
+    """
+    try:
+        yield
+    except ConsulRefused:
+        demand(authority, access, prefixes, purpose)
+        raise

@@ -3,8 +3,8 @@
 #   sed 's/FLEET/production/' publisher.hcl | consul acl policy create -name agentd-publisher -rules -
 #
 # Whoever has it can have every handler of the fleet do what it does for a message. To let a job publish one name
-# only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes; the first message of
-# a fleet also needs names/_fleet.
+# only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes; names/_fleet is to
+# be read, and for the first message of a fleet to be written.
 
 key_prefix "agentd/FLEET/names/" {
   policy = "write"

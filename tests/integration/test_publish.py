@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -36,7 +36,8 @@ class Fleet:
         self.name = name
         self.keys = Keys(name)
         self._capsys = capsys
-        self.client = ConsulClient(ConsulOptions(address=consul.url))
+        options = ConsulOptions(address=consul.url).typed(token=consul.token, verify=True)
+        self.client = ConsulClient(options)
         self.log = Reader(ConsulKV(self.client), self.keys)
 
     def close(self) -> None:
@@ -48,7 +49,11 @@ class Fleet:
         """Run a command on this fleet; its status, and what it printed."""
         address = ["--fleet", self.name, "--http-addr", self.consul.url]
         status = main([words[0], *address, *words[1:]])
-        return status, *self._capsys.readouterr()
+        return status, *self.captured()
+
+    def captured(self) -> tuple[str, str]:
+        """What was printed since the last time."""
+        return self._capsys.readouterr()
 
     def publish(self, name: str, *words: str) -> int:
         """Publish; the number."""
@@ -90,6 +95,29 @@ class Fleet:
         """Write what a node would write."""
         document = {"format": 1, "agentd": "1", "node_id": node, "boot": "b", "written": 1.0} | more
         self.consul.kv_put(self.keys.node(node), json.dumps(document).encode())
+
+
+class Denied(Fleet):
+    """One on a Consul that denies what no rule grants; one message is kept under `list`."""
+
+    def __init__(
+        self,
+        consul: ConsulAgent,
+        name: str,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        super().__init__(consul, name, capsys)
+        self._monkeypatch = monkeypatch
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", consul.token or "")
+        self.publish("list", "x", "--keep", "all")
+
+    def may(self, rules: dict[str, str]) -> None:
+        """From now on the token may do this, below the prefixes of the fleet."""
+        text = [
+            f'key_prefix "{self.keys.root}{at}" {{ policy = "{access}" }}' for at, access in rules.items()
+        ]
+        self._monkeypatch.setenv("CONSUL_HTTP_TOKEN", self.consul.make_token("\n".join(text)))
 
 
 @pytest.fixture
@@ -234,7 +262,15 @@ class TestRefusal:
         assert "correct --http-addr" in why
 
     @pytest.mark.parametrize(
-        "words", [["--tag", "x"], ["--again", "7", "--node", "x"], ["--again", "7", "--snapshot"]]
+        "words",
+        [
+            ["--tag", "x"],
+            ["--again", "7", "--node", "x"],
+            ["--again", "7", "--snapshot"],
+            ["x", "--file", "y"],
+            ["x", "--reference", "kv:y"],
+            ["--file", "x", "--again", "7"],
+        ],
     )
     def test_what_does_not_go_together(self, fleet: Fleet, words: list[str]) -> None:
         """It is wrong usage, and Consul is not asked."""
@@ -246,8 +282,8 @@ class TestRefusal:
         "words",
         [
             ["_list"], ["a/b"], ["*"], ["list", "--ttl", "0s"], ["list", "--ttl", "-1"],
-            ["list", "--again", "x"], ["list", "--again", "9000000000000000"], ["list", "x", "--file", "y"],
-            ["list", "--keep", "some"],
+            ["list", "--again", "x"], ["list", "--again", "9000000000000000"], ["list", "x", "y"],
+            ["list", "--keep", "some"], ["--ttl", "1s"],
         ],
     )  # fmt: skip
     def test_what_cannot_be_meant(self, fleet: Fleet, words: list[str]) -> None:
@@ -468,3 +504,147 @@ class TestRemove:
         assert fleet.consul.kv_get(fleet.keys.node("lb1"))
         assert fleet.command("fleet", "remove", "--yes", "--force")[0] == 0
         assert fleet.consul.kv_get(fleet.keys.node("lb1")) is None
+
+
+class TestHere:
+    """On a node: its handlers try the message first."""
+
+    @pytest.fixture
+    def config(self, fleet: Fleet, tmp_path: Path) -> str:
+        """The configuration of a node with a blacklist, on which agentd has not run yet."""
+        sections = {
+            "consul": {"address": fleet.consul.url},
+            "nginx": None,
+            "tree": {"path": str(tmp_path / "tree")},
+            "state": str(tmp_path / "state"),
+            "status": {"address": None},
+            "fleet": {"name": fleet.name},
+            "sources": {"allow": [f"file:{tmp_path}/lists"]},
+            "handlers": {
+                "blacklist": {"use": "ip_blacklist", "on": [{"event": "list", "keep": "all"}]},
+                "other": {"use": "command", "on": [{"event": "*"}], "options": {"argv": ["/bin/false"]}},
+            },
+        }
+        file = tmp_path / "agentd.yaml"
+        file.write_text(json.dumps(sections))  # JSON is YAML
+        return str(file)
+
+    def publish(self, fleet: Fleet, config: str, *words: str) -> tuple[int, str, str]:
+        """Publish as that node does: the file says which fleet, and where Consul is."""
+        status = main(["publish", "--config", config, "list", *words])
+        return status, *fleet.captured()
+
+    def test_what_they_take_is_published(self, fleet: Fleet, config: str, tmp_path: Path) -> None:
+        """How the name is kept stands in the configuration; nothing is applied by trying."""
+        status, out, err = self.publish(fleet, config, "add 192.0.2.7 10m")
+        assert (status, out.split()[0]) == (0, "list")
+        assert "tried here: blacklist would be changed" in err
+        assert (fleet.head("list").keep, fleet.head("list").count) == ("all", 1)
+        assert not (tmp_path / "state").exists()
+        assert not (tmp_path / "tree").exists()
+
+    def test_what_they_refuse_is_not(self, fleet: Fleet, config: str) -> None:
+        """The reason is the handler's; whoever knows better says so."""
+        status, _, err = self.publish(fleet, config, "add 300.1.1.1")
+        assert status == 1
+        assert "'blacklist' here would not take it (refused: " in err
+        assert fleet.log.head("list") is None
+        assert self.publish(fleet, config, "add 300.1.1.1", "--no-dry-run")[0] == 0
+
+    def test_a_message_that_is_brought_back_is_tried_as_well(self, fleet: Fleet, config: str) -> None:
+        """What is right may have changed since."""
+        self.publish(fleet, config, "add 300.1.1.1", "--no-dry-run")
+        (num,) = fleet.log.numbers("list")
+        status, _, err = self.publish(fleet, config, "--again", str(num))
+        assert status == 1
+        assert "would not take it" in err
+
+    def test_a_reference_gets_its_digest(self, fleet: Fleet, config: str, tmp_path: Path) -> None:
+        """Computed from what `sources.allow` lets be fetched."""
+        (tmp_path / "lists").mkdir()
+        (tmp_path / "lists" / "drop").write_bytes(b"192.0.2.0/24\n")
+        where = f"file:{tmp_path}/lists/drop"
+        status, _, err = self.publish(fleet, config, "--reference", where, "--no-dry-run")
+        assert status == 0, err
+        sha256 = hashlib.sha256(b"192.0.2.0/24\n").hexdigest()
+        assert fleet.payload("list", fleet.head("list").newest) == f"{where} sha256:{sha256}".encode()
+
+    def test_another_fleet_is_not_tried_here(self, fleet: Fleet, config: str) -> None:
+        """What handlers here make of it says nothing about that one."""
+        neighbour = Keys(f"{fleet.name}-2")
+        words = ["--fleet", neighbour.fleet, "add 300.1.1.1"]
+        try:
+            assert "nobody keeps 'list'" in self.publish(fleet, config, *words)[2]
+            assert self.publish(fleet, config, *words, "--keep", "all")[0] == 0
+        finally:
+            fleet.consul.kv_delete(neighbour.root, recurse=True)
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """One Consul server that denies what no rule grants."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("strict"), acl=True)
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+class TestRights:
+    """Under default deny."""
+
+    @pytest.fixture
+    def denied(
+        self,
+        strict: ConsulAgent,
+        suffix: str,
+        capsys: pytest.CaptureFixture[str],
+        no_file: None,  # noqa: ARG002
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[Denied]:
+        """A fleet with one name, and tokens that lack a right."""
+        with closing(Denied(strict, f"fleet{suffix}", capsys, monkeypatch)) as made:
+            yield made
+
+    EVERY: ClassVar = dict.fromkeys(["names/list", "messages/list/", "pruned/list", "bodies/"], "write") | {
+        "names/_fleet": "read"
+    }
+
+    @pytest.mark.parametrize("lacking", ["names/list", "messages/list/", "bodies/"])
+    def test_a_right_that_publishing_lacks_is_named(
+        self, denied: Denied, lacking: str, tmp_path: Path
+    ) -> None:
+        """As the rule to add to the policy; a token for one name is enough."""
+        (tmp_path / "payload").write_bytes(b"x" * 40_000)
+        words = ["publish", "list", "--file", str(tmp_path / "payload")]
+        denied.may(self.EVERY)
+        assert denied.command(*words)[0] == 0
+        (tmp_path / "payload").write_bytes(b"y" * 40_000)
+        denied.may(self.EVERY | {lacking: "read"})
+        rule = f'key_prefix "{denied.keys.root}{lacking}" {{ policy = "write" }}'
+        assert f"publishing needs more rights: add to the policy of the token: {rule}" in denied.refused(
+            *words
+        )
+
+    @pytest.mark.parametrize("lacking", ["names/list", "names/_fleet"])
+    def test_a_right_to_read_is_named_too(self, denied: Denied, lacking: str) -> None:
+        """What must not be seen is not taken for nothing."""
+        denied.may({at: access for at, access in self.EVERY.items() if at != lacking})
+        rule = f'key_prefix "{denied.keys.root}{lacking}" {{ policy = "read" }}'
+        assert rule in denied.refused("publish", "list", "x")
+
+    def test_a_log_that_the_token_must_not_see_is_not_empty(self, denied: Denied) -> None:
+        """Consul answers as if nothing were there."""
+        denied.may({})
+        for words in (["log"], ["log", "list"], ["publish", "list", "x"], ["fleet", "remove"]):
+            assert f'key_prefix "{denied.keys.root}' in denied.refused(*words)
+
+    @pytest.mark.parametrize(
+        "words", [["log", "forget", "list"], ["fleet", "remove", "--yes", "--force"]], ids=" ".join
+    )
+    def test_a_viewer_can_change_nothing(self, denied: Denied, words: list[str]) -> None:
+        """The rule to add is told."""
+        denied.may({"": "read"})
+        status, _, err = denied.command(*words)
+        assert status == 1
+        assert '{ policy = "write" }' in err
+        assert denied.log.head("list") is not None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import pytest
 
 from agentd.errors import ConsulRefused
-from agentd.fleet.rights import demand, missing_rules
+from agentd.fleet.rights import demand, explained, missing_rules
 
 KEYS = ["agentd/edge/names/", "agentd/edge/messages/"]
 
@@ -40,3 +42,20 @@ def test_what_needs_the_rights_is_named() -> None:
 def test_enough_rights_are_no_news(token: Token) -> None:
     """Nor are those of a Consul that has no ACLs."""
     demand(token, "read", KEYS, "reading the log")
+
+
+def test_a_refusal_is_told_as_the_rules_to_add() -> None:
+    """Consul itself names neither the key nor the rule in every release."""
+    with pytest.raises(ConsulRefused, match="publishing needs more rights"), publishing(Token()):
+        raise ConsulRefused("Permission denied")
+
+
+def test_a_refusal_for_another_reason_stays_as_it_is() -> None:
+    """The rights are there."""
+    with pytest.raises(ConsulRefused, match=r"^too large$"), publishing(Token(acls=False)):
+        raise ConsulRefused("too large")
+
+
+def publishing(token: Token) -> AbstractContextManager[None]:
+    """What needs to write."""
+    return explained(token, "write", KEYS, "publishing")
