@@ -196,8 +196,10 @@ class Writer(Reader):
         index = pairs[key].index if key in pairs else 0
         pruned = self._pruned(pairs.get(ids))
         try:
-            head = parse_head(pairs[key].value) if key in pairs else Head(keep)
+            head = parse_head(pairs[key].value) if key in pairs else None
         except BadDocument:
+            head = None
+        if head is None:  # there may be messages nevertheless
             head, view.suspect = Head(keep), True
         if not view.suspect:
             if head.newest < view.cursor:

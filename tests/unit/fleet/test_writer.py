@@ -259,6 +259,17 @@ def test_a_poisoned_head_is_made_anew(kv: ModelKV, log: Log, value: bytes, via: 
     assert (head.count, len(head.recent)) == (3, 3)
 
 
+def test_a_head_that_was_deleted_is_made_anew(kv: ModelKV, log: Log) -> None:
+    """Its messages are still there: none of them is written again."""
+    log.append(NAME, [event(1), event(2)], keep="all")
+    kv.delete(KEYS.head(NAME))
+    landed = another(kv).append(NAME, [event(1), event(3)], keep="all")
+    assert [landed["e1"].written, landed["e3"].written] == [False, True]
+    head = log.head(NAME)
+    assert head
+    assert (head.count, ids(kv)) == (3, ["e1", "e2", "e3"])
+
+
 def test_a_head_of_a_newer_agentd_is_left_alone(kv: ModelKV, log: Log) -> None:
     """It waits."""
     kv.put(KEYS.head(NAME), b'{"format":2}')
