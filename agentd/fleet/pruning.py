@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentd.errors import FleetError, UnknownFormat
-from agentd.fleet.document import check_shape, read_document, render_document
+from agentd.fleet.document import check_shape, is_time, read_document, render_document
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Head
 
@@ -150,7 +150,7 @@ def _are_groups(value: Any) -> bool:  # noqa: ANN401 (any JSON)
 
 
 def _is_group(value: Any) -> bool:  # noqa: ANN401 (any JSON)
-    if not (isinstance(value, list) and len(value) == 2 and type(value[0]) in (int, float)):  # noqa: PLR2004 (a pair)
+    if not (isinstance(value, list) and len(value) == 2 and is_time(value[0])):  # noqa: PLR2004 (a pair)
         return False
     try:
         return len(base64.b64decode(value[1], validate=True)) % _MARK == 0
