@@ -18,7 +18,7 @@ class Held:
 
     Attributes:
         head: as it last saw it, and believed it.
-        messages: those that it holds, verbatim and ascending; bodies are held apart.
+        messages: those that it holds, verbatim and ascending, each ID once; bodies are held apart.
     """
 
     head: Head

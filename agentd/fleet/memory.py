@@ -36,8 +36,8 @@ _FORMAT: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, highest INTEGER NOT NULL, head BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS messages (
-    name TEXT NOT NULL, num INTEGER NOT NULL, expires REAL, size INTEGER NOT NULL, raw BLOB NOT NULL,
-    PRIMARY KEY (name, num)
+    name TEXT NOT NULL, num INTEGER NOT NULL, id TEXT NOT NULL, expires REAL, size INTEGER NOT NULL,
+    raw BLOB NOT NULL, PRIMARY KEY (name, num), UNIQUE (name, id)
 );
 CREATE TABLE IF NOT EXISTS bodies (sha256 TEXT PRIMARY KEY, used REAL NOT NULL, body BLOB NOT NULL);
 PRAGMA user_version = {_FORMAT};
@@ -96,11 +96,16 @@ class Memory:
         """
         with self._transaction() as db:
             marks = Held(self._head(name) or head).merged(head)
-            rows = [(name, one.num, one.expires, len(one.raw), one.raw) for one in messages]
+            rows = [(name, one.num, one.id, one.expires, len(one.raw), one.raw) for one in messages]
             highest = max([self.highest(name), *(row[1] for row in rows)])
             db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (name, highest, _rendered(marks)))
-            # What was read first counts: nothing replaces a message.
-            db.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?)", rows)
+            # What was read first counts. But the log may have lost a message, and have it again since then
+            # under another number: only one of the two can be written back.
+            db.executemany(
+                "DELETE FROM messages WHERE name = ? AND id = ? AND num <> ?",
+                [(name, identity, num) for _, num, identity, *_ in rows],
+            )
+            db.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
             db.executemany(
                 "INSERT OR REPLACE INTO bodies VALUES (?, ?, ?)",
                 [(sha256, self._now(), body) for sha256, body in (bodies or {}).items()],

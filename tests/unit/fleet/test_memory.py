@@ -114,6 +114,14 @@ def test_a_message_is_never_replaced(memory: Memory) -> None:
     assert held.messages[0].body == b"x"
 
 
+def test_a_message_that_has_another_number_now_is_held_once(memory: Memory) -> None:
+    """The log lost it, and a node that held nothing wrote it again."""
+    memory.remember(NAME, head(1, 2), [message(1), message(2)])
+    again = Draft(b"x", issued=1.0, publisher="ops", id="m1").numbered("prod", NAME, 3, 2)
+    memory.remember(NAME, head(3), [again])
+    assert numbers(memory) == [2, 3]
+
+
 def test_memory_is_bounded(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
     """By number and by size; the oldest go."""
     monkeypatch.setattr(memory_module, "MOST_OF_NAME", 5)
