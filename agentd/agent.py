@@ -42,7 +42,7 @@ from agentd.report import log
 from agentd.report.reporter import Reporter
 from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
-from agentd.supervisor import Supervisor
+from agentd.supervisor import Daemon, Supervisor
 from agentd.tree.claim import Claim
 from agentd.tree.tree import Tree
 
@@ -129,6 +129,7 @@ class Agent:
             self._wake,
             self._behind_since,
             lambda: self._supervisor.fleet() if self._supervisor else None,
+            changed=self._changed,
         )
         self._committer = Committer(open_tree(config, self._reporter), self._journal, observer=self._reporter)
         self._server = Status(
@@ -234,7 +235,12 @@ class Agent:
         events = {on.event for on in triggers if isinstance(on, OnEvent)}
         self._reporter.configure(handlers=handlers, events=events)
         self._journal.most = loaded.config.journal.max_size
-        self._supervisor = Supervisor(loaded, self._committer, self._heartbeats)
+        self._supervisor = Supervisor(
+            loaded,
+            self._committer,
+            self._heartbeats,
+            Daemon(_VERSION, lambda: self._damage, self._listens_on),
+        )
         try:
             self._supervisor.start()
         except (TreeError, JournalError):  # then none of it runs
@@ -380,7 +386,7 @@ class Agent:
     def _stop(self) -> None:
         self._notifier.stopping("draining")
         seconds = self._loaded.config.drain
-        left = self._supervisor.drain(seconds) if self._supervisor else []
+        left = self._supervisor.drain(seconds, farewell=True) if self._supervisor else []
         backlog: dict[str, int] | None = None
         with suppress(JournalError):
             backlog = self._journal.backlog()
@@ -395,6 +401,18 @@ class Agent:
     def _wake(self, names: Sequence[str]) -> None:
         if self._supervisor:
             self._supervisor.wake(names)
+
+    def _changed(self) -> None:
+        if self._supervisor:
+            self._supervisor.changed()
+
+    def _listens_on(self) -> str | None:
+        """Where the HTTP endpoints are, for a URL."""
+        address = self._server.address
+        if address is None:
+            return None
+        host, port = address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     def _not_ready(self) -> list[str]:
         """Why the daemon is not ready; empty if it is."""

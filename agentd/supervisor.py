@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd.accounts import Accounts
 from agentd.apply.attempts import Attempts
 from agentd.apply.commit import EVENTS, Committer
 from agentd.apply.convergence import Convergence
@@ -42,11 +44,28 @@ _SETTLE: Final = 5.0
 """Seconds, at most, for which a proof waits for the handlers that look before it."""
 
 
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What the fleet is told of the daemon as a whole.
+
+    Attributes:
+        version: of agentd.
+        damage: what is wrong with the tree, "" if nothing is.
+        status: the address and port of the HTTP endpoints; None if there are none.
+    """
+
+    version: str
+    damage: Callable[[], str]
+    status: Callable[[], str | None]
+
+
 class Supervisor:
     """Pollers, workers and the dispatcher between them. `start`, then `drain`."""
 
-    def __init__(self, loaded: Loaded, committer: Committer, heartbeats: Heartbeats) -> None:
+    def __init__(self, loaded: Loaded, committer: Committer, heartbeats: Heartbeats, daemon: Daemon) -> None:
         self.loaded = loaded
+        self._daemon = daemon
+        self._accounts = Accounts(self.changed) if loaded.config.fleet else None
         self._committer = committer
         self._heartbeats = heartbeats
         self._provers = provers(loaded.handlers)
@@ -178,6 +197,11 @@ class Supervisor:
         """The state of what is done for the fleet, of JSON's types; None without one."""
         return self._fleet.status() if self._fleet else None
 
+    def changed(self) -> None:
+        """What this node acknowledges may have changed; does not wait."""
+        if self._fleet:
+            self._fleet.changed()
+
     def stop_polling(self) -> None:
         """Take no more changes: tell the pollers to end, without waiting for them."""
         for name, poller in self._pollers.items():
@@ -186,11 +210,11 @@ class Supervisor:
         if self._fleet:
             self._fleet.close()
 
-    def drain(self, seconds: float) -> list[str]:
+    def drain(self, seconds: float, *, farewell: bool = False) -> list[str]:
         """End the pollers, finish what is waiting, end the workers.
 
         Handlers that others notify end last. Workers that are still busy after `seconds` must stop; what they
-        did not finish stays in the journal.
+        did not finish stays in the journal. With `farewell` the fleet is told that agentd was stopped.
 
         Returns:
             The handlers that are still inside a call.
@@ -209,7 +233,7 @@ class Supervisor:
         for name in self._workers:
             self._heartbeats.forget(f"handler {name}")
         if self._fleet:
-            self._fleet.leave()
+            self._fleet.leave(farewell=farewell)
         return left
 
     def _deliver(self, snapshot: Snapshot) -> None:
@@ -221,8 +245,16 @@ class Supervisor:
         config = self.loaded.config
         if config.fleet is None:
             return None
+        from agentd.fleet.condition import Inspector  # noqa: PLC0415 (as said)
         from agentd.fleet.fleet import Fleet, kept_names  # noqa: PLC0415 (as said)
 
+        inspector = Inspector(
+            self.loaded.handlers,
+            self._committer.journal,
+            self._accounts or Accounts(self.changed),
+            lambda: self._committer.tree.current,
+            self._daemon.damage,
+        )
         return Fleet(
             config.fleet,
             config.consul,
@@ -232,6 +264,9 @@ class Supervisor:
             state=config.state,
             given=self._given,
             takers=self._dispatcher.takers,
+            look=inspector.look,
+            version=self._daemon.version,
+            status=self._daemon.status,
         )
 
     def _given(self, given: Given) -> None:
@@ -262,6 +297,8 @@ class Supervisor:
                 and not one.type.proves
             ],
             settle=self.settle,
+            accounts=self._accounts,
+            mend=self.loaded.config.drift == "mend",
         )
         states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
         return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))

@@ -38,6 +38,7 @@ FAREWELL: Final = 2.0
 _LOOK: Final = 5.0  # seconds between two looks when nothing is said to have happened
 _FEWEST: Final = 1.0  # seconds between two writes, ...
 _A_SECOND: Final = 300  # ... or so many writes a second in the whole fleet
+_TOGETHER: Final = 0.05  # seconds for what happens together, such as the end of a batch
 _CHECK: Final = (
     60.0  # seconds between two looks at who we are, and whether document and service are still there
 )
@@ -149,7 +150,7 @@ class Acknowledger:
         while not self._stopping.is_set():
             self._heartbeat.beat(_BEAT)
             self._woken.wait(pause)
-            if self._stopping.is_set():
+            if self._stopping.wait(_TOGETHER):
                 break
             self._woken.clear()
             pause = self.turn()

@@ -14,6 +14,8 @@ from typing import Any, Final
 import structlog
 
 from agentd.config.load import ConfiguredHandler, OnEvent
+from agentd.fleet.acknowledger import Acknowledger, Acknowledging
+from agentd.fleet.condition import Condition
 from agentd.fleet.follower import Follower, Kept, NameStatus
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
@@ -39,13 +41,14 @@ from agentd.watch.poller import PollerStatus
 _FOLLOW: Final = "fleet follow"
 _POLL: Final = "poll fleet"
 _RELAY: Final = "fleet relay"
+_ACKNOWLEDGE: Final = "fleet acknowledge"
 _PATIENCE: Final = 2.0  # seconds for which a stop waits for each thread
 
 _log = structlog.get_logger()
 
 
 class Fleet:
-    """The fleet's threads of one configuration: `join`, then `start`, then `close`.
+    """The fleet's threads of one configuration: `join`, then `start`, then `close`, and at the end `leave`.
 
     Args:
         options: of the section `fleet:`.
@@ -56,6 +59,9 @@ class Fleet:
         state: the state directory.
         given: learns what was queued.
         takers: the handlers that take an event as it was heard.
+        look: what this node acknowledges.
+        version: of agentd.
+        status: the address and port of the daemon's HTTP endpoints; None if there are none.
     """
 
     def __init__(  # noqa: PLR0913 (all named at the one call)
@@ -69,6 +75,9 @@ class Fleet:
         state: Path,
         given: Callable[[Given], None],
         takers: Callable[[Event], Sequence[str]],
+        look: Callable[[], Condition],
+        version: str,
+        status: Callable[[], str | None],
     ) -> None:
         self._options = options
         self._journal = journal
@@ -84,6 +93,14 @@ class Fleet:
         self._relay: Relay | None = None
         self._follower: Follower | None = None
         self._holder: Holder | None = None
+        self._acknowledger = Acknowledger(
+            options,
+            connect=lambda: ConsulClient(self._home),
+            look=look,
+            heartbeat=heartbeats.register(_ACKNOWLEDGE),
+            version=version,
+            status=status,
+        )
 
     def join(self) -> None:
         """Record that the handlers follow their names, from now on if they did not.
@@ -136,6 +153,7 @@ class Fleet:
             self._relay.start()
         if self._follower:
             self._follower.start()
+        self._acknowledger.start()
 
     def close(self) -> None:
         """Take no more messages: tell the threads to end, without waiting for them."""
@@ -146,11 +164,20 @@ class Fleet:
         for name in (_FOLLOW, _POLL, _RELAY):
             self._heartbeats.forget(name)
 
-    def leave(self) -> None:
-        """Wait for the threads, for a moment; what they did not finish stays in the journal."""
+    def leave(self, *, farewell: bool) -> None:
+        """Wait for the threads, for a moment; what they did not finish stays in the journal.
+
+        With `farewell` the last word of the acknowledgement is that agentd was stopped.
+        """
+        self._acknowledger.stop(farewell=farewell)
+        self._heartbeats.forget(_ACKNOWLEDGE)
         ended = [one.join(_PATIENCE) for one in (self._follower, self._relay) if one]
         if self._memory and all(ended):
             self._memory.close()
+
+    def changed(self) -> None:
+        """What this node acknowledges may have changed."""
+        self._acknowledger.wake()
 
     def wake(self) -> None:
         """An event of a kept name was heard."""
@@ -180,7 +207,12 @@ class Fleet:
             "node": self._agent.known_node,
             "names": {name: asdict(one) for name, one in names.items()},
             **({"relay": asdict(relay)} if relay else {}),
-            "troubles": [*self._troubles(relay), *_troubles_of_names(names)],
+            "acknowledged": asdict(self._acknowledger.standing),
+            "troubles": [
+                *self._troubles(relay),
+                *_silences(self._acknowledger.standing),
+                *_troubles_of_names(names),
+            ],
         }
 
     def _troubles(self, relay: RelayStatus | None) -> Iterator[str]:
@@ -233,3 +265,11 @@ def _troubles_of_names(names: Mapping[str, NameStatus]) -> Iterator[str]:
                 f"{name} is incomplete since message {one.incomplete_since}, as this node was away for longer"
                 f" than the log reaches: publish a snapshot (`agentd publish {name} --snapshot`)"
             )
+
+
+def _silences(standing: Acknowledging) -> Iterator[str]:
+    """What the fleet is not told of this node, one sentence each."""
+    if standing.trouble:
+        yield f"this node is not acknowledged: {standing.trouble}"
+    if standing.unregistered:
+        yield f"the service agentd is not registered: {standing.unregistered}"

@@ -149,6 +149,22 @@ class FleetGauges(Collector):
             value=len(told["troubles"]),
         )
         yield from (newest, position, waits, incomplete)
+        acknowledged = told["acknowledged"]
+        yield GaugeMetricFamily(
+            "agentd_fleet_name_taken",
+            "1 while this node does not acknowledge because another one has its name.",
+            value=acknowledged["name_taken"],
+        )
+        yield GaugeMetricFamily(
+            "agentd_fleet_acknowledged_timestamp_seconds",
+            "When this node last wrote its acknowledgement; 0 before the first time.",
+            value=acknowledged["written"] or 0.0,
+        )
+        yield CounterMetricFamily(
+            "agentd_fleet_acknowledgements",
+            "How often this node wrote its acknowledgement.",
+            value=acknowledged["writes"],
+        )
 
 
 class HandlerGauges(Collector):

@@ -31,21 +31,25 @@ class Reporter(Metrics):
         wake: has the named handlers look into their mailboxes.
         behind: see `Metrics`.
         fleet: see `Metrics`.
+        changed: called when something ended, was rolled back, or was verified.
         timer: monotonic seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the daemon's callables, all named or in the order of Metrics)
         self,
         queries: Callable[[], Iterable[QueryView]],
         journal: Journal,
         wake: Callable[[Sequence[str]], None],
         behind: Callable[[], Mapping[str, float | None]] = dict,
         fleet: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        *,
+        changed: Callable[[], None] = lambda: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(queries, behind=behind, fleet=fleet)
         self._journal = journal
         self._wake = wake
+        self._changed = changed
         self._journal_over = False
         self._timer = timer
         self._say_at = -math.inf
@@ -80,6 +84,17 @@ class Reporter(Metrics):
         if ending.outcome is Outcome.REFUSED and isinstance(change, Event):
             self.event_refused(change.name)
         self.publish_gauges(entry.handler)
+        self._changed()
+
+    def drifted(self, handler: str, standing: int, mended: int) -> None:
+        """Count it."""
+        super().drifted(handler, standing, mended)
+        self._changed()
+
+    def rolled_back(self) -> None:
+        """Count it."""
+        super().rolled_back()
+        self._changed()
 
     def trimmed(self, trimmed: Trimmed) -> None:
         """Say what was dropped, once a minute at most, and once that it was not enough; count it."""

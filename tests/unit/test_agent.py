@@ -10,7 +10,7 @@ import pytest
 
 from agentd.agent import Agent
 from agentd.config.load import load
-from agentd.supervisor import Supervisor
+from agentd.supervisor import Daemon, Supervisor
 
 _CONFIGURATION = """
 state: {0}/state
@@ -46,7 +46,9 @@ def test_an_upgrade_of_the_files_does_not_change_what_a_running_daemon_says(
 
 def test_an_nginx_that_does_not_run_is_told(agent: Agent, tmp_path: Path) -> None:
     """Where a handler is there to reload it."""
-    agent._supervisor = Supervisor(agent._loaded, agent._committer, agent._heartbeats)
+    agent._supervisor = Supervisor(
+        agent._loaded, agent._committer, agent._heartbeats, Daemon("1", str, lambda: None)
+    )
 
     told = agent._status()["nginx_missing"]
     agent._supervisor = None  # its threads were not started
