@@ -297,7 +297,8 @@ class Agent:
             self._damage, self._mends = found, 0
             if found:
                 _log.error("tree.damaged", path=str(tree.path), damage=found)
-        if found and (self._mends == 0 or now >= self._mend_at):
+        mend = self._loaded.config.drift == "mend"
+        if found and mend and (self._mends == 0 or now >= self._mend_at):
             self._mends += 1
             self._mend_at = now + _MEND.delay(self._mends)
             if tree.restore() is None:

@@ -387,6 +387,8 @@ class Context:
         overtakes: the place of the oldest change that arrived before this one and waits for a task; None if
             there is none. If both touch the same thing, remember that, so that the older one, handled later,
             does not undo this one.
+        mend: False with `drift: report`: that what stands outside the tree differs from what is committed is
+            only to be told. What a new change needs, and what was lost before agentd started, is made.
         dry_run: True in `agentd replay --dry-run`: nothing outside `files` and `store` may be touched.
         generation: the number of the current generation, 0 before the first.
         timeout: seconds that one attempt may take.
@@ -403,6 +405,7 @@ class Context:
     log: Log
     run: Run
     nginx: NginxOptions
+    mend: bool = True
     dry_run: bool = False
     generation: int = 0
     fetch: Fetch = field(default_factory=Fetch)
@@ -496,7 +499,7 @@ class Handler:
         notifies proves them), and every `verify_every` seconds; more often while something does not hold.
         A committed change, of this handler or of one that notifies it, ends as applied only after a verdict
         without drift, but does not hold up later ones. What is staged is dropped. In a dry run
-        (`agentd check`) nothing may be mended.
+        (`agentd check`), or without `context.mend`, nothing may be mended.
 
         Raises:
             TemporaryError: it cannot be asked now, which counts as drift with this reason.

@@ -58,7 +58,7 @@ class Accounting:
 
     def _ask(self, revision: int) -> Account:
         try:
-            return self._attempts.begin().ask(
+            return self._attempts.begin(mend=False).ask(
                 lambda context: _told(self._attempts.handler, context, revision)
             )
         except AgentdError as error:

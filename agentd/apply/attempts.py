@@ -76,6 +76,7 @@ class Attempts:
         verifiers: those of the handlers that this one notifies that verify, and do not prove.
         settle: has these handlers do what they can do now; returns those that did not do it in time.
         accounts: where to put what the handler tells the fleet; None: it is not asked.
+        mend: whether drift is mended, or only told.
 
     Attributes:
         stop: set when the thread should end after the call in progress.
@@ -99,6 +100,7 @@ class Attempts:
         verifiers: Sequence[str] = (),
         settle: Callable[[Sequence[str]], Sequence[str]] = _settled,
         accounts: Accounts | None = None,
+        mend: bool = True,
     ) -> None:
         self.name = configured.name
         self.entry = configured.entry
@@ -119,6 +121,7 @@ class Attempts:
         self.tasks = self._tasks(sources)
         self.aside: set[int] = set()
         self.accounts = accounts
+        self.mend = mend
         self._nginx = nginx or NginxOptions()
         self._heartbeat = heartbeat
         self._sources = sources
@@ -156,11 +159,14 @@ class Attempts:
         self.journal.queue(self.name, Notification("notify", raw | {"rollback": False}))
         self.committer.observer.notified((self.name,))
 
-    def begin(self) -> Attempt:
-        """A new attempt, based on what is current."""
+    def begin(self, *, mend: bool = True) -> Attempt:
+        """A new attempt, based on what is current, which is restored before if it is damaged.
+
+        `mend` is False for what no change asks for: then it is only restored if drift is to be mended.
+        """
         # The revision is read first, so that anything that changes after it is noticed at the commit.
         revision = self.committer.commits.revision(self.name)
-        stage = self.committer.tree.stage(self.name)
+        stage = self.committer.tree.stage(self.name, mend=mend or self.mend)
         batch = Batch(
             handler=self.name,
             stage=stage,
@@ -228,9 +234,9 @@ class Attempt:
         seconds = self.ask(lambda context: self._attempts.handler.hold(now, context))
         return Pause(seconds, held=True) if seconds > 0 else None
 
-    def ask(self, question: Callable[[Context], T]) -> T:
-        """Ask the handler something; whatever it stages in doing so is dropped."""
-        context = self.batch.context(self._attempts.clock(), self._attempts.log)
+    def ask(self, question: Callable[[Context], T], *, mend: bool = True) -> T:
+        """Ask the handler something; whatever it stages in doing so is dropped. `mend`: see `Context`."""
+        context = self.batch.context(self._attempts.clock(), self._attempts.log, mend=mend)
         try:
             return self._attempts.calls.call(lambda: question(context))
         finally:
@@ -240,7 +246,7 @@ class Attempt:
         """Let the handler do what no change asked for; what it stages is part of the attempt."""
         attempts = self._attempts
         tasks = attempts.tasks.of(TIMED) if attempts.tasks else None
-        context = self.batch.context(attempts.clock(), attempts.log, tasks=tasks)
+        context = self.batch.context(attempts.clock(), attempts.log, mend=attempts.mend, tasks=tasks)
         done = attempts.calls.call(lambda: work(context))
         if attempts.tasks and tasks:
             attempts.tasks.keep_timed(tasks.asked)

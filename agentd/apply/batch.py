@@ -127,11 +127,12 @@ class Batch:
             self._mark = self.stage.mark(), json.dumps(self.store, sort_keys=True, allow_nan=False)
         return self._mark
 
-    def context(
+    def context(  # noqa: PLR0913 (a call has this many sides; all but two are named)
         self,
         now: float,
         log: Log,
         *,
+        mend: bool = True,
         last_attempt: bool = False,
         tasks: Tasks | None = None,
         place: int = 0,
@@ -142,6 +143,7 @@ class Batch:
         Args:
             now: unix seconds.
             log: the logger.
+            mend: see `Context`.
             last_attempt: see `Context`.
             tasks: starts its tasks; None: they are done at once.
             place: see `Context`.
@@ -161,6 +163,7 @@ class Batch:
             log=log,
             run=run,
             nginx=self.nginx,
+            mend=mend,
             dry_run=self.dry_run,
             generation=self.generation,
             fetch=fetch,

@@ -89,7 +89,7 @@ class Timers:
 
     def _due(self, now: float) -> float | None:
         """Ask, and commit what it staged. Returns the unix time of the next timed work, or None."""
-        attempt = self._attempts.begin()
+        attempt = self._attempts.begin(mend=False)
         try:
             at = attempt.do(lambda context: self._attempts.handler.due(now, context))
         except PermanentError as error:

@@ -2,7 +2,8 @@
 
 A change of a handler that verifies, or that notifies one that does, ends as applied only after a verdict
 without drift; meanwhile it waits in the journal, and does not hold up later ones. As long as files of the
-handler are not proved live, it is too early to ask.
+handler are not proved live, it is too early to ask. With `drift: report` only what such a change waits for is
+mended, and what the first look after a start finds.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Verification:
         self._wants = type(attempts.handler).verify is not Handler.verify
         self._at = 0.0  # at the start at once
         self._verified = 0  # the newest generation that was asked about
+        self._asked = False
         self._failures = 0
 
     def ask_again(self) -> None:
@@ -52,18 +54,20 @@ class Verification:
         if self._attempts.committer.commits.awaits_proof(self._attempts.name):
             return _LOOK
         self._verified = newest
-        self._settle(self._ask(), newest)
+        mend = self._attempts.mend or newest > 0 or not self._asked
+        self._asked = True
+        self._settle(self._ask(mend=mend), newest)
         every = self._handler.verify_every
         wait = min(every, self._attempts.backoff.delay(self._failures)) if self._failures else every
         self._at = self._attempts.clock() + wait
         return wait
 
-    def _ask(self) -> Verdict:
+    def _ask(self, *, mend: bool) -> Verdict:
         """The handler's verdict; that it cannot be had is drift as well."""
         attempts = self._attempts
         try:
-            attempt = attempts.begin()
-            verdict = attempt.ask(self._handler.verify)
+            attempt = attempts.begin(mend=mend)
+            verdict = attempt.ask(self._handler.verify, mend=mend)
         except AgentdError as error:
             reason = f"it cannot be verified: {error}"
         except Exception as error:  # noqa: BLE001 (a bug in the handler must not end the worker)

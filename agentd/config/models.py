@@ -116,6 +116,12 @@ class Sections(Options):
     fleet: FleetOptions | None = Field(
         None, description="The fleet that this node belongs to, for events that are kept; null for none."
     )
+    drift: Literal["mend", "report"] = Field(
+        "mend",
+        description="What to do about files of the tree, an nginx, kernel sets, or servers set at run time"
+        " that are not as they were committed. mend: restore them. report: only tell it; a new change, or a"
+        " start of agentd, restores them.",
+    )
     log: LogOptions = Field(LogOptions(), description="Logging.")
     drain: Duration = Field(10.0, description="How long SIGTERM waits for work in progress.")
     handlers_path: tuple[AbsolutePath, ...] = Field(

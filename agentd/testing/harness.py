@@ -65,6 +65,7 @@ class HandlerHarness:
         runs: the programs recorded, in order.
         reloads: how often a reload was asked for: with a commit that changed a file, or by one that proves.
         dry_run: what `context.dry_run` returns.
+        mend: what `context.mend` returns.
         payloads: reference (without its digest) -> what the handler gets when it fetches it.
         tasks: what the handler has done outside its calls: at once, or with `tasks.held = True` when the test
             says `tasks.finish()`.
@@ -89,7 +90,7 @@ class HandlerHarness:
         self.tasks = FakeTasks(self.payloads, lambda: self._run, self._log)
         self._places: dict[str, int] = {}
         self._aside: set[int] = set()
-        self.now, self.generation, self.dry_run = now, 0, False
+        self.now, self.generation, self.dry_run, self.mend = now, 0, False, True
         self.store: dict[str, Any] = {}
         self.runs: list[RecordedRun] = []
         self.reloads = 0
@@ -230,6 +231,7 @@ class HandlerHarness:
             log=self._log,
             run=self._run,
             nginx=self._nginx,
+            mend=self.mend,
             dry_run=self.dry_run,
             generation=self.generation,
             fetch=self.payloads,

@@ -191,14 +191,20 @@ class Tree:
 
     # ------------------------------------------------------------------ staging and committing
 
-    def stage(self, owner: str) -> Stage:
+    def stage(self, owner: str, *, mend: bool = True) -> Stage:
         """A layer over what is current, for the configured handler `owner`.
 
+        Args:
+            owner: its name.
+            mend: whether a damaged generation is restored first.
+
         Raises:
-            TreeError: the current generation is damaged, and there is no copy to restore it from.
+            TreeError: the current generation is damaged, and is not to be restored, or there is no copy.
             FormatError: another version of agentd wrote it.
         """
         base = self._sound()
+        if base is None and not mend:
+            raise TreeError(f"{self.path} is damaged, and `drift: report` leaves it so: {self.damage()}")
         if base is None:
             with self.locked():
                 base = self._mended()

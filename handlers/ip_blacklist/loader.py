@@ -101,7 +101,7 @@ class BlacklistLoader(Handler):
         for output in self.options.load:
             try:
                 harmed = self._harmed(output, context)
-                if harmed and context.dry_run:
+                if harmed and (context.dry_run or not context.mend):
                     drift += harmed
                 elif harmed:
                     self._load(output, context)

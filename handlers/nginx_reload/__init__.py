@@ -194,7 +194,7 @@ class NginxReload(Handler):
                 result, seen = self._wait(observe, wanted, context)
                 if result in (Result.LIVE, Result.ENDED):
                     return Verdict()
-            if any(self._needs_reload(pid, seen, wanted) for pid in seen.masters):
+            if context.mend and any(self._needs_reload(pid, seen, wanted) for pid in seen.masters):
                 context.reload()
         drift = Drift("nginx", _failure(seen, wanted, context), reload=_unread(seen, context))
         return Verdict(drift=(drift,))

@@ -188,7 +188,9 @@ class NginxUpstream(Handler):
         membership, verdict = membership.judged(context.now, self._limits, self.options.keep_down)
         self._tell(before, verdict, context)
         if runtime:
-            again = runtime.apply(self._chosen(membership), membership, context, self._method(context))
+            news = membership != known
+            chosen, method = self._chosen(membership), self._method(context)
+            again = runtime.apply(chosen, membership, context, method, news=news)
             if not runtime.in_step and self._socket and not context.dry_run:
                 canary.remove_stale(self._socket)  # nginx would not start with it
             if _by_file(self._chosen(membership)) != _by_file(self._chosen(committed)):

@@ -128,10 +128,12 @@ class Runtime:
         self._trouble: HandlerError | None = None
         self._failures = 0
         self._left: Mapping[str, str] = {}
+        self._in_place = False  # all that there should be was set since the start, and the last reload
 
     def reloaded(self, generation: int) -> None:
         """This generation was loaded: what was set at run time may be gone."""
         self._loaded = generation
+        self._in_place = False
         self._stuck = None
         self._driver.reset()
 
@@ -273,7 +275,13 @@ class Runtime:
     # ------------------------------------------------------------------ what should be
 
     def apply(
-        self, servers: Sequence[Server], membership: Membership, context: Context, method: str = ""
+        self,
+        servers: Sequence[Server],
+        membership: Membership,
+        context: Context,
+        method: str = "",
+        *,
+        news: bool = True,
     ) -> float | None:
         """Bring the load balancer into step, or ask for a reload if nothing else can.
 
@@ -282,12 +290,16 @@ class Runtime:
             membership: the state that they are from.
             context: of this attempt.
             method: nginx's balancing directive.
+            news: whether that is something new; if not, and if drift is only to be told, that is left to
+                `verify`.
 
         Returns:
             The unix time of the next comparison.
         """
         if context.dry_run:
             return None
+        if self._in_place and not news and not context.mend:
+            return context.now + self._wait(context)
         applied = Applied(left=self._left)
         if self._trouble is None:
             try:
@@ -296,6 +308,7 @@ class Runtime:
             except HandlerError as error:
                 self._trouble = error
             self._note(servers, membership, applied)
+        self._in_place = self._trouble is None and not applied.left
         if applied.changes:
             context.log.info("upstream.set", servers=len(servers), changes=len(applied.changes))
         self._keep_lagging(servers, membership, applied, context)
@@ -384,8 +397,8 @@ class Runtime:
     ) -> Verdict:
         """Ask whether the load balancer has what is committed, and set right what it has not.
 
-        What an operator has set since the last look is no drift; it is left to be learnt. In a dry run it is
-        only compared.
+        What an operator has set since the last look is no drift; it is left to be learnt. In a dry run, and
+        where drift is only to be told, it is only compared.
 
         Args:
             membership: as committed.
@@ -400,7 +413,8 @@ class Runtime:
             wanted = self._wanted(running, membership, context)
             now = membership.operated(wanted.down, wanted.weights)
             with self._watching(context):
-                act = self._driver.compare if context.dry_run else self._driver.apply
+                only = context.dry_run or not context.mend
+                act = self._driver.compare if only else self._driver.apply
                 applied = act(chosen(now), now.down, method)
         except HandlerError as error:
             return Verdict(drift=(Drift(place, str(error)),))
@@ -408,7 +422,7 @@ class Runtime:
             Drift(address, f"{reason}: reload nginx", reload=True) for address, reason in applied.left.items()
         )
         changes = tuple(Drift(place, change) for change in applied.changes)
-        return Verdict(drift=left + changes) if context.dry_run else Verdict(drift=left, mended=changes)
+        return Verdict(drift=left + changes) if only else Verdict(drift=left, mended=changes)
 
 
 def _setting(server: Server, membership: Membership) -> tuple[str, int]:

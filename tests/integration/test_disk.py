@@ -22,9 +22,10 @@ NewNode = Callable[..., Node]
 BLOCKED = "198.51.100.7"
 
 
-def blocking(new_node: NewNode, suffix: str) -> Node:
+def blocking(new_node: NewNode, suffix: str, **settings: str) -> Node:
     """A node whose generation 2 blocks an address."""
-    node = new_node(handlers=main_job(promote_after="0s", interval="100ms", suffix=suffix)).start()
+    handlers = main_job(promote_after="0s", interval="100ms", suffix=suffix)
+    node = new_node(handlers=handlers, settings=settings).start()
     node.outcome(node.fire(BLACKLIST_EVENT + suffix, f"add {BLOCKED}".encode()))
     assert node.nginx.get(client=BLOCKED)[0] == 403
     return node
@@ -72,6 +73,23 @@ def test_damage_is_healed_and_nginx_reads_it_again(new_node: NewNode, suffix: st
     # By whoever comes across it first: the look every second, or a commit.
     assert any('"event": "tree.' in line and victim.name in line for line in node.agentd.log_lines())
     assert node.outcome(node.fire(TICKET_EVENT + suffix, new_key()))["outcome"] == "applied"
+
+
+def test_where_drift_is_only_told_a_damaged_file_stays(new_node: NewNode, suffix: str) -> None:
+    """Until a start of agentd; meanwhile the node is not ready, and says why."""
+    node = blocking(new_node, suffix, drift="report")
+    victim, before = _list(node), node.content()
+    _flip(victim)
+
+    wait_until(lambda: node.agentd.get("/readyz")[0] == 503, "the damage to be told")
+    told, during = node.agentd.get("/readyz")[1], node.content()
+    node.agentd.stop()
+    node.agentd.start()
+
+    assert "the tree is damaged" in told
+    assert victim.name in told
+    assert during != before
+    assert node.content() == before
 
 
 def test_damage_while_the_daemon_is_down_is_healed_at_the_start(new_node: NewNode, suffix: str) -> None:

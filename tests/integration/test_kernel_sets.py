@@ -281,6 +281,19 @@ def test_altered_sets_are_restored(node: Node, harm: str, *, in_use: bool) -> No
     assert made.verify().mended == ()
 
 
+def test_where_drift_is_only_told_the_sets_stay_as_they_are(node: Node) -> None:
+    """Until the next generation is loaded."""
+    made = node.load(*MEMBERS)
+    node.network.run(*(["ipset", "destroy"] if node.output == "ipset" else ["nft", "flush", "ruleset"]))
+    made.mend = False
+
+    found = made.verify()
+    again = made.verify()
+
+    assert (parts(found.drift), found.mended) == ([FOURTH[node.output], SIXTH[node.output]], ())
+    assert found.drift == again.drift
+
+
 def test_deleted_sets_are_made_again(node: Node) -> None:
     """After `ipset destroy` or `nft flush ruleset` both sets are back."""
     made = node.load(*MEMBERS)

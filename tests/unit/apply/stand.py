@@ -270,6 +270,7 @@ class Stand(Observer):
         settle: Callable[[Sequence[str]], Sequence[str]] = lambda _names: (),
         sources: Sources | None = None,
         accounts: Accounts | None = None,
+        mend: bool = True,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker that has done nothing yet."""
@@ -290,6 +291,7 @@ class Stand(Observer):
             settle=settle,
             sources=sources,
             accounts=accounts,
+            mend=mend,
         )
         return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from agentd.apply.worker import Worker
 from agentd.errors import TemporaryError
-from agentd.handler import Drift, Verdict
+from agentd.handler import Context, Drift, Verdict
 from agentd.journal.drift import Drifts
 from tests.unit.apply.stand import Prover, Scribe, Stand, Verifier, drift, event, settle
 
@@ -277,3 +277,43 @@ def test_without_nginx_others_verify_all_the_same(stand: Stand) -> None:
 
     assert (before, stand.outcomes) == ({"a": None}, {"a": "applied"})
     assert stand.reason("a") == "committed; nginx is not running"
+
+
+class Mender(Verifier):
+    """Notes whether it may mend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may: list[bool] = []
+
+    def verify(self, context: Context) -> Verdict:
+        """Note it."""
+        self.may.append(context.mend)
+        return super().verify(context)
+
+
+def test_where_drift_is_only_told_a_start_and_a_change_may_mend(stand: Stand) -> None:
+    """What they need is not there yet; what stood there once, and stands no longer, is told."""
+    handler = Mender()
+    worker = stand.raw_worker(handler, mend=False)
+    stand.found(worker)
+    settle(worker)
+    stand.clock.now += 100
+    settle(worker)
+    stand.receive(event("a", "write A=1"))
+    settle(worker)
+    stand.clock.now += 100
+    settle(worker)
+
+    assert handler.may == [True, False, True, False]
+
+
+def test_drift_is_mended_unless_it_is_said_otherwise(stand: Stand) -> None:
+    """At every look."""
+    handler = Mender()
+    worker = stand.worker(handler)
+    settle(worker)
+    stand.clock.now += 100
+    settle(worker)
+
+    assert handler.may == [True, True]

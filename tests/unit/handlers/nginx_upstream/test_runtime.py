@@ -677,6 +677,35 @@ def test_in_a_dry_run_drift_is_told_and_not_mended(harness: HandlerHarness, bala
     assert host(1) not in balancer.servers
 
 
+def test_where_drift_is_only_told_it_is_not_mended(harness: HandlerHarness, balancer: Balancer) -> None:
+    """Neither by a verdict, nor by the comparison in between; the next state sets it right."""
+    harness.handle(hosts(1, 2))
+    del balancer.servers[host(1)]
+    harness.mend = False
+
+    harness.advance(20)
+    verdict = harness.verify()
+    before = list(balancer.servers)
+    harness.handle(hosts(1, 2, 3))
+
+    assert [drift.reason for drift in verdict.drift] == ["10.0.0.1:80 was missing"]
+    assert before == [host(2)]
+    assert list(balancer.servers) == [host(1), host(2), host(3)]
+
+
+def test_where_drift_is_only_told_a_reload_still_sets_what_it_lost(
+    harness: HandlerHarness, balancer: Balancer
+) -> None:
+    """It is agentd's own."""
+    harness.handle(hosts(1, 2))
+    harness.mend = False
+    balancer.servers.clear()
+
+    harness.handle(reload_of(harness))
+
+    assert list(balancer.servers) == [host(1), host(2)]
+
+
 def test_what_an_operator_has_just_set_is_no_drift(harness: HandlerHarness, balancer: Balancer) -> None:
     """It is left as it is, and learnt afterwards."""
     harness.handle(hosts(1, 2))
