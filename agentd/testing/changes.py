@@ -72,7 +72,7 @@ def message(  # noqa: PLR0913 (as many things are known of a message; all but tw
         "LTime": 0,
         "Message": said.raw,
     }
-    return Event(f"log:{name}", raw)
+    return Event(f"log:{name}", raw, num)
 
 
 def _pair(path: str, value: bytes, index: int) -> dict[str, Any]:

@@ -96,13 +96,14 @@ def expire(entries: Entries, now: float) -> Entries:
     None was added in the future: if the clock was set back while agentd was down, an entry that says so lasts
     from now on for as long as it was to last.
     """
-    left = {block: entry for block, entry in entries.items() if entry.until is None or entry.until > now}
-    return {block: _not_after(entry, now) for block, entry in left.items()}
+    return {
+        block: entry if entry.since <= now else _not_after(entry, now)
+        for block, entry in entries.items()
+        if entry.until is None or entry.until > now
+    }
 
 
 def _not_after(entry: Entry, now: float) -> Entry:
-    if entry.since <= now:
-        return entry
     return replace(entry, since=now, until=None if entry.until is None else entry.until - entry.since + now)
 
 

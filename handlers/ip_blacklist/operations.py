@@ -70,7 +70,7 @@ class Operations:
             _check(change.message, operations)
         self._later = LaterEvents(context.store, context.place)
         self._later.check()
-        self._before: Entries = {}
+        self._added: set[Block] = set()
         self._over: list[Block] = []
         for line in self._lines:
             if line.operation.verb == "load":
@@ -83,8 +83,6 @@ class Operations:
             UnderWay: a list is not there yet.
             PermanentError, TemporaryError: it cannot be fetched, or a guard refuses it.
         """
-        change = self._origin.change
-        self._before = {block: one for block, one in current.items() if one.change == change}
         downloads = self._downloads(force=force)
         for removes, lines in groupby(enumerate(self._lines, start=1), key=_removes):
             if removes:
@@ -162,8 +160,11 @@ class Operations:
             # It may be long over; what the tree still holds keeps its own expiry.
             self._context.log.info("blacklist.undated", address=_first(block), ttl=operation.ttl)
             return
-        entry = self._origin.entry(operation, self._before.get(block))
-        if not self._origin.shortens(entry, current.get(block)):
+        there = current.get(block)
+        again = there is not None and there.change == self._origin.change and block not in self._added
+        entry = self._origin.entry(operation, there if again else None)
+        self._added.add(block)
+        if not self._origin.shortens(entry, there):
             self._later.add(current, entry)
         if entry.until is not None and entry.until <= self._context.now:
             self._over.append(block)
