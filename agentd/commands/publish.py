@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from agentd.commands.to_fleet import ReachedFleet
-    from agentd.fleet.envelope import Draft
+    from agentd.fleet.envelope import Draft, Envelope
     from agentd.fleet.head import Head, Keep
     from agentd.fleet.rights import Access
 
@@ -179,8 +179,11 @@ class _Publication:
             keep = self._keep(head)
             draft = self._draft(typed)
             self._see_that_all_understand_it()
-        matches = self._matching(draft)
-        tried = [] if self._arguments.no_dry_run else self._rehearse(draft, head)
+        newest = head.newest if head else 0
+        num = max(newest + 1, int(draft.issued * 1000))
+        message = draft.numbered(self._reached.name, self._name, num, newest)  # nearly as it will be
+        matches = self._matching(message)
+        tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
         num = self._write(draft, keep, head)
         return {
             "fleet": self._reached.name,
@@ -301,29 +304,25 @@ class _Publication:
                 " agentd there first, or run `agentd fleet forget NODE` for nodes that are gone"
             )
 
-    def _matching(self, draft: Draft) -> list[str] | None:
+    def _matching(self, message: Envelope) -> list[str] | None:
         """The nodes that it is for; None for all, or if Consul does not say. Tells if there are none."""
         try:
-            found = matching(draft, self._log.keys, self._reached.client)
+            found = matching(message, self._log.keys, self._reached.client)
         except ConsulError as error:
             _warn(f"whether it is for any node is not known: {error}")
             return None
         if found == []:
-            _warn(f"no node matches {described(draft)} now")
+            _warn(f"no node matches {described(message)} now")
         return found
 
-    def _rehearse(self, draft: Draft, head: Head | None) -> list[dict[str, str]]:
+    def _rehearse(self, message: Envelope, body: bytes) -> list[dict[str, str]]:
         """Try it on the handlers here, as it would come out of the log. Raises AgentdError if one refuses."""
         if not self._takers:
             return []
         from agentd.commands.rehearsal import rehearse  # noqa: PLC0415 (as above)
         from agentd.fleet.receipt import event_of  # noqa: PLC0415 (as above)
 
-        newest = head.newest if head else 0
-        message = draft.numbered(
-            self._reached.name, self._name, max(newest + 1, int(draft.issued * 1000)), newest
-        )
-        change = event_of(message, draft.body, draft.issued, live=True)
+        change = event_of(message, body, message.issued, live=True)
         told = rehearse(self._arguments.config, self._takers, change)
         for one in told:
             sys.stderr.write(f"agentd: tried here: {one['handler']} would be {one['outcome']}\n")

@@ -55,12 +55,17 @@ def services_of(answer: Any) -> Services:  # noqa: ANN401 (any JSON)
 
 
 def _search(pattern: str, text: str) -> bool:
-    return _compiled(pattern).search(text[:_LONGEST]) is not None
+    return compiled(pattern).search(text[:_LONGEST]) is not None
 
 
 @lru_cache(64)
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """The expression, unless matching it could take long: with many repeats, or one within another."""
+def compiled(pattern: str) -> re.Pattern[str]:
+    """A filter, as every node compiles it.
+
+    Raises:
+        BadDocument: it is no expression, or one that could take long to match: with many repeats, or one
+            within another.
+    """
     if len(_REPEATS.findall(pattern)) > _MOST_REPEATS or _NESTED.search(pattern):
         raise BadDocument("its node, service or tag filter is an expression that could take long to match")
     try:

@@ -112,12 +112,12 @@ class Denied(Fleet):
         monkeypatch.setenv("CONSUL_HTTP_TOKEN", consul.token or "")
         self.publish("list", "x", "--keep", "all")
 
-    def may(self, rules: dict[str, str]) -> None:
-        """From now on the token may do this, below the prefixes of the fleet."""
+    def may(self, rules: dict[str, str], others: str = "") -> None:
+        """From now on the token may do this, below the prefixes of the fleet, and what other rules say."""
         text = [
             f'key_prefix "{self.keys.root}{at}" {{ policy = "{access}" }}' for at, access in rules.items()
         ]
-        self._monkeypatch.setenv("CONSUL_HTTP_TOKEN", self.consul.make_token("\n".join(text)))
+        self._monkeypatch.setenv("CONSUL_HTTP_TOKEN", self.consul.make_token("\n".join([*text, others])))
 
 
 @pytest.fixture
@@ -308,6 +308,21 @@ class TestTarget:
         fleet.acknowledge("db1")
         told = fleet.json("publish", "list", "x", "--keep", "all", "--node", "^web")
         assert told["matches"] == ["web1"]
+
+    def test_services_and_their_tags_are_those_of_the_catalogue(self, fleet: Fleet) -> None:
+        """A service on another node than one of the fleet does not count."""
+        service = f"edge-{fleet.name}"
+        tagged = {"Name": service, "Tags": ["v2"]}
+        fleet.consul.put("/v1/agent/service/register", tagged)
+        words = ["publish", "list", "x", "--keep", "all", "--service", f"^{service}$"]
+        try:
+            assert fleet.json(*words)["matches"] == [fleet.consul.node]
+            assert fleet.json(*words, "--tag", "^v2")["matches"] == [fleet.consul.node]
+            assert fleet.json(*words, "--tag", "v3")["matches"] == []
+            fleet.acknowledge("lb1")
+            assert fleet.json(*words)["matches"] == []
+        finally:
+            fleet.consul.deregister(service)
 
 
 class TestAgain:
@@ -637,6 +652,28 @@ class TestRights:
         denied.may({})
         for words in (["log"], ["log", "list"], ["publish", "list", "x"], ["fleet", "remove"]):
             assert f'key_prefix "{denied.keys.root}' in denied.refused(*words)
+
+    @pytest.mark.parametrize(
+        "rules,words,rule",
+        [
+            ("", ["--node", "x"], 'key_prefix "{nodes}"'),
+            ('key_prefix "{nodes}" {{ policy = "read" }}', ["--node", "x"], 'node_prefix ""'),
+            (
+                'key_prefix "{nodes}" {{ policy = "read" }} node_prefix "" {{ policy = "read" }}',
+                ["--service", "x"],
+                'service_prefix ""',
+            ),
+        ],
+    )
+    def test_who_matches_is_not_known_without_the_right(
+        self, denied: Denied, rules: str, words: list[str], rule: str
+    ) -> None:
+        """Which is not nobody."""
+        denied.may(self.EVERY, rules.format(nodes=denied.keys.nodes))
+        status, _, err = denied.command("publish", "list", "x", *words)
+        assert status == 0
+        assert "warning: whether it is for any node is not known" in err
+        assert rule.format(nodes=denied.keys.nodes) + ' { policy = "read" }' in err
 
     @pytest.mark.parametrize(
         "words", [["log", "forget", "list"], ["fleet", "remove", "--yes", "--force"]], ids=" ".join
