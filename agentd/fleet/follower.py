@@ -361,7 +361,7 @@ class Follower:
             raise _Waits(f"its head cannot be used: {error}") from error
         self._witness.saw(kept.name, head)
         start = min(one.reads_from for one in self._positions(kept))
-        if head is not None and head.newest > start:
+        if head is not None and head.newest > start and head.count:  # else all of it was forgotten
             self._read_up_to(kept, head, start, live=live)
 
     def _read_up_to(self, kept: Kept, head: Head, start: int, *, live: bool) -> None:

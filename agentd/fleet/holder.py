@@ -52,6 +52,8 @@ class Holder:
             self._relay.saw(name, messages)
 
     def _suspect(self, name: str, head: Head | None) -> None:
+        if head is not None:
+            self._memory.note(name, head)
         if self._relay and self._memory.seems_lost(name, head):
             self._relay.suspect(name)
 

@@ -115,6 +115,19 @@ class Memory:
             _limit(db, name)
             self._highest[name] = highest
 
+    def note(self, name: str, head: Head) -> None:
+        """Take over what a head says is pruned or forgotten, if this node knows the messages that it goes by.
+
+        Without it what was forgotten while nothing new came would be written back. Nothing is written if
+        nothing is new.
+        """
+        with self._lock:
+            known = self._head(name)
+            if known is None or head.newest > self.highest(name):
+                return
+            if head.floor > known.floor or head.base > known.base or head.cut > known.cut:
+                self.remember(name, head)
+
     def drop(self, name: str) -> None:
         """Hold nothing of a name any more, which is not kept any longer; its number is remembered."""
         with self._transaction() as db:

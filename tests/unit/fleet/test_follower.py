@@ -330,6 +330,13 @@ def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
     assert bench.waiting == ["a", "b"]
 
 
+def test_a_log_that_was_forgotten_is_not_waited_for(bench: Bench) -> None:
+    """A node that was away finds no message, and nothing is wrong with that."""
+    bench.shelf.head("ban", Head("all", newest=7, floor=7, base=7))
+    bench.turn()
+    assert bench.waits == ""
+
+
 @pytest.mark.parametrize("junk", [b"", b"{}", b"\xff" * 5000, b'{"format":7}'])
 def test_a_head_that_cannot_be_used_waits(bench: Bench, junk: bytes) -> None:
     """Nothing is lost, and it goes on once somebody wrote a good one."""

@@ -105,6 +105,16 @@ def test_what_is_pruned_or_forgotten_is_not_held(memory: Memory) -> None:
     assert (held.head.base, held.head.floor) == (1, 3)
 
 
+def test_what_is_forgotten_without_a_new_message_is_not_held(memory: Memory) -> None:
+    """Only by a head whose newest message this node knows: another one is not believed yet."""
+    memory.remember(NAME, head(1, 2), [message(1), message(2)])
+    memory.note(NAME, Head("all", newest=9, floor=9, base=9))
+    assert numbers(memory) == [1, 2]
+    memory.note(NAME, Head("all", newest=2, floor=2, base=2))
+    assert numbers(memory) == []
+    assert memory.seems_lost(NAME, None)
+
+
 def test_a_message_is_never_replaced(memory: Memory) -> None:
     """The first that was read is the one that was applied."""
     memory.remember(NAME, head(1), [message(1)])
