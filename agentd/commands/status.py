@@ -127,11 +127,12 @@ def _remembered(places: Places) -> Snapshot:
     }
     journal = open_journal(places.state)
     if journal is not None:
+        from agentd.journal.entry import RELAY  # noqa: PLC0415 (likewise)
         from agentd.journal.summary import summary  # noqa: PLC0415 (likewise)
 
         with closing(journal):
             backlog = journal.backlog()
-            names = places.handlers or tuple(backlog)
+            names = places.handlers or tuple(name for name in backlog if name != RELAY)
             state |= {
                 "reload_pending": journal.unproved(),
                 "backlog": backlog,

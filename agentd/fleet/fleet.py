@@ -20,14 +20,14 @@ from agentd.fleet.follower import Follower, Kept, NameStatus
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
 from agentd.fleet.keys import Keys
-from agentd.fleet.kv import ConsulKV
+from agentd.fleet.kv import ConsulKV, LateKV
 from agentd.fleet.local_agent import LocalAgent
 from agentd.fleet.log import Log
 from agentd.fleet.memory import FILE, Memory
 from agentd.fleet.options import FleetOptions
 from agentd.fleet.pace import Pace
 from agentd.fleet.reader import Reader
-from agentd.fleet.relay import Relay, RelayStatus
+from agentd.fleet.relay import PATIENCE, Relay, RelayStatus
 from agentd.fleet.rights import rule
 from agentd.fleet.target import Services, services_of
 from agentd.heartbeat import Heartbeats
@@ -137,7 +137,7 @@ class Fleet:
         written = (self._keys.names, f"{self._keys.root}messages/", f"{self._keys.root}pruned/")
         return Relay(
             self._journal,
-            Log(ConsulKV(ConsulClient(self._home)), self._keys),
+            Log(LateKV(lambda: ConsulClient(self._home.impatient(PATIENCE))), self._keys),
             memory,
             self._give_provisionally,
             keep={one.name: "latest" if one.latest else "all" for one in self._kept.values()},
@@ -219,6 +219,11 @@ class Fleet:
         """What is not as it should be, one sentence each."""
         if self._follower and self._follower.trouble:
             yield f"the log is not followed: {self._follower.trouble}"
+        if self._follower and self._follower.too_large:
+            yield (
+                f"too much lies below {self._keys.names} in Consul, so that the log is read only every few"
+                f" seconds: see what writes there (`consul kv get -keys {self._keys.names}`)"
+            )
         if self._holder and self._holder.trouble:
             yield f"nothing is held of the log: {self._holder.trouble}"
         if relay and relay.trouble:

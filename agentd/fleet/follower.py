@@ -37,6 +37,8 @@ from agentd.watch.poller import PollerStatus
 
 MOST_WAITING: Final = 1024
 """Messages of one name that may wait for one handler; more are read once there is room."""
+MOST_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of them that may, but for the last one."""
 _GRACE: Final = 90.0  # seconds that one turn may take
 _IDLE: Final = 5.0  # seconds between two looks at what no answer tells
 _SOON: Final = Backoff(0.5, 10.0)
@@ -222,6 +224,11 @@ class Follower:
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    @property
+    def too_large(self) -> bool:
+        """Whether so much lies among the heads that they are read one by one, every few seconds."""
+        return self._poll.too_large
 
     @property
     def poll(self) -> PollerStatus:
@@ -421,12 +428,17 @@ class Follower:
         Raises:
             _Waits: the body of one is not there, or there is no room; those before it are queued.
         """
-        if self._followed.waiting(kept.handlers, kept.name) >= MOST_WAITING:
+        many, size = self._followed.waiting(kept.handlers, kept.name)
+        if many >= MOST_WAITING or size >= MOST_BYTES:
             raise _Waits
         now = self._clock()
         events: list[Event] = []
         waits: _Waits | None = None
         for message in messages:
+            if size >= MOST_BYTES:
+                waits, upto = _Waits(), events[-1].index
+                break
+            size += message.size * 4 // 3
             try:
                 events.append(event_of(message, self._body(message, head), now, live=live))
             except _Waits as error:

@@ -5,10 +5,11 @@ Owns how many keys and bytes go into one request. It knows neither heads nor mes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 from agentd.errors import ConsulUnavailable
+from agentd.watch.client import ConsulClient
 from agentd.watch.kv import KeyValueStore, Operation, Pair, Transaction, encoded, pair_of, understood
 
 MOST_READS: Final = 60
@@ -86,3 +87,25 @@ class ConsulKV(KeyValueStore):
     def write(self, operations: Sequence[Operation]) -> Transaction:
         """See `KV`."""
         return self.transact([encoded(one) for one in operations])
+
+
+class LateKV(ConsulKV):
+    """The same, for whoever begins without Consul: connects when it is asked first.
+
+    Args:
+        connect: makes a client; it may raise ConsulRefused, as for a token file that is not there yet.
+    """
+
+    def __init__(self, connect: Callable[[], ConsulClient]) -> None:
+        self._connect = connect
+        self._made: ConsulClient | None = None
+
+    @property
+    def _client(self) -> ConsulClient:
+        self._made = self._made or self._connect()
+        return self._made
+
+    def close(self) -> None:
+        """Close the client; from another thread it abandons what is asked."""
+        if self._made is not None:
+            self._made.close()

@@ -195,7 +195,9 @@ def _parses(row: sqlite3.Row, table: str) -> bool:
             return False
         for name in _JSON & values.keys():
             if values[name] is not None:
-                json.loads(values[name])
+                found = json.loads(values[name])
+                if table == "followed" and not isinstance(found["num"], int):
+                    return False
     except (LookupError, TypeError, ValueError):
         return False
     return True

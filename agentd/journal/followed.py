@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from agentd.errors import JournalError
 from agentd.journal.database import WAITS, close, ending_of, free_id, insert, parsed
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
@@ -47,15 +48,18 @@ class Position:
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Position:
-        """Read what `kept` wrote."""
-        since = kept.get("incomplete_since")
-        return cls(
-            num=int(kept["num"]),
-            joined=float(kept["joined"]),
-            provisional=tuple(map(str, kept.get("provisional", ()))),
-            owed=tuple(map(int, kept.get("owed", ()))),
-            incomplete_since=None if since is None else int(since),
-        )
+        """Read what `kept` wrote. Raises JournalError if it did not write that."""
+        try:
+            since = kept.get("incomplete_since")
+            return cls(
+                num=int(kept["num"]),
+                joined=float(kept["joined"]),
+                provisional=tuple(map(str, kept.get("provisional", ()))),
+                owed=tuple(map(int, kept.get("owed", ()))),
+                incomplete_since=None if since is None else int(since),
+            )
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise JournalError("a position in the fleet's log cannot be read: restart agentd") from error
 
     def kept(self) -> dict[str, Any]:
         """As JSON's types."""
@@ -176,15 +180,15 @@ class Followed:
         close(db, ending, self._clock())
         return ending
 
-    def waiting(self, handlers: Iterable[str], name: str) -> int:
-        """How many messages of the name wait for that of the handlers for which most do."""
+    def waiting(self, handlers: Iterable[str], name: str) -> tuple[int, int]:
+        """How many messages of the name wait, and their bytes: of the handler for which most do."""
         rows = self._database.rows(
-            f"SELECT count(*) AS n FROM changes WHERE handler IN (SELECT value FROM json_each(?))"  # noqa: S608 (a constant)
-            f" AND query = ? AND {WAITS} GROUP BY handler",
+            "SELECT count(*) AS n, sum(length(body)) AS size FROM changes"  # noqa: S608 (a constant)
+            f" WHERE handler IN (SELECT value FROM json_each(?)) AND query = ? AND {WAITS} GROUP BY handler",
             json.dumps(list(handlers)),
             f"{LOG}{name}",
         )
-        return max((row["n"] for row in rows), default=0)
+        return max(((row["n"], row["size"] or 0) for row in rows), default=(0, 0))
 
     def give_provisionally(self, handlers: Iterable[str], event: Event) -> list[str]:
         """Queue an event as it was heard, because the log cannot be reached; its message is to come.

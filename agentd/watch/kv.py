@@ -70,7 +70,11 @@ class KeyValueStore:
     """
 
     def __init__(self, client: ConsulClient) -> None:
-        self._client = client
+        self._given = client
+
+    @property
+    def _client(self) -> ConsulClient:
+        return self._given
 
     def read(
         self, key: str, *, recurse: bool, index: int = 0, wait: float = 0.0, consistent: bool = True

@@ -219,6 +219,79 @@ def test_a_change_of_the_configuration_is_followed(
     node.await_tally("1", "2", "3")
 
 
+def test_a_handler_that_newly_takes_a_kept_name_joins(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """It gets what is in force; the other one gets nothing twice."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1", "2")
+    node.await_tally("1", "2")
+    run = {"use": "command", "on": [{"event": "tally", "keep": "all"}], "options": {"argv": ["/bin/true"]}}
+    node.config["handlers"]["run"] = run
+    node.configure()
+    node.agentd.reload()
+    wait_until(lambda: len(node.history("run")) == 2, "the messages", seconds=60)
+    publish(consul, fleet, "tally", "3")
+
+    node.await_tally("1", "2", "3")
+    wait_until(lambda: len(node.history("run")) == 3, "the message", seconds=60)
+    wait_until(lambda: node.history("run")[-1]["outcome"] == "applied", "the outcome", seconds=60)
+
+
+def test_junk_beside_the_heads_makes_nobody_deaf(
+    new_consul: Callable[..., ConsulAgent], fleet: str, directory: Path
+) -> None:
+    """More than any answer that is read: heads are then read by key, and that is told."""
+    consul = new_consul()
+    node = FollowingNode(directory / "n1", "node1", fleet=fleet, consul=consul)
+    try:
+        node.start()
+        publish(consul, fleet, "tally", "1")
+        node.await_tally("1")
+        for number in range(110):  # 70 MB, in base64
+            consul.kv_put(f"agentd/{fleet}/names/junk/{number}", b"x" * 480_000)
+        publish(consul, fleet, "tally", "2")
+
+        node.await_tally("1", "2")
+        wait_until(lambda: "too much lies below" in node.agentd.get("/readyz")[1], "the trouble", seconds=60)
+    finally:
+        node.stop()
+
+
+def test_a_burst_wakes_a_node_seldom(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
+    """Five times a second at most, and the first time at once."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "first")
+    node.await_tally("first")
+    answers, began = _answers(node), time.monotonic()
+    publish(consul, fleet, "tally", *(str(number) for number in range(100)))
+    node.await_tally("first", *(str(number) for number in range(100)))
+
+    assert _answers(node) - answers <= (time.monotonic() - began) / 0.2 + 2
+
+
+def _answers(node: FollowingNode) -> int:
+    queries = json.loads(node.agentd.get("/status")[1])["queries"]
+    return next(int(one["answers"]) for one in queries if one["query"].endswith("/names/"))
+
+
+def test_a_daemon_starts_without_consul_and_its_token(
+    fleet: str, directory: Path, consul: ConsulAgent
+) -> None:
+    """And follows once both are there."""
+    token = directory / "token"
+    settings = {"consul": {"address": f"{consul.address}:{consul.ports['http']}", "token_file": str(token)}}
+    node = FollowingNode(directory / "n1", "node1", fleet=fleet, consul=consul, settings=settings)
+    try:
+        node.start()
+        publish(consul, fleet, "tally", "1")
+        token.write_text("any-token-as-there-are-no-acls\n")
+
+        node.await_tally("1")
+    finally:
+        node.stop()
+
+
 def test_another_fleet_is_followed_from_its_beginning(
     consul: ConsulAgent, fleet: str, new_follower: NewNode
 ) -> None:

@@ -137,6 +137,26 @@ def test_an_event_for_some_nodes_is_not_kept(stand: Stand, tally: Tally, name: s
     assert stand.journal.backlog() == {"deny": 1}
 
 
+def test_without_a_fleet_what_waits_for_the_relay_goes_to_its_handlers(stand: Stand, tally: Tally) -> None:
+    """`fleet:` was removed before the log had it."""
+    kept = (Route("deny", "event", "ban", kept=True),)
+    Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(event("a", name="ban")))
+    Dispatcher(stand.journal, (Route("deny", "event", "ban"),), observer=tally).release()
+
+    assert [entry.id for entry in stand.journal.pending("deny")] == ["a"]
+    assert stand.journal.backlog() == {"deny": 1}
+
+
+def test_a_node_that_does_not_relay_leaves_it_to_others(stand: Stand, tally: Tally) -> None:
+    """It only follows."""
+    kept = (Route("deny", "event", "ban", kept=True),)
+    dispatcher = Dispatcher(stand.journal, kept, observer=tally, relays=False)
+    dispatcher.deliver(snapshot(event("a", name="ban")))
+
+    assert stand.journal.backlog() == {}
+    assert tally.came == ["a"]
+
+
 def test_what_waits_for_the_relay_is_not_replayed(stand: Stand, tally: Tally) -> None:
     """It is no handler."""
     routes = (Route("deny", "event", "ban", kept=True),)

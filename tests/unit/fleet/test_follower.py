@@ -427,6 +427,22 @@ def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytes
     assert bench.waits == ""
 
 
+def test_large_messages_are_read_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their bytes, too."""
+    monkeypatch.setattr("agentd.fleet.follower.MOST_BYTES", 100_000)
+    for number in range(9):
+        bench.publish(str(number) + "x" * 40_000)
+    seen = []
+    bench.turn()
+    while bench.waiting:
+        assert len(bench.waiting) <= 3
+        seen += [one[0] for one in bench.waiting]
+        bench.handle()
+        bench.turn(news=False)
+
+    assert "".join(seen) == "012345678"
+
+
 def test_the_thread_outlives_what_is_wrong_with_the_journal(bench: Bench) -> None:
     """And begins again where it was."""
     bench.publish("a")

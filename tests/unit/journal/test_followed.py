@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.errors import JournalError
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Position
 from agentd.journal.journal import Journal
@@ -182,6 +183,15 @@ def test_a_replay_has_its_time_to_live_anew(journal: Journal, followed: Followed
 
     assert isinstance(entry.change, Event)
     assert entry.change.message == Message(1, NOW - 99, NOW)
+
+
+def test_a_position_that_is_none_is_an_error_of_the_journal(followed: Followed, journal: Journal) -> None:
+    """Not one of whoever asked."""
+    with journal.database.transaction() as db:
+        db.execute("INSERT INTO followed VALUES ('deny', 'ban', '[1]')")
+
+    with pytest.raises(JournalError, match="restart agentd"):
+        followed.positions()
 
 
 _positions = st.builds(
