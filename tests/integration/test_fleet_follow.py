@@ -85,7 +85,7 @@ def test_events_that_fire_while_a_node_is_down_reach_it_in_the_order_of_the_othe
         agents[2].stop()
         for number in range(1, 9):
             agents[number % 2].fire("tally", str(number).encode())
-        wait_until(lambda: all(len(node.tally()) == 9 for node in nodes[:2]), "nine events", seconds=60)
+        wait_until(lambda: all(len(node.tally()) == 9 for node in nodes[:2]), "nine events")
         assert nodes[0].tally() == nodes[1].tally()
         assert sorted(nodes[0].tally()) == [str(number) for number in range(9)]
 
@@ -164,8 +164,8 @@ def test_a_joiner_runs_no_command_older_than_itself(
     wait_until(lambda: node.history("run"), "the old message")
     publish(consul, fleet, "run", "new")
 
-    wait_until(lambda: len(node.history("run")) == 2, "the new message", seconds=60)
-    wait_until(lambda: all(row["outcome"] for row in node.history("run")), "outcomes", seconds=60)
+    wait_until(lambda: len(node.history("run")) == 2, "the new message")
+    wait_until(lambda: all(row["outcome"] for row in node.history("run")), "outcomes")
     assert [row["outcome"] for row in node.history("run")] == ["expired", "applied"]
     assert (directory / "done.count").read_text().split() == ["x"]
 
@@ -208,7 +208,7 @@ def test_a_change_of_the_configuration_is_followed(
         on[0] = {"event": "tally", **item}
         node.configure()
         node.agentd.reload()
-        wait_until(lambda: len(_said(node, "config.reloaded")) > before, "the reload", seconds=60)
+        wait_until(lambda: len(_said(node, "config.reloaded")) > before, "the reload")
 
     reload(keep="all")
     node.await_tally("1", "2")
@@ -323,7 +323,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(
         node.agentd.kill()
         node.start()
 
-    wait_until(lambda: len(node.tally()) >= MESSAGES, "all messages", seconds=60)
+    wait_until(lambda: len(node.tally()) >= MESSAGES, "all messages")
     assert sorted(node.tally(), key=int) == sent
     assert [row["outcome"] for row in node.history("tally")] == ["applied"] * MESSAGES
 
@@ -333,21 +333,29 @@ def test_the_state_is_told(consul: ConsulAgent, fleet: str, new_follower: NewNod
     node = new_follower("node1").start()
     publish(consul, fleet, "tally", "1")
     node.await_tally("1")
-    told = json.loads(node.agentd.get("/status")[1])["fleet"]
-    assert (told["name"], told["node"], told["troubles"]) == (fleet, "node1", [])
-    assert told["names"]["tally"]["position"] == told["names"]["tally"]["newest"] > 0
-    metrics = node.agentd.get("/metrics")[1]
-    assert 'agentd_fleet_waits{event="tally"} 0.0' in metrics
+
+    def told() -> dict[str, Any]:
+        return dict(json.loads(node.agentd.get("/status")[1])["fleet"])
+
+    def in_step() -> bool:
+        return bool(told()["names"]["tally"]["position"] == told()["names"]["tally"]["newest"] > 0)
+
+    def waits(count: int) -> bool:
+        return f'agentd_fleet_waits{{event="tally"}} {count}.0' in node.agentd.get("/metrics")[1]
+
+    wait_until(in_step, "the position")
+    assert [told()[each] for each in ("name", "node", "troubles")] == [fleet, "node1", []]
+    wait_until(partial(waits, 0), "the metric")
 
     consul.kv_put(f"agentd/{fleet}/names/tally", b"poison")
 
-    wait_until(partial(_is_behind, node), "the trouble", seconds=60)
-    assert 'agentd_fleet_waits{event="tally"} 1.0' in node.agentd.get("/metrics")[1]
+    wait_until(partial(_is_behind, node), "the trouble")
+    wait_until(partial(waits, 1), "the metric")
     status = node.agentd.command("status")
     assert "! fleet: the log of tally waits: its head cannot be used" in status.stdout
     publish(consul, fleet, "tally", "2")
     node.await_tally("1", "2")
-    wait_until(lambda: not _is_behind(node), "the end of the trouble", seconds=60)
+    wait_until(lambda: not _is_behind(node), "the end of the trouble")
 
 
 def _is_behind(node: FollowingNode) -> bool:

@@ -15,7 +15,7 @@ from agentd.fleet.head import parse_head
 from tests.servers.acknowledgers import NAME, Acknowledgers, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.ports import free_port
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 Fire = Callable[..., "Future[int]"]
 
@@ -34,7 +34,7 @@ def fire(fleet: Acknowledgers) -> Iterator[Fire]:
 
         def start(*words: str, name: str = NAME, num: int | None = 30) -> Future[int]:
             heard = {event["ID"] for event in fleet.consul.events()}
-            argv = ["fire", name, "--wait", "--timeout", "30s", "--fleet", fleet.keys.fleet]
+            argv = ["fire", name, "--wait", "--timeout", "100s", "--fleet", fleet.keys.fleet]
             future = thread.submit(main, [*argv, "--http-addr", fleet.consul.url, *words])
             if num is not None:
 
@@ -55,7 +55,7 @@ def test_status_is_0_once_all_have_it_in_force(
     future = fire()
     for number, live in enumerate((30, 30, 31)):
         fleet.acknowledge(number, live)
-    assert future.result(60) == 0
+    assert future.result(PATIENCE) == 0
     identity, last = capsys.readouterr().out.splitlines()
     assert len(identity) == 36
     assert last.startswith(f"{NAME} 30: in force on 3 of 3 nodes after ")
@@ -68,7 +68,7 @@ def test_a_refusal_ends_the_wait_with_its_reason(
     future = fire()
     refused = Name(live=20, tried=Tried(30, "refused", "line 3: not an address"))
     fleet.acknowledge(1, None, names={NAME: refused})
-    assert future.result(60) == 1
+    assert future.result(PATIENCE) == 1
     said = capsys.readouterr()
     assert f"agentd: {fleet.node(1)}: refused: line 3: not an address" in said.err
     rows = [line.split()[0] for line in said.out.splitlines()[2:]]
@@ -81,7 +81,7 @@ def test_a_quorum_is_enough(fleet: Acknowledgers, fire: Fire, capsys: pytest.Cap
     fleet.acknowledge(0, None, names={NAME: Name(tried=Tried(30, "failed", "no disk"))})
     fleet.acknowledge(1, 30)
     fleet.acknowledge(2, 30)
-    assert future.result(60) == 0
+    assert future.result(PATIENCE) == 0
     told: dict[str, Any] = json.loads(capsys.readouterr().out)["wait"]
     assert (told["nodes"], told["needed"], told["confirmed"]) == (3, 2, 2)
     assert told["others"] == [{"node": fleet.node(0), "state": "refused", "reason": "failed: no disk"}]
@@ -93,9 +93,9 @@ def test_laggards_are_named_with_what_holds_them_up(
     """One was stopped, the agent of another is down, and the third tries."""
     fleet.join(1, alive=False)
     fleet.acknowledge(0, 20, stopped=1.0)
-    future = fire("--timeout", "2s")
+    future = fire("--timeout", "10s")
     fleet.acknowledge(2, None, names={NAME: Name(live=20, tried=Tried(30, "", "nginx is down"))})
-    assert future.result(60) == 1
+    assert future.result(PATIENCE) == 1
     said = capsys.readouterr().out
     for reason in ("agentd is stopped", "its Consul agent is down", "tries: nginx is down"):
         assert reason in said
@@ -105,14 +105,14 @@ def test_a_name_that_nobody_keeps_is_not_fired(
     fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nobody would ever confirm it."""
-    assert fire(name="unkept", num=None).result(60) == 1
+    assert fire(name="unkept", num=None).result(PATIENCE) == 1
     assert f"no node of the fleet {fleet.keys.fleet!r} keeps 'unkept'" in capsys.readouterr().err
     assert "unkept" not in {event["Name"] for event in fleet.consul.events()}
 
 
 def test_an_event_that_nobody_relays_is_told(fire: Fire, capsys: pytest.CaptureFixture[str]) -> None:
     """It was fired, but no log has it."""
-    assert fire("--timeout", "1s", num=None).result(60) == 1
+    assert fire("--timeout", "1s", num=None).result(PATIENCE) == 1
     said = capsys.readouterr()
     assert f"the event {said.out.strip()} is in no log after 1" in said.err
 
@@ -121,7 +121,7 @@ def test_publish_waits_for_its_own_message(fleet: Acknowledgers, capsys: pytest.
     """Its number is known at once; nodes that are not meant do not count."""
     args = ["--fleet", fleet.keys.fleet, "--http-addr", fleet.consul.url, "--node", f"{fleet.node(1)}$"]
     with ThreadPoolExecutor(1) as thread:
-        future = thread.submit(main, ["publish", NAME, "add 192.0.2.9", "--wait", "--timeout", "30s", *args])
+        future = thread.submit(main, ["publish", NAME, "add 192.0.2.9", "--wait", "--timeout", "100s", *args])
 
         def newest() -> int:
             head = fleet.consul.kv_get(fleet.keys.head(NAME))
@@ -129,7 +129,7 @@ def test_publish_waits_for_its_own_message(fleet: Acknowledgers, capsys: pytest.
 
         num = wait_until(lambda: (num := newest()) > 20 and num, "the message")
         fleet.acknowledge(1, num)
-        assert future.result(60) == 0
+        assert future.result(PATIENCE) == 0
     first, last = capsys.readouterr().out.splitlines()
     assert first == f"{NAME} {num}"
     assert last.startswith(f"{NAME} {num}: in force on 1 of 1 nodes after ")

@@ -90,7 +90,7 @@ class FollowingNode:
 
     def await_tally(self, *payloads: str) -> None:
         """Wait until exactly these were applied, in this order."""
-        wait_until(lambda: self.tally() == list(payloads), f"{payloads} on {self.name}", seconds=60)
+        wait_until(lambda: self.tally() == list(payloads), f"{payloads} on {self.name}")
 
     def lose_journal(self) -> None:
         """Delete the journal, and whatever else of the log the node holds outside the tree."""
@@ -101,7 +101,7 @@ class FollowingNode:
     def history(self, handler: str) -> list[dict[str, Any]]:
         """The journal's rows of a handler, oldest first."""
         path = self.directory / "state" / "journal.db"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as journal:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=60)) as journal:
             journal.row_factory = sqlite3.Row
             rows = journal.execute("SELECT * FROM changes WHERE handler = ? ORDER BY seq", (handler,))
             return [dict(row) for row in rows]
