@@ -60,7 +60,7 @@ def behind(node: Node) -> list[str]:
 def test_a_state_that_was_taken_back_comes_into_force_when_nginx_can_load_it(node: Node) -> None:
     """Its port was taken: it failed, and is live once the port is free, without a word from Consul."""
     node.start()
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with closing(socket.create_server(("127.0.0.1", free_port()))) as taken:
         port = taken.getsockname()[1]
         node.consul.kv_put(key(node), answering(port))
         wait_until(lambda: "failed" in states(node), "the first attempt to be taken back")
@@ -162,7 +162,7 @@ def findings(node: Node) -> list[dict[str, Any]]:
 def test_a_state_of_another_port_is_not_held_up(node: Node) -> None:
     """A newer state replaces the one that cannot be loaded."""
     node.start()
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    with closing(socket.create_server(("127.0.0.1", free_port()))) as taken:
         node.consul.kv_put(key(node), answering(taken.getsockname()[1]))
         wait_until(lambda: "failed" in states(node), "the first attempt to be taken back")
 

@@ -18,6 +18,7 @@ from handlers.nginx_reload.observer import Observer
 from handlers.nginx_reload.proof import Observation
 from tests.integration.reloading import Node
 from tests.servers.nginx import Nginx
+from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
 
@@ -444,9 +445,10 @@ def test_a_port_that_the_generation_asked_for_ends_it(node: Node) -> None:
 
 @contextmanager
 def occupied() -> Iterator[int]:
-    """A port on which another program listens."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        yield other.getsockname()[1]
+    """A port on which another program listens, and which nobody takes afterwards."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)):
+        yield port
 
 
 # ---------------------------------------------------------------- later looks

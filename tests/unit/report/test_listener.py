@@ -22,6 +22,7 @@ from agentd.heartbeat import Heartbeat
 from agentd.report import listener
 from agentd.report.listener import LARGEST_HEAD, MOST_CONNECTIONS, Listener
 from agentd.report.request import Response
+from tests.servers.ports import free_port
 
 
 def _answer(path: str) -> Response:
@@ -414,8 +415,10 @@ def test_many_clients_at_once_are_all_answered(listening: Listener) -> None:
     assert sum(b"200 OK" in answer for answer in answers) == MOST_CONNECTIONS // 2
 
 
-def test_stopping_ends_every_thread_and_frees_the_port(listening: Listener) -> None:
+def test_stopping_ends_every_thread_and_frees_the_port() -> None:
     """Even with a silent client connected, `stop` is quick, and the port can be taken again at once."""
+    listening = Listener(("127.0.0.1", free_port()), _answer)
+    listening.start()
     with _connect(listening):
         began = time.monotonic()
         listening.stop()
