@@ -31,7 +31,7 @@ _PACKAGES: Final = (
     "procps",
 )  # fmt: skip
 _SPARED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale")
-_SECONDS: Final = 600
+_SECONDS: Final = 1800
 _MEMORY: Final = Path("/dev/shm")  # dpkg syncs each file, which takes a disk minutes
 _ROOM: Final = 1 << 30
 
@@ -84,7 +84,7 @@ def _archive() -> str:
     """The Debian archive among this machine's apt sources."""
     columns = "$(ORIGIN)|$(LABEL)|$(COMPONENT)|$(RELEASE)|$(REPO_URI)"
     argv = ["apt-get", "indextargets", "--format", columns, "Created-By: Packages"]
-    listed = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False).stdout
+    listed = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False).stdout
     for line in listed.splitlines():
         origin, label, component, release, address = line.split("|")
         if (origin, label, component) == ("Debian", "Debian", "main") and "-" not in release:

@@ -25,7 +25,7 @@ from tests.servers.machine_root import SOURCE, machine_root
 from tests.servers.process import ServerExitedError, ServerProcess
 from tests.servers.waiting import wait_until
 
-_SECONDS: Final = 120.0
+_SECONDS: Final = 300.0
 _SITE: Final = f"opt/agentd/lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
 _BOOT: Final = (
     'mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/root" || exit 1\n'
