@@ -59,7 +59,7 @@ def test_rotations_go_on_after_consul_lost_its_data(new_node: NewNode, new_consu
         assert rotate(node) == node.tickets()[0].read_bytes()
 
     assert event_poll(node)["epoch"] == 1
-    assert any("events.new_epoch" in line for line in node.agentd.log_lines())
+    wait_until(lambda: any("events.new_epoch" in line for line in node.agentd.log_lines()), "the word")
 
 
 def test_rotations_go_on_if_agentd_was_down_meanwhile(new_node: NewNode, new_consul: NewConsul) -> None:
