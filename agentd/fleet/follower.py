@@ -393,6 +393,7 @@ class Follower:
         if waits:
             raise waits
         if last < head.newest:
+            self._witness.saw(kept.name, None)
             raise _Waits(f"its head names message {head.newest}, which is not there, or is none")
         if not live and read:
             _log.info("fleet.caught_up", event_name=kept.name, messages=read, num=last)

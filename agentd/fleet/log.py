@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.backoff import Backoff
 from agentd.errors import BadDocument, ConsulUnavailable, Contended, FleetError, LogLost
@@ -25,6 +25,14 @@ PATIENCE: Final = 20.0
 """Seconds for which a command tries to write."""
 
 _TRIES: Final = 50
+
+
+class _Look(NamedTuple):
+    """The head of a name, and its index, 0 for none; not sound: it is made of the messages that there are."""
+
+    head: Head | None
+    at: int
+    is_sound: bool = True
 
 
 class Log(Writer):
@@ -106,7 +114,8 @@ class Log(Writer):
             Contended: others write to it again and again.
         """
         for _ in range(_TRIES):
-            head, index = self._head(name)
+            look = self._look(name)
+            head = look.head
             if head is None:
                 raise FleetError(f"there is no log of {name}: `agentd log` lists those that there are")
             floor = head.newest if before is None else before
@@ -119,7 +128,10 @@ class Log(Writer):
             marks = replace(head, floor=max(head.floor, floor), base=max(head.base, floor))
             whole = listing(marks, left, head.inline if left and left[-1] == head.newest else None)
             forgotten = [identity for identity, num in ids.items() if num <= floor]
-            operations = [cas(self.keys.head(name), whole.render(), index), self._remember(name, forgotten)]
+            operations = [
+                cas(self.keys.head(name), whole.render(), look.at),
+                self._remember(name, forgotten),
+            ]
             if not self.kv.write(operations).failures:
                 # Nobody reads them any more, so it does not matter if this ends half-way.
                 for at in range(0, len(gone), MOST_READS):
@@ -128,16 +140,22 @@ class Log(Writer):
                 return len(gone)
         raise Contended(f"others write to the log of {name} again and again: try again")
 
-    def _head(self, name: str) -> tuple[Head | None, int]:
-        """The head, or one made of the messages if what lies there is none; and its index, 0 for none."""
-        pair = self.kv.pair(self.keys.head(name), consistent=True)
+    def _look(self, name: str) -> _Look:
+        """The head, or one made of the messages if what lies there is none that a node believes."""
+        key = self.keys.head(name)
+        pair = self.kv.pair(key, consistent=True)
         if pair is None:
-            return None, 0
+            return _Look(None, 0)
+        keep: Keep = "latest"
         try:
-            return parse_head(pair.value), pair.index
+            head = parse_head(pair.value)
+            if not head.count or self._there(name, [head.newest])[0]:
+                return _Look(head, pair.index)
+            keep = head.keep
         except BadDocument:
-            there, _ = self._there(name, self.numbers(name, consistent=True))
-            return listing(Head("latest"), there, None), pair.index
+            pass
+        there, _ = self._there(name, self.numbers(name, consistent=True))
+        return _Look(listing(Head(keep), there, None), pair.index, is_sound=False)
 
     def _remember(self, name: str, ids: Sequence[str]) -> Operation:
         key = self.keys.pruned(name)
@@ -159,6 +177,8 @@ class Log(Writer):
     ) -> int:
         """Write back, verbatim, what Consul has lost of a name, if two consistent looks say that it has.
 
+        A head that no node believes is made anew, too.
+
         Args:
             name: of the log.
             held: what this node holds of it.
@@ -171,13 +191,13 @@ class Log(Writer):
         Raises:
             Contended: others write at the same time; call again, after a pause.
         """
-        head, _ = self._head(name)
-        if held.is_lost(head, self._now()):
+        look = self._look(name)
+        if not look.is_sound or held.is_lost(look.head, self._now()):
             pause()
-            head, _ = self._head(name)
-            if held.is_lost(head, self._now()):
+            look = self._look(name)
+            if not look.is_sound or held.is_lost(look.head, self._now()):
                 return self._written_back(name, held, body)
-        self._settle(name, held, head, {})
+        self._settle(name, held, look.head, {})
         return 0
 
     def _written_back(self, name: str, held: Held, body: Callable[[str], bytes | None]) -> int:
@@ -185,7 +205,8 @@ class Log(Writer):
         ids: dict[str, int] = {}
         there: set[int] = set()
         for _ in range(len(held.messages) + _TRIES):
-            head, index = self._head(name)
+            look = self._look(name)
+            head = look.head
             marks = held.merged(head)
             numbers = {num for num in self.numbers(name, consistent=True) if num > marks.floor}
             more, new_ids = self._there(name, sorted(numbers - there))
@@ -194,13 +215,14 @@ class Log(Writer):
             missing = [one for one in wanted if one.num not in there and one.id not in ids]
             some = missing[: fitting(one.raw for one in missing)]
             whole = listing(marks, there | {one.num for one in some}, _inline(head, some))
-            if not missing and head is not None and (head.count, head.floor) == (whole.count, whole.floor):
+            is_whole = head is not None and (head.count, head.floor) == (whole.count, whole.floor)
+            if not missing and is_whole and look.is_sound:
                 self._settle(name, held, head, ids)
                 return done
             for one in some:
                 if one.sha256 and (content := body(one.sha256)) is not None:
                     self.bodies.put(content)
-            operations = [cas(self.keys.head(name), whole.render(), index)]
+            operations = [cas(self.keys.head(name), whole.render(), look.at)]
             junk = self.kv.pairs([self.keys.message(name, one.num) for one in some])
             for one in some:
                 key = self.keys.message(name, one.num)

@@ -323,6 +323,7 @@ def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
     bench.turn()
     assert bench.position == 0
     assert "is not there" in bench.waits
+    assert bench.heads[-1] is None
 
     bench.shelf.head("ban", Head("all", newest=1, oldest=1, count=1, recent=(1,)))
     bench.publish("b")

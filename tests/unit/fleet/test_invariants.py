@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from agentd.errors import BadDocument, ConsulError, Contended, FleetError, LogLost
 from agentd.fleet.envelope import Draft, Envelope, parse_envelope
 from agentd.fleet.head import LARGEST_HEAD, Head, parse_head
-from agentd.fleet.keys import Keys
+from agentd.fleet.keys import POISONED, Keys
 from agentd.fleet.log import Log
 from agentd.fleet.memory import FILE, Memory
 from agentd.watch.kv import MOST_OPERATIONS, Pair
@@ -33,6 +33,10 @@ NAME = "deploy"
 KEYS = Keys("prod")
 # So small that a few dozen events are pruned.
 LIMITS = {"LEAST": 6, "MOST": 12, "LATEST": 3, "PRUNED_AT_ONCE": 4}
+
+
+def no_pause(_: float) -> None:
+    """Time is not needed."""
 
 
 @dataclass
@@ -84,6 +88,7 @@ class Node:
         found = [one for page in self.log.after(NAME, 0, head) for one in page.messages]
         if not head.count or (found and found[-1].num == head.newest):
             self.is_lost = self.is_lost or self.memory.seems_lost(NAME, head)
+            self.memory.note(NAME, head)
             self.memory.remember(NAME, head, found)
 
 
@@ -203,6 +208,36 @@ class Fleet(RuleBasedStateMachine):
             self.kv.put(KEYS.head(NAME), b"junk")
 
     @rule()
+    def poison(self) -> None:
+        """A head after which there could be no message."""
+        head = Head("all", POISONED - 1, 1, 5, POISONED - 2, POISONED - 2, recent=(POISONED - 1,))
+        if KEYS.head(NAME) in self.kv.found:
+            self.kv.put(KEYS.head(NAME), head.render())
+
+    @rule(ahead=st.integers(0, 2000))
+    def litter(self, ahead: int) -> None:
+        """Junk where a message is to be."""
+        self.kv.put(KEYS.message(NAME, int(self.time * 1000) + ahead), b"junk")
+
+    @rule(count=st.integers(1, 3))
+    def publish(self, count: int) -> None:
+        """A command writes, which holds nothing."""
+        self.time += 1.0
+        log = Log(self.kv, KEYS, self.now)
+        for _ in range(count):
+            with suppress(ConsulError, Contended):
+                log.publish(NAME, Draft(b"y", issued=self.time, publisher="ops"), keep="all", pause=no_pause)
+
+    @rule(part=st.floats(0, 1))
+    def forget(self, part: float) -> None:
+        """A command forgets the older ones, or all."""
+        there = self.messages()
+        if self.head() and there:
+            with suppress(ConsulError, FleetError):
+                before = there[int(part * (len(there) - 1))].num
+                Log(self.kv, KEYS, self.now).forget(NAME, before)
+
+    @rule()
     def lose_head(self) -> None:
         """Somebody deleted it."""
         self.kv.found.pop(KEYS.head(NAME), None)
@@ -225,14 +260,16 @@ class Fleet(RuleBasedStateMachine):
 
     def complete(self) -> None:
         """Invariant 4: what a node holds, and is in force, is in the log; and the head tells of it all."""
-        there = {one.num: one for one in self.messages()}
-        ids = {one.id for one in there.values()}
+        floor = head.floor if (head := self.head()) else 0
+        there = {one.num: one for one in self.messages() if one.num > floor}
+        ids = {one.id for one in self.messages()}
+        nobody = True
         for node in self.nodes:
             held = node.memory.held(NAME)
+            nobody = nobody and held is None
             for one in held.wanted(self.head(), self.time) if held else ():
                 assert one.num in there or one.id in ids
-        head = self.head()
-        if head is not None:
+        if head is not None and not nobody:
             assert head.count == len(there)
             assert head.oldest == min(there, default=0)
             assert not there or head.newest == max(there)
@@ -250,7 +287,8 @@ class Fleet(RuleBasedStateMachine):
     def messages(self) -> list[Envelope]:
         """All that lie there."""
         keys = sorted(key for key in self.kv.found if key.startswith(KEYS.messages(NAME)))
-        return [parse_envelope(self.kv.found[key].value) for key in keys]
+        values = [self.kv.found[key].value for key in keys]
+        return [parse_envelope(value) for value in values if value != b"junk"]
 
     @invariant()
     def each_event_is_one_message(self) -> None:

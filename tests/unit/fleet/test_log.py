@@ -212,6 +212,20 @@ def test_nothing_lost_is_nothing_written(kv: ModelKV, log: Log) -> None:
     assert kv.found == before
 
 
+@pytest.mark.parametrize(
+    "head", [b"junk", Head("all", POISONED - 1, 1, 5, POISONED - 2, recent=(POISONED - 1,)).render()]
+)
+def test_a_head_that_nobody_believes_is_made_anew(kv: ModelKV, log: Log, head: bytes) -> None:
+    """Though no message is lost, and no new one comes."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.put(KEYS.head(NAME), head)
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 0
+    found = log.head(NAME)
+    assert found
+    assert (found.count, found.newest) == (3, memory.head.newest)
+
+
 def test_of_two_that_write_back_both_add_what_they_hold(kv: ModelKV, log: Log) -> None:
     """The one that held less was first."""
     fill(log, 10)
