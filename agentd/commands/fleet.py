@@ -6,6 +6,7 @@ least 250 ms apart. `forget` removes the document of a node that will not come b
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from argparse import Namespace
@@ -79,7 +80,11 @@ def execute(arguments: Namespace, output: Output) -> int:
         view = _View(reached.name, reached.client, words[0] if words else None, arguments.service)
         if arguments.watch:
             _watch(view, output)
-        return _print(view.look(), output)
+        gc.disable()  # what is read lives until the end: to look through it again and again takes a while
+        try:
+            return _print(view.look(), output)
+        finally:
+            gc.enable()
 
 
 def _print(found: Found, output: Output) -> int:

@@ -31,6 +31,8 @@ BENCHES = (
     "upstream_scale",
     "upstream_load",
     "fleet_relay",
+    "fleet_table",
+    "fleet_acknowledgements",
 )
 
 
