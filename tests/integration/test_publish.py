@@ -7,8 +7,8 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,9 +23,12 @@ from agentd.fleet.reader import Reader
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.servers.consul import ConsulAgent
+from tests.servers.followers import FollowingNode
+from tests.servers.waiting import wait_until
 
 SECRET = "5ecret-payload"
 LARGEST = 512 * 1024
+NewNode = Callable[..., FollowingNode]
 
 
 class Fleet:
@@ -593,6 +596,67 @@ class TestHere:
             assert self.publish(fleet, config, *words, "--keep", "all")[0] == 0
         finally:
             fleet.consul.kv_delete(neighbour.root, recurse=True)
+
+
+class TestDaemons:
+    """What daemons make of it."""
+
+    @pytest.fixture
+    def new_node(self, fleet: Fleet, directory: Path) -> Iterator[NewNode]:
+        """Start nodes of the fleet, each stopped at the end."""
+        with ExitStack() as stack:
+
+            def make(name: str, **options: Any) -> FollowingNode:  # noqa: ANN401 (FollowingNode's own)
+                node = FollowingNode(
+                    directory / name, name, fleet=fleet.name, consul=fleet.consul, event="list", **options
+                )
+                stack.callback(node.stop)
+                return node.start()
+
+            yield make
+
+    def test_those_that_it_is_for_apply_it(self, fleet: Fleet, new_node: NewNode, tmp_path: Path) -> None:
+        """Whatever its size, from a host that runs no agentd."""
+        nodes = [new_node("web1"), new_node("db1")]
+        (tmp_path / "payload").write_bytes(b"x" * LARGEST)
+        fleet.publish("list", "one", "--keep", "all", "--node", "^web")
+        fleet.publish("list", "two", "--node", "^db")
+        first = fleet.publish("list", "three")
+        fleet.publish("list", "--file", str(tmp_path / "payload"))
+        fleet.publish("list", "--again", str(first))
+        nodes[0].await_tally("one", "three", "x" * LARGEST, "three")
+        nodes[1].await_tally("two", "three", "x" * LARGEST, "three")
+
+    def test_a_node_tries_it_while_its_daemon_runs(self, new_node: NewNode, fleet: Fleet) -> None:
+        """What its blacklist refuses reaches nobody; what it takes, the daemon itself too."""
+        handlers = {"blacklist": {"use": "ip_blacklist", "on": [{"event": "list", "keep": "all"}]}}
+        node = new_node("lb1", handlers=handlers)
+        refused = node.agentd.command("publish", "list", "add 300.1.1.1")
+        assert refused.returncode == 1
+        assert "'blacklist' here would not take it" in refused.stderr
+        taken = node.agentd.command("publish", "list", "add 192.0.2.7 10m")
+        assert taken.returncode == 0, taken.stderr
+        wait_until(
+            lambda: [row["outcome"] for row in node.history("blacklist")] == ["applied"], "it", seconds=60
+        )
+        assert fleet.head("list").count == 1
+
+    def test_a_fleet_can_be_turned_off(self, fleet: Fleet, new_node: NewNode) -> None:
+        """`fleet: null` on every node, then one command; events still work, and nothing comes back."""
+        node = new_node("lb1", keep="latest")
+        fleet.publish("list", "one", "--keep", "latest")
+        node.await_tally("one")
+        wait_until(lambda: fleet.consul.kv_get(fleet.keys.node("lb1")), "its acknowledgement", seconds=60)
+        assert "lb1 still acknowledge" in fleet.command("fleet", "remove", "--yes")[2]
+        node.stop()
+        node.config["fleet"] = None
+        node.config["handlers"]["tally"]["on"] = [{"event": "list"}]
+        node.configure()
+        node.start()
+        assert fleet.command("fleet", "remove", "--yes")[0] == 0
+        fleet.consul.fire("list", b"two")
+        node.await_tally("one", "two")
+        assert ConsulKV(fleet.client).keys(fleet.keys.root) == ()
 
 
 @pytest.fixture(scope="module")
