@@ -6,7 +6,8 @@ Each rule is left out once, and what is told then names it: somebody who reads t
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import pytest
 from agentd.cli import main
 from tests.servers.acknowledgers import Acknowledgers, acknowledgers
 from tests.servers.consul import ConsulAgent
+from tests.servers.equipment import require
+from tests.servers.followers import FollowingNode
 from tests.servers.ports import free_port
+from tests.servers.waiting import wait_until
 
 POLICIES = Path(__file__).parents[2] / "config" / "consul"
 _RULE = re.compile(r'(\w+) "([^"]*)" \{\s*policy = "(\w+)"\s*\}')
@@ -49,6 +53,7 @@ def rules(role: str) -> list[Rule]:
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     """One Consul server that denies what no rule grants."""
+    require("consul")
     agent = ConsulAgent(tmp_path_factory.mktemp("strict"), acl=True)
     agent.start()
     yield agent
@@ -156,3 +161,120 @@ def test_a_publisher_is_told_which_right_is_missing(
     told = capsys.readouterr().err
     assert left_out.text(name).partition('/"')[0] in told
     assert "at the same time" not in told
+
+
+# ---------------------------------------------------------------- node and relay
+
+NODE = "lb-1"
+NewNode = Callable[..., FollowingNode]
+
+
+@pytest.fixture
+def fleet_name() -> str:
+    """Of a fleet that no other test has."""
+    return f"acl-{free_port()}"
+
+
+@pytest.fixture
+def new_node(strict: ConsulAgent, directory: Path, fleet_name: str) -> Iterator[NewNode]:
+    """Make the node with these rights; it relays if it may write to the log. It is stopped at the end."""
+    with ExitStack() as stack:
+
+        def make(wanted: list[Rule], *, relay: bool = False) -> FollowingNode:
+            file = directory / "token"
+            file.write_text(token(strict, fleet_name, wanted, NODE))
+            settings = {
+                "consul": {"address": strict.url, "token_file": str(file)},
+                "fleet": {"name": fleet_name, "node": NODE, "relay": relay},
+            }
+            node = FollowingNode(
+                directory / NODE, NODE, fleet=fleet_name, consul=strict, event=fleet_name, settings=settings
+            )
+            stack.callback(node.stop)
+            return node
+
+        yield make
+
+
+def publish_one(strict: ConsulAgent, fleet: str, monkeypatch: pytest.MonkeyPatch, payload: str) -> None:
+    """Publish a message, as somebody who may."""
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.token or "")
+    where = ["--fleet", fleet, "--http-addr", strict.url]
+    assert main(["publish", fleet, payload, "--keep", "all", *where]) == 0
+
+
+def told(node: FollowingNode) -> str:
+    """What the daemon says: its log, and its status."""
+    log = "\n".join(node.agentd.log_lines()).replace("\\\"", "\"")
+    return log + node.agentd.command("status").stdout
+
+
+def check(node: FollowingNode) -> str:
+    """What `agentd check` says."""
+    return node.agentd.command("check").stdout
+
+
+def test_the_policy_of_a_node_is_enough(
+    strict: ConsulAgent, fleet_name: str, new_node: NewNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It follows the log, also to a long message, acknowledges, and is registered; nothing is missed."""
+    node = new_node(rules("node")).start()
+    publish_one(strict, fleet_name, monkeypatch, "1")
+    publish_one(strict, fleet_name, monkeypatch, "2" * 40_000)
+    node.await_tally("1", "2" * 40_000)
+    wait_until(lambda: strict.kv_get(f"agentd/{fleet_name}/nodes/{NODE}"), "the acknowledgement")
+    wait_until(lambda: strict.get("/v1/health/service/agentd"), "the service")
+
+    assert "policy =" not in told(node) + check(node)
+
+
+@pytest.mark.parametrize("left_out", rules("node"), ids=str)
+def test_a_node_is_told_which_right_is_missing(
+    left_out: Rule,
+    strict: ConsulAgent,
+    fleet_name: str,
+    new_node: NewNode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By `agentd check`, and by the daemon once it needs the right."""
+    node = new_node([rule for rule in rules("node") if rule != left_out])
+    text = left_out.text(fleet_name, NODE)
+    assert text in check(node)
+    if left_out.kind.startswith("agent"):
+        return  # without it agentd only counts less
+
+    node.start()
+    publish_one(strict, fleet_name, monkeypatch, "1")
+    publish_one(strict, fleet_name, monkeypatch, "2" * 40_000)
+
+    wait_until(lambda: text in told(node), f"word of {text}", pause=0.5)
+
+
+def test_the_policy_of_a_relay_is_enough(strict: ConsulAgent, fleet_name: str, new_node: NewNode) -> None:
+    """An event that was heard is in the log, and applied from there."""
+    node = new_node(rules("node") + rules("relay"), relay=True).start()
+    strict.fire(fleet_name, b"1")
+    node.await_tally("1")
+
+    wait_until(lambda: strict.kv_get(f"agentd/{fleet_name}/names/{fleet_name}"), "the head")
+    assert "policy =" not in told(node) + check(node)
+
+
+@pytest.mark.parametrize("left_out", rules("relay"), ids=str)
+def test_a_relay_is_told_which_right_is_missing(
+    left_out: Rule, strict: ConsulAgent, fleet_name: str, new_node: NewNode
+) -> None:
+    """The event is applied all the same, as it was heard."""
+    reads = [rule for rule in rules("node") if rule.segment != left_out.segment]
+    replaced = [Rule(rule.kind, rule.segment, "read") for rule in rules("node") if rule not in reads]
+    wanted = [*reads, *replaced, *(rule for rule in rules("relay") if rule != left_out)]
+    node = new_node(wanted, relay=True)
+    text = left_out.text(fleet_name)
+    assert text in check(node)
+
+    node.start()
+    strict.fire(fleet_name, b"1")
+    node.await_tally("1")
+
+    if "pruned" not in left_out.segment:  # which is needed only once something is pruned
+        wait_until(lambda: text in told(node), f"word of {text}", pause=0.5)
