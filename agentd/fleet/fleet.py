@@ -16,7 +16,7 @@ import structlog
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging
 from agentd.fleet.condition import Condition
-from agentd.fleet.follower import Follower, Kept, NameStatus
+from agentd.fleet.follower import Follower, Kept, NameStatus, read_prefixes
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
 from agentd.fleet.keys import Keys
@@ -28,7 +28,7 @@ from agentd.fleet.options import FleetOptions
 from agentd.fleet.pace import Pace
 from agentd.fleet.reader import Reader
 from agentd.fleet.relay import PATIENCE, Relay, RelayStatus
-from agentd.fleet.rights import rule
+from agentd.fleet.rights import missing_rules, rule
 from agentd.fleet.target import Services, services_of
 from agentd.heartbeat import Heartbeats
 from agentd.journal.followed import Followed, Given
@@ -243,6 +243,10 @@ class _Library:
     def services(self) -> Services:
         """See `Library`."""
         return services_of(self._client.agent.services())
+
+    def lacking(self) -> str:
+        """See `Library`."""
+        return " ".join(missing_rules(self._client, "read", read_prefixes(self.reader.keys)))
 
     def close(self) -> None:
         """See `Library`."""

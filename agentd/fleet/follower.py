@@ -21,13 +21,22 @@ import structlog
 
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
-from agentd.errors import AgentdError, BadDocument, ConsulError, FleetError, JournalError, UnknownFormat
+from agentd.errors import (
+    AgentdError,
+    BadDocument,
+    ConsulError,
+    ConsulRefused,
+    FleetError,
+    JournalError,
+    UnknownFormat,
+)
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.heads_poll import Heads
 from agentd.fleet.keys import Keys
 from agentd.fleet.reader import Reader, Reading
 from agentd.fleet.receipt import event_of
+from agentd.fleet.rights import rule
 from agentd.fleet.target import Services, matches
 from agentd.heartbeat import Heartbeat
 from agentd.journal.followed import Followed, Given, Position
@@ -93,6 +102,10 @@ class Library(Protocol):
         """Those of this node, as its agent says. Raises ConsulError."""
         ...
 
+    def lacking(self) -> str:
+        """The rules that the token lacks to read the log, "" for none. Raises ConsulError."""
+        ...
+
     def close(self) -> None:
         """Close, from any thread; what is being read ends with an error."""
         ...
@@ -132,6 +145,17 @@ class Poll(Protocol):
     def close(self) -> None:
         """End, without waiting."""
         ...
+
+
+def read_prefixes(keys: Keys) -> tuple[str, ...]:
+    """Of the keys that a node reads to follow the log."""
+    return keys.names, f"{keys.root}messages/", keys.bodies
+
+
+def _event_of(error: Exception) -> str:
+    if isinstance(error, ConsulRefused):
+        return "fleet.not_permitted"
+    return "fleet.unreachable" if isinstance(error, ConsulError) else "fleet.not_followed"
 
 
 class _Waits(Exception):  # noqa: N818 (nothing went wrong)
@@ -176,6 +200,7 @@ class Follower:
         self.trouble = ""
         self._names = tuple(names)
         self._keys = keys
+        self._rules = " ".join(rule("read", prefix) for prefix in read_prefixes(keys))
         self._node = node
         self._journal = journal
         self._followed = Followed(journal)
@@ -278,10 +303,11 @@ class Follower:
         if self._stopped:
             return 0.0
         text = str(error) if isinstance(error, AgentdError) else f"{type(error).__name__}: see the log"
+        if isinstance(error, ConsulRefused):
+            text = f"{text}; following the log needs {self._rules}"
         if text != self.trouble:
             trace = {} if isinstance(error, AgentdError) else {"exc_info": error}
-            event = "fleet.unreachable" if isinstance(error, ConsulError) else "fleet.not_followed"
-            _log.warning(event, reason=text, **trace)
+            _log.warning(_event_of(error), reason=text, **trace)
         self.trouble = text
         return _SOON.delay(self._failures)
 
@@ -393,6 +419,8 @@ class Follower:
         if waits:
             raise waits
         if last < head.newest:
+            if lacking := self._open().lacking():
+                raise _Waits(f"the token may not read its messages: add to the token's policy: {lacking}")
             self._witness.saw(kept.name, None)
             raise _Waits(f"its head names message {head.newest}, which is not there, or is none")
         if not live and read:

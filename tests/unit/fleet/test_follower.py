@@ -36,6 +36,10 @@ class Library:
         """One, with a tag."""
         return [("web", ["blue"])]
 
+    def lacking(self) -> str:
+        """Nothing."""
+        return ""
+
     def close(self) -> None:
         """Nothing is open."""
 
