@@ -22,7 +22,7 @@ from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.target import add_target_arguments, check_target, described, matching
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
-from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError
+from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError, ConsulUnavailable
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -336,8 +336,13 @@ class _Publication:
             prefixes.append(keys.bodies)
         if head is None:  # the first message of all brings the fleet's record along
             prefixes.append(keys.record)
-        with self._needs("write", *prefixes):
-            return self._log.publish(self._name, draft, keep=keep)
+        try:
+            with self._needs("write", *prefixes):
+                return self._log.publish(self._name, draft, keep=keep)
+        except ConsulUnavailable as error:
+            raise ConsulUnavailable(
+                f"{error}; whether it was published is not known: look at `agentd log {self._name}`"
+            ) from error
 
     def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)

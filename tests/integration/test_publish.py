@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +15,14 @@ from typing import Any, ClassVar
 import pytest
 
 from agentd.cli import main
+from agentd.errors import ConsulUnavailable
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.reader import Reader
 from agentd.watch.client import ConsulClient
+from agentd.watch.kv import Operation, Transaction
 from agentd.watch.options import ConsulOptions
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode
@@ -258,6 +260,16 @@ class TestRefusal:
         second = fleet.publish("list", "y", "--keep", "all")
         assert fleet.head("list").recent == (first, second)
 
+    def test_an_answer_that_never_comes(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether it was written is not known, and that is what is said."""
+
+        def lost(*_: object, **__: object) -> int:
+            raise ConsulUnavailable("no answer")
+
+        monkeypatch.setattr("agentd.fleet.log.Log.publish", lost)
+        why = fleet.refused("publish", "list", "x", "--keep", "all")
+        assert "no answer; whether it was published is not known: look at `agentd log list`" in why
+
     def test_no_consul(self, fleet: Fleet) -> None:
         """It says what to do."""
         status, _, why = fleet.command("publish", "list", "x", "--http-addr", "127.0.0.1:1")
@@ -349,8 +361,24 @@ class TestAgain:
         assert "`agentd log deploy` lists" in fleet.refused("publish", "deploy", "--again", "7")
 
 
-class TestTwoAtOnce:
-    """Others publish at the same time."""
+class TestOnce:
+    """Each message comes into the log exactly once."""
+
+    def test_an_answer_that_is_lost_is_looked_for(
+        self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What was written before the connection broke is not written again."""
+        write, answers = ConsulKV.write, iter([False])
+
+        def breaks_once(kv: ConsulKV, operations: Sequence[Operation]) -> Transaction:
+            done = write(kv, operations)
+            if not next(answers, True):
+                raise ConsulUnavailable("the connection broke")
+            return done
+
+        monkeypatch.setattr(ConsulKV, "write", breaks_once)
+        num = fleet.publish("list", "x", "--keep", "all")
+        assert fleet.log.numbers("list") == [num]
 
     def test_all_arrive_each_once(self, fleet: Fleet) -> None:
         """A lost check-and-set is read on from, and tried again."""
