@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _COLUMNS: Final = (
     "NUMBER", "ISSUED (UTC)", "NAME", "KIND", "PUBLISHER", "VIA", "EVENT", "PAYLOAD", "EXPIRES", "FOR",
 )  # fmt: skip
+_USUAL: Final = {"EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
 _PUBLISHER: Final = 40  # characters of it in the table
 _FORGET: Final = "forget"
@@ -180,21 +181,32 @@ def _print(
     rows: list[_Row], heads: Mapping[str, Head], unreadable: Mapping[str, str], output: Output, *, named: bool
 ) -> None:
     now = time.time()
-    output.table(_COLUMNS, [_cells(row, now) for row in rows], empty="Nothing is kept yet.")
+    columns, cells = _telling([_cells(row, now) for row in rows])
+    output.table(columns, cells, empty="Nothing is kept yet.")
     for row in rows:
         if row.wrong:
             output.line(f"{row.name} {row.num}: {row.wrong}", "red")
     for name, why in sorted(unreadable.items()):
         output.line(f"{name}: {why}", "red")
     for name, head in sorted(heads.items()):
-        if head.cut:
+        if head.cut > head.snapshot:
             output.line(
                 f"{name}: messages up to {head.cut} were dropped for want of room: nodes that had not seen"
-                " them are incomplete until a `publish --snapshot`",
+                f" them are incomplete until `agentd publish {name} --snapshot`",
                 "yellow",
             )
         if named:
             output.line(f"{name}: keeps {head.keep}; {head.count} kept, {len(rows)} shown", "dim")
+
+
+def _telling(cells: list[list[object]]) -> tuple[list[str], list[list[object]]]:
+    """The columns that say more than the usual of some row; the lines are long enough."""
+    shown = [
+        at
+        for at, column in enumerate(_COLUMNS)
+        if any(row[at] not in (None, "", _USUAL.get(column)) for row in cells)
+    ]
+    return [_COLUMNS[at] for at in shown], [[row[at] for at in shown] for row in cells]
 
 
 def _cells(row: _Row, now: float) -> list[object]:
@@ -240,7 +252,7 @@ def _document(
     names = [
         {
             "name": name, "keep": head.keep, "newest": head.newest, "oldest": head.oldest,
-            "count": head.count, "floor": head.floor, "cut": head.cut,
+            "count": head.count, "floor": head.floor, "cut": head.cut, "snapshot": head.snapshot,
         }
         for name, head in sorted(heads.items())
     ]  # fmt: skip
