@@ -134,7 +134,7 @@ class Fleet:
         )
 
     def _new_relay(self, memory: Memory) -> Relay:
-        written = (self._keys.names, f"{self._keys.root}messages/", f"{self._keys.root}pruned/")
+        written = (*read_prefixes(self._keys), f"{self._keys.root}pruned/")
         return Relay(
             self._journal,
             Log(LateKV(lambda: ConsulClient(self._home.impatient(PATIENCE))), self._keys),

@@ -16,8 +16,12 @@ key_prefix "agentd/FLEET/pruned/" {
   policy = "write"
 }
 
-# Payloads above 32 KiB.
+# Payloads above 32 KiB; and since when those are not needed that are still there, so that they are swept after a
+# day. Without the second rule everything works, and nothing is swept.
 key_prefix "agentd/FLEET/bodies/" {
+  policy = "write"
+}
+key_prefix "agentd/FLEET/locks/" {
   policy = "write"
 }
 

@@ -17,3 +17,8 @@ key_prefix "agentd/FLEET/messages/" {
 key_prefix "agentd/FLEET/pruned/" {
   policy = "write"
 }
+
+# Payloads above 32 KiB, which it puts back if Consul has lost them.
+key_prefix "agentd/FLEET/bodies/" {
+  policy = "write"
+}

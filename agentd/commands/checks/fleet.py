@@ -95,7 +95,9 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
         *(("key", "read", prefix) for prefix in (keys.names, f"{keys.root}messages/", keys.bodies)),
     ]
     if options.relay:
-        wanted += [("key", "write", f"{keys.root}{part}/") for part in ("names", "messages", "pruned")]
+        wanted += [
+            ("key", "write", f"{keys.root}{part}/") for part in ("names", "messages", "bodies", "pruned")
+        ]
     if options.service:
         wanted.append(("service", "write", SERVICE))
     missing = [right for right in wanted if not client.authorized(*right)]
