@@ -9,6 +9,7 @@ more than they do.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from agentd.errors import BadDocument, ConsulTooLarge, ConsulUnavailable, Unknow
 from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
-from agentd.fleet.keys import Keys
+from agentd.fleet.keys import Keys, is_node
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.registration import SERVICE, service_id
 from agentd.fleet.standing import Member, Newest
@@ -29,7 +30,7 @@ AT_ONCE: Final = 60
 """Keys that one transaction reads."""
 MOST_KEYS: Final = 20_000
 """Keys that are read one by one, where all together are too many bytes."""
-MOST_BYTES: Final = 64 * 2**20
+MOST_BYTES: Final = 32 * 2**20
 """Bytes of values that are then read before the rest counts as junk."""
 MOST_SERVICES: Final = 50
 """Services that a message may mean whose nodes are asked for."""
@@ -112,37 +113,57 @@ class Census:
         self._client = client
         self._keys = keys
         self._kv = ConsulKV(client)
-        self._one_by_one = False
+        self._ids: Mapping[str, str] | None = None
         self._known: dict[str, tuple[int, Acknowledgement | str]] = {}
 
     # ------------------------------------------------------------------ documents
 
     def documents(self, index: int = 0, wait: float = 0.0) -> Documents:
-        """All documents; with an index, once one of them has changed, or after `wait` seconds."""
-        if not self._one_by_one:
-            try:
-                return self._together(index, wait)
-            except ConsulTooLarge:  # nobody's documents are that large: something else lies there
-                self._one_by_one = True
-        return self._apart()
+        """All documents; with an index, once one of them has changed, or after `wait` seconds.
 
-    def _together(self, index: int, wait: float) -> Documents:
+        The keys come first: of a gigabyte that somebody put there Consul would make six in its memory.
+        """
+        try:
+            index, every = self._list(index, wait)
+        except ConsulTooLarge:
+            usable = [self._keys.node(name) for name in self._catalogued() if is_node(name)]
+            return self._read(0, self._some(usable), junk=MOST_KEYS)
+        nodes = {key: node for key in every if (node := self._keys.node_of(key)) is not None}
+        if self._are_few(nodes.values(), others=len(every) - len(nodes)):
+            with suppress(ConsulTooLarge):
+                return self._together(index)
+        known = self._catalogued()
+        wanted = sorted(nodes, key=lambda key: nodes[key] not in known)[:MOST_KEYS]
+        pairs = self._some(wanted)
+        return self._read(index, pairs, len(every) - len(pairs))
+
+    def _list(self, index: int, wait: float) -> tuple[int, list[str]]:
+        """The keys below the documents' prefix, and the index at which to wait for a change there."""
         path = f"/v1/kv/{self._keys.nodes}"
-        answer = self._client.get(path, (("recurse", ""), ("stale", "")), index, wait)
+        answer = self._client.get(path, (("keys", ""), ("stale", "")), index, wait)
+        if answer.odd:
+            raise ConsulTooLarge(f"there are too many keys below {self._keys.nodes}")
+        raw = [] if answer.raw is None else answer.raw
+        if not isinstance(raw, list) or not all(isinstance(key, str) for key in raw):
+            raise ConsulUnavailable(f"the answer to {path} has an unexpected form: is this a Consul agent?")
+        return answer.index, raw
+
+    def _are_few(self, nodes: Iterable[str], others: int) -> bool:
+        """Whether there is little else than documents of nodes that the catalogue has."""
+        names = list(nodes)
+        if len(names) + others <= AT_ONCE:
+            return True
+        known = self._catalogued()
+        return sum(name not in known for name in names) + others <= AT_ONCE
+
+    def _together(self, index: int) -> Documents:
+        path = f"/v1/kv/{self._keys.nodes}"
+        answer = self._client.get(path, (("recurse", ""), ("stale", "")))
         raw = [] if answer.raw is None else answer.raw
         if not isinstance(raw, list):
             raise ConsulUnavailable(f"the answer to {path} has an unexpected form: is this a Consul agent?")
         pairs = [one for one in map(_pair, raw) if one is not None]
-        return self._read(answer.index, pairs, len(answer.odd) + len(raw) - len(pairs))
-
-    def _apart(self) -> Documents:
-        """Key by key, those that may be a document's; first those of nodes that the catalogue has."""
-        every = self._kv.keys(self._keys.nodes)
-        known = self.catalogue().ids
-        wanted = [key for key in every if self._keys.node_of(key) is not None]
-        wanted = sorted(wanted, key=lambda key: self._keys.node_of(key) not in known)[:MOST_KEYS]
-        pairs = self._some(wanted)
-        return self._read(0, pairs, len(every) - len(pairs))
+        return self._read(index, pairs, len(answer.odd) + len(raw) - len(pairs))
 
     def _some(self, keys: Sequence[str]) -> list[Pair]:
         """Those keys, until there are too many bytes."""
@@ -199,13 +220,18 @@ class Census:
         """The nodes that Consul knows, and whether their agents, and agentd on them, are well."""
         listed = NodesQuery().fetch(self._client).changes[0].raw or ()
         failing = ChecksQuery(state=_CRITICAL).fetch(self._client).changes[0].raw or ()
+        self._ids = {one["Node"]: str(one.get("ID") or "") for one in listed}
         return Catalogue(
-            ids={one["Node"]: str(one.get("ID") or "") for one in listed},
+            ids=self._ids,
             down=frozenset(str(one.get("Node")) for one in failing if one["CheckID"] == _SERF),
             critical=frozenset(
                 str(one.get("ServiceID")) for one in failing if one.get("ServiceName") == SERVICE
             ),
         )
+
+    def _catalogued(self) -> Mapping[str, str]:
+        """The nodes that the catalogue had when it was read last."""
+        return self.catalogue().ids if self._ids is None else self._ids
 
     def registered(self) -> frozenset[str]:
         """The IDs of the services `agentd` that the catalogue has."""
@@ -229,17 +255,12 @@ class Census:
     def heads(self, names: Iterable[str] | None = None) -> Heads:
         """The heads of all names, or of these, with their newest messages."""
         if names is not None:
-            return self._with_messages(self._kv.pairs(map(self._keys.head, names)).values(), 0)
-        try:
-            pairs = self._kv.read(self._keys.names, recurse=True, consistent=False).pairs
-        except ConsulTooLarge:
-            every = self._kv.keys(self._keys.names)
-            wanted = [key for key in every if self._keys.name_of(key) is not None][:MOST_KEYS]
-            found = [
-                one for at in range(0, len(wanted), AT_ONCE) for one in self._get(wanted[at : at + AT_ONCE])
-            ]
-            return self._with_messages(found, len(every) - len(found))
-        return self._with_messages(pairs, 0)
+            return self._with_messages(self._some(list(map(self._keys.head, names))), 0)
+        every = self._kv.keys(self._keys.names)
+        wanted = [key for key in every if self._keys.name_of(key) is not None][:MOST_KEYS]
+        ours = [key for key in every if key in (self._keys.record, self._keys.names)]
+        found = self._some(wanted)
+        return self._with_messages(found, len(every) - len(found) - len(ours))
 
     def _with_messages(self, pairs: Iterable[Pair], junk: int) -> Heads:
         heads: dict[str, Head] = {}
@@ -255,14 +276,14 @@ class Census:
                 unreadable[name] = str(error)
         keys = {self._keys.message(name, head.newest): name for name, head in heads.items() if head.newest}
         messages: dict[str, Envelope] = {}
-        for key, pair in self._kv.pairs(keys).items():
+        for pair in self._some(list(keys)):
             try:
                 message = parse_envelope(pair.value)
             except (BadDocument, UnknownFormat) as error:
-                unreadable[keys[key]] = str(error)
+                unreadable[keys[pair.key]] = str(error)
             else:
-                if message.lies_at(self._keys, key):
-                    messages[keys[key]] = message
+                if message.lies_at(self._keys, pair.key):
+                    messages[message.name] = message
         for name in set(keys.values()) - messages.keys() - unreadable.keys():
             unreadable[name] = "the message that its head names is not there"
         return Heads(heads, messages, unreadable, junk)

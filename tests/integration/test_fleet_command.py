@@ -157,12 +157,13 @@ def test_junk_and_newer_formats_cost_nothing_but_themselves(
     assert found["agreeing"] == [fleet.node(0), fleet.node(1), fleet.node(2)]
 
 
+@pytest.mark.parametrize("count", [20, 70])
 def test_more_than_is_ever_read_at_once_leaves_the_nodes_readable(
-    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Many large keys below the documents, and below the heads: ours are read one by one."""
     monkeypatch.setattr(transport, "LARGEST", 200_000)
-    for at in range(30):
+    for at in range(count):
         fleet.consul.kv_put(f"{fleet.keys.nodes}junk/{at}", b"x" * 50_000)
         fleet.consul.kv_put(f"{fleet.keys.nodes}a{at}", b"x" * 50_000)
         fleet.consul.kv_put(f"{fleet.keys.names}junk/{at}", b"x" * 50_000)
