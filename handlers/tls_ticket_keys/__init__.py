@@ -38,6 +38,7 @@ from handlers.tls_ticket_keys.ring import (
     next_step,
     settle,
 )
+from handlers.tls_ticket_keys.session_timeout import longest
 
 _DIRECTORY: Final = "tickets/"
 _INCLUDE: Final = "tickets/tickets.conf"
@@ -159,8 +160,13 @@ class TicketKeys(Handler):
         return hashlib.sha256(names.encode()).hexdigest()[:_FINGERPRINT]
 
     def report(self, context: Context) -> Mapping[str, Any]:
-        """The ring, the encrypting key first: each key by a digest, and the times of what became of it."""
-        return {"ring": [key.report() for key in _load(context)[:_MOST_REPORTED]]}
+        """The ring, the encrypting key first: each key by a digest, and the times of what became of it.
+
+        And for how many seconds nginx lets a session be resumed, if its files say so.
+        """
+        ring = [key.report() for key in _load(context)[:_MOST_REPORTED]]
+        timeout = longest(context.nginx.conf)
+        return {"ring": ring} | ({} if timeout is None else {"session_timeout": timeout})
 
     def _add(self, secret: bytes, order: Order, context: Context) -> None:
         path = f"{_DIRECTORY}{hashlib.sha256(secret).hexdigest()[:16]}.key"
