@@ -146,8 +146,7 @@ class Node:
         """Stop both; the Consul agent is the caller's."""
         if self.agentd.process.running:
             self.agentd.stop()
-        if self.nginx.process.running:
-            self.nginx.stop()
+        self.nginx.stop()  # also if only workers without a master are left
 
     @property
     def generation(self) -> int:
