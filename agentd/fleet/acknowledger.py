@@ -181,7 +181,8 @@ class Acknowledger:
         else:
             self._failures = 0
             self._tell("", taken=False)
-        return min(_LOOK, max(0.0, self._not_before - self._timer()))
+        left = self._not_before - self._timer()
+        return min(_LOOK, left) if left > 0 else _LOOK
 
     def _do(self, now: float) -> None:
         client = self._client = self._client or self._connect()
