@@ -221,6 +221,8 @@ class _Publication:
         """How the name is kept, or will be. Raises AgentdError if nobody says so, or two differ."""
         asked: Keep | None = self._arguments.keep
         if head is not None:
+            if not head.count:  # nothing stands in the way of another choice
+                return asked or head.keep
             if asked not in (None, head.keep):
                 raise AgentdError(
                     f"{self._name} is kept already, as {head.keep!r}: leave out --keep, or drop its messages"
@@ -230,9 +232,9 @@ class _Publication:
         keep = asked or next(filter(None, self._takers.values()), None)
         if keep is None:
             raise AgentdError(
-                f"nobody keeps {self._name!r}: the fleet {self._reached.name!r} has nothing under it, and no"
-                " handler here has it with `keep:`; correct the name, or publish it with --keep latest or"
-                " --keep all if handlers elsewhere do"
+                f"nobody is known to keep {self._name!r}: the fleet {self._reached.name!r} has nothing"
+                " under it, and no handler here has it with `keep:`; correct the name, or publish it with"
+                " --keep latest or --keep all if handlers elsewhere do"
             )
         return keep
 

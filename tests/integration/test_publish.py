@@ -220,7 +220,7 @@ class TestRefusal:
     def test_a_name_that_nobody_keeps(self, fleet: Fleet) -> None:
         """It may be a slip of the finger; `--keep` is the way to begin one."""
         why = fleet.refused("publish", "depoly", "x")
-        assert f"nobody keeps 'depoly': the fleet '{fleet.name}' has nothing under it" in why
+        assert f"nobody is known to keep 'depoly': the fleet '{fleet.name}' has nothing under it" in why
         assert "--keep" in why
         assert fleet.consul.kv_get(fleet.keys.head("depoly")) is None
 
@@ -229,6 +229,9 @@ class TestRefusal:
         fleet.publish("list", "x", "--keep", "all")
         assert "is kept already, as 'all'" in fleet.refused("publish", "list", "x", "--keep", "latest")
         assert fleet.head("list").count == 1
+        fleet.command("log", "forget", "list")
+        fleet.publish("list", "x", "--keep", "latest")
+        assert fleet.head("list").keep == "latest"
 
     def test_a_head_of_a_newer_format(self, fleet: Fleet) -> None:
         """It is left as it is; this agentd is to be upgraded."""
@@ -620,7 +623,7 @@ class TestHere:
         neighbour = Keys(f"{fleet.name}-2")
         words = ["--fleet", neighbour.fleet, "add 300.1.1.1"]
         try:
-            assert "nobody keeps 'list'" in self.publish(fleet, config, *words)[2]
+            assert "nobody is known to keep 'list'" in self.publish(fleet, config, *words)[2]
             assert self.publish(fleet, config, *words, "--keep", "all")[0] == 0
         finally:
             fleet.consul.kv_delete(neighbour.root, recurse=True)
