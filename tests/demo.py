@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -25,9 +26,11 @@ from tests.servers.tls import TLS12, TLS13, Certificate, TLSClient, make_certifi
 from tests.servers.waiting import wait_until
 
 PROMOTE_AFTER = "3s"
-BLOCKED, NEIGHBOUR = "198.51.100.7", "198.51.100.8"
+BLOCKED, NEIGHBOUR, MISSED = "198.51.100.7", "198.51.100.8", "203.0.113.7"
+FLEET = {"fleet": {"name": "demo"}}
 FIRE_KEY = f'consul event -name={TICKET_EVENT} "$(openssl rand 48 | base64)"'
 FIRE_BLOCK = f'consul event -name={BLACKLIST_EVENT} "add {BLOCKED} 10m"'
+FIRE_MISSED = FIRE_BLOCK.replace(BLOCKED, MISSED)
 
 
 class StepFailedError(Exception):
@@ -66,7 +69,8 @@ def show(stack: ExitStack, directory: Path) -> None:
     """All steps in order."""
     certificate = make_certificate(directory)
     step("Start three nodes: a Consul agent, agentd and an nginx with TLS on each")
-    nodes = start_fleet(stack, directory, certificate, 3, main_job(promote_after=PROMOTE_AFTER))
+    handlers = main_job(promote_after=PROMOTE_AFTER, kept=True)
+    nodes = start_fleet(stack, directory, certificate, 3, handlers, FLEET)
     table(
         ("node", "consul", "agentd", "nginx", "https", "generation", "ticket keys"),
         [
@@ -90,6 +94,9 @@ def show(stack: ExitStack, directory: Path) -> None:
 
     step(f"Block {BLOCKED} for ten minutes")
     block(nodes)
+
+    step(f"Block {MISSED} while node3 is down: its agentd, and its Consul agent")
+    catch_up(nodes)
 
     step("What the nodes remember: agentd history on node3")
     print(indent(run_agentd(nodes[2], "history")))
@@ -134,9 +141,9 @@ def rotate(nodes: list[Node]) -> None:
         raise StepFailedError("the nodes encrypt with different keys")
 
 
-def refuses(node: Node) -> bool:
+def refuses(node: Node, address: str = BLOCKED) -> bool:
     """Whether the node refuses the blocked address."""
-    return node.nginx.get(client=BLOCKED)[0] == 403
+    return node.nginx.get(client=address)[0] == 403
 
 
 def proved(node: Node) -> bool:
@@ -192,7 +199,42 @@ def block(nodes: list[Node]) -> None:
         raise StepFailedError(f"expected 200, 403 and 200 on every node, got {rows}")
 
 
+def catch_up(nodes: list[Node]) -> None:
+    """Fire while one node hears nothing, and show that it has it when it is back."""
+    first, *_, away = nodes
+    wait_until(lambda: confirmed(first) == len(nodes), "all nodes to confirm", seconds=60)
+    away.agentd.stop()
+    away.consul.stop()
+    fire(first, FIRE_MISSED)
+    wait_until(lambda: confirmed(first) == len(nodes) - 1, "the others to confirm", seconds=60)
+    table(("node", f"{MISSED} now"), [(one.name, one.nginx.get(client=MISSED)[0]) for one in nodes])
+    if refuses(away, MISSED):
+        raise StepFailedError(f"{away.name} refuses {MISSED} without having heard of it")
+    who_runs_what(first, 1)
+    away.consul.start()
+    away.agentd.start()
+    wait_until(partial(refuses, away, MISSED), f"{away.name} to refuse {MISSED}", seconds=60)
+    wait_until(lambda: first.agentd.command("fleet").returncode == 0, "the nodes to agree", seconds=60)
+    say(f"{away.name} is back, and refuses {MISSED} as well:")
+    who_runs_what(first, 0)
+
+
 # -- pieces
+
+
+def confirmed(node: Node) -> int:
+    """How many nodes acknowledge that the newest message of the blacklist is in force."""
+    found = json.loads(node.agentd.command("fleet", "--json").stdout or "{}")
+    (name,) = found.get("names") or [{}]
+    return sum(one["nodes"] for one in name.get("live", ()) if one["num"] == name["newest"])
+
+
+def who_runs_what(node: Node, status: int) -> None:
+    """Show `agentd fleet`, which ends with 1 while nodes differ."""
+    done = node.agentd.command("fleet")
+    print(f"\n  $ agentd fleet\n{indent(done.stdout + done.stderr)}")
+    if done.returncode != status:
+        raise StepFailedError(f"agentd fleet: exit status {done.returncode}")
 
 
 def fire(node: Node, command: str) -> None:

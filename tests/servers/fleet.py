@@ -23,11 +23,15 @@ TICKET_EVENT = "tls-session-ticket-refresh"
 BLACKLIST_EVENT = "ip-blacklist"
 
 
-def main_job(*, promote_after: str = "60s", interval: str = "1s", suffix: str = "") -> dict[str, Any]:
+def main_job(
+    *, promote_after: str = "60s", interval: str = "1s", suffix: str = "", kept: bool = False
+) -> dict[str, Any]:
     """The `handlers:` section of the main job: ticket keys and a blacklist, both reloading nginx.
 
-    Nodes that share a Consul agent with other tests give their events a `suffix` of their own.
+    Nodes that share a Consul agent with other tests give their events a `suffix` of their own. `kept`: the
+    blacklist's events are kept in the log of a fleet.
     """
+    keep = {"keep": "all"} if kept else {}
     return {
         "ticket-keys": {
             "use": "tls_ticket_keys",
@@ -37,7 +41,7 @@ def main_job(*, promote_after: str = "60s", interval: str = "1s", suffix: str = 
         },
         "blacklist": {
             "use": "ip_blacklist",
-            "on": [{"event": BLACKLIST_EVENT + suffix}],
+            "on": [{"event": BLACKLIST_EVENT + suffix, **keep}],
             "notify": ["nginx-reload"],
         },
         "nginx-reload": {"use": "nginx_reload", "options": {"interval": interval}},
@@ -166,7 +170,12 @@ class Node:
 
 
 def start_fleet(
-    stack: ExitStack, directory: Path, certificate: Certificate, size: int, handlers: Mapping[str, Any]
+    stack: ExitStack,
+    directory: Path,
+    certificate: Certificate,
+    size: int,
+    handlers: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
 ) -> list[Node]:
     """Start `size` nodes, a Consul server on the first and clients on the others; `stack` stops them."""
     nodes: list[Node] = []
@@ -181,7 +190,7 @@ def start_fleet(
         )
         stack.callback(consul.stop)
         consul.start()
-        node = Node(place, certificate, number=number, consul=consul, handlers=handlers)
+        node = Node(place, certificate, number=number, consul=consul, handlers=handlers, settings=settings)
         stack.callback(node.stop)
         nodes.append(node)
     for node in nodes:
