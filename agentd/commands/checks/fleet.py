@@ -22,8 +22,8 @@ from agentd.watch.query import Right
 
 _SUBJECT: Final = "fleet"
 _OTHER_NODE: Final = "agentd-check-of-another-node"
-# The measures of fleet.md's limits: one wake of all nodes per max(0.2 s, N/2000 s), one document of a node
-# per max(1 s, N/300 s).
+# What followers and acknowledgers keep to: one wake of all nodes per max(0.2 s, N/2000 s), and after the
+# first one document of a node per max(1 s, N/300 s).
 _SHORTEST_WAKE: Final = 0.2
 _WAKES: Final = 2000
 _WRITES: Final = 300
@@ -151,14 +151,13 @@ def _load(info: AgentInfo | None, loaded: Loaded) -> Finding:
 
 def load(nodes: int, names: int) -> str:
     """The estimate in words, for so many nodes and kept names."""
-    per_second = min(nodes, _WRITES)
-    spread = max(1.0, nodes / _WRITES)
     read = nodes * max(1, names) * _HEAD
     wakes = 1 / max(_SHORTEST_WAKE, nodes / _WAKES)
     return (
         f"if all {nodes} members of the datacenter run agentd: {nodes} blocking queries; for a message"
-        f" 1 write, {_bytes(read)} read by all, and {nodes} acknowledgements ({_bytes(nodes * _DOCUMENT)}) at"
-        f" {per_second} writes/s within {spread:.0f} s; at most {wakes:.2g} such rounds of reading a second"
+        f" 1 write, {_bytes(read)} read by all, and {nodes} acknowledgements ({_bytes(nodes * _DOCUMENT)});"
+        f" while messages go on, at most {min(nodes, _WRITES)} acknowledgements and {wakes:.2g} rounds of"
+        " reading a second"
     )
 
 

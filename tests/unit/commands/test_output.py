@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.commands.output import Output, moment, span
+from agentd.commands.output import Output, Screen, moment, span
 from agentd.printable import json_text, printable
 
 
@@ -127,3 +129,19 @@ def test_a_document_leaves_other_letters_as_they_are() -> None:
 
     shown = r'"a\u009b\u202e\u2066\u200f\u061c\u2028\u007f\ud800\udb40\udc01日"'
     assert stream.getvalue() == f'{{\n  "é": {shown}\n}}\n'
+
+
+def test_a_screen_shows_the_first_lines_each_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What does not fit is left out, and nothing is wrapped."""
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((20, 4)))
+    stream = io.StringIO()
+
+    def show(page: Output) -> None:
+        for at in range(9):
+            page.line(f"line {at} " + "x" * 50)
+
+    Screen(stream).draw(show)
+    drawn = stream.getvalue()
+    assert drawn.startswith("\033[H\033[2J\033[?7l")
+    assert drawn.endswith("\033[?7h")
+    assert [line.split()[1] for line in drawn.splitlines() if "line" in line] == ["0", "1", "2"]
