@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.commands import argument_types
@@ -340,11 +341,22 @@ class _Publication:
             prefixes.append(keys.record)
         try:
             with self._needs("write", *prefixes):
-                return self._log.publish(self._name, draft, keep=keep)
+                num = self._log.publish(self._name, draft, keep=keep)
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
                 f"{error}; whether it was published is not known: look at `agentd log {self._name}`"
             ) from error
+        if draft.sha256:
+            self._sweep()
+        return num
+
+    def _sweep(self) -> None:
+        """Make up for the large payload: delete those that no message needs any more, if all can be seen."""
+        keys = self._log.keys
+        with suppress(AgentdError):
+            for prefix in (keys.names, f"{keys.root}messages/"):
+                self._demand("read", prefix)
+            self._log.sweep()
 
     def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)

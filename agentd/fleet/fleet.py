@@ -113,6 +113,8 @@ class Fleet:
             memory = self._memory = Memory(self._file)
             if memory.trouble:
                 _log.warning("fleet.memory_damaged", damage=memory.trouble)
+            for name in set(memory.names()) - self._kept.keys():
+                memory.drop(name)
             self._relay = self._new_relay(memory) if self._options.relay else None
             self._holder = Holder(memory, self._relay)
             self._follower = self._new_follower(self._holder)

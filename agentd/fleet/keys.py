@@ -72,7 +72,7 @@ class Keys:
         self.record = f"{self.names}_fleet"
         self.bodies = f"{self.root}bodies/"
         self.nodes = f"{self.root}nodes/"
-        self.swept = f"{self.root}locks/swept"
+        self.swept = f"{self.bodies}_swept"
 
     def head(self, name: str) -> str:
         """The key of a name's head."""

@@ -1,19 +1,18 @@
 """The log of a fleet, with all that is done to it.
 
-Owns what goes beyond appending: publishing until it is done, bringing a message back, forgetting, writing
-back what Consul lost, sweeping bodies, removing everything. Whether and when is up to the callers.
+Owns what goes beyond appending: publishing until it is done, forgetting, writing back what Consul lost,
+sweeping bodies. Whether and when is up to the callers.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
 from agentd.backoff import Backoff
-from agentd.errors import BadDocument, ConsulUnavailable, Contended, FleetError, LogLost
+from agentd.errors import BadDocument, ConsulRefused, ConsulUnavailable, Contended, FleetError, LogLost
 from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.head import Head, Keep, parse_head
 from agentd.fleet.held import Held, listing
@@ -71,31 +70,6 @@ class Log(Writer):
                     raise
             pause(waits.delay(attempt))
         raise Contended(f"the log of {name} is lost again and again: see the Consul servers' log")
-
-    def again(
-        self,
-        name: str,
-        num: int,
-        *,
-        publisher: str,
-        expires: float | None = None,
-        pause: Callable[[float], object] = time.sleep,
-    ) -> int:
-        """Append an earlier message once more; returns its new number.
-
-        Raises:
-            FleetError: it is not in the log any more, or cannot be used.
-        """
-        message, head = self.message(name, num), self.head(name)
-        if message is None or head is None or num <= head.floor:
-            raise FleetError(
-                f"there is no message {num} of {name}: `agentd log {name}` lists those that there are"
-            )
-        body = self.payload(message)
-        if body is None:
-            raise FleetError(f"the payload of message {num} of {name} is not in Consul any more")
-        draft = message.again(body, issued=self._now(), publisher=publisher, expires=expires)
-        return self.publish(name, draft, keep=head.keep, pause=pause)
 
     # ------------------------------------------------------------------ forget
 
@@ -190,6 +164,7 @@ class Log(Writer):
 
         Raises:
             Contended: others write at the same time; call again, after a pause.
+            ConsulRefused: also if all messages are written back, but not their bodies.
         """
         look = self._look(name)
         if not look.is_sound or held.is_lost(look.head, self._now()):
@@ -202,6 +177,7 @@ class Log(Writer):
 
     def _written_back(self, name: str, held: Held, body: Callable[[str], bytes | None]) -> int:
         done = 0
+        refused: ConsulRefused | None = None
         ids: dict[str, int] = {}
         there: set[int] = set()
         for _ in range(len(held.messages) + _TRIES):
@@ -218,10 +194,10 @@ class Log(Writer):
             is_whole = head is not None and (head.count, head.floor) == (whole.count, whole.floor)
             if not missing and is_whole and look.is_sound:
                 self._settle(name, held, head, ids)
+                if refused:
+                    raise refused
                 return done
-            for one in some:
-                if one.sha256 and (content := body(one.sha256)) is not None:
-                    self.bodies.put(content)
+            refused = self._put_bodies(some, body) or refused
             operations = [cas(self.keys.head(name), whole.render(), look.at)]
             junk = self.kv.pairs([self.keys.message(name, one.num) for one in some])
             for one in some:
@@ -232,10 +208,24 @@ class Log(Writer):
             done += len(some)
         raise Contended(f"the log of {name} cannot be written back: others write to it all the time")
 
+    def _put_bodies(
+        self, messages: Sequence[Envelope], body: Callable[[str], bytes | None]
+    ) -> ConsulRefused | None:
+        """Write the bodies that are held; the error, if the token may not: the messages come back anyway."""
+        try:
+            for one in messages:
+                if one.sha256 and (content := body(one.sha256)) is not None:
+                    self.bodies.put(content)
+        except ConsulRefused as error:
+            return error
+        return None
+
     # ------------------------------------------------------------------ clean up
 
     def sweep(self) -> int:
         """Delete the bodies that no message has referred to for a day; returns how many.
+
+        The token must be allowed to read all names: of what it may not see, nothing would be known.
 
         Raises:
             FleetError: a head or message cannot be read, so that it is not known to what it refers.
@@ -247,16 +237,6 @@ class Log(Writer):
                     raise error
                 referenced |= {one.sha256 for one in reading.messages if one.sha256}
         return self.bodies.sweep(referenced)
-
-    def contents(self) -> dict[str, int]:
-        """How many keys the fleet has in Consul, by what they are: "messages", "nodes", and so on."""
-        kinds = (key.removeprefix(self.keys.root).partition("/")[0] for key in self.kv.keys(self.keys.root))
-        return dict(Counter(kinds))
-
-    def remove(self) -> None:
-        """Delete everything that the fleet has in Consul."""
-        self.kv.delete_all(self.keys.root)
-        self._views.clear()
 
 
 def _inline(head: Head | None, some: Sequence[Envelope]) -> bytes | None:

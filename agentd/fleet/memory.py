@@ -129,7 +129,7 @@ class Memory:
                 self.remember(name, head)
 
     def drop(self, name: str) -> None:
-        """Hold nothing of a name any more, which is not kept any longer; its number is remembered."""
+        """Hold no message of a name that is not kept any longer; its number is remembered."""
         with self._transaction() as db:
             db.execute("DELETE FROM messages WHERE name = ?", (name,))
 

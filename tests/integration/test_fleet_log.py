@@ -60,7 +60,7 @@ def log(kv: ConsulKV, keys: Keys) -> Iterator[Log]:
     """One writer, of a fleet that is removed at the end."""
     made = Log(kv, keys)
     yield made
-    made.remove()
+    kv.delete_all(keys.root)
 
 
 def event(number: int, *, body: bytes = b"x") -> Draft:
@@ -387,10 +387,3 @@ def test_forgotten_is_not_written_back(kv: ConsulKV, log: Log, tmp_path: Path) -
         assert write_back(Log(kv, log.keys), memory) == 0
     assert messages(log) == []
     assert not kv.keys(log.keys.messages(NAME))
-
-
-def test_remove_leaves_nothing(kv: ConsulKV, log: Log) -> None:
-    """Of this fleet."""
-    fill(log, 5)
-    log.remove()
-    assert kv.keys(log.keys.root) == ()

@@ -7,6 +7,7 @@ import io
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -181,6 +182,20 @@ class TestMessage:
         (tmp_path / "payload").write_bytes(content[:size])
         num = fleet.publish("list", "--keep", "all", "--file", str(tmp_path / "payload"))
         assert fleet.payload("list", num) == content[:size]
+
+    def test_a_large_payload_that_nobody_needs_goes_when_another_comes(
+        self, fleet: Fleet, tmp_path: Path
+    ) -> None:
+        """A day after it was seen to be unneeded; one that a message refers to stays."""
+        content = b"y" * 40_000
+        (tmp_path / "payload").write_bytes(content)
+        unneeded = "ab" * 32
+        fleet.consul.kv_put(fleet.keys.body(unneeded), b"x")
+        since = json.dumps({"format": 1, "since": {unneeded: time.time() - 90_000}}).encode()
+        fleet.consul.kv_put(fleet.keys.swept, since)
+        num = fleet.publish("list", "--keep", "all", "--file", str(tmp_path / "payload"))
+        assert fleet.consul.kv_get(fleet.keys.body(unneeded)) is None
+        assert fleet.payload("list", num) == content
 
     def test_one_byte_more_is_refused(self, fleet: Fleet, tmp_path: Path) -> None:
         """With what to do instead; nothing is written."""

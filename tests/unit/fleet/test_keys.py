@@ -19,7 +19,7 @@ def test_everything_lies_below_the_fleet() -> None:
         "agentd/prod/names/_fleet", "agentd/prod/names/deploy",
         "agentd/prod/messages/deploy/0001764180000000",
         "agentd/prod/pruned/deploy/ids", f"agentd/prod/bodies/{sha256}", "agentd/prod/nodes/lb1.example.com",
-        "agentd/prod/locks/swept",
+        "agentd/prod/bodies/_swept",
     ]  # fmt: skip
 
 

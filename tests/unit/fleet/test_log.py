@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 
-from agentd.errors import ConsulUnavailable, Contended, FleetError
+from agentd.errors import ConsulRefused, ConsulUnavailable, Contended, FleetError
 from agentd.fleet.bodies import KEPT
 from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.held import Held
-from agentd.fleet.keys import POISONED, Keys
+from agentd.fleet.keys import POISONED
 from agentd.fleet.log import Log
 from tests.unit.fleet.kv_model import ModelKV
 from tests.unit.fleet.test_writer import KEYS, NAME, NOW, another, event, fill, ids
@@ -81,24 +82,6 @@ def test_publish_does_not_wait_for_a_write_back(kv: ModelKV, log: Log) -> None:
     assert log.publish(NAME, draft(), keep="all", pause=no_pause) > first
 
 
-def test_again_is_a_new_message_with_the_same_payload(kv: ModelKV, log: Log) -> None:
-    """Also if its body lies elsewhere; the old one stays."""
-    first = log.publish(NAME, replace(draft(LARGE), node="lb.*"), keep="latest", pause=no_pause)
-    log.publish(NAME, draft(), keep="latest", pause=no_pause)
-    second = log.again(NAME, first, publisher="ops", pause=no_pause)
-    old, _, new = messages(kv)
-    assert (old.num, new.num, new.via, new.node) == (first, second, "again", "lb.*")
-    assert log.payload(new) == LARGE
-    assert new.id != old.id
-
-
-def test_again_needs_the_message(log: Log) -> None:
-    """Of a number that is not there the next command is told."""
-    log.publish(NAME, draft(), keep="all", pause=no_pause)
-    with pytest.raises(FleetError, match="agentd log deploy"):
-        log.again(NAME, 7, publisher="ops", pause=no_pause)
-
-
 # ---------------------------------------------------------------------- forget
 
 
@@ -161,6 +144,20 @@ def test_a_wiped_log_is_written_back_verbatim(kv: ModelKV, log: Log) -> None:
     relay.append(NAME, [event(300), event(5)], keep="all")
     assert ids(kv)[-1] == "e300"
     assert len(ids(kv)) == 102
+
+
+def test_bodies_that_may_not_be_written_keep_no_message_away(kv: ModelKV, log: Log) -> None:
+    """They are written back without, and the right that is missing is told."""
+    log.append(NAME, [event(1, body=LARGE), event(2)], keep="all")
+    memory = held(kv)
+    kv.restore({})
+    relay = another(kv)
+    with (
+        patch.object(relay.bodies, "put", side_effect=ConsulRefused("403")),
+        pytest.raises(ConsulRefused),
+    ):
+        relay.write_back(NAME, memory, body=lambda _: LARGE, pause=no_pause)
+    assert ids(kv) == ["e1", "e2"]
 
 
 def test_an_older_snapshot_is_brought_up_to_date(kv: ModelKV, log: Log) -> None:
@@ -298,7 +295,7 @@ def test_a_body_is_swept_a_day_after_its_last_reference(kv: ModelKV) -> None:
     assert log.sweep() == 0
     clock[0] += 2
     assert log.sweep() == 1
-    assert not kv.keys(KEYS.bodies)
+    assert kv.keys(KEYS.bodies) == (KEYS.swept,)
 
 
 def test_a_body_that_is_used_again_begins_anew(kv: ModelKV) -> None:
@@ -320,12 +317,3 @@ def test_a_sweep_takes_nothing_that_it_cannot_judge(kv: ModelKV, log: Log) -> No
     kv.put(KEYS.message(NAME, num), b'{"format":2}')
     with pytest.raises(FleetError):
         log.sweep()
-
-
-def test_remove_leaves_nothing_of_this_fleet(kv: ModelKV, log: Log) -> None:
-    """And all of another."""
-    log.publish(NAME, draft(LARGE), keep="all", pause=no_pause)
-    Log(kv, Keys("prod2")).publish(NAME, draft(), keep="all", pause=no_pause)
-    assert log.contents() == {"names": 2, "messages": 1, "bodies": 1}
-    log.remove()
-    assert {key.split("/")[1] for key in kv.found} == {"prod2"}
