@@ -12,6 +12,7 @@ A pure function of the times that it is told and of a random number; the relay d
 - The longer a write takes, the longer all of that: the next one is to see it.
 - A wait is an event's own. A node whose time has come reads the log, and writes only if an event whose time
   has come is still not in it; but then all that it has.
+- Of a backlog, the node that works on it does the rest, unless that takes too long.
 - A write that failed waits, each time twice as long: at most one node writes at any moment, or nobody does.
 """
 
@@ -35,6 +36,8 @@ _SLOWEST: Final = 0.05  # seconds that count at most of one write
 _SMOOTH: Final = 8
 _PAUSE: Final = 0.0005  # seconds a node, ...
 _LONGEST_PAUSE: Final = 0.1  # ... for which the writer collects what comes after a write
+_LEFT: Final = 1.0
+"""Seconds since it was heard, up to twice as many, for which an event is left to a node that is at work."""
 _COLLIDED: Final = 0.002  # seconds a node
 _LONGEST: Final = 2.0  # seconds until a write that failed is tried again
 _LOOK: Final = 0.003  # seconds a node, over which the looks of a fleet are spread
@@ -57,6 +60,7 @@ class Pace:
         self._members = members
         self._chance = chance
         self._due: dict[str, tuple[str, float]] = {}  # of an event: its name, and when
+        self._heard: dict[str, float] = {}
         self._put_off: dict[str, float] = {}
         self._looks: dict[str, float] = {}
         self._wrote: dict[str, float] = {}
@@ -68,6 +72,7 @@ class Pace:
     def heard(self, event: str, name: str, now: float) -> None:
         """An event of that name is not in the log as far as is known; hearing it again changes nothing."""
         if event not in self._due:
+            self._heard[event] = now
             wrote = self._wrote.get(name)
             pause = max(min(_LONGEST_PAUSE, _PAUSE * self._nodes()), _APART * self._round)
             self._due[event] = name, now + self._wait() if wrote is None else max(now, wrote + pause)
@@ -76,6 +81,7 @@ class Pace:
         """These are in the log, or will never be."""
         for event in events:
             self._due.pop(event, None)
+            self._heard.pop(event, None)
 
     def look(self, name: str, now: float) -> None:
         """The log of that name is to be compared with what this node holds of it, as others will do, too."""
@@ -119,6 +125,13 @@ class Pace:
             self._wrote.pop(name, None)
         else:
             self._wrote.setdefault(name, -math.inf)
+
+    def leave(self, name: str, now: float) -> None:
+        """Another node is at work on what has piled up of that name; it is left to it for a second or two."""
+        for event, (own, due) in self._due.items():
+            if own == name:
+                latest = self._heard[event] + _LEFT * (1 + self._chance())
+                self._due[event] = name, max(due, min(now + self._wait(), latest))
 
     def collided(self, now: float, took: float) -> None:
         """Another node wrote at the same moment; to find that out took so many seconds."""

@@ -246,7 +246,14 @@ class Relay:
             names.add(name)
         for name in names:
             self._settle(name, self._of(name))
-            self._pace.newest(name, ours=self._log.publisher(name) == self._node())
+            self._note_writer(name)
+
+    def _note_writer(self, name: str) -> None:
+        """Leave a backlog to the node that is at work on it."""
+        ours = self._log.publisher(name) == self._node()
+        self._pace.newest(name, ours=ours)
+        if not ours and len(self._of(name)) > MOST_DRAFTS:
+            self._pace.leave(name, self._timer())
 
     def _take(self) -> None:
         """Take what was heard since the last time."""
@@ -313,6 +320,7 @@ class Relay:
                 self.status = replace(self.status, collisions=self.status.collisions + 1)
                 now = self._timer()
                 self._pace.collided(now, now - began)
+                self._note_writer(name)
                 return
             except FleetError as error:
                 self._spoil(name, error)

@@ -262,3 +262,33 @@ def test_a_log_that_cannot_be_used_holds_up_no_other_name() -> None:
     assert waiting.due == 102.0
     assert not waiting.is_due("e1", 103.0)
     assert waiting.is_due("e1", 100.0 + 2 * SELDOM)
+
+
+@given(NODES, CHANCE, st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_a_backlog_is_left_to_the_node_at_work_for_two_seconds_at_most(
+    nodes: int, chance: float, news: list[float]
+) -> None:
+    """However often it is seen to write: what it has not heard must be written as well."""
+    waiting = pace(nodes, chance)
+    waiting.heard("e1", "ban", 100.0)
+    first, now = waiting.due, 100.0
+
+    for later in news:
+        now += later
+        waiting.leave("ban", now)
+
+    assert first <= waiting.due <= 102.0
+
+
+def test_only_the_backlog_of_its_name_is_left() -> None:
+    """Others are written by others."""
+    waiting = pace(200, 0.5)
+    waiting.heard("e1", "ban", 100.0)
+    waiting.heard("e2", "deploy", 100.0)
+    due = waiting.due
+
+    waiting.leave("ban", 100.3)
+
+    assert waiting.due == due
+    assert not waiting.is_due("e1", due)
+    assert waiting.is_due("e2", due)

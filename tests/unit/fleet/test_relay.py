@@ -336,6 +336,24 @@ def test_the_younger_events_go_along_with_one_that_is_due(node: Node, shared: Mo
     assert ids(shared, NAME) == ["a", "b"]
 
 
+def test_a_backlog_is_left_to_the_node_that_is_at_work_on_it(node: Node, shared: ModelKV) -> None:
+    """Else all of a fleet would write at once whenever more comes than one transaction takes."""
+    node.members = 200
+    node.hear(*(heard(f"e{at:03}", at) for at in range(100)))
+    wait = node.turn()
+    write(shared, "e000")
+
+    node.relay.saw(NAME, messages(shared))
+    node.turn(wait - 0.01)
+    asked = node.kv.asked
+    node.turn(0.02)
+
+    assert (node.kv.asked, len(node.waiting)) == (asked, 99)
+    for _ in range(20):
+        node.turn(0.5)
+    assert len(ids(shared)) == 100
+
+
 # ---------------------------------------------------------------- what is not written
 
 
