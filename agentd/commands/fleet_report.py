@@ -18,6 +18,8 @@ from agentd.fleet.census import Heads
 from agentd.fleet.standing import Difference, Member, Newest, Standing
 
 _COLUMNS: Final = ("TROUBLE", "NODES", "SUBJECT", "WHICH", "WHY")
+_NAMES: Final = ("NAME", "NEWEST", "IN FORCE ON", "AGE", "PUBLISHED", "BY")
+_WIDE: Final = 100  # characters of a screen that has room for a date
 _LINES: Final = 4  # per trouble: as many reasons, and one line for all others
 _SUBJECT: Final = 24  # characters, on a screen that is wide enough
 _WHICH: Final = 40
@@ -113,9 +115,12 @@ def show(found: Found, output: Output) -> None:
     names = _names(found)
     if names:
         output.line()
-        output.table(
-            ("NAME", "NEWEST", "IN FORCE ON", "AGE", "PUBLISHED", "BY"), [_row(one, found) for one in names]
-        )
+        wide = width is None or width >= _WIDE
+        shown = [
+            at for at in range(len(_NAMES)) if wide or _NAMES[at] != "PUBLISHED"
+        ]  # the age is there as well
+        rows = [_row(one, found) for one in names]
+        output.table([_NAMES[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
 def _row(name: str, found: Found) -> list[object]:

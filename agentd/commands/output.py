@@ -18,8 +18,14 @@ from agentd.printable import json_text, printable
 Colour = Literal["red", "green", "yellow", "bold", "dim"]
 _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
 _GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
-_BAD: Final = ("FAIL", "failed", "refused", "broken", "no", "not ready")
-_DOUBTFUL: Final = ("warn", "expired", "waiting", "awaiting proof")
+_BAD: Final = (
+    *("FAIL", "failed", "refused", "broken", "no", "not ready"),
+    *("drifted", "disagreeing", "silent", "name taken", "unreadable", "log lost"),
+)
+_DOUBTFUL: Final = (
+    *("warn", "expired", "waiting", "awaiting proof"),
+    *("behind", "stopped", "paused", "incomplete", "provisional", "no agentd"),
+)
 _NO_WRAP: Final = "\033[?7l"
 _WRAP: Final = "\033[?7h"
 _LINES_BESIDE: Final = 3  # the head, the line that counts the hidden rows, the cursor's own
