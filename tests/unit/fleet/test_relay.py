@@ -19,9 +19,11 @@ from agentd.errors import (
     ConsulUnavailable,
     JournalError,
 )
+from agentd.fleet import relay as relay_module
 from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.keys import Keys
 from agentd.fleet.log import Log
+from agentd.fleet.memory import Memory
 from agentd.fleet.pace import SELDOM, Pace
 from agentd.fleet.reader import Reader
 from agentd.fleet.relay import PATIENCE, Relay
@@ -48,16 +50,6 @@ class Time:
     def __call__(self) -> float:
         """The time."""
         return self.now
-
-
-class Memory:
-    """What a node holds: nothing."""
-
-    def held(self, name: str) -> None:
-        """Nothing."""
-
-    def body(self, sha256: str) -> None:
-        """Nothing."""
 
 
 class NodeKV:
@@ -125,9 +117,9 @@ class Node:
     names: Sequence[str] = (NAME, "deploy")
     time: Time = field(default_factory=Time)
     members: int = 1
-    memory: Memory = field(default_factory=Memory)
 
     def __post_init__(self) -> None:
+        self.memory = Memory(self.journal.path.with_name(f"{self.name}.db"), self.journal.clock)
         self.restart()
 
     def restart(self) -> None:
@@ -148,6 +140,14 @@ class Node:
     def hear(self, *events: Event) -> None:
         """These events were heard, and are in the journal."""
         self.journal.receive([(one, [RELAY]) for one in events])
+
+    def follow(self, name: str = NAME) -> None:
+        """What the follower does: it holds what it reads, and tells the relay."""
+        head = Reader(self.kv.shared, KEYS).head(name)
+        assert head
+        found = messages(self.kv.shared, name)
+        self.memory.remember(name, head, found)
+        self.relay.saw(name, found)
 
     def turn(self, later: float = 0.0) -> float:
         """One turn, so many seconds later."""
@@ -183,12 +183,14 @@ def shared() -> ModelKV:
 
 
 @pytest.fixture
-def node(stand: Stand, shared: ModelKV) -> Node:
+def node(stand: Stand, shared: ModelKV, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """A node alone in its fleet, which does not wait for others."""
+    monkeypatch.setattr(relay_module, "SECOND_LOOK", 0.0)
     made = Node(stand.journal, NodeKV(shared))
     made.turn()
     made.turn(1.0)  # it compares the log with what it holds
-    return made
+    yield made
+    made.memory.close()
 
 
 def write(shared: ModelKV, identity: str, name: str = NAME) -> None:
@@ -569,6 +571,56 @@ def test_a_log_that_cannot_be_used_holds_up_no_other(node: Node, shared: ModelKV
     assert "format 99" in node.relay.status.spoilt[NAME]
 
 
+# ---------------------------------------------------------------- Consul loses what it had
+
+
+def test_what_consul_lost_is_written_back_before_anything_new(node: Node, shared: ModelKV) -> None:
+    """Verbatim, and once; the numbers go on from it."""
+    node.hear(heard("a"), heard("b", 2))
+    node.turn()
+    node.follow()
+    node.turn()
+    before = messages(shared)
+    shared.restore({})
+    node.hear(heard("c", 3))
+
+    with capture_logs() as logs:
+        for _ in range(4):
+            node.turn(1.0)
+
+    assert [one.raw for one in messages(shared)[:2]] == [one.raw for one in before]
+    assert ids(shared) == ["a", "b", "c"]
+    assert [entry["messages"] for entry in logs if entry["event"] == "fleet.written_back"] == [2]
+
+
+def test_a_restarted_node_compares_the_log_with_what_it_holds(node: Node, shared: ModelKV) -> None:
+    """The loss may have happened while it was down."""
+    node.hear(heard("a"))
+    node.turn()
+    node.follow()
+    shared.restore({})
+
+    node.restart()
+    node.turn(1.0)
+    node.turn(1.0)
+
+    assert ids(shared) == ["a"]
+
+
+def test_a_log_that_is_whole_is_left_alone(node: Node, shared: ModelKV) -> None:
+    """A suspicion costs two reads at most."""
+    node.hear(heard("a"))
+    node.turn()
+    node.follow()
+    before = shared.writes
+
+    node.relay.suspect(NAME)
+    node.turn()
+    node.turn(1.0)
+
+    assert shared.writes == before
+
+
 # ---------------------------------------------------------------- the thread
 
 
@@ -618,6 +670,8 @@ def test_whatever_happens_each_event_is_written_once(data: st.DataObject) -> Non
             for node in nodes:
                 node.turn(2 * SELDOM)
 
+        for node in nodes:
+            node.memory.close()
         assert sorted(ids(shared, NAME)) == [f"e{at}" for at in range(number + 1)]
         assert [node.waiting for node in nodes] == [[], [], []]
 
