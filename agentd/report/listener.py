@@ -12,6 +12,7 @@ quote what it was sent.
 from __future__ import annotations
 
 import errno
+import select
 import selectors
 import socket
 import threading
@@ -193,8 +194,13 @@ class Listener:
         self._accepts_at = at
 
     def _make_room(self, listening: socket.socket) -> bool:
-        """Drop the oldest connection if all places are taken; False if that has to wait."""
-        if len(self._open) < MOST_CONNECTIONS or self._drop_oldest():
+        """Drop the oldest connection if all places are taken and one is wanted; False if that has to wait."""
+        if len(self._open) < MOST_CONNECTIONS:
+            return True
+        if not _has_callers(listening):
+            self._listen(listening, None)
+            return False
+        if self._drop_oldest():
             return True
         self._listen(listening, time.monotonic() + _YOUNG / 4)
         return False
@@ -286,6 +292,13 @@ class Listener:
         if connection.client in self._selector.get_map():
             self._selector.unregister(connection.client)
         connection.client.close()
+
+
+def _has_callers(listening: socket.socket) -> bool:
+    """Whether a connection waits to be accepted."""
+    poll = select.poll()
+    poll.register(listening, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _too_large() -> NoReturn:

@@ -185,6 +185,26 @@ def test_the_oldest_connection_makes_room(listening: Listener) -> None:
             assert b"200 OK" in _read(connection)
 
 
+def test_nobody_has_to_make_room_while_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All places may be taken, for as long as it likes."""
+    monkeypatch.setattr(listener, "MOST_CONNECTIONS", 4)
+    monkeypatch.setattr(listener, "_YOUNG", 0.0)
+    dropped: list[str] = []
+    serving = Listener(("127.0.0.1", 0), _answer, dropped=dropped.append)
+    serving.start()
+    with ExitStack() as stack:
+        connections = [stack.enter_context(_connect(serving)) for _ in range(4)]
+        for part in (b"GET ", b"/all HTTP/1.1\r\n", b"Host: localhost\r\n"):
+            for connection in connections:
+                connection.sendall(part)
+        for connection in connections:
+            connection.sendall(b"\r\n")
+            assert _read(connection).endswith(b"asked for /all")
+    serving.stop()
+
+    assert dropped == []
+
+
 def test_half_a_request_is_dropped_and_a_slow_reader_too() -> None:
     """Neither a head that does not end nor a response that is not read holds a slot."""
     serving = Listener(("127.0.0.1", 0), lambda _: Response(HTTPStatus.OK, bytes(20_000_000), "text/plain"))
@@ -417,6 +437,7 @@ def test_many_clients_at_once_are_all_answered(listening: Listener) -> None:
 
 def test_stopping_ends_every_thread_and_frees_the_port() -> None:
     """Even with a silent client connected, `stop` is quick, and the port can be taken again at once."""
+    before = set(threading.enumerate())
     listening = Listener(("127.0.0.1", free_port()), _answer)
     listening.start()
     with _connect(listening):
@@ -429,7 +450,7 @@ def test_stopping_ends_every_thread_and_frees_the_port() -> None:
     successor.stop()
 
     assert took < 20
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("status")]
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("status")]
 
 
 def test_stopping_twice_or_before_the_start_does_nothing() -> None:
