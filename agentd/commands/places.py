@@ -33,6 +33,7 @@ SECTIONS: Final = frozenset(
         "fleet",
         "log",
         "drain",
+        "drift",
         "handlers",
         "handlers_path",
     ]
