@@ -291,3 +291,35 @@ def test_a_relay_is_told_which_right_is_missing(
     # The others are needed only once something is pruned, or Consul has lost a long message.
     if left_out.segment.split("/")[2] in ("names", "messages"):
         wait_until(lambda: text in told(node), f"word of {text}", pause=0.5)
+
+
+def grant(strict: ConsulAgent, node: FollowingNode, wanted: list[Rule], fleet: str) -> None:
+    """Give the node's token other rules, as an operator does who has read what is missing."""
+    secret = (node.directory.parent / "token").read_text()
+    (policy,) = strict.request("GET", "/v1/acl/token/self", token=secret)["Policies"]
+    text = "\n".join(rule.text(fleet, NODE) for rule in wanted)
+    strict.put(f"/v1/acl/policy/{policy['ID']}", {"Name": policy["Name"], "Rules": text})
+
+
+@pytest.mark.parametrize("missing", ["messages", "bodies"])  # that of the heads is noticed within a minute
+def test_a_right_that_is_added_needs_no_restart(
+    missing: str,
+    strict: ConsulAgent,
+    fleet_name: str,
+    new_node: NewNode,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The node catches up with all that it could not read, each message once."""
+    node = new_node([rule for rule in rules("node") if f"/{missing}/" not in rule.segment])
+    for payload in ("1", "2", "3" * 40_000):
+        publish_one(strict, fleet_name, monkeypatch, payload)
+    node.start()
+    rule = f'key_prefix "agentd/{fleet_name}/{missing}/"'
+    wait_until(lambda: rule in told(node), f"word of {rule}", pause=0.5)
+
+    grant(strict, node, rules("node"), fleet_name)
+    publish_one(strict, fleet_name, monkeypatch, "4")
+
+    node.await_tally("1", "2", "3" * 40_000, "4")
+    outcomes = ["applied"] * 4
+    wait_until(lambda: [row["outcome"] for row in node.history("tally")] == outcomes, "the outcomes")
