@@ -1,4 +1,8 @@
-"""200 simulated nodes relay what they hear to one log: at 100 events/s, in a burst, and without a leader."""
+"""200 simulated nodes relay what they hear to one log: at 100 events/s, in a burst, and without a leader.
+
+They take about two cores beside Consul's; on a machine that has less to spare set FLEET_NODES and
+FLEET_EVENTS, since what is measured then is the machine.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
 from agentd.fleet.pace import Pace
+from agentd.fleet.pruning import mark
 from agentd.fleet.relay import Relay
 from agentd.http import Response
 from agentd.journal.entry import Ending, Entry
@@ -42,7 +43,7 @@ from agentd.watch.transport import Transport
 NAME: Final = "ban"
 GOSSIP: Final = 0.15
 """Seconds within which an event reaches those that hear it."""
-_GRID: Final = 0.05  # seconds between two looks of a node at what it has heard
+_GRID: Final = 0.1  # seconds between two looks of a node at what it has heard
 _HEAD_OF_ANSWER: Final = 250  # bytes, about
 _SHORTEST_WAKE: Final = 0.2
 _PROCESSES: Final = 2
@@ -295,6 +296,7 @@ def _run_share(plan: Plan, share: int, pipe: Connection) -> None:
     """One process: every so-many-th node."""
     vars(reader)["parse_envelope"] = _parse_envelope
     vars(writer)["parse_head"] = _parse_head
+    vars(writer)["mark"] = lru_cache(16384)(mark)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # hundreds of nodes say too much
     sys.setswitchinterval(0.001)
     threading.stack_size(256 * 1024)
