@@ -102,7 +102,7 @@ def haproxy(directory: Path) -> Iterator[tuple[Path, Path, int]]:
 
 def status(port: int, client: str) -> int:
     """What HAProxy answers a client."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(f"GET / HTTP/1.0\r\nX-Client: {client}\r\n\r\n".encode())
         return int(connection.recv(4096).split()[1])
 

@@ -55,7 +55,7 @@ def seen(directory: Path) -> dict[str, tuple[int, bytes | None]]:
 
 def program(argv: list[str], *, limits: Limits) -> Completed:
     """`Context.run`, for as long as a test may take; with limits, since patterns come from outside."""
-    return run(argv, timeout=30, limits=limits)
+    return run(argv, timeout=120, limits=limits)
 
 
 def synced(manifest: DeployManifest, room: Path, dest: Path) -> Path:

@@ -230,12 +230,12 @@ def test_a_handler_that_newly_takes_a_kept_name_joins(
     node.config["handlers"]["run"] = run
     node.configure()
     node.agentd.reload()
-    wait_until(lambda: len(node.history("run")) == 2, "the messages", seconds=60)
+    wait_until(lambda: len(node.history("run")) == 2, "the messages")
     publish(consul, fleet, "tally", "3")
 
     node.await_tally("1", "2", "3")
-    wait_until(lambda: len(node.history("run")) == 3, "the message", seconds=60)
-    wait_until(lambda: node.history("run")[-1]["outcome"] == "applied", "the outcome", seconds=60)
+    wait_until(lambda: len(node.history("run")) == 3, "the message")
+    wait_until(lambda: node.history("run")[-1]["outcome"] == "applied", "the outcome")
 
 
 def test_junk_beside_the_heads_makes_nobody_deaf(
@@ -253,7 +253,7 @@ def test_junk_beside_the_heads_makes_nobody_deaf(
         publish(consul, fleet, "tally", "2")
 
         node.await_tally("1", "2")
-        wait_until(lambda: "too much lies below" in node.agentd.get("/readyz")[1], "the trouble", seconds=60)
+        wait_until(lambda: "too much lies below" in node.agentd.get("/readyz")[1], "the trouble")
     finally:
         node.stop()
 

@@ -199,7 +199,6 @@ def test_a_leader_that_dies_while_nodes_write_costs_and_doubles_nothing(
     wait_until(
         lambda: len([s for s in first.get("/v1/operator/raft/configuration")["Servers"] if s["Voter"]]) == 3,
         "three servers that vote",
-        seconds=60,
     )
     written: list[int] = []
     troubles: list[BaseException] = []
@@ -217,7 +216,7 @@ def test_a_leader_that_dies_while_nodes_write_costs_and_doubles_nothing(
     threads = [threading.Thread(target=write, args=(agent,)) for agent in others]
     for thread in threads:
         thread.start()
-    wait_until(lambda: len(written) > 60, "some events in the log", seconds=60)
+    wait_until(lambda: len(written) > 60, "some events in the log")
     first.kill()
     for thread in threads:
         thread.join(240)

@@ -682,9 +682,7 @@ class TestDaemons:
         assert "'blacklist' here would not take it" in refused.stderr
         taken = node.agentd.command("publish", "list", "add 192.0.2.7 10m")
         assert taken.returncode == 0, taken.stderr
-        wait_until(
-            lambda: [row["outcome"] for row in node.history("blacklist")] == ["applied"], "it", seconds=60
-        )
+        wait_until(lambda: [row["outcome"] for row in node.history("blacklist")] == ["applied"], "it")
         assert fleet.head("list").count == 1
 
     def test_a_fleet_can_be_turned_off(self, fleet: Fleet, new_node: NewNode) -> None:
@@ -692,7 +690,7 @@ class TestDaemons:
         node = new_node("lb1", keep="latest")
         fleet.publish("list", "one", "--keep", "latest")
         node.await_tally("one")
-        wait_until(lambda: fleet.consul.kv_get(fleet.keys.node("lb1")), "its acknowledgement", seconds=60)
+        wait_until(lambda: fleet.consul.kv_get(fleet.keys.node("lb1")), "its acknowledgement")
         assert "lb1 still acknowledge" in fleet.command("fleet", "remove", "--yes")[2]
         node.stop()
         node.config["fleet"] = None

@@ -153,7 +153,7 @@ class NewerConsul:
             ready = threading.Event()
             self._thread = threading.Thread(target=self._run, args=(ready,), name="newer consul", daemon=True)
             self._thread.start()
-            ready.wait(10)
+            ready.wait(60)
         return self
 
     def stop(self) -> None:
