@@ -15,6 +15,7 @@ from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
 from tests.unit.fleet.test_follower import Bench
+from tests.unit.fleet.test_invariants import LOOKS
 
 
 class FollowerMachine(RuleBasedStateMachine):
@@ -126,5 +127,7 @@ class FollowerMachine(RuleBasedStateMachine):
             self.highest = self.bench.position
 
 
-FollowerMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+FollowerMachine.TestCase.settings = settings(
+    max_examples=LOOKS or 20, stateful_step_count=25, deadline=None, derandomize=not LOOKS
+)
 TestFollower = FollowerMachine.TestCase
