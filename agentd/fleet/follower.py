@@ -213,7 +213,7 @@ class Follower:
         self._lock = threading.Lock()
         self._news: Heads | None = None  # what came since the last turn
         self._heads: Heads | None = None  # what the last turn was about
-        self._behind: set[str] = set()  # names of which the last turn did not read all
+        self._behind: set[tuple[str, str]] = set()  # name and handler: the last turn did not read all
         self._keyed = -_LISTENING  # when the heads were last read by key
         self._failures = 0
         self._library: Library | None = None
@@ -298,7 +298,7 @@ class Follower:
 
     def _fail(self, error: Exception) -> float:
         self._leave_library()
-        self._behind = {one.name for one in self._names}
+        self._behind = {(one.name, handler) for one in self._names for handler in one.handlers}
         self._failures += 1
         if self._stopped:
             return 0.0
@@ -341,18 +341,39 @@ class Follower:
     # ------------------------------------------------------------------ one name
 
     def _advance(self, kept: Kept) -> str | None:
-        """Read what is new of a name. Returns why not all of it: "" for want of room, None if it is all."""
+        """Read what is new of a name. Returns why not all of it: "" for want of room, None if it is all.
+
+        A handler that is stuck keeps no other waiting: each part of them goes on from where it is.
+        """
         heads = self._heads or Heads({}, live=False)
-        live = heads.live and kept.name not in self._behind
-        self._behind.add(kept.name)
-        try:
-            self._follow(kept, heads.values.get(self._keys.head(kept.name)), live=live)
-        except _Waits as error:
-            self._note(kept, self._positions(kept), waits=str(error))
-            return str(error)
-        self._behind.discard(kept.name)
-        self._note(kept, self._positions(kept))
-        return None
+        raw = heads.values.get(self._keys.head(kept.name))
+        reasons = []
+        for part in self._parts(kept):
+            ours = {(kept.name, handler) for handler in part.handlers}
+            live = heads.live and self._behind.isdisjoint(ours)
+            self._behind |= ours
+            try:
+                self._follow(part, raw, live=live)
+            except _Waits as error:
+                reasons.append(str(error))
+            else:
+                self._behind -= ours
+        waits = max(reasons, key=len, default=None)
+        self._note(kept, self._positions(kept), waits=waits or "")
+        return waits
+
+    def _parts(self, kept: Kept) -> list[Kept]:
+        """The handlers of a name, those together that have come equally far."""
+        parts: dict[tuple[int, bool, bool], dict[str, bool]] = {}
+        for (handler, once), at in zip(kept.handlers.items(), self._positions(kept), strict=True):
+            is_behind = (kept.name, handler) in self._behind
+            which = at.reads_from, is_behind, self._has_room([handler], kept.name)
+            parts.setdefault(which, {})[handler] = once
+        return [replace(kept, handlers=some) for some in parts.values()]
+
+    def _has_room(self, handlers: Iterable[str], name: str) -> bool:
+        many, size = self._followed.waiting(handlers, name)
+        return many < MOST_WAITING and size < MOST_BYTES
 
     def _positions(self, kept: Kept) -> list[Position]:
         known = self._followed.positions()
@@ -395,6 +416,8 @@ class Follower:
         self._witness.saw(kept.name, head)
         start = min(one.reads_from for one in self._positions(kept))
         if head is not None and head.newest > start and head.count:  # else all of it was forgotten
+            if not self._has_room(kept.handlers, kept.name):
+                raise _Waits
             self._read_up_to(kept, head, start, live=live)
 
     def _read_up_to(self, kept: Kept, head: Head, start: int, *, live: bool) -> None:

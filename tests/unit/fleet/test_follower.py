@@ -432,6 +432,32 @@ def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytes
     assert bench.waits == ""
 
 
+def test_a_stuck_handler_keeps_no_other_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of one name: the other goes on, and counts as one that listens; nothing is read for the stuck one."""
+    monkeypatch.setattr("agentd.fleet.follower.MOST_WAITING", 50)
+    bench.kept = replace(bench.kept, handlers={"deny": False, "stuck": False})
+    bench.restart()
+    for number in range(200):
+        bench.publish(str(number))
+        bench.turn()
+        bench.handle()
+    assert bench.position == 200
+    [full] = [at for (handler, _), at in Followed(bench.journal).positions().items() if handler == "stuck"]
+    assert full.num == 50
+
+    bench.publish("late", issued=NOW - 100, expires=NOW - 1)
+    asked = bench.shelf.asked
+    bench.turn()
+    assert bench.waiting == ["late"]
+    assert bench.shelf.asked == asked
+
+    while stuck := bench.journal.pending("stuck"):
+        bench.journal.end([Ending(entry, Outcome.APPLIED) for entry in stuck])
+        bench.turn()
+    ended = bench.journal.history(handler="stuck", limit=1000)
+    assert [row["id"] for row in reversed(ended)] == [f"ban-{number + 1}" for number in range(200)]
+
+
 def test_large_messages_are_read_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their bytes, too."""
     monkeypatch.setattr("agentd.fleet.follower.MOST_BYTES", 100_000)
