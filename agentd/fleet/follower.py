@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -122,6 +123,14 @@ class Witness(Protocol):
         self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
     ) -> None:
         """These messages were read, and are believed; or only bodies of some that were."""
+        ...
+
+    def lacks(self, name: str) -> bool:
+        """Whether its whole log is to be read, though no handler needs that."""
+        ...
+
+    def has_all(self, name: str) -> None:
+        """The whole log of the name was read."""
         ...
 
 
@@ -419,6 +428,22 @@ class Follower:
             if not self._has_room(kept.handlers, kept.name):
                 raise _Waits
             self._read_up_to(kept, head, start, live=live)
+            if not start:
+                self._witness.has_all(kept.name)
+        if head is not None and head.count and self._witness.lacks(kept.name):
+            self._hold(kept.name, head)
+
+    def _hold(self, name: str, head: Head) -> None:
+        """Read the whole log once more: what this node held of it is lost, or could not be written."""
+        for reading in self._reader().after(name, 0, head):
+            usable, _ = _usable(reading, head.newest)
+            if usable:
+                self._witness.read(name, head, usable)
+            for message in usable:
+                if message.sha256:
+                    with suppress(_Waits):
+                        self._body(message, head)
+        self._witness.has_all(name)
 
     def _read_up_to(self, kept: Kept, head: Head, start: int, *, live: bool) -> None:
         waits: _Waits | None = None

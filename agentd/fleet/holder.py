@@ -1,12 +1,15 @@
 """Holds what the follower reads of the log, in case Consul loses it, and has the relay look when it seems so.
 
 Between three: the follower says what it reads, the memory keeps it, and the relay writes back. If the memory
-cannot be used, the log is followed without it.
+cannot be used, the log is followed without it; what could not be held is read again later.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 import structlog
 
@@ -17,6 +20,8 @@ from agentd.fleet.held import listing
 from agentd.fleet.memory import Memory
 from agentd.fleet.relay import Relay
 
+_PAUSE: Final = 60.0  # seconds after a failure until all is read again
+
 _log = structlog.get_logger()
 
 
@@ -26,19 +31,35 @@ class Holder:
     Args:
         memory: what this node holds.
         relay: writes back; None if this node writes nothing.
+        timer: monotonic seconds.
 
     Attributes:
         trouble: why nothing can be held now, "" if it can.
     """
 
-    def __init__(self, memory: Memory, relay: Relay | None) -> None:
+    def __init__(
+        self, memory: Memory, relay: Relay | None, timer: Callable[[], float] = time.monotonic
+    ) -> None:
         self.trouble = ""
         self._memory = memory
         self._relay = relay
+        self._timer = timer
+        self._retry_at = -math.inf
+        self._whole = {name for name in memory.names() if memory.holds(name)}
 
     def saw(self, name: str, head: Head | None) -> None:
         """The head of a name as Consul has it; None if there is none, or none that can be used."""
         self._guarded(lambda: self._suspect(name, head))
+
+    def lacks(self, name: str) -> bool:
+        """Whether its whole log is to be read: what was read of it before is not held, or not all of it."""
+        return name not in self._whole and self._timer() >= self._retry_at
+
+    def has_all(self, name: str) -> None:
+        """The whole log of the name was read."""
+        if self._timer() >= self._retry_at:
+            self._whole.add(name)
+            self.trouble = ""
 
     def read(
         self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
@@ -64,5 +85,5 @@ class Holder:
             if str(error) != self.trouble:
                 _log.warning("fleet.not_held", reason=str(error))
             self.trouble = str(error)
-        else:
-            self.trouble = ""
+            self._whole.clear()
+            self._retry_at = self._timer() + _PAUSE

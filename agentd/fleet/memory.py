@@ -152,6 +152,10 @@ class Memory:
             rows = self._rows("SELECT raw FROM messages WHERE name = ? ORDER BY num", name)
         return None if head is None else Held(head, list(_readable(row[0] for row in rows)))
 
+    def holds(self, name: str) -> bool:
+        """Whether any message of a name is held."""
+        return bool(self._rows("SELECT 1 FROM messages WHERE name = ? LIMIT 1", name))
+
     def seems_lost(self, name: str, head: Head | None) -> bool:
         """Whether Consul seems to have lost some of a name: quicker than `held(name).is_lost`, and alike.
 

@@ -70,6 +70,7 @@ class Bench:
         self.heads: list[int | None] = []
         self.bodies: list[int] = []
         self.given: list[Given] = []
+        self.is_lacking = False
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
         self.follower = self.restart()
@@ -107,6 +108,14 @@ class Bench:
         assert (name, head.keep) == ("ban", self.keep)
         self.numbers += [one.num for one in messages]
         self.bodies += [len(body) for body in (bodies or {}).values()]
+
+    def lacks(self, name: str) -> bool:
+        """See `Witness`."""
+        return self.is_lacking
+
+    def has_all(self, name: str) -> None:
+        """See `Witness`."""
+        self.is_lacking = False
 
     def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
         """Append to the log."""
@@ -430,6 +439,33 @@ def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytes
         bench.handle()
 
     assert bench.waits == ""
+
+
+def test_what_is_not_held_any_more_is_read_again(bench: Bench) -> None:
+    """Once, long bodies too, though no handler is given any of it."""
+    for body in ("a", b"x" * 40_000, "c"):
+        bench.publish(body)
+    bench.turn()
+    bench.handle()
+    bench.numbers.clear()
+    bench.bodies.clear()
+
+    bench.is_lacking = True
+    bench.turn()
+    bench.turn()
+
+    assert (bench.numbers, bench.bodies, bench.waiting) == ([1, 2, 3], [40_000], [])
+
+
+def test_what_is_not_held_waits_for_no_lost_body(bench: Bench) -> None:
+    """Its handlers had it."""
+    body = bench.publish(b"x" * 40_000)
+    bench.turn()
+    del bench.shelf.values[bench.shelf.keys_of.body(body.sha256 or "")]
+    bench.is_lacking = True
+    bench.turn()
+
+    assert (bench.waits, bench.is_lacking) == ("", False)
 
 
 def test_a_stuck_handler_keeps_no_other_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

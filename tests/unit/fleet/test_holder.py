@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from agentd.errors import JournalError
 from agentd.fleet.envelope import Draft
 from agentd.fleet.head import Head
 from agentd.fleet.holder import Holder
@@ -53,3 +54,38 @@ def test_a_memory_that_cannot_be_used_is_told_once(memory: Memory) -> None:
     memory.close()
     holder.read(NAME, Head("all", 3, 1, 3, recent=(1, 2, 3)), MESSAGES)
     assert "not open" in holder.trouble
+
+
+def test_a_memory_that_was_full_is_filled_later(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read meanwhile would otherwise never be held: the follower goes on from where it is."""
+    now = [0.0]
+    holder = Holder(memory, None, lambda: now[0])
+    whole = Head("all", 3, 1, 3, recent=(1, 2, 3))
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "remember", _full)
+        holder.read(NAME, whole, MESSAGES)
+        holder.has_all(NAME)
+    holder.saw(NAME, whole)
+    assert "full" in holder.trouble
+    assert not holder.lacks(NAME)
+
+    now[0] = 60.0
+    assert holder.lacks(NAME)
+    holder.read(NAME, whole, MESSAGES)
+    holder.has_all(NAME)
+
+    assert not holder.lacks(NAME)
+    assert (numbers(memory), holder.trouble) == ([1, 2, 3], "")
+
+
+def test_what_another_start_has_held_is_not_read_again(memory: Memory) -> None:
+    """But what it lost is."""
+    assert Holder(memory, None).lacks(NAME)
+    Holder(memory, None).read(NAME, Head("all", 3, 1, 3, recent=(1, 2, 3)), MESSAGES)
+    assert not Holder(memory, None).lacks(NAME)
+    memory.drop(NAME)
+    assert Holder(memory, None).lacks(NAME)
+
+
+def _full(*_: object) -> None:
+    raise JournalError("the disk is full")
