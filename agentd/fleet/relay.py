@@ -47,7 +47,7 @@ PATIENCE: Final = 2.0
 """Seconds for which the log may be out of reach until events are applied as they were heard."""
 SECOND_LOOK: Final = 3.0
 """Seconds after which a log that seems to be lost is looked at again."""
-_MOST_WAITING: Final = 1000
+_MOST_WAITING: Final = 1000  # events that are taken from the journal at a time; twice as many are held
 _PAUSE: Final = 30.0  # seconds after which the journal is looked into although nobody asked for it
 _FAILED: Final = 1.0
 _GRACE: Final = 90.0  # seconds that one turn may take: three requests, and room to spare
@@ -78,6 +78,10 @@ class Mailbox(Protocol):
 
     def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
         """The newest that wait, after an entry."""
+        ...
+
+    def backlog(self) -> Mapping[str, int]:
+        """How many wait, by handler."""
         ...
 
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
@@ -158,6 +162,7 @@ class Relay:
         self._waiting: dict[int, _Heard] = {}
         self._given: set[int] = set()
         self._after = 0
+        self._more = False  # whether more of them may wait in the journal
         self._suspects: deque[str] = deque()
         self._read: deque[tuple[str, Sequence[Envelope]]] = deque()
         self._spoilt: dict[str, str] = {}
@@ -220,9 +225,10 @@ class Relay:
         if self._pace.due <= self._timer():
             self._work()
         self._give()
+        self._shed()
         self.status = replace(
             self.status,
-            waiting=len(self._waiting),
+            waiting=self._journal.backlog().get(RELAY, 0) if self._more else len(self._waiting),
             provisional=len(self._given),
             trouble=self._trouble,
             spoilt=dict(self._spoilt),
@@ -257,14 +263,20 @@ class Relay:
 
     def _take(self) -> None:
         """Take what was heard since the last time."""
-        if self._waiting:
+        if len(self._waiting) > (_MOST_WAITING // 2 if self._more else 0):
             found = self._journal.newest_events(RELAY, self._after, _MOST_WAITING)
+            self._more = self._more or len(found) == _MOST_WAITING
         else:
             found = self._journal.pending(RELAY, _MOST_WAITING)
+            self._more = len(found) == _MOST_WAITING
+            if not self._more:
+                self._given.intersection_update(entry.seq for entry in found)
         ended = []
         fresh: dict[str, list[_Heard]] = {}
         for entry in found:
             self._after = max(self._after, entry.seq)
+            if entry.seq in self._waiting:
+                continue
             event = entry.change
             if not isinstance(event, Event) or event.undated:
                 ended.append((entry, Outcome.EXPIRED, _UNDATED))
@@ -278,6 +290,18 @@ class Relay:
         self._end(ended)
         for name, waiting in fresh.items():
             self._settle(name, waiting)
+
+    def _shed(self) -> None:
+        """Hold no more than a few of what piles up: the journal has it, and it is found there again."""
+        if len(self._waiting) <= 2 * _MOST_WAITING:
+            return
+        kept = sorted(self._waiting.values(), key=_order)
+        out = self._lost is not None
+        shed = [one for one in kept[_MOST_WAITING:] if one.entry.seq in self._given or not out]
+        for one in shed:
+            del self._waiting[one.entry.seq]
+        self._pace.settled(one.event.id for one in shed)
+        self._more = self._more or bool(shed)
 
     def _of(self, name: str) -> list[_Heard]:
         """What waits of a name, in the order of firing as far as that is known."""

@@ -710,3 +710,27 @@ def _calm_turn(node: Node) -> None:
 
 def _nothing() -> None:
     """Nothing comes between."""
+
+
+def test_a_long_outage_holds_only_a_few_of_what_piles_up(
+    node: Node, shared: ModelKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is given as it was heard, told, and written once the log is back, while more is heard."""
+    monkeypatch.setattr(relay_module, "_MOST_WAITING", 40)
+    node.kv.trouble = ConsulUnavailable("no leader")
+    names = [f"e{number:03}" for number in range(400)]
+    for at in range(0, 400, 20):
+        node.hear(*(heard(one, 1 + int(one[1:])) for one in names[at : at + 20]))
+        node.turn(1.0)
+    node.turn(1.0)
+    assert len(node.relay._waiting) <= 80
+    assert (node.given, node.relay.status.waiting, node.relay.status.provisional) == (names, 400, 400)
+
+    node.kv.trouble = None
+    for number in range(400, 460):
+        names.append(f"e{number:03}")
+        node.hear(heard(names[-1], 1 + number))
+        node.turn(0.5)
+
+    assert (node.waiting, sorted(ids(shared))) == ([], names)
+    assert node.relay.status.provisional == 0
