@@ -111,10 +111,12 @@ class Bench:
 
     def lacks(self, name: str) -> bool:
         """See `Witness`."""
+        assert name == "ban"
         return self.is_lacking
 
     def has_all(self, name: str) -> None:
         """See `Witness`."""
+        assert name == "ban"
         self.is_lacking = False
 
     def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
