@@ -102,7 +102,7 @@ class Supervisor:
         self._committer.journal.resume()
         if self._fleet:
             self._fleet.join()
-        else:
+        if not (self._fleet and self._fleet.relays):
             self._dispatcher.release()
         self._sources.sweep()
         verifying = [one.name for one in self.loaded.handlers if one.type.verify is not Handler.verify]

@@ -17,12 +17,13 @@ from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.digest import digest
 from agentd.errors import PermanentError
 from agentd.journal.entry import RELAY, Ending, Outcome
+from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
 from agentd.watch.changes import Change, Event
 from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
-_NO_FLEET: Final = "there is no fleet any more: its handlers were given it as it was heard"
+_NO_RELAY: Final = "this node does not relay any more: its handlers were given it as it was heard"
 _FILTERS: Final = ("NodeFilter", "ServiceFilter", "TagFilter")
 _log = structlog.get_logger()
 
@@ -104,15 +105,22 @@ class Dispatcher:
             _say(change, takers)
 
     def release(self) -> None:
-        """There is no fleet any more: whatever waits to be relayed goes to its handlers as it was heard.
+        """This node does not relay any more: whatever waits for that goes to its handlers as it was heard.
+
+        Those that follow the log get it provisionally: others may have written it.
 
         Raises:
             JournalError: it waits on.
         """
         while entries := self._journal.pending(RELAY):
-            owed = [(entry.change, self._takers(entry.change)) for entry in entries]
+            owed = []
+            for event in (entry.change for entry in entries if isinstance(entry.change, Event)):
+                takers = self.takers(event)
+                followers = [name for name in takers if (name, event.name) in self._kept]
+                Followed(self._journal).give_provisionally(followers, event)
+                owed.append((event, [name for name in takers if name not in followers]))
             self._journal.receive(owed, ended=self._observer.ended)
-            for ending in self._journal.end(Ending(one, Outcome.UNCHANGED, _NO_FLEET) for one in entries):
+            for ending in self._journal.end(Ending(one, Outcome.UNCHANGED, _NO_RELAY) for one in entries):
                 self._observer.ended(ending)
 
     def _takers(self, change: Change) -> list[str]:

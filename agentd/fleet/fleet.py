@@ -120,6 +120,11 @@ class Fleet:
             self._follower = self._new_follower(self._holder)
             self._follower.join_log()
 
+    @property
+    def relays(self) -> bool:
+        """Whether, once joined, it writes to the log what this node hears."""
+        return self._relay is not None
+
     def _new_follower(self, holder: Holder) -> Follower:
         return Follower(
             list(self._kept.values()),

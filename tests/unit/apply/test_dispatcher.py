@@ -10,7 +10,7 @@ import pytest
 from agentd.apply.dispatcher import Dispatcher, Route
 from agentd.apply.observer import Observer
 from agentd.errors import JournalError
-from agentd.handler import Change
+from agentd.handler import Change, Event
 from agentd.journal.entry import RELAY
 from agentd.watch.client import Answer
 from agentd.watch.query import Snapshot
@@ -145,6 +145,18 @@ def test_without_a_fleet_what_waits_for_the_relay_goes_to_its_handlers(stand: St
 
     assert [entry.id for entry in stand.journal.pending("deny")] == ["a"]
     assert stand.journal.backlog() == {"deny": 1}
+
+
+def test_without_a_relay_what_waits_for_it_is_given_as_it_was_heard(stand: Stand, tally: Tally) -> None:
+    """`relay: false` was set before the log had it: another node may have written it, or none."""
+    kept = (Route("deny", "event", "ban", kept=True), Route("all", "event", "*"))
+    Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(event("a", name="ban")))
+    Dispatcher(stand.journal, kept, observer=tally, relays=False).release()
+
+    [entry] = stand.journal.pending("deny")
+    assert isinstance(entry.change, Event)
+    assert entry.change.provisional
+    assert stand.journal.backlog() == {"deny": 1, "all": 1}
 
 
 def test_a_node_that_does_not_relay_leaves_it_to_others(stand: Stand, tally: Tally) -> None:
