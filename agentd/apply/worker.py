@@ -21,7 +21,7 @@ from agentd.apply.verification import Verification
 from agentd.errors import AgentdError
 from agentd.handler import Handler
 from agentd.journal.database import is_state
-from agentd.journal.entry import Entry, Outcome
+from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
 from agentd.nginx.inputs import Inputs
 from agentd.watch.changes import Event, Notification, Timer
@@ -296,7 +296,7 @@ class Worker:
         found = (attempt or self._attempts.begin()).ask(lambda context: handler.superseded(events, context))
         old = [entries[one] for one in ids & found.keys()]
         for entry in old:
-            self._attempts.end([entry], Outcome.EXPIRED, f"superseded by {found[entry.id]}")
+            self._attempts.end([entry], Outcome.EXPIRED, f"{SUPERSEDED_BY}{found[entry.id]}")
         return bool(old)
 
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:

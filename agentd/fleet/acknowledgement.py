@@ -20,7 +20,14 @@ T = TypeVar("T")
 FORMAT: Final = 1
 LARGEST: Final = 32 * 1024
 """Bytes that a document may have."""
+EXEMPT: Final = "exempt"
+"""The outcome of a message that is older than a handler which does nothing belatedly."""
+ENDED_BADLY: Final = ("refused", "failed", "expired")
+"""The outcomes of messages that did not come into force, and will not by themselves."""
+MOST_FAILED: Final = 8
+"""Messages of one name of which it is told, beside the newest, that they did not come into force."""
 _TEXT: Final = 400  # characters of a reason
+_SHORT: Final = 80  # characters of one of many
 _NAME: Final = 128  # characters of a name, a digest, a version
 _MOST: Final = 256  # names, handlers and the like
 _REPORT: Final = 2048  # bytes of what one handler reports, as JSON
@@ -40,7 +47,8 @@ class Tried:
 
     Attributes:
         num: its number.
-        outcome: applied, unchanged, refused, failed or expired; "" as long as there is none.
+        outcome: applied, unchanged, refused, failed or expired; "exempt" if it is older than a handler that
+            does nothing belatedly; "" as long as there is none.
         reason: why, or why there is none yet; "" if nothing is to be said.
     """
 
@@ -58,12 +66,18 @@ class Name:
         tried: the newest one that was tried; None if none was.
         provisional: how many events are applied that the log does not have yet.
         incomplete_since: the number since which messages are missing for good; None if none are.
+        failed: the latest before `tried` that did not come into force, the newest first; at most a few.
     """
 
     live: int | None = None
     tried: Tried | None = None
     provisional: int = 0
     incomplete_since: int | None = None
+    failed: tuple[Tried, ...] = ()
+
+    def tried_as(self, num: int) -> Tried | None:
+        """What became of this message, if that is told."""
+        return next((one for one in (self.tried, *self.failed) if one and one.num == num), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +148,7 @@ class Acknowledgement:
 
 
 def render(document: Acknowledgement) -> bytes:
-    """As JSON, at most `LARGEST` bytes: long texts are cut; if that is not enough, reports and drift go.
+    """As JSON, at most `LARGEST` bytes: long texts are cut; if that is not enough, reports and details go.
 
     Raises:
         DocumentError: it is too large even so.
@@ -157,7 +171,7 @@ def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
         boot=document.boot[:_NAME],
         written=round(document.written, 3),
         generation=document.generation,
-        names={name: _name(one) for name, one in document.names.items()},
+        names={name: _name(one, lean=lean) for name, one in document.names.items()},
         handlers={name: _handler(one, lean=lean) for name, one in document.handlers.items()},
         options=dict(document.options),
         drift={name: _cut(text) for name, text in document.drift.items()},
@@ -166,17 +180,21 @@ def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
     )
 
 
-def _name(one: Name) -> dict[str, Any]:
-    tried = one.tried
+def _name(one: Name, *, lean: bool) -> dict[str, Any]:
     since = one.incomplete_since
     return {
         "live": one.live,
         **_given(
-            tried=tried and _given(num=tried.num, outcome=tried.outcome, reason=_cut(tried.reason)),
+            tried=one.tried and _tried(one.tried, _SHORT if lean else _TEXT),
             provisional=one.provisional,
+            failed=[] if lean else [_tried(each, _SHORT) for each in one.failed[:MOST_FAILED]],
         ),
         **({} if since is None else {"incomplete_since": since}),
     }
+
+
+def _tried(one: Tried, most: int) -> dict[str, Any]:
+    return _given(num=one.num, outcome=one.outcome, reason=_cut(one.reason, most))
 
 
 def _handler(one: HandlerReport, *, lean: bool) -> dict[str, Any]:
@@ -186,7 +204,7 @@ def _handler(one: HandlerReport, *, lean: bool) -> dict[str, Any]:
         fingerprint=one.fingerprint and one.fingerprint[:_NAME],
         outcome=one.outcome,
         at=None if one.at is None else round(one.at, 3),
-        drift=_cut(one.drift, 80 if lean else _TEXT),
+        drift=_cut(one.drift, _SHORT if lean else _TEXT),
         report=dict(one.report) if small else {},
     )
 
@@ -263,7 +281,14 @@ class _Reader:
             tried=None if tried is None else self._tried(tried, f"{place}.tried"),
             provisional=self._get(body, place, "provisional", _number, 0),
             incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
+            failed=self._failed(body, place),
         )
+
+    def _failed(self, body: Mapping[str, Any], place: str) -> tuple[Tried, ...]:
+        nothing: tuple[Mapping[str, Any], ...] = ()
+        found = self._get(body, place, "failed", _objects, nothing)
+        read = [self._tried(one, f"{place}.failed[{at}]") for at, one in enumerate(found[:MOST_FAILED])]
+        return tuple(one for one in read if one)
 
     def _tried(self, body: Mapping[str, Any], place: str) -> Tried | None:
         num = self._get(body, place, "num", _number, 0)
@@ -328,6 +353,12 @@ def _text(value: object) -> str:
 def _report(value: object) -> Mapping[str, Any]:
     plain: Mapping[str, Any] = _plain(_object(value))
     return plain
+
+
+def _objects(value: object) -> tuple[Mapping[str, Any], ...]:
+    if not isinstance(value, list) or len(value) > _MOST:
+        raise ValueError("not a short list")
+    return tuple(map(_object, value))
 
 
 def _words(value: object) -> tuple[str, ...]:

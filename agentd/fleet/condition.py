@@ -14,12 +14,13 @@ from typing import Final
 
 from agentd.accounts import Accounts
 from agentd.config.load import ConfiguredHandler, OnEvent
-from agentd.fleet.acknowledgement import HandlerReport, Name, Tried
+from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, MOST_FAILED, HandlerReport, Name, Tried
 from agentd.journal.commits import Commits
 from agentd.journal.drift import Drifts
+from agentd.journal.entry import BEFORE_START, Outcome
 from agentd.journal.followed import Followed, Position
 from agentd.journal.journal import Journal
-from agentd.journal.numbers import Numbers
+from agentd.journal.numbers import Attempted, Numbers
 from agentd.watch.changes import LOG
 
 _DONE: Final = ("applied", "unchanged")
@@ -107,19 +108,22 @@ class Inspector:
     def _name(
         self, handler: str, name: str, live: Mapping[str, int], shaken: str, position: Position | None
     ) -> Name:
-        attempted = self._numbers.attempted(handler, f"{LOG}{name}")
+        query = f"{LOG}{name}"
+        attempted = self._numbers.attempted(handler, query)
         num = live.get(name)
         tried = None
         if attempted:
             reason = attempted.reason
             if attempted.outcome in _DONE and (num is None or num < attempted.num):
                 reason = shaken or "it was rolled back"
-            tried = Tried(attempted.num, attempted.outcome, reason)
+            exempt = attempted.outcome == Outcome.EXPIRED and reason == BEFORE_START
+            tried = Tried(attempted.num, EXEMPT if exempt else attempted.outcome, reason)
         return Name(
             live=num,
             tried=tried,
             provisional=len(position.provisional) if position else 0,
             incomplete_since=position.incomplete_since if position else None,
+            failed=_failures(self._numbers.failed(handler, query), tried),
         )
 
     def _report(self, handler: str, live: Mapping[str, int], drift: str) -> HandlerReport:
@@ -143,7 +147,8 @@ class Inspector:
 
 def least(states: Iterable[Name]) -> Name:
     """Of several handlers that take one name: what holds for all of them."""
-    states = list(states)
+    every = list(states)
+    states = [one for one in every if not (one.tried and one.tried.outcome == EXEMPT)] or every
     lives = [one.live for one in states]
     worst = min(
         (one.tried for one in states if one.tried),
@@ -156,7 +161,18 @@ def least(states: Iterable[Name]) -> Name:
         tried=worst,
         provisional=max(one.provisional for one in states),
         incomplete_since=min(since, default=None),
+        failed=_failures((each for one in states for each in (one.tried, *one.failed) if each), worst),
     )
+
+
+def _failures(those: Iterable[Tried | Attempted], tried: Tried | None) -> tuple[Tried, ...]:
+    """The newest of those that did not come into force, each once; without the one that is told anyway."""
+    found = {
+        one.num: Tried(one.num, one.outcome, one.reason)
+        for one in those
+        if one.outcome in ENDED_BADLY and not (tried and tried.num == one.num)
+    }
+    return tuple(found[num] for num in sorted(found, reverse=True)[:MOST_FAILED])
 
 
 def _shaken(

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name
+from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, Acknowledgement, HandlerReport, Name
 
 SETTLED: Final = 30.0
 """Seconds after which nodes that are alike must have come to the same: timed work does not fall together."""
@@ -34,7 +34,6 @@ Trouble = Literal[
 TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined] # of a Literal
 """The worst first."""
 _DONE: Final = ("applied", "unchanged")
-_ENDED_BADLY: Final = ("refused", "failed", "expired")
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +233,7 @@ def _of_name(
     if seen > (newest.num if newest else 0):
         text = "it holds a newer message than the log in Consul, which a relay writes back"
         yield Difference("log lost", node, name, text, state.live)
-    elif newest is not None and newest.concerns(node, now):
+    elif newest is not None and newest.concerns(node, now) and not _is_exempt(state, newest.num):
         found = progress(member, newest)
         trouble = _trouble(state, newest.num, found)
         if trouble:
@@ -255,11 +254,12 @@ def progress(member: Member, newest: Newest) -> Progress:
     document = member.document
     if document is None or newest.name not in document.names:
         return Progress(member.node, "waiting", member.unreadable or member.silent or "takes no such name")
-    state, tried = document.names[newest.name], document.names[newest.name].tried
+    state = document.names[newest.name]
+    found = state.tried_as(newest.num)
+    if found and found.outcome in ENDED_BADLY:
+        return Progress(member.node, "refused", _because(found.outcome, found.reason))
     if state.live is not None and state.live >= newest.num:
         return Progress(member.node, "confirmed")
-    if tried and tried.num == newest.num and tried.outcome in _ENDED_BADLY:
-        return Progress(member.node, "refused", _because(tried.outcome, tried.reason))
     return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
 
 
@@ -287,8 +287,16 @@ def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member
     return [
         one
         for one in members
-        if one.document is not None and newest.name in one.document.names and newest.concerns(one.node, now)
+        if one.document is not None
+        and (state := one.document.names.get(newest.name)) is not None
+        and newest.concerns(one.node, now)
+        and not _is_exempt(state, newest.num)
     ]
+
+
+def _is_exempt(state: Name, num: int) -> bool:
+    """Whether the node joined later, and does nothing belatedly."""
+    return bool(state.tried and state.tried.outcome == EXEMPT and state.tried.num >= num)
 
 
 # ---------------------------------------------------------------- one against the other

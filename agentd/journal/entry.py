@@ -11,6 +11,12 @@ from agentd.watch.changes import Change
 RELAY: Final = "fleet:relay"
 """For whom a heard event waits whose name is kept: until it is in the fleet's log. No configured handler can
 have this name."""
+SUPERSEDED_BY: Final = "superseded by "
+"""What the reason begins with where a later message stands for one that ended as expired."""
+BEFORE_START: Final = (
+    "it is older than this handler, which does not do what was to be done before its first start"
+)
+"""The reason for which a handler that does nothing twice lets a message end as expired."""
 
 
 class Outcome(StrEnum):

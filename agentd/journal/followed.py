@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from agentd.errors import JournalError
 from agentd.journal.database import WAITS, close, ending_of, free_id, insert, parsed
-from agentd.journal.entry import Ending, Outcome
+from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.watch.changes import LOG, Event
 
@@ -25,7 +25,6 @@ _MOST_REMEMBERED: Final = 4096
 """IDs of events that were given provisionally; each is forgotten once its message came."""
 _MOST_OWED: Final = 256
 _AS_HEARD: Final = "it was handled as it was heard, and this handler does nothing twice"
-_BEFORE: Final = "it is older than this handler, which does not do what was to be done before its first start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +168,7 @@ class Followed:
         if once and heard:
             return self._end(db, handler, identity, Outcome.UNCHANGED, _AS_HEARD)
         if once and message.message and message.message.issued < at.joined:
-            return self._end(db, handler, identity, Outcome.EXPIRED, _BEFORE)
+            return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
         return None
 
     def _end(

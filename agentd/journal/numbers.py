@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from agentd.journal.database import Database
+from agentd.journal.entry import BEFORE_START, SUPERSEDED_BY
 
 ByName: TypeAlias = dict[str, int]
 """The number, by name."""
@@ -44,6 +45,19 @@ _TRIED: Final = """
 SELECT CAST(idx AS INTEGER) AS num, outcome, reason, generation FROM changes WHERE handler = ? AND query = ?
 AND (outcome IS NOT NULL OR generation IS NOT NULL OR attempts > 0 OR started IS NOT NULL OR reason <> '')
 ORDER BY seq DESC LIMIT 1
+"""
+_RECENT: Final = (
+    200  # entries of a name, the newest, among which those that did not come into force are found
+)
+_MOST_FAILED: Final = 8
+# Which of them did not, and were not tried again with success; one that a later message stands for is none.
+_FAILED: Final = """
+WITH recent AS (SELECT seq, idx, outcome, reason FROM changes WHERE handler = ? AND query = ?
+    AND outcome IS NOT NULL ORDER BY seq DESC LIMIT ?)
+SELECT CAST(idx AS INTEGER) AS num, outcome, reason, max(seq) AS seq FROM recent AS bad
+WHERE outcome IN ('refused', 'failed', 'expired') AND reason NOT LIKE ? AND reason <> ?
+AND NOT EXISTS (SELECT 1 FROM recent AS good WHERE good.idx = bad.idx AND good.seq > bad.seq)
+GROUP BY idx ORDER BY seq DESC LIMIT ?
 """
 _ENDED: Final = """
 SELECT outcome, finished FROM changes WHERE +handler = ? AND outcome IS NOT NULL AND kind <> 'timer'
@@ -116,6 +130,12 @@ class Numbers:
         """The newest message of this query that was taken in hand, or None."""
         rows = self._database.rows(_TRIED, handler, query)
         return Attempted(rows[0]["num"], rows[0]["outcome"] or "", rows[0]["reason"]) if rows else None
+
+    def failed(self, handler: str, query: str) -> list[Attempted]:
+        """The latest messages of this query that did not come into force; the newest first, not too many."""
+        values = (handler, query, _RECENT, f"{SUPERSEDED_BY}%", BEFORE_START, _MOST_FAILED)
+        rows = self._database.rows(_FAILED, *values)
+        return [Attempted(row["num"], row["outcome"], row["reason"]) for row in rows]
 
     def ended(self, handler: str) -> Ended | None:
         """The last change that ended, timed work aside; None if there is none in the recent history."""

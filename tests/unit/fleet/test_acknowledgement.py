@@ -28,6 +28,7 @@ _NAMES = st.builds(
     tried=st.none() | st.builds(Tried, num=_NUMBERS, outcome=_WORDS, reason=_WORDS),
     provisional=st.integers(0, 9),
     incomplete_since=st.none() | st.integers(0, 9) | _NUMBERS,
+    failed=st.lists(st.builds(Tried, num=_NUMBERS, outcome=_WORDS, reason=_WORDS), max_size=3).map(tuple),
 )
 _HANDLERS = st.builds(
     HandlerReport,
@@ -118,19 +119,21 @@ def test_a_text_that_steers_a_terminal_is_escaped() -> None:
 
 
 def test_a_document_stays_within_its_bound() -> None:
-    """Reports and long texts go before what is live does."""
+    """Reports, earlier failures and long texts go before what is live does."""
     handlers = {
         f"handler{one}": HandlerReport(drift="d" * 900, report={"text": "r" * 1900}) for one in range(30)
     }
-    found = parse(render(Acknowledgement("1", "id", "b", 1.0, names={"a": Name(live=5)}, handlers=handlers)))
+    failed = Tried(6, "failed", "x" * 400)
+    names = {f"name{one}": Name(live=5, tried=failed, failed=(failed,) * 8) for one in range(60)}
+    found = parse(render(Acknowledgement("1", "id", "b", 1.0, names=names, handlers=handlers)))
 
-    assert found.names == {"a": Name(live=5)}
+    assert {name: one.live for name, one in found.names.items()} == dict.fromkeys(names, 5)
     assert found.handlers["handler1"].report == {}
 
 
 def test_a_document_that_cannot_be_made_small_is_not_written() -> None:
     """A part of it would be taken for the whole."""
-    names = {f"a-name-of-some-length-{one}": Name(tried=Tried(1, "failed", "x" * 400)) for one in range(100)}
+    names = {f"a-name-of-some-length-{one}": Name(tried=Tried(1, "failed", "x" * 400)) for one in range(250)}
 
     with pytest.raises(DocumentError, match="takes too many names"):
         render(Acknowledgement("1", "id", "b", 1.0, names=names))

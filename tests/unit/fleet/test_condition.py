@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from agentd.accounts import Account, Accounts
@@ -12,6 +13,7 @@ from agentd.fleet.acknowledgement import Name, Tried
 from agentd.fleet.condition import Condition, Inspector, least
 from agentd.handler import Handler
 from agentd.journal.drift import Drifts
+from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed
 from agentd.verdict import Drift
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle
@@ -120,6 +122,47 @@ def test_a_refusal_says_why(stand: Stand) -> None:
     assert inspected.name == Name(live=5, tried=Tried(6, "refused", "not an address"))
 
 
+def test_what_was_refused_is_told_beside_what_was_applied_later(stand: Stand) -> None:
+    """Until it is tried again with success: somebody may still wait for it."""
+    inspected = Inspected(stand)
+    inspected.handler.raises["write A=1"] = [PermanentError("not an address")]
+    inspected.apply(5, "write A=1")
+
+    inspected.apply(6, "write A=2")
+    told = inspected.name
+    stand.receive(replace(message(5, "write A=1"), raw=message(5, "write A=1").raw | {"ID": "block-5#2"}))
+    settle(inspected.worker)
+    settle(inspected.prover)
+
+    assert (told.live, told.tried) == (6, Tried(6, "applied"))
+    assert told.failed == (Tried(5, "refused", "not an address"),)
+    assert inspected.name.failed == ()
+
+
+def test_a_message_that_another_stands_for_did_not_fail(stand: Stand) -> None:
+    """What a deploy skips for a newer one is over, like what `latest` never fetched."""
+    inspected = Inspected(stand)
+    for num, ends in ((5, "superseded by block-6"), (6, "waited longer than 9 s")):
+        stand.receive(message(num, "write A=1"))
+        waiting = stand.journal.pending("scribe")
+        stand.journal.end([Ending(entry, Outcome.EXPIRED, ends) for entry in waiting])
+
+    inspected.apply(7, "write A=2")
+
+    assert inspected.name.failed == (Tried(6, "expired", "waited longer than 9 s"),)
+
+
+def test_who_joined_later_is_exempt_from_what_runs_once(stand: Stand) -> None:
+    """A `command` that did not run for an old message has not failed."""
+    inspected = Inspected(stand)
+    Followed(stand.journal).give("block", {"scribe": True}, [message(5, "write A=1")], 5)
+
+    tried = inspected.name.tried
+
+    assert tried is not None
+    assert (tried.num, tried.outcome) == (5, "exempt")
+
+
 def test_without_nginx_the_number_is_live_and_the_reason_says_so(stand: Stand) -> None:
     """It reads the generation when it starts."""
     inspected = Inspected(stand)
@@ -199,6 +242,22 @@ def test_of_several_handlers_the_one_least_far_counts() -> None:
 
     assert least([ahead, behind]) == Name(5, Tried(7, "refused", "no"), 1, 3)
     assert least([ahead, Name()]) == Name(None, Tried(7, "applied"), 1)
+
+
+def test_a_handler_that_is_exempt_speaks_for_no_other() -> None:
+    """A name that a blacklist has in force, and for which a command of a joiner does not run."""
+    exempt = Name(tried=Tried(6, "exempt"))
+    assert least([exempt, Name(live=6, tried=Tried(6, "applied"))]) == Name(live=6, tried=Tried(6, "applied"))
+    refused = Name(live=4, tried=Tried(6, "refused"))
+    assert least([exempt, refused]) == refused
+    assert least([exempt]) == exempt
+
+
+def test_of_several_handlers_each_failure_is_told() -> None:
+    """What one refused is not in force, though another has it."""
+    refused = Name(live=6, tried=Tried(6, "applied"), failed=(Tried(5, "refused"),))
+    found = least([Name(live=6, tried=Tried(6, "applied"), failed=(Tried(3, "failed"),)), refused])
+    assert [one.num for one in found.failed] == [5, 3]
 
 
 def test_options_tell_apart_what_is_not_alike(stand: Stand) -> None:

@@ -73,6 +73,8 @@ def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str
         (member(node_id="other"), ["name taken"]),
         (member(document=None), ["no agentd"]),
         (member(document=None, unreadable="it is not JSON"), ["unreadable"]),
+        (member(document=document(Name(tried=Tried(20, "exempt", "older than its start")))), []),
+        (member(document=document(Name(tried=Tried(10, "exempt", "older than its start")))), ["behind"]),
         (member(document=document(Name(live=30))), ["log lost"]),
         (member(document=document(Name(live=20, incomplete_since=7))), ["incomplete"]),
         (member(document=document(Name(live=20, provisional=2))), ["provisional"]),
@@ -195,6 +197,20 @@ def test_a_refusal_is_final_and_a_retry_is_not() -> None:
     assert (tried.state, tried.reason) == ("waiting", "tries: nginx is down")
 
 
+def test_a_refusal_stays_one_when_later_messages_are_applied() -> None:
+    """Whoever waits for the earlier message is not told that it is in force."""
+    later = Name(live=30, tried=Tried(30, "applied"), failed=(Tried(20, "refused", "line 3"),))
+    found = progress(member(document=document(later)), NEWEST["blocked"])
+    assert (found.state, found.reason) == ("refused", "refused: line 3")
+
+
+def test_who_joined_later_and_does_nothing_belatedly_is_not_waited_for() -> None:
+    """It would never confirm, and nothing is wrong with it."""
+    joined = member(document=document(Name(tried=Tried(20, "exempt", "older than its start"))))
+    assert not takers([joined], NEWEST["blocked"], NOW)
+    assert takers([joined], Newest("blocked", 21), NOW)
+
+
 # ---------------------------------------------------------------- whatever they say
 
 NUMBERS = st.none() | st.integers(1, 30)
@@ -206,7 +222,9 @@ TRIED = st.none() | st.builds(
 )
 NAMES = st.dictionaries(
     st.sampled_from(["blocked", "deploy", "gone"]),
-    st.builds(Name, NUMBERS, TRIED, st.integers(0, 2), NUMBERS),
+    st.builds(
+        Name, NUMBERS, TRIED, st.integers(0, 2), NUMBERS, st.lists(TRIED.filter(bool), max_size=2).map(tuple)
+    ),
     max_size=3,
 )
 REPORTS = st.builds(
