@@ -33,7 +33,7 @@ from agentd.fleet.pace import Pace
 from agentd.fleet.pruning import mark
 from agentd.fleet.relay import Relay
 from agentd.http import Response
-from agentd.journal.entry import Ending, Entry
+from agentd.journal.entry import RELAY, Ending, Entry
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
 from agentd.watch.kv import pair_of
@@ -170,6 +170,11 @@ class _Mailbox:
         """See `relay.Mailbox`."""
         with self._lock:
             return [self._entries[at] for at in range(after + 1, self._number + 1) if at in self._entries]
+
+    def backlog(self) -> dict[str, int]:
+        """See `relay.Mailbox`."""
+        with self._lock:
+            return {RELAY: len(self._entries)}
 
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
         """See `relay.Mailbox`."""
