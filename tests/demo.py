@@ -322,6 +322,8 @@ The fleet is running. In another shell:
     {FIRE_KEY}
     {FIRE_BLOCK.replace(BLOCKED, "203.0.113.9")}
     agentd status
+    agentd fleet --watch
+    agentd publish {BLACKLIST_EVENT} "add 203.0.113.10 10m" --wait
     agentd history
     agentd generations
     agentd rollback
