@@ -6,6 +6,7 @@ Whoever wrote the message chose it, so that one that could take long is not trie
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -18,8 +19,9 @@ Services = Sequence[tuple[str, Sequence[str]]]
 """Of this node: each the name and the tags."""
 
 _LONGEST: Final = 256  # characters of a name that are looked at
-_MOST_REPEATS: Final = 3
-_REPEATS: Final = re.compile(r"(?<!\\)[*+{]")
+_MOST_WAYS: Final = 1 << 17  # of matching one name: what Python tries is at most that, from each character on
+_WAYS_OF_REPEAT: Final = 32
+_STEPS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|*+?{]", re.DOTALL)
 _NESTED: Final = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
 
 
@@ -63,12 +65,33 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """A filter, as every node compiles it.
 
     Raises:
-        BadDocument: it is no expression, or one that could take long to match: with many repeats, or one
-            within another.
+        BadDocument: it is no expression, or one that could take long to match: with many repeats, options
+            or alternatives, or one repeat within another.
     """
-    if len(_REPEATS.findall(pattern)) > _MOST_REPEATS or _NESTED.search(pattern):
+    if _NESTED.search(pattern) or _ways(pattern) > _MOST_WAYS:
         raise BadDocument("its node, service or tag filter is an expression that could take long to match")
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise BadDocument("its node, service or tag filter is no regular expression") from error
+
+
+def _ways(pattern: str) -> int:
+    """In how many ways it may match, at most, if no group is repeated.
+
+    Each repeat and each group multiplies them: `.?` twenty times over tries a million before it gives up.
+    """
+    ways, branches = 1, [1]
+    for step in _STEPS.findall(pattern):
+        match step:
+            case "*" | "+" | "{":
+                ways *= _WAYS_OF_REPEAT
+            case "?":
+                ways *= 2
+            case "(":
+                branches.append(1)
+            case "|":
+                branches[-1] += 1
+            case ")" if branches[1:]:
+                ways *= branches.pop()
+    return ways * math.prod(branches)
