@@ -6,9 +6,13 @@ Pure. It owns since when a time to live counts on this node.
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 from agentd.fleet.envelope import Envelope
 from agentd.watch.changes import LOG, Event, Message
+
+MOST_AHEAD: Final = 3600.0
+"""Seconds by which the clock of whoever wrote a message may be ahead of this node's: no more is believed."""
 
 
 def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event:
@@ -20,7 +24,8 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         now: unix time at which this node saw it first.
         live: whether the node was listening when it came about.
     """
-    start = max(message.issued, now) if live else message.issued
+    issued = min(message.issued, now + MOST_AHEAD)
+    start = max(issued, now) if live else issued
     expires = None if message.expires is None else start + message.expires - message.issued
     said = Message(
         num=message.num,
