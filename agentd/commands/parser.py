@@ -49,9 +49,15 @@ class Parser(argparse.ArgumentParser):
         if self.intermixed:
             self.intermixed = False  # it calls this, once for the options and once for the others
             try:
-                return self.parse_known_intermixed_args(args, namespace)
+                found, unknown = self.parse_known_intermixed_args(args, namespace)
             finally:
                 self.intermixed = True
+            if unknown:  # not shown: parts of a payload, which may be secret
+                self.error(
+                    f"{len(unknown)} of these words are too many, or options that there are not: put quotes"
+                    f" around a payload of several words; `{self.prog} --help` lists the options"
+                )
+            return found, unknown
         if not self.takes_command or args is None:
             return super().parse_known_args(args, namespace)
         end = list(args).index("--") if "--" in args else len(args)

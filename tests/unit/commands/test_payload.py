@@ -58,3 +58,15 @@ def test_two_payloads_are_one_too_many(parser: Parser) -> None:
     """Which one was meant is not guessed."""
     with pytest.raises(ConfigError, match="give one of them"):
         read_payload(parser.parse_args(["a", "x", "--file", "y"]), 10)
+
+
+@pytest.mark.parametrize("words", [["add", "s3cret", "s3cret"], ["-s3cret"], ["a", "--payload=s3cret"]])
+def test_what_may_be_part_of_a_payload_is_not_shown(
+    parser: Parser, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever forgot the quotes has a terminal, or a job's log, that others read."""
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["name", *words])
+    told = capsys.readouterr().err
+    assert "s3cret" not in told
+    assert "put quotes around a payload of several words" in told
