@@ -12,7 +12,15 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from agentd.backoff import Backoff
-from agentd.errors import BadDocument, ConsulRefused, ConsulUnavailable, Contended, FleetError, LogLost
+from agentd.errors import (
+    BadDocument,
+    ConsulRefused,
+    ConsulUnavailable,
+    Contended,
+    FleetError,
+    LogLost,
+    UnknownFormat,
+)
 from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.head import Head, Keep, parse_head
 from agentd.fleet.held import Held, listing
@@ -228,13 +236,14 @@ class Log(Writer):
         The token must be allowed to read all names: of what it may not see, nothing would be known.
 
         Raises:
-            FleetError: a head or message cannot be read, so that it is not known to what it refers.
+            UnknownFormat: a newer agentd wrote a message, so that it is not known to what it refers.
         """
         referenced: set[str] = set()
         for name in self.heads():
             for reading in self.after(name, 0, None):
                 for error in reading.troubles.values():
-                    raise error
+                    if isinstance(error, UnknownFormat):  # junk refers to nothing
+                        raise error
                 referenced |= {one.sha256 for one in reading.messages if one.sha256}
         return self.bodies.sweep(referenced)
 

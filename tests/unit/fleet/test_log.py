@@ -311,6 +311,18 @@ def test_a_body_that_is_used_again_begins_anew(kv: ModelKV) -> None:
     assert log.payload(messages(kv)[-1]) == LARGE
 
 
+def test_junk_among_messages_does_not_keep_bodies_for_ever(kv: ModelKV) -> None:
+    """Whatever lies there: nobody will apply it, so it needs no body."""
+    clock = [NOW]
+    log = Log(kv, KEYS, lambda: clock[0])
+    log.publish(NAME, draft(LARGE), keep="all", pause=no_pause)
+    log.forget(NAME)
+    kv.put(KEYS.message(NAME, 1), b"junk")
+    assert log.sweep() == 0
+    clock[0] += KEPT + 1
+    assert log.sweep() == 1
+
+
 def test_a_sweep_takes_nothing_that_it_cannot_judge(kv: ModelKV, log: Log) -> None:
     """A newer message may refer to it."""
     num = log.publish(NAME, draft(), keep="all", pause=no_pause)
