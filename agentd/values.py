@@ -91,13 +91,18 @@ def parse_loopback(address: str) -> tuple[str, int]:
 _FLEET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
+def is_fleet_name(name: str) -> bool:
+    """Whether it may be part of a key in Consul's KV store, as the name of a fleet or of a kept event."""
+    return _FLEET_NAME.fullmatch(name) is not None
+
+
 def parse_fleet_name(name: str) -> str:
-    """A name that may be part of a key in Consul's KV store: of a fleet, a node of it, or a kept event.
+    """A name for which `is_fleet_name` holds.
 
     Raises:
         ValueError: it has other characters than Consul accepts in a key, or is too long.
     """
-    if not _FLEET_NAME.fullmatch(name):
+    if not is_fleet_name(name):
         raise ValueError(
             "must have 1 to 64 letters, digits, - _ . and begin with a letter or digit: it is part of a key"
         )

@@ -95,7 +95,9 @@ def _kept_name(text: str) -> str:
     from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (only what is typed needs it)
 
     if not is_kept_name(text):
-        raise ArgumentTypeError("a name that can be kept has 1 to 64 of A-Z a-z 0-9 _ . -, and not _ first")
+        raise ArgumentTypeError(
+            "a name that can be kept has 1 to 64 of A-Z a-z 0-9 _ . -, and a letter or digit first"
+        )
     return text
 
 

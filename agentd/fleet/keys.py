@@ -9,25 +9,22 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from agentd.values import is_fleet_name
+
 POISONED: Final = 9_000_000_000_000_000
 """Message numbers begin at 1 and stay below this: one that is larger would leave no room for the next."""
 
 _ROOT: Final = "agentd"
 _DIGITS: Final = 16
-_NAME: Final = re.compile(r"[A-Za-z0-9.-][A-Za-z0-9_.-]{0,63}")
 _NODE: Final = re.compile(r"[A-Za-z0-9_.-]{1,253}")
 _NUMBER: Final = re.compile(rf"[0-9]{{{_DIGITS}}}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DOTS: Final = (".", "..")  # an HTTP server takes them for directories
 
 
-def is_kept_name(name: str) -> bool:
-    """Whether the events of that name can be kept: 1 to 64 of `A-Za-z0-9_.-`, not `_` first."""
-    return _NAME.fullmatch(name) is not None and name not in _DOTS
-
-
-is_fleet = is_kept_name
-"""Whether a fleet can have that name; the rule is the same."""
+is_kept_name: Final = is_fleet_name
+"""Whether the events of that name can be kept; the rule is that of a fleet's name."""
+is_fleet: Final = is_fleet_name
 
 
 def is_node(name: str) -> bool:
@@ -65,7 +62,9 @@ class Keys:
 
     def __init__(self, fleet: str) -> None:
         if not is_fleet(fleet):
-            raise ValueError(f"a fleet's name has 1 to 64 of A-Za-z0-9_.-, and not _ first: {fleet!r}")
+            raise ValueError(
+                f"a fleet's name has 1 to 64 of A-Za-z0-9_.-, a letter or digit first: {fleet!r}"
+            )
         self.fleet = fleet
         self.root = f"{_ROOT}/{fleet}/"
         self.names = f"{self.root}names/"
@@ -129,5 +128,7 @@ class Keys:
 
 def _kept(name: str) -> str:
     if not is_kept_name(name):
-        raise ValueError(f"a name is kept only if it is 1 to 64 of A-Za-z0-9_.-, and not _ first: {name!r}")
+        raise ValueError(
+            f"a name is kept only if it is 1 to 64 of A-Za-z0-9_.-, a letter or digit first: {name!r}"
+        )
     return name

@@ -1,12 +1,14 @@
 """The section `fleet:` of the YAML file.
 
-Values only: nothing here asks Consul, and nothing else of the room is imported, since every start reads it.
+Values only: nothing here asks Consul, and of the room only the names of keys are imported, since every start
+reads it.
 """
 
 from __future__ import annotations
 
 from pydantic import Field, field_validator
 
+from agentd.fleet.keys import is_node
 from agentd.options import Options
 from agentd.values import parse_fleet_name
 
@@ -37,7 +39,14 @@ class FleetOptions(Options):
         description="Whether the service `agentd` is registered with the Consul agent, with a health check.",
     )
 
-    @field_validator("name", "node")
+    @field_validator("name")
     @classmethod
-    def _key(cls, name: str | None) -> str | None:
-        return None if name is None else parse_fleet_name(name)
+    def _name(cls, name: str) -> str:
+        return parse_fleet_name(name)
+
+    @field_validator("node")
+    @classmethod
+    def _node(cls, node: str | None) -> str | None:
+        if node is not None and not is_node(node):
+            raise ValueError("must have 1 to 253 of A-Za-z0-9_.-: it is part of a key")
+        return node

@@ -23,7 +23,9 @@ def test_everything_lies_below_the_fleet() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["", "*", "_fleet", "a/b", "a b", "é", ".", "..", "x" * 65, "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", "*", "_fleet", "a/b", "a b", "é", ".", "..", ".a", "-a", "x" * 65, "a\n"]
+)
 def test_some_names_cannot_be_kept(name: str) -> None:
     """They would not be a key, or one of another meaning."""
     assert not is_kept_name(name)
