@@ -188,6 +188,9 @@ class Acknowledger:
         client = self._client = self._client or self._connect()
         if self._who is None or now >= self._check_at:
             self._find_out(client, now)
+        if now >= self._register_at:  # first: who cannot acknowledge is known to be alive
+            self._register_at = now + _CHECK
+            self._register(client)
         document = self._compose()
         if not document.same_as(self._document):
             self._write(client, document)
@@ -195,9 +198,6 @@ class Acknowledger:
             who = self._who
             self._not_before = self._timer() + max(_FEWEST, (who.members if who else 1) / _A_SECOND)
             self._note(written=self._clock(), writes=self.standing.writes + 1)
-        if now >= self._register_at:
-            self._register_at = now + _CHECK
-            self._register(client)
 
     def _find_out(self, client: ConsulClient, now: float) -> None:
         """Who we are, which may change while we run; and whether our document is still there."""

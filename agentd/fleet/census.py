@@ -8,10 +8,10 @@ more than they do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from agentd.errors import BadDocument, ConsulTooLarge, ConsulUnavailable, UnknownFormat
 from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
@@ -19,7 +19,7 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.keys import Keys, is_node
 from agentd.fleet.kv import ConsulKV
-from agentd.fleet.registration import SERVICE, service_id
+from agentd.fleet.registration import SERVICE, node_of, service_id
 from agentd.fleet.standing import Member, Newest
 from agentd.fleet.target import Services, matches
 from agentd.watch.client import ConsulClient
@@ -101,6 +101,9 @@ class Heads:
     messages: Mapping[str, Envelope]
     unreadable: Mapping[str, str]
     junk: int = 0
+
+
+Registered: TypeAlias = Mapping[str, Collection[str]]
 
 
 class Census:
@@ -233,16 +236,22 @@ class Census:
         """The nodes that the catalogue had when it was read last."""
         return self.catalogue().ids if self._ids is None else self._ids
 
-    def registered(self) -> frozenset[str]:
-        """The IDs of the services `agentd` that the catalogue has."""
+    def registered(self) -> Registered:
+        """As which nodes the daemons of this fleet are registered: catalogued node -> names."""
         raw = ServiceQuery(SERVICE, passing=False).fetch(self._client).changes[0].raw or ()
-        return frozenset(str(one["Service"].get("ID")) for one in raw)
+        found: dict[str, set[str]] = {}
+        for one in raw:
+            name = node_of(one["Service"], self._keys.fleet)
+            if name is not None:
+                found.setdefault(one["Node"]["Node"], set()).add(name)
+        return found
 
     def members(
         self, documents: Documents, catalogue: Catalogue, expected: frozenset[str] | None = None
     ) -> list[Member]:
         """Every node that has a document, or is in the catalogue; see `members`."""
-        registered = self.registered() if documents.has_twins else frozenset()
+        lacking = (catalogue.ids.keys() if expected is None else expected) - documents.indexes.keys()
+        registered = self.registered() if documents.has_twins or lacking else {}
         return members(self._keys.fleet, documents, catalogue, registered, expected)
 
     def nodes_of(self, service: str) -> frozenset[str]:
@@ -337,7 +346,7 @@ def members(
     fleet: str,
     documents: Documents,
     catalogue: Catalogue,
-    registered: frozenset[str],
+    registered: Registered,
     expected: frozenset[str] | None = None,
 ) -> list[Member]:
     """Join documents and catalogue.
@@ -346,9 +355,11 @@ def members(
         fleet: its name.
         documents: as read.
         catalogue: as read.
-        registered: the IDs of the services `agentd`, if there are documents of one agent under two names.
+        registered: as which nodes the daemons of this fleet are registered, where it matters: if there are
+            documents of one agent under two names, or nodes without a document.
         expected: of the nodes without a document only these are to be told; None for all.
     """
+    names = frozenset(name for some in registered.values() for name in some)
     by_id = {identity: node for node, identity in catalogue.ids.items() if identity}
     newest = documents.newest_of_each_agent()
     made: list[Member] = []
@@ -366,7 +377,7 @@ def members(
         else:
             silent = ""
         now = newest.get(agent, node)
-        if now != node and service_id(fleet, node) not in registered and service_id(fleet, now) in registered:
+        if now != node and node not in names and now in names:
             silent = f"its agent acknowledges as {now} now: `agentd fleet forget {node}` removes this one"
         elif where is not None:
             seen.add(where)
@@ -375,7 +386,12 @@ def members(
         made.append(Member(node, document, why, where is not None, node_id, silent))
     for node, identity in catalogue.ids.items():
         if node not in seen and node not in documents.indexes and (expected is None or node in expected):
-            made.append(Member(node, node_id=identity))
+            alive = [
+                name
+                for name in registered.get(node, ())
+                if node not in catalogue.down and service_id(fleet, name) not in catalogue.critical
+            ]
+            made.append(Member(node, node_id=identity, runs_as=min(alive, default="")))
     return made
 
 

@@ -27,8 +27,18 @@ def service_id(fleet: str, node: str) -> str:
     return f"{SERVICE}-{fleet}-{node}"
 
 
+def node_of(service: Mapping[str, Any], fleet: str) -> str | None:
+    """As which node of this fleet such a service was registered; None if it was not."""
+    name = str(service.get("ID")).removeprefix(service_id(fleet, ""))
+    return (
+        name
+        if service_id(fleet, name) == service.get("ID") and fleet in (service.get("Tags") or ())
+        else None
+    )
+
+
 def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
-    """Have the agent know the service; it forgets it if its data is lost.
+    """Have the agent know the service, and under no other name; it forgets it if its data is lost.
 
     Args:
         client: of the local agent.
@@ -44,7 +54,11 @@ def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
         ConsulRefused: the token lacks `RULE`.
     """
     wanted = _definition(fleet, node, status)
-    known = _known(client, service_id(fleet, node))
+    every = _services(client)
+    for identity, one in every.items():
+        if identity != wanted["ID"] and one.get("Service") == SERVICE and one.get("Meta") == wanted["Meta"]:
+            _forget(client, identity)  # this daemon, when it had another name
+    known = every.get(wanted["ID"])
     if known and known.get("Meta") == wanted["Meta"] and known.get("Tags") == wanted["Tags"]:
         return False
     client.send(
@@ -61,21 +75,24 @@ def deregister(client: ConsulClient, fleet: str, node: str) -> bool:
         ConsulRefused: the token lacks `RULE`.
     """
     identity = service_id(fleet, node)
-    if _known(client, identity) is None:
+    if identity not in _services(client):
         return False
-    client.send("PUT", f"{_PREFIX}deregister/{quote(identity)}")
+    _forget(client, identity)
     return True
 
 
-def _known(client: ConsulClient, identity: str) -> Mapping[str, Any] | None:
-    """What the agent knows of the service, or None."""
+def _forget(client: ConsulClient, identity: str) -> None:
+    client.send("PUT", f"{_PREFIX}deregister/{quote(identity)}")
+
+
+def _services(client: ConsulClient) -> dict[str, Mapping[str, Any]]:
+    """What the agent knows of its services, by ID."""
     services = client.agent.services()
     if not isinstance(services, Mapping):
         raise ConsulUnavailable(
             "the agent's list of services has an unexpected form: is this a Consul agent?"
         )
-    found = services.get(identity)
-    return found if isinstance(found, Mapping) else None
+    return {identity: one for identity, one in services.items() if isinstance(one, Mapping)}
 
 
 def _definition(fleet: str, node: str, status: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ nothing of how a person is shown it. "Now" is that of whoever looks; times in do
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -73,6 +73,7 @@ class Member:
         catalogued: whether the catalogue has the node.
         node_id: according to the catalogue; "" if it does not say.
         silent: why nothing is to be heard from it; "" if there is no sign of that.
+        runs_as: without a document: as which node its living daemon is registered; "" if none is.
     """
 
     node: str
@@ -81,6 +82,7 @@ class Member:
     catalogued: bool = True
     node_id: str = ""
     silent: str = ""
+    runs_as: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +148,10 @@ def standing(
         now: unix time.
         handler: judge only this configured handler, and the nodes that have it.
     """
+    members = list(members)
     counted = [one for one in members if _counts(one, handler)]
-    found = [difference for one in counted for difference in _of_node(one, newest, now, handler)]
+    taken = {one.node for one in members if one.document is not None}
+    found = [difference for one in counted for difference in _of_node(one, newest, now, handler, taken)]
     found += _disagreeing(counted, now, handler)
     live: dict[str, Counter[int | None]] = defaultdict(Counter)
     for one in counted:
@@ -188,13 +192,13 @@ def _names(member: Member, handler: str | None) -> Mapping[str, Name]:
 
 
 def _of_node(
-    member: Member, newest: Mapping[str, Newest], now: float, handler: str | None
+    member: Member, newest: Mapping[str, Newest], now: float, handler: str | None, taken: Collection[str]
 ) -> Iterator[Difference]:
     document = member.document
     if member.unreadable:
         yield Difference("unreadable", member.node, "", member.unreadable)
     elif document is None:
-        yield Difference("no agentd", member.node)
+        yield _without_document(member, taken)
     if document is None:
         return
     yield from _as_a_whole(member, document)
@@ -203,6 +207,16 @@ def _of_node(
             yield Difference("drifted", member.node, name, one.drift)
     for name, state in _names(member, handler).items():
         yield from _of_name(member, name, state, newest.get(name), now)
+
+
+def _without_document(member: Member, taken: Collection[str]) -> Difference:
+    if not member.runs_as:
+        return Difference("no agentd", member.node, "", "no document, and no healthy service agentd")
+    if member.runs_as in taken:
+        text = f"agentd runs there as {member.runs_as}, like another node: set another fleet.node"
+        return Difference("name taken", member.node, "", text)
+    text = "agentd runs there, and does not acknowledge: `agentd status` there says why"
+    return Difference("silent", member.node, "", text)
 
 
 def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Difference]:

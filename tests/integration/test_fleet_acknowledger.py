@@ -304,6 +304,24 @@ def test_what_a_token_may_not_write_is_kept_and_the_rule_told(
     node.acknowledger._disconnect()
 
 
+def test_who_may_not_acknowledge_is_registered_all_the_same(
+    new_consul: Callable[..., ConsulAgent], directory: Path, fleet: str
+) -> None:
+    """So that `agentd fleet` tells it from a node without agentd."""
+    agent = new_consul(acl=True)
+    file = directory / "token"
+    file.write_text(
+        agent.make_token('agent_prefix "" { policy = "read" } service "agentd" { policy = "write" }')
+    )
+    node = One(agent, fleet, token_file=file)
+
+    node.turn()
+
+    assert node.document is None
+    assert registered(node) is not None
+    node.acknowledger._disconnect()
+
+
 def test_while_consul_is_away_it_is_kept(new_consul: Callable[..., ConsulAgent], fleet: str) -> None:
     """And written when it is back."""
     agent = new_consul()
@@ -391,6 +409,24 @@ def test_the_service_is_registered_with_a_check_of_the_status_page(
     checks = node.consul.get("/v1/agent/checks")
     (check,) = (one for one in checks.values() if one["ServiceID"] == service_id(fleet, "lb1"))
     assert check["Type"] == "http"
+
+
+def test_a_daemon_under_another_name_takes_the_old_service_back(one: Callable[..., One], fleet: str) -> None:
+    """Its health would be that of a node which is not there any more; another daemon's service stays."""
+    before, other = one(fleet), one(fleet, section={"node": "lb2"}, status="127.0.0.1:9522")
+    before.turn()
+    other.turn()
+
+    renamed = one(fleet, section={"node": "lb3"})
+    renamed.turn()
+
+    services = before.consul.get("/v1/agent/services")
+    assert {name for name in services if fleet in name} == {
+        service_id(fleet, "lb2"),
+        service_id(fleet, "lb3"),
+    }
+    for name in ("lb2", "lb3"):
+        before.consul.deregister(service_id(fleet, name))
 
 
 @pytest.mark.parametrize("options", [{"section": {"service": False}}, {"status": None}])

@@ -109,6 +109,26 @@ def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(
     assert seen(fleet, capsys)[0] == 0
 
 
+def test_who_runs_and_does_not_acknowledge_is_told_from_who_has_no_agentd(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One has the name of another node, one may not write, and one has no agentd."""
+    for number in (3, 4, 5):
+        fleet.join(number)
+    fleet.register(3, name=fleet.node(0))
+    fleet.register(4)
+    args = [one for one in options(fleet) if one not in ("--service", "nobody")]
+    assert main(["fleet", "--json", *args]) == 1
+    found = [
+        one for one in json.loads(capsys.readouterr().out)["differences"] if fleet.keys.fleet in one["node"]
+    ]
+    assert [(one["trouble"], one["node"]) for one in found] == [
+        ("silent", fleet.node(4)),
+        ("name taken", fleet.node(3)),
+        ("no agentd", fleet.node(5)),
+    ]
+
+
 def test_a_message_for_some_nodes_makes_no_other_node_behind(
     fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,7 +83,8 @@ class Acknowledgers:
 
     def register(self, number: int, *, name: str = "") -> None:
         """Put its service `agentd` into the catalogue; `name` if the node acknowledges under another."""
-        service = {"Service": SERVICE, "ID": service_id(self.keys.fleet, name or self.node(number))}
+        identity = service_id(self.keys.fleet, name or self.node(number))
+        service = {"Service": SERVICE, "ID": identity, "Tags": [self.keys.fleet]}
         entry = {"Node": self.node(number), "SkipNodeUpdate": True, "Service": service}
         self.consul.put("/v1/catalog/register", entry)
 

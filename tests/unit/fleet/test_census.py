@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 from agentd.fleet.acknowledgement import Acknowledgement
-from agentd.fleet.census import Catalogue, Documents, members
+from agentd.fleet.census import Catalogue, Documents, Registered, members
 from agentd.fleet.registration import service_id
 
 FLEET = "prod"
@@ -19,7 +21,7 @@ def documents(**agents: str) -> Documents:
 
 
 def silent(
-    given: Documents, catalogue: Catalogue, registered: frozenset[str] = frozenset()
+    given: Documents, catalogue: Catalogue, registered: Registered = MappingProxyType({})
 ) -> dict[str, str]:
     """Node -> why nothing is to be heard of it."""
     return {one.node: one.silent for one in members(FLEET, given, catalogue, registered)}
@@ -51,11 +53,22 @@ def test_two_daemons_on_one_agent_are_two_nodes() -> None:
     catalogue = Catalogue(ids={"a": "1"})
     both = documents(old="1", new="1")
     assert silent(both, catalogue) == {"old": "", "new": ""}
-    services = {name: service_id(FLEET, name) for name in ("old", "new")}
-    assert silent(both, catalogue, frozenset(services.values())) == {"old": "", "new": ""}
-    renamed = silent(both, catalogue, frozenset({services["new"]}))
+    assert silent(both, catalogue, {"a": ("old", "new")}) == {"old": "", "new": ""}
+    renamed = silent(both, catalogue, {"a": ("new",)})
     assert renamed["new"] == ""
     assert renamed["old"].startswith("its agent acknowledges as new now")
+
+
+def test_a_daemon_that_runs_is_not_taken_for_none() -> None:
+    """It has a healthy service, and no document: its name is another node's, or it may not write."""
+    catalogue = Catalogue(
+        ids={"a": "1", "b": "2", "c": "3", "d": "4"},
+        down=frozenset({"c"}),
+        critical=frozenset({service_id(FLEET, "d")}),
+    )
+    registered = {"a": ("a",), "b": ("a",), "c": ("c",), "d": ("d",)}
+    found = members(FLEET, documents(a="1"), catalogue, registered)
+    assert {one.node: one.runs_as for one in found} == {"a": "", "b": "a", "c": "", "d": ""}
 
 
 def test_without_the_right_to_see_nodes_nobody_is_silent() -> None:
@@ -67,5 +80,5 @@ def test_only_nodes_that_are_expected_lack_an_agentd() -> None:
     """And all of the catalogue, where nobody says which."""
     catalogue = Catalogue(ids={"a": "1", "b": "2", "c": "3"})
     given = documents(a="1")
-    assert [one.node for one in members(FLEET, given, catalogue, frozenset())] == ["a", "b", "c"]
-    assert [one.node for one in members(FLEET, given, catalogue, frozenset(), frozenset({"c"}))] == ["a", "c"]
+    assert [one.node for one in members(FLEET, given, catalogue, {})] == ["a", "b", "c"]
+    assert [one.node for one in members(FLEET, given, catalogue, {}, frozenset({"c"}))] == ["a", "c"]

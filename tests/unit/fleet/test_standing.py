@@ -72,6 +72,7 @@ def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str
         (member(document=document(paused="by hand")), ["paused"]),
         (member(node_id="other"), ["name taken"]),
         (member(document=None), ["no agentd"]),
+        (member(document=None, runs_as="a"), ["silent"]),
         (member(document=None, unreadable="it is not JSON"), ["unreadable"]),
         (member(document=document(Name(tried=Tried(20, "exempt", "older than its start")))), []),
         (member(document=document(Name(tried=Tried(10, "exempt", "older than its start")))), ["behind"]),
@@ -83,6 +84,13 @@ def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str
 def test_each_trouble_is_told_by_its_name(given_member: Member, expected: list[str]) -> None:
     """One node, with one thing wrong."""
     assert [one.trouble for one in judged(given_member).differences] == expected
+
+
+def test_who_runs_under_a_name_that_another_node_has_is_told() -> None:
+    """Of itself it can only say so in its own status: it has no document."""
+    (found,) = judged(member("a"), member("b", document=None, runs_as="a")).differences
+    assert (found.trouble, found.node) == ("name taken", "b")
+    assert "agentd runs there as a, like another node" in found.text
 
 
 def test_a_difference_gives_the_reason_and_the_number_in_force() -> None:
