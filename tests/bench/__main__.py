@@ -33,13 +33,21 @@ BENCHES = (
     "fleet_relay",
     "fleet_table",
     "fleet_acknowledgements",
+    "fleet_losses",
+    "fleet_live",
+    "fleet_cost",
+    "fleet_down",
 )
+GROUPS = {"fleet": ("fleet_losses", "fleet_live", "fleet_cost", "fleet_down")}
+"""What is named together: those of a real fleet."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run them one after the other; the exit status is 1 if a goal was missed."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(BENCHES)}; all by default")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join((*BENCHES, *GROUPS))}; all by default"
+    )
     parser.add_argument(
         "--json", type=Path, default=Path(".cache/bench.json"), help="where the figures are written"
     )
@@ -47,10 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.minutes:
         os.environ["SOAK_MINUTES"] = chosen.minutes  # read where the soak is imported
-    chosen.names = [name.replace("-", "_") for name in chosen.names]
+    names = [name.replace("-", "_") for name in chosen.names]
+    chosen.names = [one for name in names for one in GROUPS.get(name, (name,))]
     unknown = set(chosen.names) - set(BENCHES)
     if unknown:
-        parser.error(f"no bench named {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
+        parser.error(
+            f"no bench named {', '.join(sorted(unknown))}; there are {', '.join((*BENCHES, *GROUPS))}"
+        )
     found: list[Row] = []
     for name in chosen.names or BENCHES:
         print(f"{name} ...", file=sys.stderr, flush=True)
