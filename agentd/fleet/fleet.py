@@ -108,9 +108,11 @@ class Fleet:
         Raises:
             JournalError: it cannot be recorded.
         """
-        Followed(self._journal).belong_to(f"{self._options.name}@{self._home.datacenter or ''}")
+        fleet = f"{self._options.name}@{self._home.datacenter or ''}"
+        Followed(self._journal).belong_to(fleet)
         if self._kept:
             memory = self._memory = Memory(self._file)
+            memory.belong_to(fleet)
             if memory.trouble:
                 _log.warning("fleet.memory_damaged", damage=memory.trouble)
             for name in set(memory.names()) - self._kept.keys():

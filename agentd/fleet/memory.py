@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS messages (
     raw BLOB NOT NULL, PRIMARY KEY (name, num), UNIQUE (name, id)
 );
 CREATE TABLE IF NOT EXISTS bodies (sha256 TEXT PRIMARY KEY, used REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS fleet (name TEXT NOT NULL);
 PRAGMA user_version = {_FORMAT};
 """
 _PRAGMAS: Final = (
@@ -74,6 +75,7 @@ class Memory:
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._highest: dict[str, int] = {}
+        self._fleet = ""
         with self._lock, self._translated():
             self._open()
 
@@ -127,6 +129,23 @@ class Memory:
                 return
             if head.floor > known.floor or head.base > known.base or head.cut > known.cut:
                 self.remember(name, head)
+
+    def belong_to(self, fleet: str) -> None:
+        """Hold the log of this fleet; what is held of another one is forgotten, or it would be written there.
+
+        Args:
+            fleet: its name, and where it is at home.
+        """
+        with self._transaction() as db:
+            self._fleet = fleet
+            known = db.execute("SELECT name FROM fleet").fetchone()
+            if known == (fleet,):
+                return
+            for table in ("names", "messages", "bodies", "fleet") if known else ():
+                db.execute(f"DELETE FROM {table}")  # noqa: S608 (constants)
+            db.execute("INSERT INTO fleet VALUES (?)", (fleet,))
+            if known:
+                self._highest.clear()
 
     def drop(self, name: str) -> None:
         """Hold no message of a name that is not kept any longer; its number is remembered."""
@@ -257,6 +276,7 @@ class Memory:
                 "INSERT INTO names VALUES (?, ?, ?)",
                 [(name, num, b"") for name, num in self._highest.items()],
             )
+            db.executemany("INSERT INTO fleet VALUES (?)", [(self._fleet,)] if self._fleet else [])
 
     def _connect(self) -> str:
         """Open the file, or a new one; what is wrong with it, "" for nothing."""

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.servers.consul import ConsulAgent
-from tests.servers.followers import FollowingNode, publish
+from tests.servers.followers import FollowingNode, open_log, publish
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -295,7 +295,7 @@ def test_a_daemon_starts_without_consul_and_its_token(
 def test_another_fleet_is_followed_from_its_beginning(
     consul: ConsulAgent, fleet: str, new_follower: NewNode
 ) -> None:
-    """Its numbers are others."""
+    """Its numbers are others, and nothing of the one log comes into the other."""
     publish(consul, f"{fleet}-b", "tally", "b")
     node = new_follower("node1").start()
     publish(consul, fleet, "tally", "a")
@@ -305,6 +305,10 @@ def test_another_fleet_is_followed_from_its_beginning(
     node.agentd.reload()
 
     node.await_tally("a", "b")
+    publish(consul, f"{fleet}-b", "tally", "c")
+    node.await_tally("a", "b", "c")
+    with open_log(consul, f"{fleet}-b") as log:
+        assert len(log.numbers("tally")) == 2
 
 
 def test_kill_9_loses_nothing_and_repeats_nothing(

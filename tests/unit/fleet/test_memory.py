@@ -250,3 +250,16 @@ def test_held_is_enough_to_write_back(memory: Memory) -> None:
     """With the keep of the log."""
     memory.remember(NAME, head(1), [message(1)])
     assert memory.held(NAME) == Held(head(1), [message(1)])
+
+
+def test_of_another_fleet_nothing_is_held(memory: Memory) -> None:
+    """Or a node that moves from staging to production would write the one log into the other."""
+    memory.belong_to("staging@")
+    memory.remember(NAME, head(1, 2), [message(1), message(2)], {"0" * 64: b"x"})
+    memory.belong_to("staging@")
+    assert numbers(memory) == [1, 2]
+
+    memory.belong_to("prod@")
+
+    assert (memory.held(NAME), memory.highest(NAME), memory.names()) == (None, 0, ())
+    assert memory.body("0" * 64) is None
