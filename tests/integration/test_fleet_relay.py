@@ -6,9 +6,10 @@ import base64
 import json
 import random
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -337,3 +338,33 @@ def test_an_agent_that_is_restarted_delays_only_its_own_node(
     fire(agents[0], "4")
     await_alike(nodes, "1", "2", "3", "4")
     await_log(server, "1", "2", "3", "4")
+
+
+@pytest.mark.parametrize("content", [None, b"no database"])
+def test_a_node_that_lost_what_it_holds_of_the_log_holds_it_again(
+    new_consul: NewConsul, new_node: NewNode, content: bytes | None
+) -> None:
+    """Its file was deleted or damaged; when the store is wiped after that, it has all to write back."""
+    consul = new_consul()
+    node = new_node("n1", consul)
+    fire(consul, "1", "2")
+    await_alike([node], "1", "2")
+    node.stop()
+    for path in (node.directory / "state").glob("fleet.db*"):
+        path.unlink()
+    if content:
+        (node.directory / "state" / "fleet.db").write_bytes(content)
+
+    node.start()
+    wait_until(lambda: held(node) == 2, "what it holds")
+    consul.kv_delete(KEYS.root, recurse=True)
+    fire(consul, "3")
+
+    await_log(consul, "1", "2", "3")
+    await_alike([node], "1", "2", "3")
+
+
+def held(node: FollowingNode) -> int:
+    """How many messages a node holds."""
+    with closing(sqlite3.connect(f"file:{node.directory}/state/fleet.db?mode=ro", uri=True)) as db:
+        return int(db.execute("SELECT count(*) FROM messages").fetchone()[0])
