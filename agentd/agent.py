@@ -371,7 +371,7 @@ class Agent:
             return
         self._refused = ()
         if self._supervisor:
-            left = self._supervisor.drain(self._loaded.config.drain)
+            left = self._supervisor.drain(self._loaded.config.drain, loaded.config)
             if left:
                 _log.warning("handler.left_behind", handlers=left)
         self._log(loaded.config)
@@ -387,7 +387,7 @@ class Agent:
     def _stop(self) -> None:
         self._notifier.stopping("draining")
         seconds = self._loaded.config.drain
-        left = self._supervisor.drain(seconds, farewell=True) if self._supervisor else []
+        left = self._supervisor.drain(seconds) if self._supervisor else []
         backlog: dict[str, int] | None = None
         with suppress(JournalError):
             backlog = self._journal.backlog()

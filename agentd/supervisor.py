@@ -35,6 +35,7 @@ from agentd.watch.poller import Poller, PollerStatus
 from agentd.watch.query import Snapshot
 
 if TYPE_CHECKING:
+    from agentd.fleet.acknowledger import Farewell
     from agentd.fleet.fleet import Fleet
     from agentd.journal.followed import Given
 
@@ -210,11 +211,12 @@ class Supervisor:
         if self._fleet:
             self._fleet.close()
 
-    def drain(self, seconds: float, *, farewell: bool = False) -> list[str]:
+    def drain(self, seconds: float, next_one: Config | None = None) -> list[str]:
         """End the pollers, finish what is waiting, end the workers.
 
         Handlers that others notify end last. Workers that are still busy after `seconds` must stop; what they
-        did not finish stays in the journal. With `farewell` the fleet is told that agentd was stopped.
+        did not finish stays in the journal. The fleet is told that agentd was stopped, unless there is a next
+        configuration; it leaves if that has another fleet, none, or another name of the node.
 
         Returns:
             The handlers that are still inside a call.
@@ -233,8 +235,13 @@ class Supervisor:
         for name in self._workers:
             self._heartbeats.forget(f"handler {name}")
         if self._fleet:
-            self._fleet.leave(farewell=farewell)
+            self._fleet.leave(self._farewell(next_one))
         return left
+
+    def _farewell(self, next_one: Config | None) -> Farewell:
+        if next_one is None:
+            return "stopped"
+        return "" if _membership(next_one) == _membership(self.loaded.config) else "left"
 
     def _deliver(self, snapshot: Snapshot) -> None:
         self._dispatcher.deliver(snapshot)
@@ -323,6 +330,14 @@ def fingerprint(handler: ConfiguredHandler) -> str:
     """The same for as long as the handler's configuration is the same."""
     text = f"{handler.type.__module__}:{handler.type.__qualname__} {handler.entry.model_dump_json()}"
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _membership(config: Config) -> tuple[str, str, str] | None:
+    """The fleet, where it is, and the name in it; None without one."""
+    fleet = config.fleet
+    if fleet is None:
+        return None
+    return fleet.name, fleet.datacenter or config.consul.datacenter or "", fleet.node or ""
 
 
 def _join(workers: Iterable[Worker], deadline: float) -> list[str]:

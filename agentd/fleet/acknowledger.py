@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import structlog
 
@@ -44,6 +44,9 @@ _CHECK: Final = (
 )
 _REFUSED: Final = 60.0  # seconds until what was refused is tried again
 _BEAT: Final = 90.0
+Farewell: TypeAlias = Literal["", "stopped", "left"]
+"""The last word to the fleet: none, since a new configuration goes on; that agentd was stopped; or that the
+node is not of this fleet any more, so that document and service go."""
 _LOST: Final = Backoff(1.0, 30.0)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
@@ -120,7 +123,7 @@ class Acknowledger:
         self._failures = 0
         self._woken = threading.Event()
         self._stopping = threading.Event()
-        self._farewell = False
+        self._farewell: Farewell = ""
         self.standing = Acknowledging()
         """How it goes; replaced as a whole, so that any thread may read it."""
         self._thread = threading.Thread(target=self._run, name="fleet acknowledger", daemon=True)
@@ -133,8 +136,8 @@ class Acknowledger:
         """Something may have changed; does not wait."""
         self._woken.set()
 
-    def stop(self, *, farewell: bool) -> None:
-        """End the thread, within `FAREWELL` seconds; with `farewell` the document says that it stopped."""
+    def stop(self, *, farewell: Farewell = "") -> None:
+        """End the thread, within `FAREWELL` seconds, after the last word to the fleet."""
         self._farewell = farewell
         self._stopping.set()
         self._woken.set()
@@ -290,11 +293,26 @@ class Acknowledger:
         return self._node_id in ids and other not in ids
 
     def _say_farewell(self) -> None:
-        """Write that agentd was stopped, if the document is ours, and do not insist."""
-        if self._client is None or self._who is None or self.standing.name_taken:
+        """Write that agentd was stopped, or remove what is ours, and do not insist."""
+        if self._client is None or self._who is None:
+            return
+        if self._farewell == "left":
+            with suppress(AgentdError):
+                registration.deregister(self._client, self._options.name, self._node)
+        if self.standing.name_taken:
             return
         with suppress(AgentdError):
-            self._write(self._client, self._compose(stopped=self._clock()))
+            if self._farewell == "left":
+                self._remove(self._client)
+            else:
+                self._write(self._client, self._compose(stopped=self._clock()))
+
+    def _remove(self, client: ConsulClient) -> None:
+        """Remove the document. Raises NameTaken if it is another node's."""
+        kv, key = ConsulKV(client), self._keys.node(self._node)
+        index = self._own(kv, key)
+        if index and kv.delete(key, index):
+            _log.info("fleet.left", fleet=self._options.name, node=self._node)
 
     # ------------------------------------------------------------------ the service
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import structlog
 
 from agentd.config.load import ConfiguredHandler, OnEvent
-from agentd.fleet.acknowledger import Acknowledger, Acknowledging
+from agentd.fleet.acknowledger import Acknowledger, Acknowledging, Farewell
 from agentd.fleet.condition import Condition
 from agentd.fleet.follower import Follower, Kept, NameStatus, read_prefixes
 from agentd.fleet.heads_poll import HeadsPoll
@@ -173,10 +173,10 @@ class Fleet:
         for name in (_FOLLOW, _POLL, _RELAY):
             self._heartbeats.forget(name)
 
-    def leave(self, *, farewell: bool) -> None:
+    def leave(self, farewell: Farewell) -> None:
         """Wait for the threads, for a moment; what they did not finish stays in the journal.
 
-        With `farewell` the last word of the acknowledgement is that agentd was stopped.
+        `farewell` is the last word to the fleet.
         """
         self._acknowledger.stop(farewell=farewell)
         self._heartbeats.forget(_ACKNOWLEDGE)

@@ -306,3 +306,34 @@ def test_a_reload_of_the_configuration_is_no_stop(told: Told) -> None:
 
     assert seen
     assert all(one.stopped is None for one in seen)
+
+
+def test_a_reload_without_the_fleet_leaves_it(told: Told) -> None:
+    """So that what is left in Consul can be removed: nobody acknowledges any more."""
+    told.publish(f"add {_FIRST}")
+    told.until_live()
+    identity = f"agentd-{told.fleet}-lb1"
+    wait_until(lambda: identity in told.consul.get("/v1/agent/services"), "the service")
+
+    told.node.config["fleet"] = None
+    told.node.config["handlers"]["blacklist"]["on"][0].pop("keep")
+    told.node.configure()
+    told.node.agentd.reload()
+
+    wait_until(lambda: told.document() is None, "the document to be removed", seconds=_WAITS)
+    assert identity not in told.consul.get("/v1/agent/services")
+    assert told.node.nginx.get(client=_FIRST)[0] == 403
+    where = ("--fleet", told.fleet, "--http-addr", told.consul.url)
+    assert told.node.agentd.command("fleet", "remove", "--yes", *where).returncode == 0
+
+
+def test_a_reload_with_another_name_leaves_nothing_of_the_old_one(told: Told) -> None:
+    """It is the same node, so that nobody need have the fleet forget it."""
+    told.until("the start", lambda _: True)
+
+    told.node.config["fleet"] |= {"node": "lb2"}
+    told.node.configure()
+    told.node.agentd.reload()
+
+    told.until("the new name", lambda _: True, "lb2")
+    wait_until(lambda: told.document("lb1") is None, "the old name to be removed", seconds=_WAITS)
