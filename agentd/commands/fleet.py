@@ -19,7 +19,7 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, Screen
 from agentd.commands.parser import Parser
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError, ConsulUnavailable
+from agentd.errors import AgentdError, ConfigError, ConsulUnavailable
 
 if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
@@ -68,6 +68,8 @@ def execute(arguments: Namespace, output: Output) -> int:
         ConsulRefused: the token may not read the documents.
     """
     words = arguments.words
+    if (arguments.yes or arguments.force) and words != ["remove"]:
+        raise ConfigError(["--yes and --force go with `agentd fleet remove`"])
     if words[:1] == ["forget"] and len(words) == 2:  # noqa: PLR2004 (the verb and its node)
         return _forget(arguments, words[1], output)
     if words == ["remove"]:
@@ -203,7 +205,8 @@ def _known(handler: str, documents: Documents) -> None:
     names = {name for one in documents.found.values() for name in one.handlers}
     if handler not in names:
         some = ", ".join(sorted(names)[:20]) or "none"
-        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}")
+        advice = "; `agentd fleet forget NODE` needs the node that is gone" if handler == "forget" else ""
+        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}{advice}")
 
 
 # ---------------------------------------------------------------- forget

@@ -120,6 +120,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             f"{name}: {wrong[name]}"
             if name in wrong
             else f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`"
+            + f"; `agentd log {_FORGET} NAME` needs the name whose messages are to go" * (name == _FORGET)
         )
     if output.json:
         output.document(_document(reached.name, heads, wrong, rows))

@@ -283,7 +283,7 @@ class Census:
                 heads[name] = parse_head(pair.value)
             except (BadDocument, UnknownFormat) as error:
                 unreadable[name] = str(error)
-        keys = {self._keys.message(name, head.newest): name for name, head in heads.items() if head.newest}
+        keys = {self._keys.message(name, head.newest): name for name, head in heads.items() if head.count}
         messages: dict[str, Envelope] = {}
         for pair in self._some(list(keys)):
             try:

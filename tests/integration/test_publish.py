@@ -498,6 +498,8 @@ class TestForget:
         last = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)][-1]
         assert fleet.command("log", "forget", "list")[1] == "list: 3 messages forgotten\n"
         assert (fleet.head("list").floor, fleet.log.numbers("list")) == (last, [])
+        _, out, _ = fleet.command("fleet")
+        assert "not there" not in out
         assert fleet.publish("list", "y") > last
 
     def test_those_before_a_number(self, fleet: Fleet) -> None:
@@ -509,7 +511,11 @@ class TestForget:
 
     @pytest.mark.parametrize(
         "words,said",
-        [(["forget", "nothing"], "no log of nothing"), (["forget", "a/b"], "cannot be kept")],
+        [
+            (["forget", "nothing"], "no log of nothing"),
+            (["forget", "a/b"], "cannot be kept"),
+            (["forget"], "needs the name"),
+        ],
     )
     def test_what_is_not_there(self, fleet: Fleet, words: list[str], said: str) -> None:
         """It says what is."""
