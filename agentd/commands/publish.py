@@ -116,19 +116,24 @@ def execute(arguments: Namespace, output: Output) -> int:
         AgentdError: it is not published, and why.
         ConsulUnavailable: no answer; whether it was written is not known.
     """
+    from agentd.fleet.envelope import LARGEST_BODY  # noqa: PLC0415 (parsing does without)
+
     _check(arguments)
     typed = None if arguments.reference or arguments.again else _typed(arguments)
     with fleet(arguments) as reached:
         wait = FleetWait(reached.name, reached.client, arguments.name, arguments) if arguments.wait else None
         if wait is not None:
             wait.begin()
-        told = _Publication(arguments, reached).publish(typed)
+        publication = _Publication(arguments, reached)
+        told = publication.publish(typed)
         output.line(f"{told['name']} {told['num']}")
         enough = True
         if wait is not None:
             enough, told["wait"] = wait.report(wait.published(told["num"]), output)
-    if output.json:
-        output.document(told)
+        if output.json:
+            output.document(told)
+        if told["bytes"] > LARGEST_BODY:
+            publication.sweep()
     return int(not enough)
 
 
@@ -175,6 +180,7 @@ class _Publication:
     def publish(self, typed: bytes | None) -> dict[str, Any]:
         """Refuse it or write it; what is told of it. Raises what `execute` does."""
         from agentd.digest import digest  # noqa: PLC0415 (as above)
+        from agentd.fleet.keys import POISONED  # noqa: PLC0415 (as above)
 
         keys = self._log.keys
         with self._needs("read", keys.head(self._name), keys.messages(self._name), keys.record):
@@ -182,9 +188,9 @@ class _Publication:
             keep = self._keep(head)
             draft = self._draft(typed)
             self._see_that_all_understand_it()
-        newest = head.newest if head else 0
-        num = max(newest + 1, int(draft.issued * 1000))
-        message = draft.numbered(self._reached.name, self._name, num, newest)  # nearly as it will be
+        num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
+        # Nearly as it will be; that there may be no number left is for the log to find out.
+        message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0)
         matches = self._matching(message)
         tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
         num = self._write(draft, keep, head)
@@ -343,16 +349,13 @@ class _Publication:
             prefixes.append(keys.record)
         try:
             with self._needs("write", *prefixes):
-                num = self._log.publish(self._name, draft, keep=keep)
+                return self._log.publish(self._name, draft, keep=keep)
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
                 f"{error}; whether it was published is not known: look at `agentd log {self._name}`"
             ) from error
-        if draft.sha256:
-            self._sweep()
-        return num
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Make up for the large payload: delete those that no message needs any more, if all can be seen."""
         keys = self._log.keys
         with suppress(AgentdError):
