@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast
 
 from agentd.errors import BadDocument
 from agentd.fleet.document import check_shape, optional, read_document, render_document
-from agentd.fleet.keys import is_number
+from agentd.fleet.keys import POISONED, is_number
 
 FORMAT: Final = 1
 FORMATS: Final = range(1, FORMAT + 1)
@@ -28,6 +28,7 @@ Keep = Literal["latest", "all"]
 """What is kept of a name: the newest message, which stands for those before it, or all that are in force."""
 
 _MOST_COUNTED: Final = 1_000_000
+_ROOM: Final = 10**12  # numbers that an empty log must have left: no message shows that its head is right
 _HEAD: Final = "the head"
 _FLEET: Final = "the fleet's record"
 
@@ -136,6 +137,8 @@ def parse_head(raw: bytes) -> Head:
     marks = {name: value.get(name) or 0 for name in ("floor", "base", "cut", "snapshot")}
     if (oldest == 0) != (count == 0) or max(oldest, *marks.values()) > newest or not (inline or "").isascii():
         raise BadDocument(f"{_HEAD} contradicts itself")
+    if not count and newest >= POISONED - _ROOM:
+        raise BadDocument(f"{_HEAD} leaves no number for a message")
     recent = _recent(newest, value.get("recent") or []) if count else ()
     if recent and (recent[0] < oldest or len(recent) > count):
         raise BadDocument(f"{_HEAD} lists messages that are not kept")

@@ -340,7 +340,7 @@ def snapshot(agent: ConsulAgent, verb: str, file: Path) -> None:
     subprocess.run(argv, env=environment, check=True, capture_output=True, timeout=60)
 
 
-@pytest.mark.parametrize("poison", ["garbage", "absurd", "missing", "gone"])
+@pytest.mark.parametrize("poison", ["garbage", "absurd", "empty", "missing", "gone"])
 def test_a_poisoned_head_stops_no_writer(kv: ConsulKV, log: Log, poison: str) -> None:
     """It is made anew from the messages; no event is written twice."""
     fill(log, 40)
@@ -353,6 +353,8 @@ def test_a_poisoned_head_stops_no_writer(kv: ConsulKV, log: Log, poison: str) ->
         kv.replace(key, b"\xff" * 5000, 0, pair.index)
     elif poison == "absurd":
         kv.replace(key, absurd, 0, pair.index)
+    elif poison == "empty":
+        kv.replace(key, Head("all", POISONED - 1, floor=POISONED - 1).render(), 0, pair.index)
     elif poison == "missing":
         kv.delete(log.keys.message(NAME, last))
     else:
