@@ -211,10 +211,12 @@ class Fleet(RuleBasedStateMachine):
         if KEYS.head(NAME) in self.kv.found:
             self.kv.put(KEYS.head(NAME), b"junk")
 
-    @rule()
-    def poison(self) -> None:
+    @rule(empty=st.booleans())
+    def poison(self, empty: bool) -> None:  # noqa: FBT001 (Hypothesis passes by name)
         """A head after which there could be no message."""
         head = Head("all", POISONED - 1, 1, 5, POISONED - 2, POISONED - 2, recent=(POISONED - 1,))
+        if empty:
+            head = Head("all", POISONED - 1, floor=POISONED - 1)
         if KEYS.head(NAME) in self.kv.found:
             self.kv.put(KEYS.head(NAME), head.render())
 
