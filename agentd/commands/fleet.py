@@ -1,7 +1,7 @@
 """`agentd fleet`: who runs what. What differs comes first; the exit status is 1 while something does.
 
 Owns the order of the readings, and how often they are made: only while somebody looks, from any server, at
-least 250 ms apart. `forget` removes the document of a node that will not come back.
+least 250 ms apart. `forget` removes the documents of nodes that will not come back.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
     from agentd.fleet.census import Catalogue, Census, Documents, Heads
     from agentd.fleet.keys import Keys
+    from agentd.fleet.standing import Member
     from agentd.watch.client import ConsulClient
 
 PAUSE: Final = 0.25
@@ -36,7 +37,7 @@ _MOST_NOTED: Final = 5
 def add_arguments(parser: Parser) -> None:
     """What to look at, or the node to forget."""
     parser.add_example("agentd fleet", "agentd fleet ip-blacklist --watch", "agentd fleet forget lb3")
-    parser.usage = "%(prog)s [options] [HANDLER | forget NODE | remove]"
+    parser.usage = "%(prog)s [options] [HANDLER | forget NODE... | remove]"
     parser.add_argument(
         "words",
         nargs="*",
@@ -55,7 +56,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument("--watch", action="store_true", help="look again whenever something changes")
     parser.add_argument("--yes", action="store_true", help="with `remove`: delete it, for good")
     parser.add_argument(
-        "--force", action="store_true", help="with `remove`: also while nodes still acknowledge"
+        "--force",
+        action="store_true",
+        help="with `remove`: also while nodes still acknowledge; with `forget`: also if agentd may run there",
     )
     add_fleet_arguments(parser)
 
@@ -68,10 +71,12 @@ def execute(arguments: Namespace, output: Output) -> int:
         ConsulRefused: the token may not read the documents.
     """
     words = arguments.words
-    if (arguments.yes or arguments.force) and words != ["remove"]:
-        raise ConfigError(["--yes and --force go with `agentd fleet remove`"])
-    if words[:1] == ["forget"] and len(words) == 2:  # noqa: PLR2004 (the verb and its node)
-        return _forget(arguments, words[1], output)
+    if arguments.yes and words != ["remove"]:
+        raise ConfigError(["--yes goes with `agentd fleet remove`"])
+    if arguments.force and words[:1] not in (["remove"], ["forget"]):
+        raise ConfigError(["--force goes with `agentd fleet remove` and `agentd fleet forget`"])
+    if words[:1] == ["forget"] and len(words) > 1:
+        return _forget(arguments, list(dict.fromkeys(words[1:])), output)
     if words == ["remove"]:
         from agentd.commands.fleet_removal import remove  # noqa: PLC0415 (parsing does without)
 
@@ -212,8 +217,8 @@ def _known(handler: str, documents: Documents) -> None:
 # ---------------------------------------------------------------- forget
 
 
-def _forget(arguments: Namespace, node: str, output: Output) -> int:
-    """Remove the document of a node that is gone.
+def _forget(arguments: Namespace, nodes: list[str], output: Output) -> int:
+    """Remove the documents of nodes that are gone; all of them, or none if there is anything against one.
 
     Raises:
         AgentdError: there is none, or the node would write it again.
@@ -226,18 +231,28 @@ def _forget(arguments: Namespace, node: str, output: Output) -> int:
         keys = Keys(reached.name)
         census = Census(reached.client, keys)
         documents = census.documents()
-        if node not in documents.indexes:
-            raise AgentdError(
-                f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
-            )
-        (member,) = (one for one in census.members(documents, census.catalogue()) if one.node == node)
-        if member.document and member.document.stopped is None and not member.silent:
-            raise AgentdError(
-                f"agentd runs on {node}, and would acknowledge again: stop it there, and run `agentd leave`"
-            )
-        if not KeyValueStore(reached.client).delete(keys.node(node), documents.indexes[node]):
-            raise AgentdError(f"{node} has just acknowledged again: look at `agentd fleet`")
-    output.line(f"{node} is forgotten.", "green")
+        for node in nodes:
+            if node not in documents.indexes:
+                raise AgentdError(
+                    f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
+                )
+        for member in census.members(documents, census.catalogue()):
+            if member.node in nodes and not arguments.force:
+                _refuse_alive(member)
+        store = KeyValueStore(reached.client)
+        for node in nodes:
+            if not store.delete(keys.node(node), documents.indexes[node]):
+                raise AgentdError(f"{node} has just acknowledged again: look at `agentd fleet`")
+            output.line(f"{node} is forgotten.", "green")
     if output.json:
-        output.document({"forgotten": node})
+        output.document({"forgotten": nodes})
     return 0
+
+
+def _refuse_alive(member: Member) -> None:
+    """Raises AgentdError if there is no sign that agentd does not run there any more."""
+    if member.document and member.document.stopped is None and not member.silent:
+        raise AgentdError(
+            f"agentd runs on {member.node} as far as anybody can tell, and would acknowledge again: stop it"
+            " there, and run `agentd leave`; if it is gone for good, add --force"
+        )

@@ -91,6 +91,6 @@ def _refuse_while_alive(name: str, documents: Documents) -> None:
     more = f" and {len(alive) - _SHOWN} more" if len(alive) > _SHOWN else ""
     raise AgentdError(
         f"not removed: {', '.join(alive[:_SHOWN])}{more} still acknowledge in the fleet {name!r}, and would"
-        " write again: set `fleet: null` there and restart agentd, run `agentd fleet forget NODE` for those"
+        " write again: set `fleet: null` there and reload agentd, run `agentd fleet forget NODE` for those"
         " that are gone, or override this with --force"
     )

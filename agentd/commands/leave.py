@@ -34,11 +34,12 @@ def execute(arguments: Namespace, output: Output) -> int:
         AgentdError: agentd runs here, or the document is another node's.
         ConsulRefused: the token may not.
     """
-    if read_places(arguments.config).running:
-        raise AgentdError(
-            "agentd runs here, and would acknowledge again: stop it first: `systemctl disable --now agentd`"
-        )
     with fleet(arguments) as reached, consul(arguments) as agent:
+        if read_places(arguments.config).running and _configured(reached):
+            raise AgentdError(
+                "agentd runs here, and would acknowledge again: stop it first (`systemctl disable --now"
+                " agentd`), or set `fleet: null` and reload it, upon which it leaves by itself"
+            )
         node = _node(reached, agent)
         document = _remove(reached, agent, node)
         service = _deregister(reached.name, node, agent)
@@ -53,12 +54,17 @@ def execute(arguments: Namespace, output: Output) -> int:
     return 0
 
 
+def _configured(reached: ReachedFleet) -> bool:
+    """Whether the configuration of this node has a fleet."""
+    return reached.document is not None and bool(reached.document.data.get("fleet"))
+
+
 def _node(reached: ReachedFleet, agent: ConsulClient) -> str:
     """The name under which this node acknowledges."""
     from agentd.config.sections import read_section  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.options import FleetOptions  # noqa: PLC0415 (as above)
 
-    if reached.document is not None and reached.document.data.get("fleet"):
+    if reached.document is not None and _configured(reached):
         options = read_section(reached.document, "fleet", FleetOptions)
         if options.node and options.name == reached.name:
             return options.node

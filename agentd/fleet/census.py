@@ -369,7 +369,11 @@ def members(
         agent = document.node_id if document else ""
         where = node if node in catalogue.ids else by_id.get(agent)
         if where is None:
-            silent = "Consul does not know this node" if catalogue.ids else ""
+            silent = (
+                "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
+                if catalogue.ids
+                else ""
+            )
         elif where in catalogue.down:
             silent = "its Consul agent is down"
         elif service_id(fleet, node) in catalogue.critical:

@@ -36,7 +36,8 @@ class FleetOptions(Options):
     )
     service: bool = Field(
         True,  # noqa: FBT003 (likewise)
-        description="Whether the service `agentd` is registered with the Consul agent, with a health check.",
+        description="Whether the service `agentd` is registered with the Consul agent, with a health check."
+        " Without it nobody notices a daemon that was killed while its Consul agent goes on.",
     )
 
     @field_validator("name")

@@ -196,6 +196,12 @@ def test_more_than_is_ever_read_at_once_leaves_the_nodes_readable(
     assert below == [fleet.keys.nodes, fleet.keys.names]
 
 
+def documents(fleet: Acknowledgers) -> list[str]:
+    """The keys of the documents that are there."""
+    nodes = (fleet.keys.node(fleet.node(number)) for number in range(3))
+    return [key for key in nodes if fleet.consul.kv_get(key) is not None]
+
+
 def test_forget_removes_who_is_gone_and_refuses_who_is_alive(
     fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,9 +213,14 @@ def test_forget_removes_who_is_gone_and_refuses_who_is_alive(
     assert "no node 'nobody' acknowledges" in capsys.readouterr().err
     fleet.acknowledge(1, 20, stopped=1.0)
     fleet.join(2, alive=False)
-    for number in (1, 2):
-        assert main(["fleet", "forget", fleet.node(number), *args]) == 0
-        assert fleet.consul.kv_get(fleet.keys.node(fleet.node(number))) is None
+    gone = [fleet.node(1), fleet.node(2)]
+    assert main(["fleet", "forget", *gone, fleet.node(0), *args]) == 1
+    before = len(documents(fleet))
+    assert main(["fleet", "forget", *gone, *args]) == 0
+    assert before == 3
+    assert documents(fleet) == [fleet.keys.node(fleet.node(0))]
+    assert main(["fleet", "forget", fleet.node(0), "--force", *args]) == 0
+    assert not documents(fleet)
 
 
 def test_an_empty_fleet_is_not_a_healthy_one(consul: ConsulAgent, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,13 +84,18 @@ def test_a_daemon_that_runs_is_not_cut_off(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It would acknowledge again within seconds."""
+    """It would acknowledge again within seconds; one without a fleet will not."""
     key = acknowledge(own_id(fleet.consul))
     with (tmp_path / "state" / "agentd.lock").open("w") as lock:
         flock(lock, LOCK_EX)
         assert main([*configuration, "leave"]) == 1
-    assert "agentd runs here" in capsys.readouterr().err
-    assert fleet.consul.kv_get(key) is not None
+        said = capsys.readouterr().err
+        file = Path(configuration[1])
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"fleet": None}))
+        before = fleet.consul.kv_get(key)
+        assert main([*configuration, "leave", "--fleet", fleet.keys.fleet]) == 0
+    assert "agentd runs here" in said
+    assert before is not None
 
 
 def test_the_document_of_another_node_stays(

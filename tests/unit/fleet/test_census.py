@@ -38,7 +38,7 @@ def test_what_consul_says_of_agent_and_daemon_is_told() -> None:
         "a": "its Consul agent is down",
         "b": "agentd does not answer its health check",
         "c": "",
-        "d": "Consul does not know this node",
+        "d": "Consul does not know this node: if it is gone, `agentd fleet forget NODE`",
     }
 
 
