@@ -32,6 +32,7 @@ _USUAL: Final = {"EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
 _PUBLISHER: Final = 40  # characters of it in the table
 _FORGET: Final = "forget"
+_MOST_NOTED: Final = 5  # heads that cannot be read, and are named
 _PURPOSE: Final = "reading the fleet's log"
 _TWO: Final = 2  # the verb and its name
 
@@ -105,7 +106,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
         _check_name(name)
     reader = Reader(ConsulKV(reached.client), Keys(reached.name))
     keys = reader.keys
-    needed = [keys.names, f"{keys.root}messages/"] if name is None else [keys.head(name), keys.messages(name)]
+    needed = [keys.names, keys.every_message] if name is None else [keys.head(name), keys.messages(name)]
     with explained(reached.client, "read", needed, _PURPOSE):
         heads, wrong = _heads(reader, name)
         wanted = sorted(
@@ -187,8 +188,10 @@ def _print(
     for row in rows:
         if row.wrong:
             output.line(f"{row.name} {row.num}: {row.wrong}", "red")
-    for name, why in sorted(unreadable.items()):
+    for name, why in sorted(unreadable.items())[:_MOST_NOTED]:
         output.line(f"{name}: {why}", "red")
+    if len(unreadable) > _MOST_NOTED:
+        output.line(f"{len(unreadable) - _MOST_NOTED} more heads cannot be read: --json names them", "red")
     for name, head in sorted(heads.items()):
         if head.cut > head.snapshot:
             output.line(

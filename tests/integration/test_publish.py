@@ -479,6 +479,16 @@ class TestLog:
         assert out.count("cannot be read") == 3
         assert "bad: the head is not JSON" in out
 
+    def test_much_junk_hides_nothing_else(self, fleet: Fleet) -> None:
+        """A screen shows the messages, and how much there is of it."""
+        num = fleet.publish("list", "x", "--keep", "all")
+        for number in range(20):
+            fleet.consul.kv_put(fleet.keys.head(f"junk{number}"), b"junk")
+        _, out, _ = fleet.command("log")
+        assert str(num) in out
+        assert out.count("the head is not JSON") == 5
+        assert "15 more heads cannot be read" in out
+
     def test_nothing_kept_yet(self, fleet: Fleet) -> None:
         """Which is no error, unless one name was asked for."""
         assert "Nothing is kept yet." in fleet.command("log")[1]
