@@ -25,7 +25,6 @@ _WHAT: Final = {
     "bodies": "bodies of messages",
     "nodes": "acknowledgements of nodes",
     "pruned": "lists of messages that were dropped lately",
-    "locks": "notes of writers",
 }
 _OTHERS: Final = "keys that agentd did not write"
 

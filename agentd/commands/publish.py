@@ -357,10 +357,8 @@ class _Publication:
 
     def sweep(self) -> None:
         """Make up for the large payload: delete those that no message needs any more, if all can be seen."""
-        keys = self._log.keys
         with suppress(AgentdError):
-            for prefix in (keys.names, f"{keys.root}messages/"):
-                self._demand("read", prefix)
+            self._demand("read", self._log.keys.every_message)
             self._log.sweep()
 
     def _demand(self, access: Access, prefix: str) -> None:

@@ -158,7 +158,7 @@ class Poll(Protocol):
 
 def read_prefixes(keys: Keys) -> tuple[str, ...]:
     """Of the keys that a node reads to follow the log."""
-    return keys.names, f"{keys.root}messages/", keys.bodies
+    return keys.names, keys.every_message, keys.bodies
 
 
 def _event_of(error: Exception) -> str:

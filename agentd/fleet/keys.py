@@ -51,6 +51,7 @@ class Keys:
     Attributes:
         root: what every key of the fleet begins with; like each prefix here it ends in a slash.
         names: the prefix of the heads: the one that is watched.
+        every_message: the prefix of the messages of all names.
         record: the key of the fleet's own record, which stands among the heads.
         bodies: the prefix of the bodies.
         nodes: the prefix of the nodes' documents.
@@ -68,6 +69,7 @@ class Keys:
         self.fleet = fleet
         self.root = f"{_ROOT}/{fleet}/"
         self.names = f"{self.root}names/"
+        self.every_message = f"{self.root}messages/"
         self.record = f"{self.names}_fleet"
         self.bodies = f"{self.root}bodies/"
         self.nodes = f"{self.root}nodes/"
@@ -79,7 +81,7 @@ class Keys:
 
     def messages(self, name: str) -> str:
         """The prefix of a name's messages."""
-        return f"{self.root}messages/{_kept(name)}/"
+        return f"{self.every_message}{_kept(name)}/"
 
     def message(self, name: str, num: int) -> str:
         """The key of one message."""
@@ -119,6 +121,12 @@ class Keys:
         if text == key or not _NUMBER.fullmatch(text):
             return None
         return int(text) if is_number(int(text)) else None
+
+    def place_of(self, key: str) -> tuple[str, int] | None:
+        """The name and number of the message that has this key; None if it is not one."""
+        name = key.removeprefix(self.every_message).partition("/")[0]
+        num = self.number_of(name, key) if is_kept_name(name) else None
+        return None if num is None else (name, num)
 
     def node_of(self, key: str) -> str | None:
         """The node whose document has this key; None if it is not one."""

@@ -7,6 +7,7 @@ sweeping bodies. Whether and when is up to the callers.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
@@ -233,14 +234,18 @@ class Log(Writer):
     def sweep(self) -> int:
         """Delete the bodies that no message has referred to for a day; returns how many.
 
-        The token must be allowed to read all names: of what it may not see, nothing would be known.
+        The token must be allowed to read all messages: of what it may not see, nothing would be known.
 
         Raises:
             UnknownFormat: a newer agentd wrote a message, so that it is not known to what it refers.
         """
         referenced: set[str] = set()
-        for name in self.heads():
-            for reading in self.after(name, 0, None):
+        numbers: defaultdict[str, list[int]] = defaultdict(list)
+        for name, num in filter(None, map(self.keys.place_of, self.kv.keys(self.keys.every_message))):
+            numbers[name].append(num)
+        for name, some in numbers.items():
+            for at in range(0, len(some), MOST_READS):
+                reading = self.read(name, some[at : at + MOST_READS])
                 for error in reading.troubles.values():
                     if isinstance(error, UnknownFormat):  # junk refers to nothing
                         raise error

@@ -4,7 +4,7 @@
 #
 # Whoever has it can have every handler of the fleet do what it does for a message. To let a job publish one name
 # only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes; names/_fleet is to
-# be read, and for the first message of a fleet to be written.
+# be read, and for the first message of a fleet to be written. Such a job does not sweep (see below).
 
 key_prefix "agentd/FLEET/names/" {
   policy = "write"
@@ -16,12 +16,9 @@ key_prefix "agentd/FLEET/pruned/" {
   policy = "write"
 }
 
-# Payloads above 32 KiB; and since when those are not needed that are still there, so that they are swept after a
-# day. Without the second rule everything works, and nothing is swept.
+# Payloads above 32 KiB. Whoever publishes one sweeps those that no message has needed for a day, if it may read
+# the messages of all names.
 key_prefix "agentd/FLEET/bodies/" {
-  policy = "write"
-}
-key_prefix "agentd/FLEET/locks/" {
   policy = "write"
 }
 

@@ -5,6 +5,7 @@ Each rule is left out once, and what is told then names it: somebody who reads t
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import main
+from agentd.fleet.keys import Keys
 from tests.servers.acknowledgers import Acknowledgers, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require
@@ -143,9 +145,7 @@ def test_the_policy_of_a_publisher_is_enough(
     assert "policy" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "left_out", [rule for rule in rules("publisher") if "locks" not in rule.segment], ids=str
-)
+@pytest.mark.parametrize("left_out", rules("publisher"), ids=str)
 def test_a_publisher_is_told_which_right_is_missing(
     strict: ConsulAgent,
     left_out: Rule,
@@ -165,15 +165,25 @@ def test_a_publisher_is_told_which_right_is_missing(
     assert "at the same time" not in told
 
 
-def test_a_publisher_that_may_not_sweep_publishes_all_the_same(
-    strict: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_job_may_be_let_publish_one_name_only(
+    strict: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bodies that nobody needs stay until somebody else sweeps."""
+    """As the policy's comment says. What other names need is unknown to it, so it sweeps no body."""
     name = f"acl-{free_port()}"
     strict.kv_put(f"agentd/{name}/nodes/lb-1", b"{}")
-    wanted = [rule for rule in rules("publisher") if "locks" not in rule.segment]
+    others = Keys(name).body("ab" * 32)
+    strict.kv_put(others, b"x")
+    strict.kv_put(Keys(name).swept, json.dumps({"format": 1, "since": {"ab" * 32: 1}}).encode())
+    several = ("names", "messages", "pruned")
+    wanted = [one for one in rules("publisher") if one.segment.split("/")[2] not in several]
+    wanted += [Rule("key", f"agentd/FLEET/names/{key}", "write") for key in ("news", "_fleet")]
+    wanted += [Rule("key_prefix", f"agentd/FLEET/{part}/news/", "write") for part in several[1:]]
 
     assert publish(strict, name, wanted, monkeypatch, tmp_path / "body") == [0] * 4
+    assert "policy" not in capsys.readouterr().err
+    assert strict.kv_get(others) == b"x"
+    assert main(["publish", "other", "x", "--keep", "all", "--fleet", name, "--http-addr", strict.url]) == 1
+    assert f"agentd/{name}/names/other" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- node and relay

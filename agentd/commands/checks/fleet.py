@@ -92,7 +92,7 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
         return
     wanted: list[Right] = [
         ("key", "write", own),
-        *(("key", "read", prefix) for prefix in (keys.names, f"{keys.root}messages/", keys.bodies)),
+        *(("key", "read", prefix) for prefix in (keys.names, keys.every_message, keys.bodies)),
     ]
     if options.relay:
         wanted += [

@@ -60,6 +60,7 @@ def test_back_from_a_key() -> None:
     assert KEYS.name_of("agentd/prod/names/deploy") == "deploy"
     assert KEYS.node_of("agentd/prod/nodes/lb1") == "lb1"
     assert KEYS.number_of("deploy", "agentd/prod/messages/deploy/0000000000000007") == 7
+    assert KEYS.place_of("agentd/prod/messages/deploy/0000000000000007") == ("deploy", 7)
 
 
 @pytest.mark.parametrize(
@@ -75,4 +76,5 @@ def test_junk_is_none_of_ours(key: str) -> None:
     """Whoever may write below the prefix may write anything."""
     assert KEYS.name_of(key) is None
     assert KEYS.number_of("deploy", key) is None
+    assert KEYS.place_of(key) is None
     assert KEYS.node_of(key) is None
