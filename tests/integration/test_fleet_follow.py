@@ -61,7 +61,7 @@ def test_a_node_that_was_down_catches_up_in_order(
 
     for node in nodes:
         node.await_tally("1", "2", "3", "4", "5", "6")
-        assert [row["outcome"] for row in node.history("tally")] == ["applied"] * 6
+        node.await_outcomes("tally", "applied", 6)
 
 
 def test_events_that_fire_while_a_node_is_down_reach_it_in_the_order_of_the_others(
@@ -93,7 +93,7 @@ def test_events_that_fire_while_a_node_is_down_reach_it_in_the_order_of_the_othe
         nodes[2].start()
 
         nodes[2].await_tally(*nodes[0].tally())
-        assert [row["outcome"] for row in nodes[2].history("tally")] == ["applied"] * 9
+        nodes[2].await_outcomes("tally", "applied", 9)
 
 
 def test_a_joiner_gets_what_is_in_force(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
@@ -329,7 +329,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(
 
     wait_until(lambda: len(node.tally()) >= MESSAGES, "all messages")
     assert sorted(node.tally(), key=int) == sent
-    assert [row["outcome"] for row in node.history("tally")] == ["applied"] * MESSAGES
+    node.await_outcomes("tally", "applied", MESSAGES)
 
 
 def test_the_state_is_told(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:

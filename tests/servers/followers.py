@@ -92,6 +92,16 @@ class FollowingNode:
         """Wait until exactly these were applied, in this order."""
         wait_until(lambda: self.tally() == list(payloads), f"{payloads} on {self.name}")
 
+    def await_outcomes(self, handler: str, outcome: str, count: int) -> None:
+        """Wait until so many changes of a handler have ended, all of them like this.
+
+        What they did is there a moment before the journal says so.
+        """
+        wait_until(
+            lambda: [row["outcome"] for row in self.history(handler)] == [outcome] * count,
+            f"{count} changes of {handler} on {self.name} to end as {outcome}",
+        )
+
     def lose_journal(self) -> None:
         """Delete the journal, and whatever else of the log the node holds outside the tree."""
         for pattern in ("journal.db*", "fleet.db*"):
