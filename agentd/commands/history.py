@@ -80,11 +80,12 @@ def _state(row: Row) -> str:
 
 
 def label(row: Row) -> str:
-    """How a table names a change: an event by its name and short ID, a state by its query."""
+    """How a table names a change: events by short ID, published messages by number, states by their query."""
     identity, copy = str(row["id"]).partition("#")[::2]
     suffix = f"#{copy}" if copy else ""
     if row["kind"] == "event":
-        return f"{row['name']} {identity[:_SHORT_ID]}{suffix}"
+        number = identity.removeprefix(f"{row['name']}-")
+        return f"{row['name']} {number if number.isdecimal() else identity[:_SHORT_ID]}{suffix}"
     return str(row["id"]) if row["kind"] in ("notification", "timer") else f"{row['query']}{suffix}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentd.commands.history import label
 from agentd.handler import KeyState
 from agentd.journal.entry import Outcome
 from tests.unit.commands.node import CommandNode, event
@@ -143,3 +144,11 @@ def test_name_of_an_event_cannot_steer_the_terminal(node: CommandNode) -> None:
     _, said, _ = node.command("history")
     assert "\033" not in said
     assert "a\\x1b[2Jb" in said
+
+
+def test_a_published_message_is_shown_with_its_number() -> None:
+    """By which `agentd log` knows it: its ID begins with the name, so that the first letters say nothing."""
+    shown = {"kind": "event", "name": "deploy", "query": "log:deploy"}
+    assert label(shown | {"id": "deploy-1795724207904"}) == "deploy 1795724207904"
+    assert label(shown | {"id": "deploy-1795724207904#2"}) == "deploy 1795724207904#2"
+    assert label(shown | {"id": "02755044-a3b2-3446-5fac-2ce28f080d50"}) == "deploy 02755044"
