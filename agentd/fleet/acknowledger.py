@@ -121,6 +121,7 @@ class Acknowledger:
         self._document: Acknowledgement | None = None  # as it was written last
         self._not_before = self._check_at = self._register_at = 0.0
         self._failures = 0
+        self._registered_once = False
         self._woken = threading.Event()
         self._stopping = threading.Event()
         self._farewell: Farewell = ""
@@ -335,7 +336,8 @@ class Acknowledger:
         if status is None:
             registration.deregister(client, fleet, self._node)
             return "status.address is null, so that there is nothing that Consul could check"
-        if registration.ensure(client, fleet, self._node, status):
+        if registration.ensure(client, fleet, self._node, status, afresh=not self._registered_once):
+            self._registered_once = True
             _log.info("fleet.registered", service=registration.SERVICE, node=self._node)
         return ""
 

@@ -37,7 +37,7 @@ def node_of(service: Mapping[str, Any], fleet: str) -> str | None:
     )
 
 
-def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
+def ensure(client: ConsulClient, fleet: str, node: str, status: str, *, afresh: bool = False) -> bool:
     """Have the agent know the service, and under no other name; it forgets it if its data is lost.
 
     Args:
@@ -45,6 +45,8 @@ def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
         fleet: its name, which becomes a tag.
         node: as which this node acknowledges.
         status: address and port of the daemon's HTTP endpoints.
+        afresh: forget what the check found before: the daemon has just started, and the check that failed
+            while nothing answered would go on saying so until its next turn.
 
     Returns:
         Whether it had to be registered.
@@ -59,8 +61,10 @@ def ensure(client: ConsulClient, fleet: str, node: str, status: str) -> bool:
         if identity != wanted["ID"] and one.get("Service") == SERVICE and one.get("Meta") == wanted["Meta"]:
             _forget(client, identity)  # this daemon, when it had another name
     known = every.get(wanted["ID"])
-    if known and known.get("Meta") == wanted["Meta"] and known.get("Tags") == wanted["Tags"]:
+    if not afresh and known and known.get("Meta") == wanted["Meta"] and known.get("Tags") == wanted["Tags"]:
         return False
+    if afresh and known:  # a check that is replaced keeps its status
+        client.send("PUT", f"{_PREFIX}deregister/{quote(service_id(fleet, node))}")
     client.send(
         "PUT", f"{_PREFIX}register", [("replace-existing-checks", "true")], json.dumps(wanted).encode()
     )
@@ -105,6 +109,7 @@ def _definition(fleet: str, node: str, status: str) -> dict[str, Any]:
         "Check": {
             "Name": "agentd: every thread is alive",
             "HTTP": f"http://{status}/healthz",
+            "Status": "passing",  # whoever registers it is alive; a failing check says so within its interval
             "Interval": "10s",
             "Timeout": "5s",
         },

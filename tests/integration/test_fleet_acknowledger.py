@@ -16,7 +16,7 @@ from agentd.fleet.acknowledger import FAREWELL, Acknowledger
 from agentd.fleet.condition import Condition
 from agentd.fleet.keys import Keys
 from agentd.fleet.options import FleetOptions
-from agentd.fleet.registration import ensure, service_id
+from agentd.fleet.registration import SERVICE, ensure, service_id
 from agentd.heartbeat import Heartbeats
 from agentd.watch.client import AgentInfo, ConsulClient
 from agentd.watch.options import ConsulOptions
@@ -459,6 +459,15 @@ def test_it_is_not_registered_where_it_must_not_or_cannot_be(
     assert registered(node) is None
     reason = node.acknowledger.standing.unregistered
     assert bool(reason) == ("status" in options)
+
+
+def test_a_daemon_that_has_just_started_is_not_taken_for_silent(one: Callable[..., One], fleet: str) -> None:
+    """The check that failed while nothing answered does not say so until its next turn."""
+    node, service = one(fleet), service_id(fleet, "lb1")
+    check = {"HTTP": "http://127.0.0.1:1/", "Interval": "1h", "Status": "critical"}
+    node.consul.put("/v1/agent/service/register", {"ID": service, "Name": SERVICE, "Check": check})
+    node.turn()
+    assert node.consul.get("/v1/agent/checks")[f"service:{service}"]["Status"] == "passing"
 
 
 def test_an_agent_that_restarts_keeps_the_service(new_consul: Callable[..., ConsulAgent], fleet: str) -> None:
