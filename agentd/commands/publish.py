@@ -330,9 +330,14 @@ class _Publication:
         """Try it on the handlers here, as it would come out of the log. Raises AgentdError if one refuses."""
         if not self._takers:
             return []
-        from agentd.commands.rehearsal import rehearse  # noqa: PLC0415 (as above)
+        from agentd.commands.rehearsal import INSTEAD, rehearse  # noqa: PLC0415 (as above)
         from agentd.fleet.receipt import event_of  # noqa: PLC0415 (as above)
 
+        if not any(self._takers.values()):  # least of all a secret is to stand where nobody asks for it
+            raise AgentdError(
+                f"not published: {', '.join(self._takers)} here would not get it, since `keep:` is missing"
+                f" beside `event: {self._name}`: add it, or {INSTEAD}"
+            )
         change = event_of(message, body, message.issued, live=True)
         told = rehearse(self._arguments.config, self._takers, change)
         for one in told:

@@ -603,6 +603,7 @@ class TestHere:
             "handlers": {
                 "blacklist": {"use": "ip_blacklist", "on": [{"event": "list", "keep": "all"}]},
                 "other": {"use": "command", "on": [{"event": "*"}], "options": {"argv": ["/bin/false"]}},
+                "keys": {"use": "tls_ticket_keys", "on": [{"event": "rotate"}]},
             },
         }
         file = tmp_path / "agentd.yaml"
@@ -622,6 +623,15 @@ class TestHere:
         assert (fleet.head("list").keep, fleet.head("list").count) == ("all", 1)
         assert not (tmp_path / "state").exists()
         assert not (tmp_path / "tree").exists()
+
+    def test_what_they_do_not_keep_is_not(self, fleet: Fleet, config: str) -> None:
+        """It would not reach them; and it may be a key, which must not lie in Consul for all who may read."""
+        status = main(["publish", "--config", config, "rotate", SECRET, "--keep", "latest"])
+        assert status == 1
+        _, err = fleet.captured()
+        assert "keys here would not get it, since `keep:` is missing beside `event: rotate`" in err
+        assert SECRET not in err
+        assert fleet.log.head("rotate") is None
 
     def test_what_they_refuse_is_not(self, fleet: Fleet, config: str) -> None:
         """The reason is the handler's; whoever knows better says so."""
