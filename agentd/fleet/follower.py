@@ -223,6 +223,7 @@ class Follower:
         self._news: Heads | None = None  # what came since the last turn
         self._heads: Heads | None = None  # what the last turn was about
         self._behind: set[tuple[str, str]] = set()  # name and handler: the last turn did not read all
+        self._told: dict[str, int] = {}  # name -> the newest message that something was said of
         self._keyed = -_LISTENING  # when the heads were last read by key
         self._failures = 0
         self._library: Library | None = None
@@ -436,7 +437,7 @@ class Follower:
     def _hold(self, name: str, head: Head) -> None:
         """Read the whole log once more: what this node held of it is lost, or could not be written."""
         for reading in self._reader().after(name, 0, head):
-            usable, _ = _usable(reading, head.newest)
+            usable, _ = self._usable(name, reading, head.newest)
             if usable:
                 self._witness.read(name, head, usable)
             for message in usable:
@@ -450,7 +451,7 @@ class Follower:
         read = last = 0
         wanted: list[Envelope] = []
         for reading in self._readings(kept.name, start, head):
-            usable, waits = _usable(reading, head.newest)
+            usable, waits = self._usable(kept.name, reading, head.newest)
             if usable:
                 self._witness.read(kept.name, head, usable)
                 last = usable[-1].num
@@ -485,6 +486,22 @@ class Follower:
                 pass
         return self._reader().after(name, start, head)
 
+    def _usable(self, name: str, reading: Reading, newest: int) -> tuple[list[Envelope], _Waits | None]:
+        """The messages up to the newest, and up to the first that has to wait; why that has to."""
+        found: list[Envelope] = []
+        by_num = {one.num: one for one in reading.messages}
+        for num in sorted({*by_num, *reading.troubles}):
+            if num > newest:
+                break
+            if num in by_num:
+                found.append(by_num[num])
+            elif isinstance(trouble := reading.troubles[num], UnknownFormat):
+                self._tell("fleet.waits_for_format", name, num, trouble)
+                return found, _Waits(f"message {num} is of a newer format: upgrade agentd")
+            else:  # junk: nobody applies it
+                self._tell("fleet.message_unusable", name, num, trouble)
+        return found, None
+
     def _concerns(self, message: Envelope, *, live: bool) -> bool:
         """Whether a handler of this node is to be given the message."""
         if message.kind != "payload" or (not live and message.is_over(self._clock())):
@@ -492,10 +509,14 @@ class Follower:
         try:
             return matches(message, self._node, lambda: self._open().services())
         except BadDocument as error:
-            _log.warning(
-                "fleet.message_unusable", event_name=message.name, num=message.num, reason=str(error)
-            )
+            self._tell("fleet.message_unusable", message.name, message.num, error)
             return False
+
+    def _tell(self, event: str, name: str, num: int, error: FleetError) -> None:
+        """Log what is wrong with a message, once, however often it is read."""
+        if num > self._told.get(name, 0):
+            self._told[name] = num
+            _log.warning(event, event_name=name, num=num, reason=str(error))
 
     # ------------------------------------------------------------------ into the journal
 
@@ -550,20 +571,3 @@ class Follower:
             raise _Waits(f"the payload of message {message.num} is not there")
         self._witness.read(message.name, head, (), {message.sha256 or "": body})
         return body
-
-
-def _usable(reading: Reading, newest: int) -> tuple[list[Envelope], _Waits | None]:
-    """The messages up to the newest, and up to the first that has to wait; why that has to."""
-    found: list[Envelope] = []
-    by_num = {one.num: one for one in reading.messages}
-    for num in sorted({*by_num, *reading.troubles}):
-        if num > newest:
-            break
-        if num in by_num:
-            found.append(by_num[num])
-        elif isinstance(trouble := reading.troubles[num], UnknownFormat):
-            _log.warning("fleet.waits_for_format", num=num, reason=str(trouble))
-            return found, _Waits(f"message {num} is of a newer format: upgrade agentd")
-        else:  # junk: nobody applies it
-            _log.warning("fleet.message_unusable", num=num, reason=str(trouble))
-    return found, None

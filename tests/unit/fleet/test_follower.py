@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.follower import Follower, Kept
@@ -309,6 +310,20 @@ def test_a_message_of_a_newer_format_waits(bench: Bench) -> None:
     bench.turn(news=False)
     assert bench.waiting == ["a", "b", "c"]
     assert bench.waits == ""
+
+
+def test_what_is_wrong_with_a_message_is_told_once(bench: Bench) -> None:
+    """It is read again every few seconds, for weeks perhaps."""
+    for num, junk in ((1, b"junk"), (2, b'{"format":99}')):
+        bench.publish("a")
+        bench.shelf.values[bench.shelf.keys_of.message("ban", num)] = junk
+    with capture_logs() as told:
+        for _ in range(5):
+            bench.turn(news=False)
+            bench.turn()
+    assert [(one["event"], one["num"]) for one in told if "num" in one] == [
+        ("fleet.message_unusable", 1), ("fleet.waits_for_format", 2),
+    ]  # fmt: skip
 
 
 def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
