@@ -149,7 +149,7 @@ class _View:
 
         documents = self._census.documents(self._index, wait)
         self._index = documents.index
-        catalogue = self._census.catalogue()
+        catalogue = self._census.catalogue(documents.datacenters)
         heads = self._census.heads()
         self._may_be_believed(documents, heads)
         expected = self._census.nodes_of(self._service) if self._service else None
@@ -236,7 +236,7 @@ def _forget(arguments: Namespace, nodes: list[str], output: Output) -> int:
                 raise AgentdError(
                     f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
                 )
-        for member in census.members(documents, census.catalogue()):
+        for member in census.members(documents, census.catalogue(documents.datacenters)):
             if member.node in nodes and not arguments.force:
                 _refuse_alive(member)
         store = KeyValueStore(reached.client)

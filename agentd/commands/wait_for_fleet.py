@@ -232,14 +232,13 @@ class FleetWait:
 
     def _wait(self, newest: Newest, teller: _Teller) -> Tally:
         published = time.time()
-        catalogue = self._census.catalogue()
-        read = time.monotonic()
+        catalogue, read = None, 0.0
         while True:
             began = time.monotonic()
             documents = self._census.documents(self._index, max(0.0, min(self._left(), _LONGEST)))
             self._index = documents.index
-            if time.monotonic() - read > _LONGEST:
-                catalogue, read = self._census.catalogue(), time.monotonic()
+            if catalogue is None or time.monotonic() - read > _LONGEST:
+                catalogue, read = self._census.catalogue(documents.datacenters), time.monotonic()
             found = tally(
                 self._census.members(documents, catalogue, frozenset()), newest, published, self._quorum
             )

@@ -117,6 +117,7 @@ class Acknowledger:
         self._client: ConsulClient | None = None
         self._who: AgentInfo | None = None
         self._node = ""
+        self._elsewhere = ""  # our datacenter, if the fleet is at home in another one
         self._index: int | None = None  # of our document; None if it must be looked up
         self._document: Acknowledgement | None = None  # as it was written last
         self._not_before = self._check_at = self._register_at = 0.0
@@ -218,6 +219,7 @@ class Acknowledger:
             found = ConsulKV(client).pair(key)
             if (found.index if found else 0) != self._index:
                 self._index = self._document = None
+        self._elsewhere = "" if client.dc in (None, who.datacenter) else who.datacenter
         self._who, self._node, self._check_at = who, node, now + _CHECK * random.uniform(0.8, 1.2)  # noqa: S311
         self._note(node=node)
 
@@ -228,6 +230,7 @@ class Acknowledger:
             node_id=self._who.node_id if self._who else "",
             boot=self._boot,
             written=self._clock(),
+            datacenter=self._elsewhere,
             generation=found.generation,
             names=found.names,
             handlers=found.handlers,

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from agentd.errors import BadDocument, ConsulTooLarge, ConsulUnavailable, UnknownFormat
+from agentd.errors import BadDocument, ConsulRefused, ConsulTooLarge, ConsulUnavailable, UnknownFormat
 from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
@@ -34,6 +34,9 @@ MOST_BYTES: Final = 32 * 2**20
 """Bytes of values that are then read before the rest counts as junk."""
 MOST_SERVICES: Final = 50
 """Services that a message may mean whose nodes are asked for."""
+MOST_DATACENTERS: Final = 16
+"""Datacenters beside the home one whose catalogues are read."""
+_UNKNOWN: Final = "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
 _SERF: Final = "serfHealth"  # Consul's own check, of whether the agent is a living member
 _CRITICAL: Final = "critical"
 
@@ -55,6 +58,11 @@ class Documents:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     indexes: Mapping[str, int] = field(default_factory=dict)
     junk: int = 0
+
+    @property
+    def datacenters(self) -> list[str]:
+        """Where nodes are that are not in the home datacenter; as many as are looked at."""
+        return sorted({one.datacenter for one in self.found.values() if one.datacenter})[:MOST_DATACENTERS]
 
     @property
     def has_twins(self) -> bool:
@@ -79,11 +87,25 @@ class Catalogue:
         ids: node -> ID of its Consul agent, "" if it is not said.
         down: the nodes whose agents have failed.
         critical: the IDs of the services `agentd` that do not answer their health check.
+        unknown: other datacenters that cannot be asked.
     """
 
     ids: Mapping[str, str]
     down: frozenset[str] = frozenset()
     critical: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+
+    def with_datacenter(self, name: str, there: Catalogue | None) -> Catalogue:
+        """This, and what another datacenter has; None if that cannot be asked."""
+        if there is None:
+            return replace(self, unknown=self.unknown | {name})
+        told = {node: f"{node}.{name}" if node in self.ids else node for node in there.ids}
+        return Catalogue(
+            {**self.ids, **{told[node]: identity for node, identity in there.ids.items()}},
+            self.down | {told[node] for node in there.down if node in told},
+            self.critical | there.critical,
+            self.unknown,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +241,31 @@ class Census:
 
     # ------------------------------------------------------------------ catalogue
 
-    def catalogue(self) -> Catalogue:
-        """The nodes that Consul knows, and whether their agents, and agentd on them, are well."""
+    def catalogue(self, elsewhere: Iterable[str] = ()) -> Catalogue:
+        """The nodes that Consul knows, and whether their agents, and agentd on them, are well.
+
+        Args:
+            elsewhere: the datacenters that are asked beside the home one.
+        """
+        found = self._catalogue()
+        self._ids = found.ids
+        home = self._client.dc
+        for datacenter in elsewhere:
+            self._client.dc = datacenter
+            try:
+                there = self._catalogue()
+            except (ConsulUnavailable, ConsulRefused):  # that one alone is out of reach, or does not exist
+                there = None
+            finally:
+                self._client.dc = home
+            found = found.with_datacenter(datacenter, there)
+        return found
+
+    def _catalogue(self) -> Catalogue:
         listed = NodesQuery().fetch(self._client).changes[0].raw or ()
         failing = ChecksQuery(state=_CRITICAL).fetch(self._client).changes[0].raw or ()
-        self._ids = {one["Node"]: str(one.get("ID") or "") for one in listed}
         return Catalogue(
-            ids=self._ids,
+            ids={one["Node"]: str(one.get("ID") or "") for one in listed},
             down=frozenset(str(one.get("Node")) for one in failing if one["CheckID"] == _SERF),
             critical=frozenset(
                 str(one.get("ServiceID")) for one in failing if one.get("ServiceName") == SERVICE
@@ -368,12 +408,10 @@ def members(
         document = documents.found.get(node)
         agent = document.node_id if document else ""
         where = node if node in catalogue.ids else by_id.get(agent)
-        if where is None:
-            silent = (
-                "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
-                if catalogue.ids
-                else ""
-            )
+        if document and document.datacenter in catalogue.unknown:
+            silent = f"its datacenter {document.datacenter} cannot be asked about it"
+        elif where is None:
+            silent = _UNKNOWN if catalogue.ids else ""
         elif where in catalogue.down:
             silent = "its Consul agent is down"
         elif service_id(fleet, node) in catalogue.critical:

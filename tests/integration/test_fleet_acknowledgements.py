@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -87,8 +88,9 @@ def fleet(consul: ConsulAgent) -> Iterator[str]:
 def new_told(new_node: Callable[..., Node], fleet: str) -> Callable[..., Told]:
     """Make nodes of the fleet, running."""
 
-    def make(node: str = "lb1", **settings: Any) -> Told:  # noqa: ANN401 (of agentd.yaml)
+    def make(node: str = "lb1", *, reload: str = "nginx_reload", **settings: Any) -> Told:  # noqa: ANN401 (of agentd.yaml)
         handlers = main_job(promote_after="0s", interval="100ms", suffix=f"-{fleet}")
+        handlers["nginx-reload"]["use"] = reload
         handlers["blacklist"]["on"] = [{"event": _NAME, "keep": "all"}]
         section = {"fleet": {"name": fleet, "node": node}}
         return Told(new_node(handlers=handlers, settings=section | settings).start(), fleet)
@@ -217,6 +219,46 @@ def test_a_damaged_tree_lowers_what_is_live_until_it_is_mended(new_told: Callabl
     assert after.drift == {}
 
 
+@pytest.mark.parametrize("drift", ["mend", "report"])
+def test_an_nginx_that_serves_an_older_generation_is_told_and_mended_or_only_told(
+    new_told: Callable[..., Told], drift: str
+) -> None:
+    """Nobody but the regular look would notice; what is new mends it in any case."""
+    told = new_told(reload="tests.integration.watchful:WatchfulReload", drift=drift)
+    told.publish(f"add {_FIRST}")
+    num, _ = told.until_live()
+
+    _serve_older(told.node)
+    if drift == "report":
+        found = told.until("the drift", lambda one: bool(one.handlers["nginx-reload"].drift))
+        assert _of(found).live is None
+        assert "generation" in found.handlers["nginx-reload"].drift
+        assert "drifted" in told.node.agentd.command("fleet").stdout
+        assert told.node.nginx.get(client=_FIRST)[0] != 403
+        told.publish(f"add {_SECOND}")
+    wait_until(lambda: told.node.nginx.get(client=_FIRST)[0] == 403, "nginx to be reloaded", seconds=_WAITS)
+
+    after = told.until(
+        "its end", lambda one: not one.handlers["nginx-reload"].drift and _of(one).live is not None
+    )
+    assert ((_of(after).live or 0) > num) == (drift == "report")
+
+
+def _serve_older(node: Node) -> None:
+    """Have nginx read an earlier generation, as if a backup had been put back for a moment."""
+    current = node.nginx.tree / "current"
+    now, pid = current.readlink(), node.agentd.process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for target in (now.with_name(f"{int(now.name) - 1:06}"), now):
+            (made := current.with_name("other")).symlink_to(target)
+            made.rename(current)
+            if target != now:
+                node.nginx.reload()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def test_a_clean_stop_is_acknowledged_and_a_start_takes_it_back(told: Told) -> None:
     """What is live stays: nginx goes on."""
     told.publish(f"add {_FIRST}")
@@ -337,3 +379,34 @@ def test_a_reload_with_another_name_leaves_nothing_of_the_old_one(told: Told) ->
 
     told.until("the new name", lambda _: True, "lb2")
     wait_until(lambda: told.document("lb1") is None, "the old name to be removed", seconds=_WAITS)
+
+
+def test_a_node_in_another_datacenter_is_judged_by_what_that_knows(
+    new_consul: Callable[..., ConsulAgent], directory: Path, fleet: str
+) -> None:
+    """The home datacenter has never heard of it."""
+    wan = free_port()
+    home = new_consul(node="home", wan=wan)
+    away = new_consul(
+        node="away",
+        address="127.0.0.2",
+        wan=free_port("127.0.0.2"),
+        extra={"datacenter": "dc2", "retry_join_wan": [f"127.0.0.1:{wan}"], "retry_interval_wan": "1s"},
+    )
+    wait_until(
+        lambda: len(away.get("/v1/catalog/datacenters")) == 2, "the datacenters to meet", seconds=_WAITS
+    )
+    section = {"name": fleet, "node": "far", "datacenter": "dc1", "service": False}
+    node = FollowingNode(directory / "far", "far", fleet=fleet, consul=away, settings={"fleet": section})
+    with ExitStack() as stack:
+        stack.callback(node.stop)
+        node.start()
+        wait_until(lambda: home.kv_get(Keys(fleet).node("far")), "the document", seconds=_WAITS)
+
+        def seen() -> list[tuple[str, str, str]]:
+            found = json.loads(node.agentd.command("fleet", "--json").stdout)["differences"]
+            return [(one["node"], one["trouble"], one["text"]) for one in found if one["node"] != "home"]
+
+        assert seen() == []
+        away_is_known = json.loads(node.agentd.command("fleet", "--json").stdout)["documents"]["far"]
+        assert away_is_known["datacenter"] == "dc2"

@@ -30,6 +30,7 @@ class ConsulAgent:
         server: whether an agent that joins is a server too (a client otherwise).
         acl: default policy deny; `token` becomes a management token at the first start.
         dns: the port of its DNS server; none by default.
+        wan: the port by which it knows servers of other datacenters; none by default.
         extra: more of the agent's own configuration, merged over ours at the top level.
         newer: the points in which it behaves as a newer release; None: as it is, unless the run of all tests
             is to be on a newer one (`scripts/test --consul=newer`).
@@ -47,6 +48,7 @@ class ConsulAgent:
         server: bool = False,
         acl: bool = False,
         dns: int | None = None,
+        wan: int | None = None,
         extra: Mapping[str, Any] | None = None,
         newer: Points | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class ConsulAgent:
         names = ("http", "serf_lan", "server")
         self.ports = {name: free_port(address) for name in names}
         self.ports |= {} if dns is None else {"dns": dns}
+        self.ports |= {} if wan is None else {"serf_wan": wan}
         self._direct = self.ports["http"]
         self.proxy: NewerConsul | None = None
         if newer is None and os.environ.get("AGENTD_CONSUL") == "newer":

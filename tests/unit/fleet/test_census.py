@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 
 from agentd.fleet.acknowledgement import Acknowledgement
@@ -69,6 +70,20 @@ def test_a_daemon_that_runs_is_not_taken_for_none() -> None:
     registered = {"a": ("a",), "b": ("a",), "c": ("c",), "d": ("d",)}
     found = members(FLEET, documents(a="1"), catalogue, registered)
     assert {one.node: one.runs_as for one in found} == {"a": "", "b": "a", "c": "", "d": ""}
+
+
+def test_nodes_of_other_datacenters_are_known_there() -> None:
+    """Two nodes of one name in two datacenters are two; a datacenter out of reach says nothing."""
+    given = documents(here="1", there="2", down="3")
+    unreachable = replace(given.found["down"], datacenter="dc3")
+    given = replace(given, found={**given.found, "down": unreachable})
+    home = Catalogue(ids={"lb": "1"})
+    both = home.with_datacenter("dc2", Catalogue(ids={"lb": "2"}, down=frozenset({"lb"})))
+    assert silent(given, both.with_datacenter("dc3", None)) == {
+        "here": "",
+        "there": "its Consul agent is down",
+        "down": "its datacenter dc3 cannot be asked about it",
+    }
 
 
 def test_without_the_right_to_see_nodes_nobody_is_silent() -> None:
