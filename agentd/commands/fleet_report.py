@@ -76,12 +76,15 @@ def _is_whole(found: Found) -> bool:
 def _name(name: str, found: Found) -> dict[str, Any]:
     newest = found.newest.get(name)
     head = found.heads.heads.get(name)
+    confirmed, there = found.standing.confirmed.get(name, (0, 0))
     return {
         "name": name,
         "keep": head.keep if head else None,
         "newest": newest.num if newest else None,
         "issued": newest.issued if newest else None,
         "expires": newest.expires if newest else None,
+        "for": there,
+        "confirmed": confirmed,
         "publisher": newest.publisher if newest else None,
         "via": newest.source if newest else None,
         "live": [
@@ -125,11 +128,9 @@ def show(found: Found, output: Output) -> None:
 
 def _row(name: str, found: Found) -> list[object]:
     newest = found.newest.get(name)
-    live = found.standing.live.get(name, {})
-    there = sum(live.values())
+    current, there = found.standing.confirmed.get(name, (0, 0))
     if newest is None:
         return [name, None, f"- of {there}", None, None, found.heads.unreadable.get(name)]
-    current = sum(count for num, count in live.items() if num is not None and num >= newest.num)
     age = None if newest.issued is None else span(max(0.0, found.now - newest.issued))
     by = f"{newest.publisher}, {_VIA.get(newest.source, newest.source)}" if newest.source else None
     why = found.heads.unreadable.get(name)

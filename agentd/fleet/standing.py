@@ -124,11 +124,14 @@ class Standing:
         nodes: the nodes that count, sorted: of one handler only those that have it.
         differences: the worst first, then by subject and node.
         live: name -> number -> how many nodes have it in force; None: no message.
+        confirmed: name -> of the nodes that its newest message is for, how many have it in force, and how
+            many there are.
     """
 
     nodes: tuple[str, ...]
     differences: tuple[Difference, ...]
     live: Mapping[str, Mapping[int | None, int]] = field(default_factory=dict)
+    confirmed: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def agreeing(self) -> tuple[str, ...]:
@@ -154,14 +157,26 @@ def standing(
     found = [difference for one in counted for difference in _of_node(one, newest, now, handler, taken)]
     found += _disagreeing(counted, now, handler)
     live: dict[str, Counter[int | None]] = defaultdict(Counter)
+    asked: dict[str, list[bool | None]] = defaultdict(list)
     for one in counted:
         for name, state in _names(one, handler).items():
             live[name][state.live] += 1
+            asked[name].append(_confirms(one.node, state, newest.get(name)))
     return Standing(
         nodes=tuple(sorted(one.node for one in counted)),
         differences=tuple(sorted(found, key=_order)),
         live=dict(live),
+        confirmed={name: (each.count(True), len(each) - each.count(None)) for name, each in asked.items()},
     )
+
+
+def _confirms(node: str, state: Name, newest: Newest | None) -> bool | None:
+    """Whether the node has the newest message in force; None if that is not for it."""
+    if newest is None:
+        return False
+    if _is_exempt(state, newest.num) or (newest.addressed is not None and node not in newest.addressed):
+        return None
+    return state.live is not None and state.live >= newest.num
 
 
 def _order(one: Difference) -> tuple[int, str, str, str]:

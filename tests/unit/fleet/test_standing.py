@@ -166,6 +166,16 @@ def test_who_may_be_about_to_agree_does_not_disagree_yet() -> None:
     ).differences
 
 
+def test_of_the_newest_message_only_those_count_whom_it_is_for() -> None:
+    """Whoever joined later or is not meant will never have it, and nobody waits for that."""
+    joined = document(Name(tried=Tried(20, "exempt")))
+    behind = document(Name(live=10))
+    members = member("a"), member("b", document=joined), member("c", document=behind), member("d")
+    newest = {"blocked": replace(NEWEST["blocked"], addressed=frozenset("abc"))}
+    assert judged(*members, newest=newest).confirmed == {"blocked": (1, 2)}
+    assert judged(*members, newest={}).confirmed == {"blocked": (0, 4)}
+
+
 def test_of_one_handler_only_its_nodes_and_names_count() -> None:
     """The name of another handler is behind, and a node without the handler is stopped."""
     both = replace(
@@ -175,7 +185,9 @@ def test_of_one_handler_only_its_nodes_and_names_count() -> None:
     )
     newest = NEWEST | {"deploy": Newest("deploy", 5)}
     members = [member("a", document=both), member("b", document=document(handlers={}, stopped=NOW))]
-    assert judged(*members, newest=newest, handler="blacklist") == Standing(("a",), (), {"blocked": {20: 1}})
+    assert judged(*members, newest=newest, handler="blacklist") == Standing(
+        ("a",), (), {"blocked": {20: 1}}, {"blocked": (1, 1)}
+    )
     assert [one.trouble for one in judged(*members, newest=newest).differences] == ["behind", "stopped"]
 
 
