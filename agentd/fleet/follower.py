@@ -35,6 +35,7 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.heads_poll import Heads
 from agentd.fleet.keys import Keys
+from agentd.fleet.kv import MOST_READS
 from agentd.fleet.reader import Reader, Reading
 from agentd.fleet.receipt import event_of
 from agentd.fleet.rights import rule
@@ -53,6 +54,7 @@ _GRACE: Final = 90.0  # seconds that one turn may take
 _IDLE: Final = 5.0  # seconds between two looks at what no answer tells
 _SOON: Final = Backoff(0.5, 10.0)
 _ROOM: Final = 0.2
+_REST: Final = 60.0  # seconds, if junk makes the log look longer than it is
 _LISTENING: Final = 3 * _IDLE
 
 _log = structlog.get_logger()
@@ -131,6 +133,10 @@ class Witness(Protocol):
 
     def has_all(self, name: str) -> None:
         """The whole log of the name was read."""
+        ...
+
+    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
+        """The numbers of messages that the log has, and that were never read; `numbers` lists all."""
         ...
 
 
@@ -224,6 +230,8 @@ class Follower:
         self._heads: Heads | None = None  # what the last turn was about
         self._behind: set[tuple[str, str]] = set()  # name and handler: the last turn did not read all
         self._told: dict[str, int] = {}  # name -> the newest message that something was said of
+        self._looked: dict[str, bytes] = {}  # the head of a name when it was last seen to lack nothing
+        self._rests: dict[str, float] = {}  # until when there is no other such look, by the timer
         self._keyed = -_LISTENING  # when the heads were last read by key
         self._failures = 0
         self._library: Library | None = None
@@ -368,9 +376,44 @@ class Follower:
                 reasons.append(str(error))
             else:
                 self._behind -= ours
+        if not reasons:
+            self._look_back(kept, raw)
         waits = max(reasons, key=len, default=None)
         self._note(kept, self._positions(kept), waits=waits or "")
         return waits
+
+    def _look_back(self, kept: Kept, raw: bytes | None) -> None:
+        """See whether messages came into the log below what was read.
+
+        They do if it was lost, and somebody wrote to it before it was written back. Of `latest` the newest
+        counts, which was read.
+        """
+        rests = time.monotonic() < self._rests.get(kept.name, 0.0)
+        if kept.latest or raw is None or rests or self._looked.get(kept.name) == raw:
+            return
+        head = parse_head(raw)
+        numbers: list[int] = []
+
+        def listed() -> list[int]:
+            numbers.extend(self._reader().numbers(kept.name))
+            return numbers
+
+        late = 0
+        unread = self._witness.unread(kept.name, head, listed)
+        for at in range(0, len(unread), MOST_READS):
+            reading = self._reader().read(kept.name, unread[at : at + MOST_READS])
+            usable, _ = self._usable(kept.name, reading, head.newest)
+            if usable:
+                late += len(usable)
+                self._followed.owe(kept.name, kept.handlers, numbers, [one.num for one in usable])
+                self._witness.read(kept.name, head, usable)
+        self._looked[kept.name] = raw
+        if late:
+            _log.warning("fleet.followed_late", event_name=kept.name, messages=late)
+            self._behind |= {(kept.name, handler) for handler in kept.handlers}
+            self._woken.set()
+        elif unread:  # junk
+            self._rests[kept.name] = time.monotonic() + _REST
 
     def _parts(self, kept: Kept) -> list[Kept]:
         """The handlers of a name, those together that have come equally far."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -54,6 +54,13 @@ class Holder:
     def lacks(self, name: str) -> bool:
         """Whether its whole log is to be read: what was read of it before is not held, or not all of it."""
         return name not in self._whole and self._timer() >= self._retry_at
+
+    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
+        """The numbers of messages that the log has and this node never read; see `Memory.unread`."""
+        found: list[int] = []
+        if name in self._whole:
+            self._guarded(lambda: found.extend(self._memory.unread(name, head, numbers)))
+        return found
 
     def has_all(self, name: str) -> None:
         """The whole log of the name was read."""

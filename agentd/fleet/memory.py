@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from agentd.clock import unix_time
 from agentd.errors import FleetError, JournalError
-from agentd.fleet.envelope import Envelope, parse_envelope
+from agentd.fleet.envelope import LARGEST_ENVELOPE, Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.held import Held
 from agentd.journal.damage import is_damage, reason_of, set_aside
@@ -174,6 +174,26 @@ class Memory:
     def holds(self, name: str) -> bool:
         """Whether any message of a name is held."""
         return bool(self._rows("SELECT 1 FROM messages WHERE name = ? LIMIT 1", name))
+
+    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
+        """The numbers of messages that the log has and this node never held, ascending.
+
+        Nothing is known of that if so much is held that the oldest had to go.
+
+        Args:
+            name: of the log.
+            head: of it, up to which all is held that was read.
+            numbers: lists those of all messages; it is asked only if the head has more than are held.
+        """
+        lowest = max(head.floor, head.base)
+        rows = self._rows("SELECT num FROM messages WHERE name = ? AND num > ?", name, lowest)
+        if head.count <= len(rows) or len(rows) >= MOST_OF_NAME:
+            return []
+        ((size,),) = self._rows("SELECT sum(size) FROM messages")
+        if (size or 0) > MOST_MESSAGES - LARGEST_ENVELOPE:
+            return []
+        known = {row[0] for row in rows}
+        return sorted(num for num in numbers() if lowest < num <= head.newest and num not in known)
 
     def seems_lost(self, name: str, head: Head | None) -> bool:
         """Whether Consul seems to have lost some of a name: quicker than `held(name).is_lost`, and alike.

@@ -36,6 +36,8 @@ class Position:
         joined: unix time at which it first followed the name.
         provisional: the IDs of events that it was given as they were heard, and whose messages are to come.
         owed: messages up to `num` that it was to be given, and that were lost with the journal.
+        late: the number of a message that came into the log when later ones had been given already; what
+            is owed from there on is given again, in the log's order. None if there is none.
         incomplete_since: the number after which messages were pruned that it never got, or None.
     """
 
@@ -43,18 +45,20 @@ class Position:
     joined: float = 0.0
     provisional: tuple[str, ...] = ()
     owed: tuple[int, ...] = ()
+    late: int | None = None
     incomplete_since: int | None = None
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Position:
         """Read what `kept` wrote. Raises JournalError if it did not write that."""
         try:
-            since = kept.get("incomplete_since")
+            since, late = kept.get("incomplete_since"), kept.get("late")
             return cls(
                 num=int(kept["num"]),
                 joined=float(kept["joined"]),
                 provisional=tuple(map(str, kept.get("provisional", ()))),
                 owed=tuple(map(int, kept.get("owed", ()))),
+                late=None if late is None else int(late),
                 incomplete_since=None if since is None else int(since),
             )
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -72,6 +76,10 @@ class Position:
     def wants(self, num: int) -> bool:
         """Whether it has not been given this message."""
         return num > self.num or num in self.owed
+
+    def repeats(self, num: int) -> bool:
+        """Whether it is to be given this message although it was."""
+        return self.late is not None and num >= self.late and num in self.owed
 
 
 @dataclass(slots=True)
@@ -148,7 +156,8 @@ class Followed:
                 news = [one for one in messages if before.wants(one.index)]
                 for message in news:
                     known = _known(db, handler, message)
-                    if (message.query, message.index) in known:
+                    is_known = (message.query, message.index) in known
+                    if is_known and (once or not before.repeats(message.index)):
                         continue  # the position was lost, and the row was not
                     heard = bool(known) or message.id in before.provisional
                     if ending := self._queue(db, handler, message, before, heard=heard, once=once):
@@ -158,6 +167,28 @@ class Followed:
                 _write(db, handler, name, _moved(before, news, upto, 0 if latest else cut))
         given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
         return given
+
+    def owe(self, name: str, handlers: Iterable[str], numbers: Sequence[int], late: Iterable[int]) -> None:
+        """Messages came into the log below others that were given: what follows them is given once more.
+
+        Args:
+            name: whose log it is.
+            handlers: that follow it.
+            numbers: of all its messages, ascending.
+            late: those among them that came late.
+        """
+        query = f"{LOG}{name}"
+        with self._database.transaction() as db:
+            for handler in handlers:
+                at = _read(db, handler, name) or Position(joined=self._clock())
+                rows = db.execute("SELECT idx FROM changes WHERE handler = ? AND query = ?", (handler, query))
+                known = {int(row["idx"]) for row in rows}
+                missed = [num for num in late if num <= at.num and num not in known]
+                if missed:
+                    first = min(missed)
+                    owed = {*at.owed, *(num for num in numbers if first <= num <= at.num)}
+                    late_since = first if at.late is None else min(first, at.late)
+                    _write(db, handler, name, replace(at, owed=tuple(sorted(owed)), late=late_since))
 
     def _queue(
         self, db: sqlite3.Connection, handler: str, message: Event, at: Position, *, heard: bool, once: bool
@@ -264,11 +295,13 @@ def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position
     if any(one.message and one.message.snapshot and one.index > cut for one in news):
         incomplete = None
     came = {one.id for one in news}
+    owed = tuple(one for one in at.owed if one > upto)
     return replace(
         at,
         num=max(at.num, upto),
         provisional=tuple(one for one in at.provisional if one not in came),
-        owed=tuple(one for one in at.owed if one > upto),
+        owed=owed,
+        late=at.late if owed else None,
         incomplete_since=incomplete,
     )
 

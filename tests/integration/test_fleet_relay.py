@@ -20,7 +20,7 @@ import urllib3
 from agentd.fleet.keys import Keys
 from agentd.journal.entry import RELAY
 from tests.servers.consul import ConsulAgent, ConsulAnswerError
-from tests.servers.followers import FollowingNode, open_log
+from tests.servers.followers import FollowingNode, open_log, publish
 from tests.servers.waiting import wait_until
 
 NewNode = Callable[..., FollowingNode]
@@ -362,6 +362,30 @@ def test_a_node_that_lost_what_it_holds_of_the_log_holds_it_again(
 
     await_log(consul, "1", "2", "3")
     await_alike([node], "1", "2", "3")
+
+
+def test_what_is_written_back_reaches_a_node_that_went_on_before(
+    new_consul: NewConsul, new_node: NewNode
+) -> None:
+    """It was down, and came back to a wiped log that a command had written to already."""
+    consul = new_consul()
+    nodes = [new_node(f"n{at}", consul) for at in range(2)]
+    publish(consul, FLEET, NAME, "1")
+    await_alike(nodes, "1")
+    nodes[1].stop()
+    publish(consul, FLEET, NAME, "2", "3")
+    nodes[0].await_tally("1", "2", "3")
+    nodes[0].stop()
+    consul.kv_delete(KEYS.root, recurse=True)
+    publish(consul, FLEET, NAME, "4")
+    nodes[1].start()
+    nodes[1].await_tally("1", "4")
+
+    nodes[0].start()
+
+    nodes[0].await_tally("1", "2", "3", "4")
+    wait_until(lambda: {"2", "3"} <= set(nodes[1].tally()), "what was written back")
+    wait_until(lambda: nodes[1].tally()[-3:] == ["2", "3", "4"], "the log's order")
 
 
 def held(node: FollowingNode) -> int:

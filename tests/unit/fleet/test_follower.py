@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +72,7 @@ class Bench:
         self.bodies: list[int] = []
         self.given: list[Given] = []
         self.is_lacking = False
+        self.looks_back = False
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
         self.follower = self.restart()
@@ -119,6 +120,12 @@ class Bench:
         """See `Witness`."""
         assert name == "ban"
         self.is_lacking = False
+
+    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
+        """See `Witness`."""
+        assert name == "ban"
+        lacking = head.count > len(set(self.numbers))
+        return sorted(set(numbers()).difference(self.numbers)) if self.looks_back and lacking else []
 
     def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
         """Append to the log."""
@@ -456,6 +463,50 @@ def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytes
         bench.handle()
 
     assert bench.waits == ""
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_what_was_written_back_below_the_position_is_given(tmp_path: Path, *, once: bool) -> None:
+    """The store was wiped, and a command wrote to it, when this node came back; then others wrote back.
+
+    What follows in the log is given again, so that the order holds, unless the handler does each thing once.
+    """
+    bench = Bench(tmp_path, once=once)
+    bench.looks_back = True
+    bench.publish("1")
+    bench.turn()
+    bench.handle()
+    whole = [bench.publish(body, issued=NOW + 1) for body in ("2", "3", "4")]
+    head, values = bench.shelf.heads["ban"], dict(bench.shelf.values)
+    for lost in whole[:2]:
+        del bench.shelf.values[bench.shelf.keys_of.message("ban", lost.num)]
+    bench.shelf.head("ban", replace(head, count=1, oldest=4, recent=(4,)))
+    bench.turn(live=False)
+    assert bench.waiting == ["4"]
+
+    bench.shelf.values = values
+    bench.turn()
+    for _ in range(3):
+        bench.turn(news=False)
+
+    assert bench.waiting == (["4", "2", "3"] if once else ["4", "2", "3", "4"])
+    assert bench.position == 4
+    bench.journal.close()
+
+
+def test_junk_among_the_messages_makes_nobody_list_them_again_and_again(bench: Bench) -> None:
+    """A head may count it."""
+    bench.looks_back = True
+    bench.publish("1")
+    bench.publish("2")
+    bench.shelf.values[bench.shelf.keys_of.message("ban", 1)] = b"junk"
+    bench.turn()
+    bench.publish("3")
+    asked = bench.shelf.asked
+    bench.turn()
+
+    assert bench.waiting == ["2", "3"]
+    assert bench.shelf.asked == asked
 
 
 def test_what_is_not_held_any_more_is_read_again(bench: Bench) -> None:

@@ -263,3 +263,16 @@ def test_of_another_fleet_nothing_is_held(memory: Memory) -> None:
 
     assert (memory.held(NAME), memory.highest(NAME), memory.names()) == (None, 0, ())
     assert memory.body("0" * 64) is None
+
+
+def test_what_came_into_the_log_below_what_was_read_is_found(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the log has more than is held; nothing is known where the oldest had to go."""
+    memory.remember(NAME, head(1, 4), [message(1), message(4)])
+    assert memory.unread(NAME, head(1, 4), lambda: pytest.fail("nobody has to list them")) == []
+    assert memory.unread(NAME, head(1, 2, 3, 4), lambda: [1, 2, 3, 4, 9]) == [2, 3]
+    assert memory.unread(NAME, head(3, 4, base=2), lambda: [2, 3, 4]) == [3]
+
+    monkeypatch.setattr(memory_module, "MOST_OF_NAME", 2)
+    assert memory.unread(NAME, head(1, 2, 3, 4), lambda: [1, 2, 3, 4]) == []

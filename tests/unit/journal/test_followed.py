@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,7 @@ from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Position
 from agentd.journal.journal import Journal
 from agentd.watch.changes import Event, Message
+from tests.unit.conftest import ROOM
 
 NOW = 1_700_000_000.0
 
@@ -200,6 +202,7 @@ _positions = st.builds(
     joined=st.floats(0, 4e9),
     provisional=st.lists(st.text(max_size=5), max_size=3).map(tuple),
     owed=st.lists(st.integers(1, 99), max_size=3).map(tuple),
+    late=st.none() | st.integers(1, 99),
     incomplete_since=st.none() | st.integers(0, 99),
 )
 
@@ -208,3 +211,32 @@ _positions = st.builds(
 def test_a_position_is_read_back(position: Position) -> None:
     """Through JSON's types."""
     assert Position.of(position.kept()) == position
+
+
+@given(early=st.sets(st.integers(1, 9), min_size=1), once=st.booleans(), again=st.booleans())
+def test_what_comes_late_is_given_and_the_order_of_the_log_holds(
+    *, early: set[int], once: bool, again: bool
+) -> None:
+    """From the first late one on all is given in order; what runs once gets each only once."""
+    log = range(1, 10)
+    late = [num for num in log if num not in early and num < max(early)]
+    with (
+        tempfile.TemporaryDirectory(dir=ROOM) as place,
+        closing(Journal(Path(place, "journal.db"), clock=lambda: NOW)) as journal,
+    ):
+        followed = Followed(journal)
+        followed.join("deny", "ban")
+        followed.give("ban", {"deny": once}, [message(num) for num in sorted(early)], max(early))
+        for _ in range(1 + again):  # a kill may come between this and what follows
+            followed.owe("ban", ["deny"], log, late)
+        after = followed.positions()["deny", "ban"].reads_from
+        for _ in range(1 + again):
+            followed.give("ban", {"deny": once}, [message(num) for num in log if num > after], 9)
+
+        given = [entry.change.index for entry in journal.pending("deny")]
+
+    assert set(given) == set(log)
+    if once:
+        assert len(given) == len(log)
+    else:
+        assert given == [*sorted(early), *range(min(late, default=max(early) + 1), 10)]
