@@ -101,7 +101,7 @@ def _print(found: Found, output: Output) -> int:
         output.document(document(found))
     else:
         show(found, output)
-    return int(bool(found.standing.differences))
+    return int(bool(found.standing.differences) or not found.standing.nodes)
 
 
 def _watch(view: _View, output: Output) -> NoReturn:
@@ -158,7 +158,7 @@ class _View:
             _known(self._handler, documents)
         now = time.time()
         asked = self._census.newest(heads, documents.found)
-        judged = standing(every, asked, now, self._handler)
+        judged = standing(every, asked, now, self._handler, heads.unreadable)
         notes = list(self._notes(documents, catalogue, heads))
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Final, Literal
 
 from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, Acknowledgement, HandlerReport, Name
@@ -34,6 +35,7 @@ Trouble = Literal[
 TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined] # of a Literal
 """The worst first."""
 _DONE: Final = ("applied", "unchanged")
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +142,21 @@ class Standing:
         return tuple(node for node in self.nodes if node not in differing)
 
 
+@dataclass(frozen=True, slots=True)
+class _Log:
+    """What is known of the log at this moment; see `standing`."""
+
+    newest: Mapping[str, Newest]
+    unreadable: Mapping[str, str]
+    now: float
+
+
 def standing(
-    members: Iterable[Member], newest: Mapping[str, Newest], now: float, handler: str | None = None
+    members: Iterable[Member],
+    newest: Mapping[str, Newest],
+    now: float,
+    handler: str | None = None,
+    unreadable: Mapping[str, str] = _NONE,
 ) -> Standing:
     """Compare all of them.
 
@@ -150,11 +165,13 @@ def standing(
         newest: by name. A name that is not there has no message.
         now: unix time.
         handler: judge only this configured handler, and the nodes that have it.
+        unreadable: name -> why its head cannot be read, so that nobody knows which message is the newest.
     """
     members = list(members)
     counted = [one for one in members if _counts(one, handler)]
     taken = {one.node for one in members if one.document is not None}
-    found = [difference for one in counted for difference in _of_node(one, newest, now, handler, taken)]
+    log = _Log(newest, unreadable, now)
+    found = [difference for one in counted for difference in _of_node(one, log, handler, taken)]
     found += _disagreeing(counted, now, handler)
     live: dict[str, Counter[int | None]] = defaultdict(Counter)
     asked: dict[str, list[bool | None]] = defaultdict(list)
@@ -206,9 +223,7 @@ def _names(member: Member, handler: str | None) -> Mapping[str, Name]:
 # ---------------------------------------------------------------- one node
 
 
-def _of_node(
-    member: Member, newest: Mapping[str, Newest], now: float, handler: str | None, taken: Collection[str]
-) -> Iterator[Difference]:
+def _of_node(member: Member, log: _Log, handler: str | None, taken: Collection[str]) -> Iterator[Difference]:
     document = member.document
     if member.unreadable:
         yield Difference("unreadable", member.node, "", member.unreadable)
@@ -221,7 +236,7 @@ def _of_node(
         if one.drift:
             yield Difference("drifted", member.node, name, one.drift)
     for name, state in _names(member, handler).items():
-        yield from _of_name(member, name, state, newest.get(name), now)
+        yield from _of_name(member, name, state, log)
 
 
 def _without_document(member: Member, taken: Collection[str]) -> Difference:
@@ -249,20 +264,22 @@ def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Differenc
         yield Difference("drifted", node, place, text)
 
 
-def _of_name(
-    member: Member, name: str, state: Name, newest: Newest | None, now: float
-) -> Iterator[Difference]:
-    node = member.node
+def _of_name(member: Member, name: str, state: Name, log: _Log) -> Iterator[Difference]:
+    node, newest = member.node, log.newest.get(name)
     if state.incomplete_since is not None:
         text = "what it missed is gone from the log; `agentd publish --snapshot` makes it whole"
         yield Difference("incomplete", node, name, text, state.live)
     if state.provisional:
         yield Difference("provisional", node, name, "applied events that the log does not have", state.live)
+    if name in log.unreadable and newest is None:
+        text = f"which message is the newest is unknown: {log.unreadable[name]}"
+        yield Difference("unreadable", node, name, text, state.live)
+        return
     seen = max(state.live or 0, state.tried.num if state.tried else 0)
     if seen > (newest.num if newest else 0):
         text = "it holds a newer message than the log in Consul, which a relay writes back"
         yield Difference("log lost", node, name, text, state.live)
-    elif newest is not None and newest.concerns(node, now) and not _is_exempt(state, newest.num):
+    elif newest is not None and newest.concerns(node, log.now) and not _is_exempt(state, newest.num):
         found = progress(member, newest)
         trouble = _trouble(state, newest.num, found)
         if trouble:

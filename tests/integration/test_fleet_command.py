@@ -230,6 +230,25 @@ def test_an_empty_fleet_is_not_a_healthy_one(consul: ConsulAgent, capsys: pytest
     assert "no node acknowledges in the fleet 'nowhere': is that its name?" in capsys.readouterr().out
 
 
+def test_a_fleet_that_nobody_can_see_is_not_a_healthy_one(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No document, and no node that ought to have one: a script must not take that for agreement."""
+    assert main(["fleet", "--fleet", "nowhere", *options(fleet)[2:]]) == 1
+    assert "nothing to compare" in capsys.readouterr().out
+
+
+def test_a_head_of_a_newer_format_is_told_as_that(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As during an upgrade; no node has lost its log."""
+    fleet.consul.kv_put(fleet.keys.head(NAME), b'{"format": 99}')
+    status, found = seen(fleet, capsys)
+    assert status == 1
+    assert {one["trouble"] for one in found["differences"]} == {"unreadable"}
+    assert "upgrade it" in found["differences"][0]["text"]
+
+
 def test_missing_rights_are_told_and_never_taken_for_an_empty_fleet(
     new_consul: Callable[..., ConsulAgent],
     monkeypatch: pytest.MonkeyPatch,

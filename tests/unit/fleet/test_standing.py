@@ -134,6 +134,12 @@ def test_a_log_that_is_gone_is_told_by_who_still_has_it() -> None:
     assert [one.trouble for one in judged(member(), newest={}).differences] == ["log lost"]
 
 
+def test_a_head_that_cannot_be_read_is_not_a_log_that_is_lost() -> None:
+    """A newer agentd wrote it: which message is the newest nobody can tell who does not know its format."""
+    (found,) = standing([member()], {}, NOW, unreadable={"blocked": "it has format 2"}).differences
+    assert (found.trouble, found.subject, found.live) == ("unreadable", "blocked", 20)
+
+
 def test_nodes_that_are_alike_and_differ_disagree() -> None:
     """The majority is taken for right; other options, other numbers, gaps and no fingerprint are no like."""
     found = judged(
