@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 
+from agentd.fleet.envelope import Draft
+from agentd.fleet.pruning import MOST
+from agentd.fleet.writer import MOST_DRAFTS
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode, open_log, publish
 from tests.servers.ports import free_port
@@ -168,6 +171,51 @@ def test_a_joiner_runs_no_command_older_than_itself(
     wait_until(lambda: all(row["outcome"] for row in node.history("run")), "outcomes")
     assert [row["outcome"] for row in node.history("run")] == ["expired", "applied"]
     assert (directory / "done.count").read_text().split() == ["x"]
+
+
+def test_a_node_that_was_away_for_too_long_is_incomplete_until_a_snapshot(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode
+) -> None:
+    """The log went on by more than it keeps; what of it is still there is applied, and the gap is told."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1")
+    node.await_tally("1")
+    node.stop()
+    with open_log(consul, fleet) as log:
+        (first,) = log.numbers("tally")
+        for _ in range(MOST // MOST_DRAFTS + 5):
+            drafts = [
+                Draft(b"x", issued=time.time(), publisher="test", node="^other$") for _ in range(MOST_DRAFTS)
+            ]
+            log.append("tally", drafts, keep="all")
+    publish(consul, fleet, "tally", "2")
+
+    node.start()
+
+    def since() -> int | None:
+        told = json.loads(node.agentd.get("/status")[1])["fleet"]["names"]["tally"]["incomplete_since"]
+        return None if told is None else int(told)
+
+    node.await_tally("1", "2")
+    wait_until(lambda: since() == first, "the gap")
+    publish(consul, fleet, "tally", "all", snapshot=True)
+    wait_until(lambda: since() is None, "the end of the gap")
+    node.await_tally("1", "2", "all")
+
+
+@pytest.mark.parametrize("off", [-600.0, 600.0])
+def test_a_clock_that_is_ten_minutes_off_makes_nothing_dead_on_arrival(
+    consul: ConsulAgent, fleet: str, new_follower: NewNode, off: float
+) -> None:
+    """A node that follows takes a message that is valid for a minute, whatever the publisher's clock says."""
+    node = new_follower("node1").start()
+    publish(consul, fleet, "tally", "1")
+    node.await_tally("1")
+    issued = time.time() + off
+    publish(consul, fleet, "tally", "2", issued=issued, expires=issued + 60)
+    publish(consul, fleet, "tally", "3")
+
+    node.await_tally("1", "2", "3")
 
 
 def test_messages_for_others_do_not_come(consul: ConsulAgent, fleet: str, new_follower: NewNode) -> None:
