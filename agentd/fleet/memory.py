@@ -21,7 +21,7 @@ from agentd.errors import FleetError, JournalError
 from agentd.fleet.envelope import LARGEST_ENVELOPE, Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.held import Held
-from agentd.journal.damage import is_damage, reason_of, set_aside
+from agentd.journal.damage import forget_aside, is_damage, reason_of, set_aside
 
 FILE: Final = "fleet.db"
 """Its name in the state directory."""
@@ -32,6 +32,7 @@ MOST_BODIES: Final = 16 * 1024 * 1024
 MOST_OF_NAME: Final = 4200
 """Messages of one name that are held: a few more than the log keeps."""
 
+_ASIDE: Final = 7 * 86400.0  # seconds for which a damaged file is kept, at least until the next start
 _FORMAT: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, highest INTEGER NOT NULL, head BLOB NOT NULL);
@@ -276,6 +277,7 @@ class Memory:
 
     def _open(self) -> None:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        forget_aside(self.path, self._now() - _ASIDE)
         try:
             wrong = self._connect()
         except (sqlite3.Error, UnicodeDecodeError) as error:

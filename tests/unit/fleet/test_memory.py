@@ -188,6 +188,19 @@ def test_a_damaged_file_is_set_aside(path: Path, content: bytes) -> None:
     assert [one.read_bytes() for one in path.parent.glob(f"{FILE}.damaged-*")] == [content]
 
 
+def test_a_damaged_file_is_not_kept_for_ever(path: Path) -> None:
+    """It has payloads that somebody may have forgotten on purpose."""
+    path.parent.mkdir()
+    aside = path.with_name(f"{FILE}.damaged-20260101T000000Z")
+    aside.write_bytes(b"x")
+    os.utime(aside, (NOW, NOW))
+    Memory(path, lambda: NOW + 6 * 86400).close()
+    assert aside.exists()
+
+    Memory(path, lambda: NOW + 8 * 86400).close()
+    assert not aside.exists()
+
+
 def test_a_file_of_another_format_is_set_aside(path: Path, memory: Memory) -> None:
     """A newer agentd may have written it."""
     memory.close()
