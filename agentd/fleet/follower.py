@@ -583,6 +583,8 @@ class Follower:
             try:
                 events.append(event_of(message, self._body(message, head), now, live=live))
             except _Waits as error:
+                if message.num < head.snapshot:  # a snapshot stands for it
+                    continue
                 if not events:
                     raise
                 waits, upto = error, events[-1].index
@@ -611,6 +613,9 @@ class Follower:
         except BadDocument as error:
             raise _Waits(f"message {message.num}: {error}") from error
         if body is None:
-            raise _Waits(f"the payload of message {message.num} is not there")
+            raise _Waits(
+                f"the payload of message {message.num} is not there: if that lasts, publish what stands"
+                f" for it with `agentd publish {message.name} --snapshot`"
+            )
         self._witness.read(message.name, head, (), {message.sha256 or "": body})
         return body

@@ -333,6 +333,22 @@ def test_what_is_wrong_with_a_message_is_told_once(bench: Bench) -> None:
     ]  # fmt: skip
 
 
+def test_a_snapshot_stands_for_a_payload_that_is_lost(bench: Bench) -> None:
+    """As it does for all messages before it; the others of them are not dropped."""
+    for payload in ("a", b"x" * 40_000, "b"):
+        message = bench.publish(payload)
+        if message.sha256:
+            del bench.shelf.values[bench.shelf.keys_of.body(message.sha256)]
+    bench.turn()
+    assert bench.waiting == ["a"]
+    assert "agentd publish ban --snapshot" in bench.waits
+
+    bench.publish("all", snapshot=True)
+    bench.turn()
+    assert bench.waiting == ["a", "b", "all"]
+    assert bench.waits == ""
+
+
 def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
     """Or whose payload is another one."""
     large = b"x" * 40_000
