@@ -110,6 +110,7 @@ class Acknowledgement:
         node_id: of its Consul agent, which tells two nodes of one name apart.
         boot: of its machine; another one after each boot.
         written: when the document was written, by the node's clock.
+        instance: of the daemon, another one after each start: it tells two daemons at one agent apart.
         datacenter: of the node, where that is not the fleet's home; "" if it is.
         generation: the current one; 0 before the first.
         names: the names of the log that the node takes.
@@ -133,6 +134,7 @@ class Acknowledgement:
     drift: Mapping[str, str] = field(default_factory=dict)
     stopped: float | None = None
     paused: str = ""
+    instance: str = ""
     datacenter: str = ""
     format: int = FORMAT
     unread: tuple[str, ...] = ()
@@ -172,6 +174,7 @@ def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
         node_id=document.node_id[:_NAME],
         boot=document.boot[:_NAME],
         written=round(document.written, 3),
+        instance=document.instance[:_NAME],
         datacenter=document.datacenter[:_NAME],
         generation=document.generation,
         names={name: _name(one, lean=lean) for name, one in document.names.items()},
@@ -265,6 +268,7 @@ class _Reader:
             node_id=self._get(top, "", "node_id", _word, ""),
             boot=self._get(top, "", "boot", _word, ""),
             written=self._get(top, "", "written", _time, 0.0),
+            instance=self._get(top, "", "instance", _word, ""),
             datacenter=self._get(top, "", "datacenter", _word, ""),
             generation=self._get(top, "", "generation", _number, 0),
             names=self._each(top, "names", self._name),

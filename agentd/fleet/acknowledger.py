@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import re
+import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -49,6 +50,7 @@ Farewell: TypeAlias = Literal["", "stopped", "left"]
 node is not of this fleet any more, so that document and service go."""
 _LOST: Final = Backoff(1.0, 30.0)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_INSTANCE: Final = secrets.token_hex(4)  # of this process
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = structlog.get_logger()
 
@@ -114,6 +116,8 @@ class Acknowledger:
         self._clock = clock
         self._timer = timer
         self._boot = _boot()
+        self._instance = _INSTANCE
+        self._rivalled = False  # another daemon at our agent took over our document while we run
         self._client: ConsulClient | None = None
         self._who: AgentInfo | None = None
         self._node = ""
@@ -193,7 +197,9 @@ class Acknowledger:
         client = self._client = self._client or self._connect()
         if self._who is None or now >= self._check_at:
             self._find_out(client, now)
-        if now >= self._register_at:  # first: who cannot acknowledge is known to be alive
+        if (
+            now >= self._register_at and not self._rivalled
+        ):  # first: who cannot acknowledge is known to be alive
             self._register_at = now + _CHECK
             self._register(client)
         document = self._compose()
@@ -219,6 +225,7 @@ class Acknowledger:
             found = ConsulKV(client).pair(key)
             if (found.index if found else 0) != self._index:
                 self._index = self._document = None
+                self._rivalled = self._is_rival(_writer(found) if found else None)
         self._elsewhere = "" if client.dc in (None, who.datacenter) else who.datacenter
         self._who, self._node, self._check_at = who, node, now + _CHECK * random.uniform(0.8, 1.2)  # noqa: S311
         self._note(node=node)
@@ -230,6 +237,7 @@ class Acknowledger:
             node_id=self._who.node_id if self._who else "",
             boot=self._boot,
             written=self._clock(),
+            instance=self._instance,
             datacenter=self._elsewhere,
             generation=found.generation,
             names=found.names,
@@ -265,9 +273,22 @@ class Acknowledger:
             NameTaken: it is another node's.
         """
         found = kv.pair(key, consistent=True)
-        if found is not None and (other := _writer(found)) and other.node_id != self._node_id:
+        other = _writer(found) if found else None
+        if other and other.node_id != self._node_id:
             raise NameTaken(_taken(self._node, other))
+        self._rivalled = self._is_rival(other)
+        if self._rivalled:
+            raise NameTaken(_doubled(self._node))
         return found.index if found else 0
+
+    def _is_rival(self, other: Acknowledgement | None) -> bool:
+        """Whether that is of another daemon at our agent, which runs as far as it says."""
+        return (
+            other is not None
+            and other.node_id == self._node_id
+            and other.instance not in ("", self._instance)
+            and other.stopped is None
+        )
 
     def _claim(self, kv: ConsulKV, client: ConsulClient, key: str) -> int:
         """The index of the document that is there, if it is ours, or that of a node that is gone.
@@ -281,6 +302,8 @@ class Acknowledger:
             if not self._is_gone(client, other.node_id):
                 raise NameTaken(_taken(self._node, other))
             _log.warning("fleet.name_taken_over", node=self._node, from_agent=other.node_id)
+        if self._rivalled:  # at a start, however, it is that of the process before
+            return self._own(kv, key)
         return found.index if found else 0
 
     @property
@@ -300,7 +323,7 @@ class Acknowledger:
         """Write that agentd was stopped, or remove what is ours, and do not insist."""
         if self._client is None or self._who is None:
             return
-        if self._farewell == "left":
+        if self._farewell == "left" and not self._rivalled:
             with suppress(AgentdError):
                 registration.deregister(self._client, self._options.name, self._node)
         if self.standing.name_taken:
@@ -394,6 +417,13 @@ def _taken(node: str, other: Acknowledgement) -> str:
     return (
         f"another node acknowledges as {node} (its Consul agent has the ID {other.node_id}): give one of them"
         f" another name with fleet.node, or, if it is gone for good, run `agentd fleet forget {node}`"
+    )
+
+
+def _doubled(node: str) -> str:
+    return (
+        f"another daemon at the same Consul agent acknowledges as {node}: give each of them a name of its own"
+        " with fleet.node, and restart them"
     )
 
 

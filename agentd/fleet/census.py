@@ -399,7 +399,6 @@ def members(
             documents of one agent under two names, or nodes without a document.
         expected: of the nodes without a document only these are to be told; None for all.
     """
-    names = frozenset(name for some in registered.values() for name in some)
     by_id = {identity: node for node, identity in catalogue.ids.items() if identity}
     newest = documents.newest_of_each_agent()
     made: list[Member] = []
@@ -419,7 +418,8 @@ def members(
         else:
             silent = ""
         now = newest.get(agent, node)
-        if now != node and node not in names and now in names:
+        there = registered.get(by_id.get(agent, node), ())
+        if now != node and node not in there and now in there:
             silent = f"its agent acknowledges as {now} now: `agentd fleet forget {node}` removes this one"
         elif where is not None:
             seen.add(where)

@@ -262,6 +262,55 @@ def test_who_loses_its_document_to_another_does_not_take_it_back(two: tuple[One,
     assert not second.acknowledger.standing.name_taken
 
 
+def test_of_two_daemons_of_one_name_at_one_agent_the_first_says_so(
+    one: Callable[..., One], fleet: str
+) -> None:
+    """Such as containers that use the agent of their machine. Who starts again takes over what it left."""
+    first, second = one(fleet), one(fleet, status="127.0.0.1:9522")
+    second.acknowledger._instance = "second"
+    first.turn()
+    second.generation = 7
+    second.turn()
+    for at in range(4):
+        first.generation = at + 10
+        first.turn(after=200)
+        second.turn(after=200)
+    service = registered(second)
+    again = one(fleet)
+    again.acknowledger._instance = "again"
+    again.turn()
+
+    assert first.acknowledger.standing.name_taken
+    assert (
+        "another daemon at the same Consul agent acknowledges as lb1" in first.acknowledger.standing.trouble
+    )
+    assert (second.acknowledger.standing.writes, second.acknowledger.standing.name_taken) == (1, False)
+    assert service is not None
+    assert service["Meta"] == {"check": "127.0.0.1:9522"}
+    assert again.told == 1
+
+
+def test_who_lost_its_name_has_it_again_once_the_other_has_stopped(
+    one: Callable[..., One], fleet: str
+) -> None:
+    """In good order."""
+    first, second = one(fleet), one(fleet, status="127.0.0.1:9522")
+    second.acknowledger._instance = "second"
+    first.turn()
+    second.turn()
+    first.turn(after=200)
+    lost = first.acknowledger.standing.name_taken
+    second.acknowledger._farewell = "stopped"
+    second.acknowledger._say_farewell()
+
+    first.turn(after=200)
+
+    assert lost
+    assert not first.acknowledger.standing.name_taken
+    assert first.document is not None
+    assert first.document.stopped is None
+
+
 def test_a_name_is_free_again_once_the_other_node_is_gone(two: tuple[One, One]) -> None:
     """Its agent is no longer in the catalogue: a machine was replaced, or its agent made anew."""
     first, second = two

@@ -52,6 +52,7 @@ DOCUMENTS = st.builds(
     drift=st.dictionaries(_WORDS, _WORDS, max_size=2),
     stopped=st.none() | _TIMES.filter(bool),
     paused=_WORDS,
+    instance=_WORDS,
     datacenter=_WORDS,
 )
 

@@ -55,7 +55,7 @@ def test_two_daemons_on_one_agent_are_two_nodes() -> None:
     both = documents(old="1", new="1")
     assert silent(both, catalogue) == {"old": "", "new": ""}
     assert silent(both, catalogue, {"a": ("old", "new")}) == {"old": "", "new": ""}
-    renamed = silent(both, catalogue, {"a": ("new",)})
+    renamed = silent(both, catalogue, {"a": ("new",), "b": ("old",)})
     assert renamed["new"] == ""
     assert renamed["old"].startswith("its agent acknowledges as new now")
 
