@@ -48,7 +48,7 @@ class Bodies:
         key = self._keys.body(sha256)
         for _ in range(_TRIES):
             found = self._kv.pair(key)
-            if found and found.value == body and found.flags > self._now() - KEPT / 2:
+            if found and found.value == body and abs(found.flags - self._now()) < KEPT / 2:
                 return sha256
             # The flags are the time: with them each writing is a change, which a sweep's check-and-set sees.
             if self._kv.replace(key, body, int(self._now()), found.index if found else 0):
@@ -80,7 +80,8 @@ class Bodies:
         found = self._kv.pair(key, consistent=True)
         if found is None:
             return True
-        return found.flags <= now - KEPT and self._kv.delete(key, found.index)
+        # No clock is ahead by a day: such a time is junk, with which the body would stay for ever.
+        return abs(found.flags - now) >= KEPT and self._kv.delete(key, found.index)
 
 
 def _parse(raw: bytes) -> dict[str, float]:

@@ -298,6 +298,17 @@ def test_a_body_is_swept_a_day_after_its_last_reference(kv: ModelKV) -> None:
     assert kv.keys(KEYS.bodies) == (KEYS.swept,)
 
 
+@pytest.mark.parametrize("written", [0, int(NOW + 10 * KEPT), (1 << 63) - 1])
+def test_a_body_of_no_believable_time_is_swept(kv: ModelKV, written: int) -> None:
+    """Whoever may write bodies cannot have them stay for ever, nor hold up what is swept after them."""
+    clock = [NOW]
+    log = Log(kv, KEYS, lambda: clock[0])
+    kv.replace(KEYS.body("ab" * 32), b"junk", written, 0)
+    assert log.sweep() == 0
+    clock[0] += KEPT + 1
+    assert log.sweep() == 1
+
+
 def test_a_body_that_is_used_again_begins_anew(kv: ModelKV) -> None:
     """Also if it is published between the two looks of a sweep."""
     clock = [NOW]
