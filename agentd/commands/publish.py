@@ -292,7 +292,13 @@ class _Publication:
         """Raises AgentdError if a node, or the fleet as a whole, does not take messages of our format."""
         from agentd.fleet.envelope import FORMAT  # noqa: PLC0415 (as above)
 
-        record = self._log.record()
+        try:
+            record = self._log.record()
+        except BadDocument as error:
+            key = self._log.keys.record
+            raise AgentdError(
+                f"{key}: {error}: delete it with `consul kv delete {key}`; the next message writes it anew"
+            ) from error
         if record and record.floor_format > FORMAT:
             raise AgentdError(
                 f"the fleet {self._reached.name!r} takes messages of format {record.floor_format} or newer,"

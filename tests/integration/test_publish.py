@@ -278,6 +278,15 @@ class TestRefusal:
         second = fleet.publish("list", "y", "--keep", "all")
         assert fleet.head("list").recent == (first, second)
 
+    def test_a_poisoned_record_of_the_fleet(self, fleet: Fleet) -> None:
+        """It says what to do, and that is enough."""
+        first = fleet.publish("list", "x", "--keep", "all")
+        fleet.consul.kv_put(fleet.keys.record, b"poison")
+        assert f"consul kv delete {fleet.keys.record}`" in fleet.refused("publish", "list", "y")
+        fleet.consul.kv_delete(fleet.keys.record)
+        assert fleet.publish("list", "y") > first
+        assert fleet.log.record() is not None
+
     def test_an_answer_that_never_comes(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         """Whether it was written is not known, and that is what is said."""
 

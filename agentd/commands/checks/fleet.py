@@ -65,7 +65,12 @@ def _log(client: ConsulClient, options: FleetOptions) -> Iterator[Finding]:
     try:
         record = reader.record()
     except (BadDocument, UnknownFormat) as error:
-        yield Finding("FAIL", _SUBJECT, f"{reader.keys.record}: {error}", "upgrade agentd on this node")
+        advice = "upgrade agentd on this node"
+        if isinstance(error, BadDocument):
+            advice = (
+                f"delete it with `consul kv delete {reader.keys.record}`: the next message writes it anew"
+            )
+        yield Finding("FAIL", _SUBJECT, f"{reader.keys.record}: {error}", advice)
         return
     state = "its log is there" if record else "nothing has been written to its log yet"
     yield Finding("ok", _SUBJECT, f"{options.name}: {state}, below {reader.keys.root}")
