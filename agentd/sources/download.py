@@ -42,7 +42,9 @@ class DownloadDirectory:
             if self._closed:  # for a call that outlived its batch
                 raise TemporaryError("the time for this attempt is over")
             try:
-                self._scratch = self._scratch or disk.Scratch(self._parent)
+                if self._scratch is None:  # a command may come before the daemon that owns the state
+                    self._parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    self._scratch = disk.Scratch(self._parent)
             except OSError as error:
                 raise TemporaryError(
                     f"cannot make a directory in {self._parent}: {error.strerror}"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import stat
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -218,6 +220,13 @@ def test_a_room_that_nobody_used_was_never_made(harness: Harness) -> None:
     """No directory for each of a thousand batches."""
     harness.room.close()
     assert not (harness.directory / "fetched").exists()
+
+
+def test_whoever_fetches_first_makes_the_state_for_its_owner_alone(tmp_path: Path) -> None:
+    """A command may come before the daemon, whose state holds payloads."""
+    with closing(DownloadDirectory(tmp_path / "state" / "fetched")) as room:
+        room.new("a")
+        assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
 
 
 def test_a_directory_that_cannot_be_made_is_for_later(tmp_path: Path) -> None:
