@@ -17,6 +17,7 @@ from agentd.errors import JournalError
 from agentd.journal.database import WAITS, close, ending_of, free_id, insert, parsed
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
+from agentd.journal.numbers import note
 from agentd.watch.changes import LOG, Event
 
 _FLEET: Final = "fleet"
@@ -24,7 +25,7 @@ _FLEET: Final = "fleet"
 _MOST_REMEMBERED: Final = 4096
 """IDs of events that were given provisionally; each is forgotten once its message came."""
 _MOST_OWED: Final = 256
-_AS_HEARD: Final = "it was handled as it was heard, and this handler does nothing twice"
+_AS_HEARD: Final = "it was handled before, as it was heard, and this handler does nothing twice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Followed:
                 for message in news:
                     known = _known(db, handler, message)
                     is_known = (message.query, message.index) in known
-                    if is_known and (once or not before.repeats(message.index)):
+                    if is_known and not before.repeats(message.index):
                         continue  # the position was lost, and the row was not
                     heard = bool(known) or message.id in before.provisional
                     if ending := self._queue(db, handler, message, before, heard=heard, once=once):
@@ -197,7 +198,10 @@ class Followed:
         identity = free_id(db, handler, message.id)
         insert(db, handler, identity, message, self._clock())
         if once and heard:
-            return self._end(db, handler, identity, Outcome.UNCHANGED, _AS_HEARD)
+            ending = self._end(db, handler, identity, Outcome.UNCHANGED, _AS_HEARD)
+            if _was_done(db, handler, message.id, before=ending.entry.seq):
+                note(db, [ending.entry.seq])
+            return ending
         if once and message.message and message.message.issued < at.joined:
             return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
         return None
@@ -285,6 +289,17 @@ def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[st
         (handler, message.id, len(message.id) + 1, f"{message.id}#"),
     )
     return {(row["query"], int(row["idx"])) for row in rows}
+
+
+def _was_done(db: sqlite3.Connection, handler: str, identity: str, *, before: int) -> bool:
+    """Whether the handler has done what an earlier row of that change asked for."""
+    return bool(
+        db.execute(
+            "SELECT 1 FROM changes WHERE handler = ? AND (id = ? OR substr(id, 1, ?) = ?) AND seq < ?"
+            " AND outcome IN ('applied', 'unchanged')",
+            (handler, identity, len(identity) + 1, f"{identity}#", before),
+        ).fetchone()
+    )
 
 
 def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:

@@ -15,6 +15,7 @@ from agentd.errors import JournalError
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Position
 from agentd.journal.journal import Journal
+from agentd.journal.numbers import Numbers
 from agentd.watch.changes import Event, Message
 from tests.unit.conftest import ROOM
 
@@ -98,6 +99,33 @@ def test_what_runs_once_does_not_run_again_in_the_order_of_the_log(
     assert waiting(journal, "run") == []
     assert ending.outcome is Outcome.UNCHANGED
     assert journal.history(handler="run")[0]["outcome"] == "unchanged"
+
+
+@pytest.mark.parametrize("outcome, live", [(Outcome.APPLIED, {"ban": 1}), (Outcome.FAILED, {})])
+def test_what_ran_once_as_it_was_heard_is_in_force(
+    journal: Journal, followed: Followed, outcome: Outcome, live: dict[str, int]
+) -> None:
+    """With the number of its message, if it was done; else the fleet would take the node for drifted."""
+    followed.give_provisionally(["run"], heard("b"))
+    journal.end([Ending(entry, outcome) for entry in journal.pending("run")])
+    followed.give("ban", {"run": True}, [message(1, "b")], 1)
+
+    assert Numbers(journal.database).live("run") == live
+
+
+def test_what_runs_once_is_in_force_up_to_the_newest_although_others_came_late(
+    journal: Journal, followed: Followed
+) -> None:
+    """The number does not fall for good."""
+    followed.join("run", "ban")
+    followed.give("ban", {"run": True}, [message(2)], 2)
+    end_all(journal, "run")
+    followed.owe("ban", ["run"], [1, 2], [1])
+    followed.give("ban", {"run": True}, [message(1), message(2)], 2)
+    assert waiting(journal, "run") == ["id-1"]
+    end_all(journal, "run")
+
+    assert Numbers(journal.database).live("run") == {"ban": 2}
 
 
 def test_what_runs_once_leaves_alone_what_is_older_than_its_first_start(
