@@ -289,7 +289,7 @@ class _Reader:
             tried=None if tried is None else self._tried(tried, f"{place}.tried"),
             provisional=self._get(body, place, "provisional", _number, 0),
             incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
-            failed=self._failed(body, place),
+            failed=self._failed(body, place) if "failed" in body else (),
         )
 
     def _failed(self, body: Mapping[str, Any], place: str) -> tuple[Tried, ...]:

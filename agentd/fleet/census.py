@@ -276,9 +276,16 @@ class Census:
         """The nodes that the catalogue had when it was read last."""
         return self.catalogue().ids if self._ids is None else self._ids
 
-    def registered(self) -> Registered:
-        """As which nodes the daemons of this fleet are registered: catalogued node -> names."""
-        raw = ServiceQuery(SERVICE, passing=False).fetch(self._client).changes[0].raw or ()
+    def registered(self, nodes: Collection[str] | None = None) -> Registered:
+        """As which nodes the daemons of this fleet are registered: catalogued node -> names.
+
+        Args:
+            nodes: the only ones that matter; None for all. Of a few Consul is not asked for a thousand.
+        """
+        some = None
+        if nodes is not None and len(nodes) <= AT_ONCE and all(map(is_node, nodes)):
+            some = " or ".join(f'Node.Node == "{node}"' for node in sorted(nodes))
+        raw = ServiceQuery(SERVICE, passing=False, filter=some).fetch(self._client).changes[0].raw or ()
         found: dict[str, set[str]] = {}
         for one in raw:
             name = node_of(one["Service"], self._keys.fleet)
@@ -290,8 +297,17 @@ class Census:
         self, documents: Documents, catalogue: Catalogue, expected: frozenset[str] | None = None
     ) -> list[Member]:
         """Every node that has a document, or is in the catalogue; see `members`."""
-        lacking = (catalogue.ids.keys() if expected is None else expected) - documents.indexes.keys()
-        registered = self.registered() if documents.has_twins or lacking else {}
+        told = {one.node_id for one in documents.found.values()}
+        lacking = {
+            node
+            for node, identity in catalogue.ids.items()
+            if node not in documents.indexes
+            and identity not in told
+            and (expected is None or node in expected)
+        }
+        registered: Registered = {}
+        if documents.has_twins or lacking:
+            registered = self.registered(None if documents.has_twins else lacking)
         return members(self._keys.fleet, documents, catalogue, registered, expected)
 
     def nodes_of(self, service: str) -> frozenset[str]:
