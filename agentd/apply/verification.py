@@ -66,7 +66,7 @@ class Verification:
         """The handler's verdict; that it cannot be had is drift as well."""
         attempts = self._attempts
         try:
-            attempt = attempts.begin(mend=mend)
+            attempt = attempts.begin(mend=False)
             verdict = attempt.ask(self._handler.verify, mend=mend)
         except AgentdError as error:
             reason = f"it cannot be verified: {error}"
