@@ -165,7 +165,8 @@ class Followed:
                         given.endings.append(ending)
                     else:
                         queued.setdefault(message.index, []).append(handler)
-                _write(db, handler, name, _moved(before, news, upto, 0 if latest else cut))
+                reach = 0 if latest or (once and _is_before_start(cut, before)) else cut
+                _write(db, handler, name, _moved(before, news, upto, reach))
         given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
         return given
 
@@ -300,6 +301,14 @@ def _was_done(db: sqlite3.Connection, handler: str, identity: str, *, before: in
             (handler, identity, len(identity) + 1, f"{identity}#", before),
         ).fetchone()
     )
+
+
+def _is_before_start(num: int, at: Position) -> bool:
+    """Whether a message is older than the handler's first start, after which it had none yet.
+
+    A number is the time in milliseconds at which it was given, or later.
+    """
+    return at.num == 0 and num <= at.joined * 1000
 
 
 def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:

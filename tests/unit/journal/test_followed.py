@@ -152,6 +152,18 @@ def test_a_handler_past_the_reach_of_the_log_is_incomplete_until_a_snapshot(foll
     assert followed.positions()["deny", "ban"].incomplete_since is None
 
 
+def test_a_joiner_lacks_nothing_that_it_would_not_do(followed: Followed) -> None:
+    """What was pruned before its first start a `command` runs as little as what is still there."""
+    joined = int(followed.join("run", "ban").joined * 1000)
+    followed.join("deny", "ban")
+    followed.give("ban", {"run": True, "deny": False}, [], joined, cut=joined - 5)
+    found = followed.positions()
+    assert (found["run", "ban"].incomplete_since, found["deny", "ban"].incomplete_since) == (None, 0)
+    followed.join("late", "ban")
+    followed.give("ban", {"late": True}, [], joined + 9000, cut=joined + 9000)
+    assert followed.positions()["late", "ban"].incomplete_since == 0
+
+
 def test_the_newest_alone_is_never_incomplete(followed: Followed) -> None:
     """It stands for those before it."""
     followed.give("ban", {"deny": False}, [message(9)], 9, cut=5, latest=True)
