@@ -363,8 +363,8 @@ class Census:
             message = heads.messages.get(name)
             if message is not None:
                 made[name] = self.asked_by(message, some)
-            elif head.newest:
-                made[name] = Newest(name, head.newest)
+            elif head.newest:  # one that was forgotten nobody can be asked for
+                made[name] = Newest(name, head.newest, addressed=None if head.count else frozenset())
         return made
 
     def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:

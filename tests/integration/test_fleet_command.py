@@ -14,6 +14,7 @@ import pytest
 
 from agentd.cli import main
 from agentd.fleet.acknowledgement import Name, Tried, render
+from agentd.fleet.head import Head
 from agentd.watch import transport
 from tests.servers.acknowledgers import HANDLER, NAME, Acknowledgers, acknowledgement, acknowledgers
 from tests.servers.consul import ConsulAgent
@@ -142,6 +143,18 @@ def test_a_message_for_some_nodes_makes_no_other_node_behind(
     fleet.publish(40, service=f"^web-{fleet.keys.fleet}", tag="edge")
     assert troubles(seen(fleet, capsys)[1]) == [("behind", fleet.node(2))]
     fleet.publish(50, service=f"^web-{fleet.keys.fleet}", tag="inner")
+    assert seen(fleet, capsys)[0] == 0
+
+
+def test_what_was_forgotten_makes_no_joiner_behind(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`agentd log forget` left nothing that a node could still get."""
+    fleet.acknowledge(1, None)
+    before = troubles(seen(fleet, capsys)[1])
+    fleet.consul.kv_put(fleet.keys.head(NAME), Head("all", 20, 0, 0, floor=20).render())
+    fleet.consul.kv_delete(fleet.keys.message(NAME, 20))
+    assert before == [("behind", fleet.node(1))]
     assert seen(fleet, capsys)[0] == 0
 
 
