@@ -464,6 +464,8 @@ def _refuse_another_kind(path: Path) -> None:
 
 WAITS: Final = "outcome IS NULL AND generation IS NULL"
 """SQL: the entry waits for its handler."""
+SAME_ID: Final = "id >= ? AND id < ? AND (id = ? OR id > ?)"
+"""SQL: the entry has this ID, plain or with #2, #3, ...; an index finds it, however long the history is."""
 COMMITTED: Final = "outcome IS NULL AND generation IS NOT NULL"
 """SQL: the entry is part of a generation, and waits for its proof."""
 
@@ -553,14 +555,19 @@ def _wipe_superseded(db: sqlite3.Connection, handler: str, query: str) -> None:
     )
 
 
+def same_id(identity: str) -> tuple[str, str, str, str]:
+    """The values of `SAME_ID`."""
+    return identity, f"{identity}$", identity, f"{identity}#"  # in ASCII "$" comes next after "#"
+
+
 def free_id(db: sqlite3.Connection, handler: str, identity: str) -> str:
     """`identity`, with #2, #3, ... appended if the handler already had a change with that id."""
     plain = identity.partition("#")[0]
     taken = {
         row["id"]
         for row in db.execute(
-            "SELECT id FROM changes WHERE handler = ? AND (id = ? OR substr(id, 1, ?) = ?)",
-            (handler, plain, len(plain) + 1, f"{plain}#"),
+            f"SELECT id FROM changes WHERE handler = ? AND {SAME_ID}",  # noqa: S608 (a constant)
+            (handler, *same_id(plain)),
         )
     }
     candidates = (plain, *(f"{plain}#{number}" for number in range(2, len(taken) + 3)))

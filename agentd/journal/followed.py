@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from agentd.errors import JournalError
-from agentd.journal.database import WAITS, close, ending_of, free_id, insert, parsed
+from agentd.journal.database import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import note
@@ -286,8 +286,8 @@ class Followed:
 def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[str, int]]:
     """How the handler was given this before: each the query, and the index, which in a log is the number."""
     rows = db.execute(
-        "SELECT query, idx FROM changes WHERE handler = ? AND (id = ? OR substr(id, 1, ?) = ?)",
-        (handler, message.id, len(message.id) + 1, f"{message.id}#"),
+        f"SELECT query, idx FROM changes WHERE handler = ? AND {SAME_ID}",  # noqa: S608 (a constant)
+        (handler, *same_id(message.id)),
     )
     return {(row["query"], int(row["idx"])) for row in rows}
 

@@ -16,7 +16,7 @@ import pytest
 
 from agentd.errors import FormatError, JournalError
 from agentd.journal.commits import Commits
-from agentd.journal.database import FORMAT
+from agentd.journal.database import FORMAT, SAME_ID, same_id
 from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
 from agentd.watch.changes import Event
@@ -192,6 +192,16 @@ def test_what_is_asked_at_every_change_is_found_by_an_index(
 
     assert wanted
     assert not {"SCAN changes", "SCAN commits"} & set(steps)
+
+
+def test_an_entry_with_an_id_is_found_by_an_index(file: Path) -> None:
+    """A node that catches up asks for a thousand of them."""
+    with closing(Journal(file)) as journal:
+        statement = f"EXPLAIN QUERY PLAN SELECT id FROM changes WHERE handler = ? AND {SAME_ID}"  # noqa: S608 (a constant)
+        plan = [row["detail"] for row in journal.database.rows(statement, "h", *same_id("x"))]
+
+    assert len(plan) == 1
+    assert "(handler=? AND id>? AND id<?)" in plan[0]
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
