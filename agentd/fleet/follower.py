@@ -234,6 +234,7 @@ class Follower:
         self._rests: dict[str, float] = {}  # until when there is no other such look, by the timer
         self._keyed = -_LISTENING  # when the heads were last read by key
         self._failures = 0
+        self._untold = Given()
         self._library: Library | None = None
         self._woken = threading.Event()
         self._stopped = False
@@ -493,21 +494,24 @@ class Follower:
         waits: _Waits | None = None
         read = last = 0
         wanted: list[Envelope] = []
-        for reading in self._readings(kept.name, start, head):
-            usable, waits = self._usable(kept.name, reading, head.newest)
-            if usable:
-                self._witness.read(kept.name, head, usable)
-                last = usable[-1].num
-            some = [one for one in usable if self._concerns(one, live=live)]
-            if kept.latest:
-                wanted = some[-1:] or wanted
-            else:
-                self._queue(kept, head, some, last, live=live)
-            read += len(some)
-            if waits:
-                break
-        if kept.latest and last:
-            self._queue(kept, head, wanted, last, live=live)
+        try:
+            for reading in self._readings(kept.name, start, head):
+                usable, waits = self._usable(kept.name, reading, head.newest)
+                if usable:
+                    self._witness.read(kept.name, head, usable)
+                    last = usable[-1].num
+                some = [one for one in usable if self._concerns(one, live=live)]
+                if kept.latest:
+                    wanted = some[-1:] or wanted
+                else:
+                    self._queue(kept, head, some, last, live=live)
+                read += len(some)
+                if waits:
+                    break
+            if kept.latest and last:
+                self._queue(kept, head, wanted, last, live=live)
+        finally:
+            self._tell_given()
         if waits:
             raise waits
         if last < head.newest:
@@ -592,7 +596,8 @@ class Follower:
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
         given = self._followed.give(kept.name, kept.handlers, events, upto, cut=head.cut, latest=kept.latest)
-        self._given(given)
+        self._untold.queued += given.queued
+        self._untold.endings += given.endings
         if given.queued:
             _log.info(
                 "fleet.followed",
@@ -603,6 +608,12 @@ class Follower:
             )
         if waits:
             raise waits
+
+    def _tell_given(self) -> None:
+        """Say what was queued, once all is: who catches up handles it together, and reloads nginx once."""
+        given, self._untold = self._untold, Given()
+        if given.queued or given.endings:
+            self._given(given)
 
     def _body(self, message: Envelope, head: Head) -> bytes:
         """The payload of a message, wherever it lies. Raises _Waits if it is not there."""

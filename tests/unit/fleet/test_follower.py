@@ -214,6 +214,15 @@ def test_many_messages_are_read_in_pieces(bench: Bench) -> None:
     assert bench.waiting == [str(number) for number in range(200)]
 
 
+def test_who_catches_up_tells_the_handlers_once(bench: Bench) -> None:
+    """So that they take all of it into one commit, and nginx is reloaded once."""
+    for number in range(200):
+        bench.publish(str(number))
+    bench.turn()
+
+    assert [len(one.queued) for one in bench.given] == [200]
+
+
 def test_a_restart_goes_on_where_it_was(bench: Bench) -> None:
     """The position is in the journal."""
     bench.publish("a")
