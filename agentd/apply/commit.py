@@ -370,5 +370,6 @@ class Committer:
             self._publish(self.journal.end(endings))
 
     def _publish(self, endings: Sequence[Ending]) -> None:
+        self.observer.stored({ending.entry.handler for ending in endings})
         for ending in endings:
             self.observer.ended(ending)

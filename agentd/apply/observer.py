@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from agentd.journal.entry import Ending
 from agentd.journal.limit import Trimmed
@@ -53,6 +53,9 @@ class Observer:
 
     def rolled_back(self) -> None:
         """A generation was rolled back."""
+
+    def stored(self, handlers: Collection[str]) -> None:
+        """The stores of these handlers may be other ones: changes are about to be told as ended."""
 
     def ended(self, ending: Ending) -> None:
         """A change reached its outcome in a handler, durably."""

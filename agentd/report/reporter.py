@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -83,8 +83,12 @@ class Reporter(Metrics):
         self.outcome(entry.handler, ending.outcome)
         if ending.outcome is Outcome.REFUSED and isinstance(change, Event):
             self.event_refused(change.name)
-        self.publish_gauges(entry.handler)
         self._changed()
+
+    def stored(self, handlers: Collection[str]) -> None:
+        """Show their gauges."""
+        for handler in handlers:
+            self.publish_gauges(handler)
 
     def drifted(self, handler: str, standing: int, mended: int) -> None:
         """Count it."""
