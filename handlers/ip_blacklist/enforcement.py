@@ -61,7 +61,7 @@ def stage(
 
 def stage_entries(context: Context, blocked: Mapping[int, Sequence[Range]]) -> None:
     """Stage the entries' files for nginx, by address width, merged."""
-    context.files.write(FILE_IPV4, _encoded(geo.range_lines(blocked[IPV4])), MODE)
+    context.files.write(FILE_IPV4, _encoded(geo.few_range_lines(blocked[IPV4])), MODE)
     context.files.write(FILE_IPV6, _encoded(geo.cidr_lines(blocked[IPV6])), MODE)
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from handlers.ip_blacklist.ranges import IPV6, Block, Range, cidrs, parse_cidr
 
+_REMEMBERED: Final = 4_096
 _EXACT: Final = 24  # longer strings outgrow a bucket of nginx's hash; a regular expression is slower
 
 
@@ -46,6 +48,16 @@ def range_lines(ranges: Iterable[Range], *, many: bool = False, value: str = "1"
     half = [f"{high}.{low}" for high in range(256) for low in range(256)].__getitem__ if many else _half
     for a, b in ranges:
         yield f"{half(a >> 16)}.{half(a & 65535)}-{half(b >> 16)}.{half(b & 65535)} {value};\n"
+
+
+def few_range_lines(ranges: Sequence[Range]) -> Iterator[str]:
+    """The same for ranges that come again and again, nearly the same: up to `_REMEMBERED` lines are kept."""
+    return map(_range_line, ranges) if len(ranges) <= _REMEMBERED else range_lines(ranges)
+
+
+@lru_cache(_REMEMBERED)
+def _range_line(one: Range) -> str:
+    return "".join(range_lines([one]))
 
 
 def cidr_lines(ranges: Iterable[Range], *, value: str = "1") -> Iterator[str]:

@@ -6,10 +6,11 @@ import ipaddress
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.ip_blacklist.geo import Geo, include, overlaps, range_lines, within
+from handlers.ip_blacklist.geo import Geo, few_range_lines, include, overlaps, range_lines, within
 from handlers.ip_blacklist.ranges import IPV4, Block, merge, parse_cidr, subtract
 
 
@@ -50,6 +51,15 @@ def test_rendered_ranges(values: list[int]) -> None:
     assert "".join(range_lines(ranges)) == "".join(
         f"{ipaddress.IPv4Address(a)}-{ipaddress.IPv4Address(b)} 1;\n" for a, b in ranges
     )
+
+
+@pytest.mark.parametrize("count", [10, 5000])
+def test_lines_that_come_again_are_the_same(count: int) -> None:
+    """Few are remembered, and of many none."""
+    ranges = [(2 * number, 2 * number) for number in range(count)]
+
+    for _ in range(2):
+        assert list(few_range_lines(ranges)) == list(range_lines(ranges))
 
 
 @given(
