@@ -30,6 +30,7 @@ _STEEP: Final = 3.0
 _LONGEST_SPREAD: Final = 0.5
 _SPREAD: Final = 0.04  # seconds, times the root of the number of nodes
 _ROUNDS: Final = 16  # the spread is at least as long as so many writes take, ...
+_FEW: Final = 10  # of fewer nodes it is shorter, as fewer pairs of them can write at the same moment, ...
 _HEAD_START: Final = 3  # ... after so many, which are the writer's, ...
 _APART: Final = 2  # ... who leaves so many between two of its own
 _SLOWEST: Final = 0.05  # seconds that count at most of one write
@@ -174,6 +175,7 @@ class Pace:
         if nodes == 1:
             return 0.0
         spread = max(min(_LONGEST_SPREAD, _SPREAD * math.sqrt(nodes)), _ROUNDS * self._round)
+        spread *= min(1.0, nodes / _FEW) ** 2
         steep = math.log(nodes) + _STEEP
         late = math.log1p(self._chance() * math.expm1(steep)) / steep
         return _HEAD_START * self._round + spread * late

@@ -59,6 +59,15 @@ def test_of_many_nodes_the_first_comes_early_and_the_second_once_it_is_done() ->
     assert statistics.median(gaps) > 0.02
 
 
+def test_of_a_few_nodes_each_waits_only_a_moment() -> None:
+    """There are few with which it could collide, and what an event waits is what an operator sees."""
+    waiting = pace(5, 0.99)
+
+    waiting.heard("e1", "ban", 100.0)
+
+    assert 100.0 < waiting.due < 100.03
+
+
 def test_who_wrote_the_newest_message_goes_on_at_once() -> None:
     """So there is one writer, without an election."""
     writer = pace(5, 0.99)
