@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final, NamedTuple, Protocol
@@ -30,6 +31,7 @@ from agentd.errors import (
     ConsulRefused,
     Contended,
     FleetError,
+    JournalError,
     LogLost,
     PermanentError,
 )
@@ -354,14 +356,21 @@ class Relay:
 
     def _restore(self, name: str) -> None:
         """Write back what the log has lost of what this node holds."""
-        held = self._memory.held(name)
+        held: Held | None = None
+        with suppress(JournalError):  # then others write back; `Holder` tells of it
+            held = self._memory.held(name)
         if held is not None:
             pause = partial(self._stop.wait, SECOND_LOOK)
-            count = self._log.write_back(name, held, body=self._memory.body, pause=pause)
+            count = self._log.write_back(name, held, body=self._body, pause=pause)
             self._found(name)
             if count:
                 _log.warning("fleet.written_back", event_name=name, messages=count)
         self._pace.looked(name)
+
+    def _body(self, sha256: str) -> bytes | None:
+        with suppress(JournalError):
+            return self._memory.body(sha256)
+        return None
 
     def _write(self, name: str, due: Sequence[str]) -> None:
         began = self._timer()

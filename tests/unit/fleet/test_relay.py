@@ -734,3 +734,18 @@ def test_a_long_outage_holds_only_a_few_of_what_piles_up(
 
     assert (node.waiting, sorted(ids(shared))) == ([], names)
     assert node.relay.status.provisional == 0
+
+
+def test_what_is_held_may_be_out_of_reach(node: Node, shared: ModelKV) -> None:
+    """Events are relayed nevertheless; whoever holds what was read tells of it."""
+    node.memory.close()
+    node.relay.suspect(NAME)
+    node.hear(heard("a"))
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.turn()
+    node.kv.trouble = None
+
+    for _ in range(3):
+        node.turn(1.0)
+
+    assert (ids(shared), node.waiting) == (["a"], [])
