@@ -237,7 +237,8 @@ class _Publication:
                     f"{self._name} is kept already, as {head.keep!r}: leave out --keep, or drop its messages"
                     f" first with `agentd log forget {self._name}`"
                 )
-            return head.keep
+            # Who began it may not have known that nodes need all messages.
+            return "all" if "all" in self._takers.values() else head.keep
         keep = asked or next(filter(None, self._takers.values()), None)
         if keep is None:
             raise AgentdError(

@@ -633,6 +633,12 @@ class TestHere:
         assert not (tmp_path / "state").exists()
         assert not (tmp_path / "tree").exists()
 
+    def test_all_is_kept_for_handlers_that_need_all(self, fleet: Fleet, config: str) -> None:
+        """Whatever somebody said who began the log from a host without them."""
+        fleet.publish("list", "add 192.0.2.6", "--keep", "latest")
+        assert self.publish(fleet, config, "add 192.0.2.7")[0] == 0
+        assert (fleet.head("list").keep, fleet.head("list").count) == ("all", 2)
+
     def test_what_they_do_not_keep_is_not(self, fleet: Fleet, config: str) -> None:
         """It would not reach them; and it may be a key, which must not lie in Consul for all who may read."""
         status = main(["publish", "--config", config, "rotate", SECRET, "--keep", "latest"])
