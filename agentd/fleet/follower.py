@@ -595,7 +595,8 @@ class Follower:
                 break
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
-        given = self._followed.give(kept.name, kept.handlers, events, upto, cut=head.cut, latest=kept.latest)
+        cut = head.cut_for("latest" if kept.latest else "all")
+        given = self._followed.give(kept.name, kept.handlers, events, upto, cut=cut, latest=kept.latest)
         self._untold.queued += given.queued
         self._untold.endings += given.endings
         if given.queued:

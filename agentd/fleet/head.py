@@ -95,6 +95,11 @@ class Head:
             return tuple(one for one in self.recent if one > num)
         return None
 
+    def cut_for(self, keep: Keep) -> int:
+        """`cut` for whoever needs that: for `all`, whatever a log of the latest has pruned was in force."""
+        lost = self.keep == "latest" and keep == "all" and self.base > self.floor
+        return max(self.cut, self.base) if lost else self.cut
+
     def render(self) -> bytes:
         """As it is written: without the message if it would be too large, and without the oldest numbers."""
         recent = self.recent[-MOST_RECENT:]

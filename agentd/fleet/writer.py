@@ -316,6 +316,7 @@ class Writer(Reader):
         numbers = [one.num for one in messages]
         return replace(
             head,
+            cut=head.cut_for(keep),
             keep=keep if not head.count else "all" if "all" in (head.keep, keep) else "latest",
             newest=numbers[-1],
             oldest=head.oldest or numbers[0],

@@ -477,6 +477,17 @@ def test_past_the_reach_of_the_log_a_node_is_incomplete(bench: Bench) -> None:
     assert bench.follower.status["ban"].incomplete_since is None
 
 
+def test_a_node_that_needs_all_is_incomplete_where_the_latest_was_kept(bench: Bench) -> None:
+    """Somebody began the log for less than its handlers need."""
+    bench.publish("a")
+    bench.turn()
+    bench.publish("z", num=50)
+    bench.shelf.head("ban", replace(bench.shelf.heads["ban"], keep="latest", base=40))
+    bench.keep = "latest"
+    bench.turn(live=False)
+    assert bench.follower.status["ban"].incomplete_since == 1
+
+
 def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a slow handler leaves waiting must not fill the journal."""
     monkeypatch.setattr("agentd.fleet.follower.MOST_WAITING", 50)

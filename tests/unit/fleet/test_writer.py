@@ -217,6 +217,25 @@ def test_of_the_latest_a_few_are_kept(kv: ModelKV, log: Log) -> None:
     assert head.cut == 0
 
 
+def test_whoever_needs_all_of_what_was_kept_as_the_latest_is_incomplete(log: Log) -> None:
+    """What was pruned until then may have been in force; not so what was forgotten on purpose."""
+    for number in range(40):
+        log.append(NAME, [event(number)], keep="latest")
+    before = log.head(NAME)
+    log.append(NAME, [event(40)], keep="all")
+    after = log.head(NAME)
+    assert before
+    assert after
+    assert after.cut == before.base > before.cut == 0
+
+    log.forget(NAME)
+    log.append(NAME, [event(41)], keep="latest")
+    log.append(NAME, [event(42)], keep="all")
+    last = log.head(NAME)
+    assert last
+    assert last.cut == after.cut
+
+
 def test_a_pruned_event_is_not_written_again(kv: ModelKV, log: Log) -> None:
     """A slow node may still hold it."""
     for number in range(100):
