@@ -7,6 +7,7 @@ started it wakes their handlers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ from typing import Any, Final
 import structlog
 
 from agentd.config.load import ConfiguredHandler, OnEvent
+from agentd.errors import JournalError
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging, Farewell
 from agentd.fleet.condition import Condition
 from agentd.fleet.follower import Follower, Kept, NameStatus, read_prefixes
@@ -112,11 +114,12 @@ class Fleet:
         Followed(self._journal).belong_to(fleet)
         if self._kept:
             memory = self._memory = Memory(self._file)
-            memory.belong_to(fleet)
+            with suppress(JournalError):  # the log is followed without it; the holder tells of it
+                memory.belong_to(fleet)
+                for name in set(memory.names()) - self._kept.keys():
+                    memory.drop(name)
             if memory.trouble:
                 _log.warning("fleet.memory_damaged", damage=memory.trouble)
-            for name in set(memory.names()) - self._kept.keys():
-                memory.drop(name)
             self._relay = self._new_relay(memory) if self._options.relay else None
             self._holder = Holder(memory, self._relay)
             self._follower = self._new_follower(self._holder)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from agentd.clock import unix_time
 from agentd.errors import FleetError, JournalError
@@ -65,19 +65,20 @@ class Memory:
         trouble: what was wrong with the file, and done about it; "" if nothing was.
 
     Raises:
-        JournalError: from every method, when the file cannot be opened, read or written. What Consul has is
-            followed without it.
+        JournalError: from every method, when the file cannot be opened, read or written; the next call tries
+            again. What Consul has is followed without it.
     """
 
     def __init__(self, path: Path, now: Callable[[], float] = unix_time) -> None:
         self.path = path
         self.trouble = ""
+        self._closed = False
         self._now = now
         self._lock = threading.RLock()
         self._db: sqlite3.Connection | None = None
         self._highest: dict[str, int] = {}
         self._fleet = ""
-        with self._lock, self._translated():
+        with self._lock, suppress(JournalError), self._translated():
             self._open()
 
     # ------------------------------------------------------------------ remember
@@ -137,16 +138,24 @@ class Memory:
         Args:
             fleet: its name, and where it is at home.
         """
-        with self._transaction() as db:
-            self._fleet = fleet
-            known = db.execute("SELECT name FROM fleet").fetchone()
-            if known == (fleet,):
-                return
-            for table in ("names", "messages", "bodies", "fleet") if known else ():
-                db.execute(f"DELETE FROM {table}")  # noqa: S608 (constants)
-            db.execute("INSERT INTO fleet VALUES (?)", (fleet,))
-            if known:
-                self._highest.clear()
+        self._fleet = fleet
+        try:
+            with self._transaction() as db:
+                self._adopt(db)
+        except JournalError:
+            with self._lock:
+                self._shut()  # so that the next call does it
+            raise
+
+    def _adopt(self, db: sqlite3.Connection) -> None:
+        known = db.execute("SELECT name FROM fleet").fetchone()
+        if not self._fleet or known == (self._fleet,):
+            return
+        for table in ("names", "messages", "bodies", "fleet") if known else ():
+            db.execute(f"DELETE FROM {table}")  # noqa: S608 (constants)
+        db.execute("INSERT INTO fleet VALUES (?)", (self._fleet,))
+        if known:
+            self._highest.clear()
 
     def drop(self, name: str) -> None:
         """Hold no message of a name that is not kept any longer; its number is remembered."""
@@ -225,9 +234,13 @@ class Memory:
     def close(self) -> None:
         """Close the file; every later call raises JournalError."""
         with self._lock:
-            if self._db is not None:
-                self._db.close()
-                self._db = None
+            self._closed = True
+            self._shut()
+
+    def _shut(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
 
     # ------------------------------------------------------------------ the file
 
@@ -243,9 +256,11 @@ class Memory:
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        if self._db is None:
+        if self._closed:
             raise JournalError(f"{self.path} is not open")
-        return self._db
+        if self._db is None:
+            self._open()
+        return cast("sqlite3.Connection", self._db)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -281,6 +296,7 @@ class Memory:
         try:
             wrong = self._connect()
         except (sqlite3.Error, UnicodeDecodeError) as error:
+            self._shut()
             if not is_damage(error):
                 raise
             wrong = reason_of(error)
@@ -289,7 +305,7 @@ class Memory:
 
     def _replace(self, wrong: str) -> None:
         """Begin a new file; of the old one the numbers are taken over as far as they are known."""
-        self.close()
+        self._shut()
         aside = set_aside(self.path)
         self.trouble = f"{wrong}; set aside as {aside}, and read from Consul again"
         self._connect()
@@ -298,7 +314,6 @@ class Memory:
                 "INSERT INTO names VALUES (?, ?, ?)",
                 [(name, num, b"") for name, num in self._highest.items()],
             )
-            db.executemany("INSERT INTO fleet VALUES (?)", [(self._fleet,)] if self._fleet else [])
 
     def _connect(self) -> str:
         """Open the file, or a new one; what is wrong with it, "" for nothing."""
@@ -317,6 +332,7 @@ class Memory:
         db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
         known = dict(db.execute("SELECT name, highest FROM names"))
         self._highest = {str(name): int(num) for name, num in known.items()} | self._highest
+        self._adopt(db)
         return ""
 
 

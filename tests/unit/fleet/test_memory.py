@@ -232,10 +232,24 @@ def test_damage_while_it_is_open_costs_no_number(path: Path, memory: Memory) -> 
 
 
 def test_what_cannot_be_opened_is_told(path: Path) -> None:
-    """The daemon goes on without."""
+    """By whoever asks; the daemon goes on without, and it is opened once it can be: for this fleet only."""
+    with closing(Memory(path)) as before:
+        before.belong_to("staging@")
+        before.remember(NAME, head(1), [message(1)])
+    state = path.parent.rename(path.parent.with_name("away"))
     path.parent.write_bytes(b"a file")
-    with pytest.raises(JournalError, match="out of reach"):
-        Memory(path)
+    with closing(Memory(path)) as memory:
+        for _ in range(2):
+            with pytest.raises(JournalError, match="out of reach"):
+                memory.held(NAME)
+        with pytest.raises(JournalError, match="out of reach"):
+            memory.belong_to("prod@")
+
+        path.parent.unlink()
+        state.rename(path.parent)
+        assert memory.held(NAME) is None
+        memory.remember(NAME, head(2), [message(2)])
+        assert numbers(memory) == [2]
 
 
 def test_a_fifo_is_no_file(path: Path) -> None:
