@@ -195,7 +195,7 @@ def _print(
     for name, head in sorted(heads.items()):
         if head.cut > head.snapshot:
             output.line(
-                f"{name}: messages up to {head.cut} were dropped for want of room: nodes that had not seen"
+                f"{name}: messages up to {head.cut} are gone, some of them in force: nodes that had not seen"
                 f" them are incomplete until `agentd publish {name} --snapshot`",
                 "yellow",
             )
