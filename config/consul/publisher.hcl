@@ -1,4 +1,4 @@
-# A person or job that publishes: `agentd publish` and `agentd log forget`, from any host.
+# For a person or job that runs `agentd publish` or `agentd log forget`, from any host.
 #
 #   sed 's/FLEET/production/' publisher.hcl | consul acl policy create -name agentd-publisher -rules -
 #
@@ -22,8 +22,8 @@ key_prefix "agentd/FLEET/bodies/" {
   policy = "write"
 }
 
-# Whom a message with --node or --service is for, and with --wait what the nodes make of it. With viewer.hcl as
-# well, --wait knows which nodes are down, and --service needs service_prefix "" { policy = "read" }.
+# For --node and --service, which nodes there are; for --wait, how far they are. In addition, --wait needs viewer.hcl
+# to know which nodes are down, and --service needs service_prefix "" { policy = "read" }.
 key_prefix "agentd/FLEET/nodes/" {
   policy = "read"
 }

@@ -1,4 +1,4 @@
-# Whoever looks: `agentd fleet`, `agentd tickets`, `agentd log`. It can change nothing.
+# For whoever runs `agentd fleet`, `agentd tickets` or `agentd log`. It grants no writes.
 #
 #   sed 's/FLEET/production/' viewer.hcl | consul acl policy create -name agentd-viewer -rules -
 
@@ -7,8 +7,8 @@ key_prefix "agentd/FLEET/nodes/" {
   policy = "read"
 }
 
-# What there is to acknowledge, by whom, from where and when. The messages contain payloads, such as addresses
-# that are blocked: without the second rule the table lacks who published.
+# What was published, by whom, from where and when. Messages contain payloads, such as blocked addresses. Without the
+# second rule, `agentd fleet` works but does not show who published.
 key_prefix "agentd/FLEET/names/" {
   policy = "read"
 }
@@ -16,7 +16,7 @@ key_prefix "agentd/FLEET/messages/" {
   policy = "read"
 }
 
-# The catalogue, for nodes without an agentd, and the health of those that have one.
+# The catalogue, to find nodes without agentd, and the health of agentd on the others.
 node_prefix "" {
   policy = "read"
 }
