@@ -36,29 +36,29 @@ _MOST_NOTED: Final = 5
 
 def add_arguments(parser: Parser) -> None:
     """What to look at, or the node to forget."""
-    parser.add_example("agentd fleet", "agentd fleet ip-blacklist --watch", "agentd fleet forget lb3")
+    parser.add_example("agentd fleet", "agentd fleet blacklist --watch", "agentd fleet forget lb3")
     parser.usage = "%(prog)s [options] [HANDLER | forget NODE... | remove]"
     parser.add_argument(
         "words",
         nargs="*",
         type=argument_types.word,
         metavar="HANDLER",
-        help="judge only this configured handler, and the nodes that have it; `forget NODE` removes what a"
-        " node acknowledged that will not come back; `remove` lists, and with --yes deletes, everything that"
-        " the fleet keeps in Consul, once no node has `fleet:` any more",
+        help="compare only this configured handler, on the nodes that have it. `forget NODE` removes the"
+        " acknowledgement of a node that will not come back. `remove` lists everything that the fleet keeps"
+        " in Consul, and with --yes deletes it, once no node has `fleet:` any more",
     )
     parser.add_argument(
         "--service",
         type=argument_types.word,
         metavar="S",
-        help="only nodes with this service ought to run agentd (default: all nodes of the catalogue)",
+        help="expect agentd only on nodes with this service (default: on all nodes in the catalogue)",
     )
-    parser.add_argument("--watch", action="store_true", help="look again whenever something changes")
-    parser.add_argument("--yes", action="store_true", help="with `remove`: delete it, for good")
+    parser.add_argument("--watch", action="store_true", help="keep watching, and show every change")
+    parser.add_argument("--yes", action="store_true", help="with `remove`: delete it for good")
     parser.add_argument(
         "--force",
         action="store_true",
-        help="with `remove`: also while nodes still acknowledge; with `forget`: also if agentd may run there",
+        help="with `remove`: even while nodes acknowledge; with `forget`: even if agentd may still run there",
     )
     add_fleet_arguments(parser)
 

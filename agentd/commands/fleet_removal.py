@@ -24,7 +24,7 @@ _WHAT: Final = {
     "messages": "messages",
     "bodies": "bodies of messages",
     "nodes": "acknowledgements of nodes",
-    "pruned": "lists of messages that were dropped lately",
+    "pruned": "lists of recently dropped messages",
 }
 _OTHERS: Final = "keys that agentd did not write"
 
@@ -68,9 +68,9 @@ def _said(root: str, found: Mapping[str, int], left: Mapping[str, int], *, asked
     if not found:
         return (f"There is nothing below {root} in Consul.",)
     if not asked:
-        return (f"Nothing was removed yet: add --yes to delete everything below {root}, for good.",)
+        return (f"Nothing has been removed yet: add --yes to delete everything below {root} for good.",)
     if left:
-        return (f"Somebody wrote below {root} meanwhile: look at `agentd fleet`, and remove it again.",)
+        return (f"Somebody wrote below {root} in the meantime: see `agentd fleet`, and try again.",)
     return (f"Everything below {root} was removed.",)
 
 

@@ -168,8 +168,8 @@ def _held(subject: str, same: Sequence[Difference]) -> str:
     if not subject or not numbers:
         return ""
     if len(numbers) == 1:
-        return f"at {min(numbers)}"
-    return f"at {min(numbers)} to {max(numbers)}"
+        return f"has {min(numbers)}"
+    return f"has {min(numbers)} to {max(numbers)}"
 
 
 def _fitted(rows: Sequence[Sequence[Any]], width: int | None) -> list[list[object]]:

@@ -37,8 +37,8 @@ def execute(arguments: Namespace, output: Output) -> int:
     with fleet(arguments) as reached, consul(arguments) as agent:
         if read_places(arguments.config).running and _configured(reached):
             raise AgentdError(
-                "agentd runs here, and would acknowledge again: stop it first (`systemctl disable --now"
-                " agentd`), or set `fleet: null` and reload it, upon which it leaves by itself"
+                "agentd is running here and would acknowledge again: stop it first (`systemctl disable --now"
+                " agentd`), or set `fleet: null` and reload it, and it leaves by itself"
             )
         node = _node(reached, agent)
         document = _remove(reached, agent, node)
@@ -90,12 +90,13 @@ def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
         owner = ""  # whoever wrote that, it is of no use to anybody
     if owner and owner != _agent_id(agent, owner):
         raise AgentdError(
-            f"what is acknowledged as {node} is not of this node, but of the Consul agent {owner}: two nodes"
-            f" have this name; rename one of them (fleet.node), or use `agentd fleet forget {node}`"
+            f"the acknowledgement of {node} was not written by this node but by the one with the Consul agent"
+            f" {owner}: two nodes share the name; rename one of them (fleet.node), or run"
+            f" `agentd fleet forget {node}`"
         )
     if not kv.delete(key, pair.index):
         raise AgentdError(
-            f"{node} has just acknowledged again: is agentd stopped everywhere under this name?"
+            f"{node} has just acknowledged again: is an agentd of that name still running somewhere?"
         )
     return True
 

@@ -46,7 +46,7 @@ def add_arguments(parser: Parser) -> None:
         nargs="*",
         type=argument_types.word,
         metavar="NAME",
-        help="only messages of this name; `forget NAME` drops them for good, also on nodes that come back",
+        help="show only this name; `forget NAME` drops its messages for good: no node writes them back",
     )
     parser.add_argument(
         "--limit",
@@ -59,7 +59,7 @@ def add_arguments(parser: Parser) -> None:
         "--before",
         type=argument_types.message_number,
         metavar="NUM",
-        help="with `forget`: keep this message and those after it (default: drop all)",
+        help="with `forget`: drop only messages older than this one (default: drop all)",
     )
     add_fleet_arguments(parser)
 

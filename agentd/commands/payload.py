@@ -38,7 +38,7 @@ def read_payload(arguments: Namespace, largest: int) -> bytes:
     text: str | None = arguments.payload
     file: Path | None = arguments.file
     if text is not None and file is not None:
-        raise ConfigError(["a payload was typed, and --file names another: give one of them"])
+        raise ConfigError(["give either a payload or --file, not both"])
     if text == "-" or file == Path("-"):
         return sys.stdin.buffer.read(largest + 1)
     if file is None:

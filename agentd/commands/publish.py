@@ -49,43 +49,43 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument(
-        "name", type=_kept_name, metavar="NAME", help="name of the event, as handlers take it"
+        "name", type=_kept_name, metavar="NAME", help="name of the event, as in `on:` of a handler"
     )
     add_payload_arguments(parser)
     parser.add_argument(
         "--reference",
         type=argument_types.word,
         metavar="R",
-        help='publish a reference (kv:, file:, http(s):, s3:, gs:) with its digest, as "R sha256:HEX"; where'
-        " `sources.allow` of the configuration file allows it, it is fetched for that",
+        help="publish a reference (kv:, file:, http(s):, s3:, gs:) as `R sha256:HEX`; R is fetched to compute"
+        " or verify the digest if `sources.allow` in the configuration file permits it",
     )
     parser.add_argument(
         "--again",
         type=argument_types.message_number,
         metavar="NUM",
-        help="publish an earlier message once more, see `agentd log`",
+        help="publish an earlier message again; `agentd log` shows its number",
     )
     add_target_arguments(parser)
     parser.add_argument(
         "--ttl",
         type=_ttl,
         metavar="T",
-        help="after this it is not applied any more, such as 10m (default: never)",
+        help="how long the message is valid, such as 10m (default: for good)",
     )
     parser.add_argument(
         "--snapshot",
         action="store_true",
-        help="it stands for all messages of the name before it, which are then dropped",
+        help="the payload replaces all earlier messages of the name, which are then dropped",
     )
     parser.add_argument(
         "--keep",
         choices=("latest", "all"),
-        help="for a name that is new: keep only the latest message, or all in force",
+        help="for a new name: keep only the latest message, or all that have not expired",
     )
     parser.add_argument(
         "--no-dry-run",
         action="store_true",
-        help="neither try it on the handlers here first, nor fetch a reference whose digest is given",
+        help="do not try the message on the handlers here first, nor fetch a reference whose digest is given",
     )
     add_wait_for_fleet(parser)
     add_fleet_arguments(parser)
@@ -96,7 +96,7 @@ def _kept_name(text: str) -> str:
 
     if not is_kept_name(text):
         raise ArgumentTypeError(
-            "a name that can be kept has 1 to 64 of A-Z a-z 0-9 _ . -, and a letter or digit first"
+            "a kept name is 1 to 64 characters long, of A-Z a-z 0-9 _ . -, and begins with a letter or digit"
         )
     return text
 
@@ -142,7 +142,7 @@ def _check(arguments: Namespace) -> None:
     check_target(arguments)
     if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
         raise ConfigError(
-            ["--again publishes a message as it was: leave out --node, --service, --tag and --snapshot"]
+            ["--again publishes a message unchanged: leave out --node, --service, --tag and --snapshot"]
         )
     given = [arguments.payload, arguments.file, arguments.reference, arguments.again]
     if sum(one is not None for one in given) > 1:
@@ -155,8 +155,8 @@ def _typed(arguments: Namespace) -> bytes:
     payload = read_payload(arguments, LARGEST)
     if len(payload) > LARGEST:
         raise AgentdError(
-            f"the payload has more than {LARGEST} bytes, which is all that Consul takes for one key: put it"
-            " where the nodes can fetch it, and publish a --reference, if the handler takes one"
+            f"the payload is longer than {LARGEST} bytes, the most that Consul stores in one key: put it"
+            " where the nodes can fetch it, and publish a --reference, if the handler accepts one"
         )
     return payload
 
@@ -218,8 +218,8 @@ class _Publication:
         except BadDocument as error:
             if not self._arguments.keep:
                 raise AgentdError(
-                    f"{self._name}: {error}; with --keep latest or --keep all it is made anew from the"
-                    " messages that are there"
+                    f"{self._name}: {error}; add --keep latest or --keep all to rebuild it from the messages"
+                    " that are there"
                 ) from error
             return None
         if head is None:
@@ -234,7 +234,7 @@ class _Publication:
                 return asked or head.keep
             if asked not in (None, head.keep):
                 raise AgentdError(
-                    f"{self._name} is kept already, as {head.keep!r}: leave out --keep, or drop its messages"
+                    f"{self._name} is already kept, as {head.keep!r}: leave out --keep, or drop its messages"
                     f" first with `agentd log forget {self._name}`"
                 )
             # Who began it may not have known that nodes need all messages.
@@ -242,9 +242,9 @@ class _Publication:
         keep = asked or next(filter(None, self._takers.values()), None)
         if keep is None:
             raise AgentdError(
-                f"nobody is known to keep {self._name!r}: the fleet {self._reached.name!r} has nothing"
-                " under it, and no handler here has it with `keep:`; correct the name, or publish it with"
-                " --keep latest or --keep all if handlers elsewhere do"
+                f"no node is known to keep {self._name!r}: the fleet {self._reached.name!r} has no messages"
+                " of that name, and no handler here has it with `keep:`; correct the name, or, if handlers on"
+                " other nodes keep it, add --keep latest or --keep all"
             )
         return keep
 
@@ -272,12 +272,11 @@ class _Publication:
         message = self._log.message(self._name, num)
         if message is None:
             raise AgentdError(
-                f"there is no message {num} of {self._name}: `agentd log {self._name}` lists those that"
-                " there are"
+                f"there is no message {num} of {self._name}: `agentd log {self._name}` lists the messages"
             )
         body = self._log.payload(message)
         if body is None:
-            raise AgentdError(f"the payload of message {num} of {self._name} is not in Consul any more")
+            raise AgentdError(f"the payload of message {num} of {self._name} is no longer in Consul")
         return message.again(body, issued=now, publisher=publisher(), expires=expires)
 
     def _pinned(self) -> bytes:
@@ -327,10 +326,10 @@ class _Publication:
         try:
             found = matching(message, self._log.keys, self._reached.client)
         except ConsulError as error:
-            _warn(f"whether it is for any node is not known: {error}")
+            _warn(f"cannot tell whether any node matches: {error}")
             return None
         if found == []:
-            _warn(f"no node matches {described(message)} now")
+            _warn(f"no node matches {described(message)} at the moment")
         return found
 
     def _rehearse(self, message: Envelope, body: bytes) -> list[dict[str, str]]:
@@ -348,7 +347,7 @@ class _Publication:
         change = event_of(message, body, message.issued, live=True)
         told = rehearse(self._arguments.config, self._takers, change)
         for one in told:
-            sys.stderr.write(f"agentd: tried here: {one['handler']} would be {one['outcome']}\n")
+            sys.stderr.write(f"agentd: dry run here: {one['handler']} would be {one['outcome']}\n")
         return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
 
     def _write(self, draft: Draft, keep: Keep, head: Head | None) -> int:
@@ -364,7 +363,7 @@ class _Publication:
                 return self._log.publish(self._name, draft, keep=keep)
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
-                f"{error}; whether it was published is not known: look at `agentd log {self._name}`"
+                f"{error}; it may or may not have been published: see `agentd log {self._name}`"
             ) from error
 
     def sweep(self) -> None:

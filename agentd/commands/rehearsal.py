@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agentd.fleet.head import Keep
     from agentd.watch.changes import Change
 
-INSTEAD: Final = "publish it untried with --no-dry-run"
+INSTEAD: Final = "publish it anyway with --no-dry-run"
 _FINE: Final = ("changed", "unchanged")
 
 

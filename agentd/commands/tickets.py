@@ -33,7 +33,9 @@ _NAMES: Final = 40  # characters of a list of nodes
 def add_arguments(parser: Parser) -> None:
     """Of which handler."""
     parser.add_example("agentd tickets", "agentd tickets --json | jq '.[].ring[0]'")
-    parser.add_argument("--handler", type=argument_types.word, metavar="H", help="only of this handler")
+    parser.add_argument(
+        "--handler", type=argument_types.word, metavar="H", help="only the keys of this handler"
+    )
     add_fleet_arguments(parser)
 
 

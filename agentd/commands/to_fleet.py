@@ -47,7 +47,7 @@ def add_fleet_arguments(parser: Parser) -> None:
         "--fleet",
         type=lambda text: checked(parse_fleet_name, text),
         metavar="FLEET",
-        help="name of the fleet (default: that of the configuration file)",
+        help="name of the fleet (default: the one in the configuration file)",
     )
     add_consul_arguments(parser)
 
@@ -67,7 +67,7 @@ def fleet(arguments: Namespace) -> Iterator[ReachedFleet]:
     name = arguments.fleet or (filed.name if filed else "")
     if not name:
         raise ConfigError(
-            ["no fleet is named: add `fleet: {name: NAME}` to the configuration file, or give --fleet NAME"]
+            ["which fleet? Add `fleet: {name: NAME}` to the configuration file, or pass --fleet NAME"]
         )
     options = consul_options(arguments)
     if filed and filed.datacenter and not arguments.consul_datacenter:

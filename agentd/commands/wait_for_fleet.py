@@ -39,25 +39,25 @@ _ERASE: Final = "\r\033[K"
 
 def add_wait_for_fleet(parser: Parser) -> None:
     """Add `--wait`, `--quorum` and `--timeout`."""
-    group = parser.add_argument_group(
-        "Fleet", "Needs an event that nodes keep (`keep:` in the configuration)."
-    )
+    group = parser.add_argument_group("Fleet", "For events that nodes keep (`keep:` in the configuration).")
     group.add_argument(
-        "--wait", action="store_true", help="wait until the nodes confirm; status 1 if too few of them do"
+        "--wait",
+        action="store_true",
+        help="wait until the nodes have applied it; exit status 1 if too few have",
     )
     group.add_argument(
         "--quorum",
         type=percentage,
         default=1.0,
         metavar="P",
-        help="how many of the nodes are enough, such as 90%% (default 100%%)",
+        help="share of the nodes that is enough, such as 90%% (default 100%%)",
     )
     group.add_argument(
         "--timeout",
         type=argument_types.seconds,
         default=_TIMEOUT,
         metavar="T",
-        help=f"how long to wait for them (default {_TIMEOUT:g}s)",
+        help=f"give up after this time (default {_TIMEOUT:g}s)",
     )
 
 
@@ -190,8 +190,8 @@ class FleetWait:
                 since = max([since, *(one.num for one in reading.messages), *reading.troubles])
             if self._left() <= 0:
                 raise AgentdError(
-                    f"the event {identity} is in no log after {span(self._timeout)}: no node that relays has"
-                    " heard it, or none can write (`agentd status` there says so); who applied it is unknown"
+                    f"the event {identity} did not reach the log within {span(self._timeout)}: no relay heard"
+                    " it, or none can write (`agentd status` there tells); which nodes applied it is unknown"
                 )
             time.sleep(_PAUSE)
 
@@ -287,7 +287,7 @@ def _print(found: Tally, newest: Newest, took: float, output: Output) -> None:
     from agentd.commands.fleet_report import listed  # noqa: PLC0415 (as above)
 
     if not found.nodes:
-        output.line(f"{newest.name} {newest.num} is for no node that acknowledges.", "red")
+        output.line(f"No node that acknowledges is meant by {newest.name} {newest.num}.", "red")
         return
     enough = "" if found.needed == found.nodes else f" ({found.needed} are enough)"
     text = f"{newest.name} {newest.num}: in force on {len(found.confirmed)} of {found.nodes} nodes{enough}"

@@ -264,7 +264,7 @@ class Acknowledger:
                 f"acknowledging as {self._node} is refused; the policy of the token needs {rule}: {error}"
             ) from error
         if self._index is None:
-            raise ConsulUnavailable("the document of this node is written by others all the time")
+            raise ConsulUnavailable("others keep overwriting this node's acknowledgement")
 
     def _own(self, kv: ConsulKV, key: str) -> int:
         """Somebody else wrote our document, or removed it: its index, if it is ours to write.
@@ -361,7 +361,7 @@ class Acknowledger:
         status = self._status()
         if status is None:
             registration.deregister(client, fleet, self._node)
-            return "status.address is null, so that there is nothing that Consul could check"
+            return "status.address is null, so there is nothing for Consul to check"
         if registration.ensure(client, fleet, self._node, status, afresh=not self._registered_once):
             self._registered_once = True
             _log.info("fleet.registered", service=registration.SERVICE, node=self._node)

@@ -53,7 +53,7 @@ class Bodies:
             # The flags are the time: with them each writing is a change, which a sweep's check-and-set sees.
             if self._kv.replace(key, body, int(self._now()), found.index if found else 0):
                 return sha256
-        raise ConsulUnavailable("others write the same payload again and again: try again")
+        raise ConsulUnavailable("others keep writing the same payload: try again")
 
     def sweep(self, referenced: Collection[str]) -> int:
         """Delete what no message has referred to for a day, as far as sweeps have seen it; returns how many.

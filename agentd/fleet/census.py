@@ -350,7 +350,7 @@ class Census:
                 if message.lies_at(self._keys, pair.key):
                     messages[message.name] = message
         for name in set(keys.values()) - messages.keys() - unreadable.keys():
-            unreadable[name] = "the message that its head names is not there"
+            unreadable[name] = "the message that its head points to is missing"
         return Heads(heads, messages, unreadable, junk)
 
     # ------------------------------------------------------------------ what is asked of whom
@@ -436,7 +436,7 @@ def members(
         now = newest.get(agent, node)
         there = registered.get(by_id.get(agent, node), ())
         if now != node and node not in there and now in there:
-            silent = f"its agent acknowledges as {now} now: `agentd fleet forget {node}` removes this one"
+            silent = f"its agent now acknowledges as {now}; `agentd fleet forget {node}` removes this one"
         elif where is not None:
             seen.add(where)
         node_id = catalogue.ids[node] if where == node else ""

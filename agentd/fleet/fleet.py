@@ -233,11 +233,11 @@ class Fleet:
             yield f"the log is not followed: {self._follower.trouble}"
         if self._follower and self._follower.too_large:
             yield (
-                f"too much lies below {self._keys.names} in Consul, so that the log is read only every few"
-                f" seconds: see what writes there (`consul kv get -keys {self._keys.names}`)"
+                f"there is too much below {self._keys.names} in Consul, so the log is read only every few"
+                f" seconds: find out what writes there (`consul kv get -keys {self._keys.names}`)"
             )
         if self._holder and self._holder.trouble:
-            yield f"nothing is held of the log: {self._holder.trouble}"
+            yield f"no copy of the log is kept here: {self._holder.trouble}"
         if relay and relay.trouble:
             given = f"; {relay.provisional} were applied as they were heard" if relay.provisional else ""
             yield f"{relay.waiting} heard events are not in the log: {relay.trouble}{given}"

@@ -518,7 +518,7 @@ class Follower:
             if lacking := self._open().lacking():
                 raise _Waits(f"the token may not read its messages: add to the token's policy: {lacking}")
             self._witness.saw(kept.name, None)
-            raise _Waits(f"its head names message {head.newest}, which is not there, or is none")
+            raise _Waits(f"its head points to message {head.newest}, which is missing or unusable")
         if not live and read:
             _log.info("fleet.caught_up", event_name=kept.name, messages=read, num=last)
 
@@ -626,8 +626,8 @@ class Follower:
             raise _Waits(f"message {message.num}: {error}") from error
         if body is None:
             raise _Waits(
-                f"the payload of message {message.num} is not there: if that lasts, publish what stands"
-                f" for it with `agentd publish {message.name} --snapshot`"
+                f"the payload of message {message.num} is missing: if that persists, publish what replaces"
+                f" it with `agentd publish {message.name} --snapshot`"
             )
         self._witness.read(message.name, head, (), {message.sha256 or "": body})
         return body

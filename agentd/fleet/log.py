@@ -78,7 +78,7 @@ class Log(Writer):
                 if attempt == _TRIES or time.monotonic() > until:
                     raise
             pause(waits.delay(attempt))
-        raise Contended(f"the log of {name} is lost again and again: see the Consul servers' log")
+        raise Contended(f"Consul keeps losing the log of {name}: see the logs of its servers")
 
     # ------------------------------------------------------------------ forget
 
@@ -100,7 +100,7 @@ class Log(Writer):
             look = self._look(name)
             head = look.head
             if head is None:
-                raise FleetError(f"there is no log of {name}: `agentd log` lists those that there are")
+                raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
             floor = head.newest if before is None else before
             if floor > head.newest:
                 raise FleetError(f"the newest message of {name} is {head.newest}, not {floor}")
@@ -121,7 +121,7 @@ class Log(Writer):
                     some = gone[at : at + MOST_READS]
                     self.kv.write([delete(self.keys.message(name, num)) for num in some])
                 return len(gone)
-        raise Contended(f"others write to the log of {name} again and again: try again")
+        raise Contended(f"others keep writing to the log of {name}: try again")
 
     def _look(self, name: str) -> _Look:
         """The head, or one made of the messages if what lies there is none that a node believes."""
@@ -215,7 +215,7 @@ class Log(Writer):
             if self.kv.write(operations).failures:
                 raise Contended(f"others write to the log of {name} at the same time: try again")
             done += len(some)
-        raise Contended(f"the log of {name} cannot be written back: others write to it all the time")
+        raise Contended(f"the log of {name} cannot be written back: others keep writing to it")
 
     def _put_bodies(
         self, messages: Sequence[Envelope], body: Callable[[str], bytes | None]

@@ -243,9 +243,11 @@ def _without_document(member: Member, taken: Collection[str]) -> Difference:
     if not member.runs_as:
         return Difference("no agentd", member.node, "", "no document, and no healthy service agentd")
     if member.runs_as in taken:
-        text = f"agentd runs there as {member.runs_as}, like another node: set another fleet.node"
+        text = (
+            f"agentd runs there as {member.runs_as}, as it does on another node: set a different fleet.node"
+        )
         return Difference("name taken", member.node, "", text)
-    text = "agentd runs there, and does not acknowledge: `agentd status` there says why"
+    text = "agentd runs there but does not acknowledge; run `agentd status` there to see why"
     return Difference("silent", member.node, "", text)
 
 
@@ -258,7 +260,7 @@ def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Differenc
     if document.paused:
         yield Difference("paused", node, "", document.paused)
     if member.node_id and document.node_id and member.node_id != document.node_id:
-        text = "its document is of another Consul agent: two nodes have this name, or the agent was made anew"
+        text = "another Consul agent acknowledges for it: two nodes share the name, or the agent was rebuilt"
         yield Difference("name taken", node, "", text)
     for place, text in document.drift.items():
         yield Difference("drifted", node, place, text)
@@ -267,17 +269,17 @@ def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Differenc
 def _of_name(member: Member, name: str, state: Name, log: _Log) -> Iterator[Difference]:
     node, newest = member.node, log.newest.get(name)
     if state.incomplete_since is not None:
-        text = "what it missed is gone from the log; `agentd publish --snapshot` makes it whole"
+        text = "what it missed is no longer in the log; publish a snapshot (`agentd publish --snapshot`)"
         yield Difference("incomplete", node, name, text, state.live)
     if state.provisional:
-        yield Difference("provisional", node, name, "applied events that the log does not have", state.live)
+        yield Difference("provisional", node, name, "applied events that are not in the log yet", state.live)
     if name in log.unreadable and newest is None:
         text = f"which message is the newest is unknown: {log.unreadable[name]}"
         yield Difference("unreadable", node, name, text, state.live)
         return
     seen = max(state.live or 0, state.tried.num if state.tried else 0)
     if seen > (newest.num if newest else 0):
-        text = "it holds a newer message than the log in Consul, which a relay writes back"
+        text = "it holds a newer message than the log in Consul; a relay will write it back"
         yield Difference("log lost", node, name, text, state.live)
     elif newest is not None and newest.concerns(node, log.now) and not _is_exempt(state, newest.num):
         found = progress(member, newest)
@@ -299,7 +301,9 @@ def progress(member: Member, newest: Newest) -> Progress:
     """How far a node that takes the name is with this message, or with one that came after it."""
     document = member.document
     if document is None or newest.name not in document.names:
-        return Progress(member.node, "waiting", member.unreadable or member.silent or "takes no such name")
+        return Progress(
+            member.node, "waiting", member.unreadable or member.silent or "does not take that name"
+        )
     state = document.names[newest.name]
     found = state.tried_as(newest.num)
     if found and found.outcome in ENDED_BADLY:
@@ -318,10 +322,10 @@ def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: in
         return _because("paused", document.paused)
     tried = state.tried
     if tried is None or tried.num < num:
-        return "has not taken it in hand"
+        return "has not started on it"
     if tried.outcome in _DONE:
-        return _because("was applied, and is not in force", tried.reason)
-    return _because(tried.outcome or "tries", tried.reason)
+        return _because("was applied, but is not in force", tried.reason)
+    return _because(tried.outcome or "still applying it", tried.reason)
 
 
 def _because(what: str, reason: str) -> str:
@@ -382,5 +386,5 @@ def _minority(handler: str, those: Sequence[tuple[str, str, bool]]) -> Iterator[
     (most, number), (_, second) = counts.most_common(2)
     for fingerprint, node, settled in those:
         if settled and (fingerprint != most or number == second):
-            rest = f"that of {number} of its like {most[:8]}" if number > second else "its like have others"
-            yield Difference("disagreeing", node, handler, f"its state is {fingerprint[:8]}, {rest}")
+            others = f"{most[:8]} on {number} nodes like it" if number > second else "others on nodes like it"
+            yield Difference("disagreeing", node, handler, f"its state is {fingerprint[:8]}, but {others}")

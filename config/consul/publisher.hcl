@@ -2,9 +2,9 @@
 #
 #   sed 's/FLEET/production/' publisher.hcl | consul acl policy create -name agentd-publisher -rules -
 #
-# Whoever has it can have every handler of the fleet do what it does for a message. To let a job publish one name
-# only, give it names/NAME, messages/NAME/ and pruned/NAME/ instead of the three prefixes; names/_fleet is to
-# be read, and for the first message of a fleet to be written. Such a job does not sweep (see below).
+# Whoever holds this can make every handler in the fleet do whatever it does with a message. To let a job publish
+# only one name, replace the first three prefixes with names/NAME, messages/NAME/ and pruned/NAME/, and add read on
+# names/_fleet (write, if the job publishes the fleet's very first message). Such a job deletes no old payloads.
 
 key_prefix "agentd/FLEET/names/" {
   policy = "write"
@@ -16,8 +16,8 @@ key_prefix "agentd/FLEET/pruned/" {
   policy = "write"
 }
 
-# Payloads above 32 KiB. Whoever publishes one sweeps those that no message has needed for a day, if it may read
-# the messages of all names.
+# Payloads above 32 KiB. Publishing one also deletes those that no message has needed for a day, provided that the
+# token may read the messages of all names.
 key_prefix "agentd/FLEET/bodies/" {
   policy = "write"
 }

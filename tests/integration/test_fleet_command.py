@@ -67,7 +67,7 @@ def test_what_differs_comes_first_and_is_status_1(
     told = capsys.readouterr().out
     rows = [line.split()[0] for line in told.partition("WHY\n")[2].partition("\n\n")[0].splitlines()]
     assert rows == ["failed", "silent", "stopped", "no"]
-    assert "refused: line 3; at 10" in told
+    assert "refused: line 3; has 10" in told
 
 
 def test_only_nodes_with_the_service_ought_to_run_agentd(
@@ -105,7 +105,7 @@ def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(
     fleet.register(2, name="renamed")
     status, found = seen(fleet, capsys)
     assert (status, troubles(found)) == (1, [("silent", fleet.node(2))])
-    assert "acknowledges as renamed now: `agentd fleet forget" in found["differences"][0]["text"]
+    assert "now acknowledges as renamed; `agentd fleet forget" in found["differences"][0]["text"]
     fleet.register(2)
     assert seen(fleet, capsys)[0] == 0
 

@@ -301,7 +301,7 @@ def test_junk_beside_the_heads_makes_nobody_deaf(
         publish(consul, fleet, "tally", "2")
 
         node.await_tally("1", "2")
-        wait_until(lambda: "too much lies below" in node.agentd.get("/readyz")[1], "the trouble")
+        wait_until(lambda: "there is too much below" in node.agentd.get("/readyz")[1], "the trouble")
     finally:
         node.stop()
 

@@ -94,7 +94,7 @@ def test_a_daemon_that_runs_is_not_cut_off(
         file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"fleet": None}))
         before = fleet.consul.kv_get(key)
         assert main([*configuration, "leave", "--fleet", fleet.keys.fleet]) == 0
-    assert "agentd runs here" in said
+    assert "agentd is running here" in said
     assert before is not None
 
 
@@ -107,7 +107,7 @@ def test_the_document_of_another_node_stays(
     """Two nodes have one name, and the other has not left."""
     key = acknowledge("00000000-0000-0000-0000-000000000001")
     assert main([*configuration, "leave"]) == 1
-    assert "what is acknowledged as here is not of this node" in capsys.readouterr().err
+    assert "the acknowledgement of here was not written by this node" in capsys.readouterr().err
     assert fleet.consul.kv_get(key) is not None
 
 

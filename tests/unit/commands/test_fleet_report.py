@@ -67,7 +67,7 @@ def test_nodes_with_one_trouble_share_a_line(monkeypatch: pytest.MonkeyPatch) ->
     """The names end in how many there are besides; what they have in force is a range."""
     wrong = {at: Name(live=at + 1, tried=Tried(20, "refused", "line 3")) for at in range(9)}
     (line,) = (each for each in shown(found(20, wrong), monkeypatch) if each.startswith("failed"))
-    expected = "failed 9 blocked lb0000, lb0001, lb0002 and 6 more refused: line 3; at 1 to 9"
+    expected = "failed 9 blocked lb0000, lb0001, lb0002 and 6 more refused: line 3; has 1 to 9"
     assert " ".join(line.split()) == expected
 
 

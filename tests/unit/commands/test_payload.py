@@ -56,7 +56,7 @@ def test_nothing_is_an_empty_payload(parser: Parser) -> None:
 
 def test_two_payloads_are_one_too_many(parser: Parser) -> None:
     """Which one was meant is not guessed."""
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="not both"):
         read_payload(parser.parse_args(["a", "x", "--file", "y"]), 10)
 
 

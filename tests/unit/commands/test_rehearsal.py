@@ -100,7 +100,7 @@ class TestRehearsal:
             raise PermissionError(13, "Permission denied", "/var/lib/agentd/journal.db")
 
         monkeypatch.setattr("agentd.commands.places.open_journal", forbidden)
-        with pytest.raises(AgentdError, match=r"journal\.db: .* run it as root, or publish it untried"):
+        with pytest.raises(AgentdError, match=r"journal\.db: .* run it as root, or publish it anyway"):
             rehearse(node.file, ["writer"], event(b"new"))
 
 

@@ -78,7 +78,7 @@ def no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("text", ["{handlers: {}}", "{fleet: null}"])
 def test_a_file_without_a_fleet_says_what_to_add(filed: Filed, text: str) -> None:
     """There is none by default."""
-    with pytest.raises(ConfigError, match=r"add `fleet: \{name: NAME\}` .* or give --fleet NAME"):
+    with pytest.raises(ConfigError, match=r"Add `fleet: \{name: NAME\}` .* or pass --fleet NAME"):
         reached("--config", filed(text))
 
 

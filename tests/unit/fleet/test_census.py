@@ -57,7 +57,7 @@ def test_two_daemons_on_one_agent_are_two_nodes() -> None:
     assert silent(both, catalogue, {"a": ("old", "new")}) == {"old": "", "new": ""}
     renamed = silent(both, catalogue, {"a": ("new",), "b": ("old",)})
     assert renamed["new"] == ""
-    assert renamed["old"].startswith("its agent acknowledges as new now")
+    assert renamed["old"].startswith("its agent now acknowledges as new")
 
 
 def test_a_daemon_that_runs_is_not_taken_for_none() -> None:

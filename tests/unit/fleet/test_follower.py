@@ -366,7 +366,7 @@ def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
     del bench.shelf.values[key]
     bench.turn()
     assert bench.waiting == ["a"]
-    assert "payload of message 2 is not there" in bench.waits
+    assert "payload of message 2 is missing" in bench.waits
 
     bench.shelf.values[key] = b"y" * 40_000
     bench.turn(news=False)
@@ -384,7 +384,7 @@ def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
     bench.shelf.head("ban", replace(bench.shelf.heads["ban"], newest=8 * 10**15, recent=(), inline=None))
     bench.turn()
     assert bench.position == 0
-    assert "is not there" in bench.waits
+    assert "is missing or unusable" in bench.waits
     assert bench.heads[-1] is None
 
     bench.shelf.head("ban", Head("all", newest=1, oldest=1, count=1, recent=(1,)))

@@ -90,7 +90,7 @@ def test_who_runs_under_a_name_that_another_node_has_is_told() -> None:
     """Of itself it can only say so in its own status: it has no document."""
     (found,) = judged(member("a"), member("b", document=None, runs_as="a")).differences
     assert (found.trouble, found.node) == ("name taken", "b")
-    assert "agentd runs there as a, like another node" in found.text
+    assert "agentd runs there as a, as it does on another node" in found.text
 
 
 def test_a_difference_gives_the_reason_and_the_number_in_force() -> None:
@@ -114,7 +114,7 @@ def test_who_is_behind_is_told_with_what_holds_it_up() -> None:
         "a": "agentd is stopped",
         "b": "its Consul agent is down",
         "c": "paused: by hand",
-        "d": "has not taken it in hand",
+        "d": "has not started on it",
     }
 
 
@@ -220,7 +220,7 @@ def test_a_refusal_is_final_and_a_retry_is_not() -> None:
     refused = progress(member(document=document(Name(tried=Tried(20, "refused", "line 3")))), newest)
     assert (refused.state, refused.reason) == ("refused", "refused: line 3")
     tried = progress(member(document=document(Name(tried=Tried(20, "", "nginx is down")))), newest)
-    assert (tried.state, tried.reason) == ("waiting", "tries: nginx is down")
+    assert (tried.state, tried.reason) == ("waiting", "still applying it: nginx is down")
 
 
 def test_a_refusal_stays_one_when_later_messages_are_applied() -> None:
