@@ -95,6 +95,12 @@ def test_laggards_are_named_with_what_holds_them_up(
     fleet.acknowledge(0, 20, stopped=1.0)
     future = fire("--timeout", "10s")
     fleet.acknowledge(2, None, names={NAME: Name(live=20, tried=Tried(30, "", "nginx is down"))})
+
+    def ended() -> bool:
+        fleet.join(1, alive=False)
+        return future.done()
+
+    wait_until(ended, "the end", pause=0.2)
     assert future.result(PATIENCE) == 1
     said = capsys.readouterr().out
     for reason in ("agentd is stopped", "its Consul agent is down", "still applying it: nginx is down"):

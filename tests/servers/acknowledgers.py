@@ -57,14 +57,18 @@ class Acknowledgers:
         return f"{self.keys.fleet}-{number:04}"
 
     def join(self, number: int, *, alive: bool = True) -> None:
-        """Put it into the catalogue, or tell that its agent has failed."""
-        status = "passing" if alive else "critical"
+        """Put it into the catalogue, or tell that its agent has failed.
+
+        Once a minute Consul's leader removes nodes that have such a check and are none of its members:
+        whoever looks for longer at one that has failed must put it back.
+        """
+        failed = {"Check": {"Name": "serf", "CheckID": "serfHealth", "Status": "critical"}}
         self._catalogued.add(self.node(number))
         self.consul.put(
             "/v1/catalog/register",
             {
                 "Node": self.node(number), "ID": agent_id(number), "Address": "127.0.0.1",
-                "Check": {"Name": "serf", "CheckID": "serfHealth", "Status": status},
+                **({} if alive else failed),
             },
         )  # fmt: skip
 
