@@ -136,6 +136,7 @@ class _View:
         self._handler = handler
         self._service = service
         self._index = 0
+        self._may_read = False
 
     def look(self, wait: float = 0.0) -> Found:
         """All of it; with a `wait`, from the second time on, once a document changed or the wait is over.
@@ -147,11 +148,11 @@ class _View:
         from agentd.commands.fleet_report import Found  # noqa: PLC0415 (as above)
         from agentd.fleet.standing import standing  # noqa: PLC0415 (as above)
 
+        self._demand_rights()
         documents = self._census.documents(self._index, wait)
         self._index = documents.index
         catalogue = self._census.catalogue(documents.datacenters)
         heads = self._census.heads()
-        self._may_be_believed(documents, heads)
         expected = self._census.nodes_of(self._service) if self._service else None
         every = self._census.members(documents, catalogue, expected)
         if self._handler:
@@ -162,14 +163,17 @@ class _View:
         notes = list(self._notes(documents, catalogue, heads))
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
 
-    def _may_be_believed(self, documents: Documents, heads: Heads) -> None:
-        """What looks empty may be what the token must not see. Raises ConsulRefused with the rule to add."""
+    def _demand_rights(self) -> None:
+        """Consul leaves out what the token must not see, as that of a node which sees its own document alone.
+
+        Raises:
+            ConsulRefused: with the rules to add.
+        """
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-        if not documents.indexes:
-            demand(self._client, "read", [self._keys.nodes], "reading the acknowledgements")
-        if not heads.heads:
-            demand(self._client, "read", [self._keys.names], "reading the fleet's log")
+        if not self._may_read:
+            demand(self._client, "read", [self._keys.nodes, self._keys.names], "looking at the fleet")
+            self._may_read = True
 
     def _notes(self, documents: Documents, catalogue: Catalogue, heads: Heads) -> Iterator[str]:
         from agentd.fleet.registration import SERVICE  # noqa: PLC0415 (as above)

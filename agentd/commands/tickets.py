@@ -75,9 +75,8 @@ def execute(arguments: Namespace, output: Output) -> int:
 
     with fleet(arguments) as reached:
         keys = Keys(reached.name)
+        demand(reached.client, "read", [keys.nodes], "reading the acknowledgements")
         documents = Census(reached.client, keys).documents()
-        if not documents.indexes:
-            demand(reached.client, "read", [keys.nodes], "reading the acknowledgements")
     rings = [one for one in rings_of(documents.found) if arguments.handler in (None, one.handler)]
     if not rings:
         raise AgentdError(f"no node of the fleet {reached.name!r} acknowledges session ticket keys")

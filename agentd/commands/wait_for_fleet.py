@@ -154,9 +154,9 @@ class FleetWait:
         """
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
+        # Consul leaves out what the token must not see: nobody would wait for those nodes.
+        demand(self._client, "read", [self._keys.nodes, self._keys.names], "waiting for the fleet")
         documents = self._census.documents()
-        if not documents.indexes:
-            demand(self._client, "read", [self._keys.root], "waiting for the fleet")
         if not any(self._name in one.names for one in documents.found.values()):
             raise AgentdError(
                 f"no node of the fleet {self._fleet!r} keeps {self._name!r}, so nobody would confirm it:"

@@ -267,13 +267,18 @@ def test_missing_rights_are_told_and_never_taken_for_an_empty_fleet(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Under ACL deny: no rights, then the documents alone, then the nodes as well."""
+    """Under ACL deny: no rights, then those of a node, then all documents, then the catalogue as well."""
     strict = new_consul(acl=True)
     with acknowledgers(strict, "strict", 2) as made:
         args = ["--fleet", "strict", "--http-addr", strict.url, "--service", "nobody"]
         monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token('key_prefix "other" { policy = "read" }'))
         assert main(["fleet", *args]) == 1
         assert f'key_prefix "{made.keys.nodes}" {{ policy = "read" }}' in capsys.readouterr().err
+        own = f'key "{made.keys.node(made.node(0))}" {{ policy = "read" }} key_prefix "{made.keys.names}"'
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token(f'{own} {{ policy = "read" }}'))
+        for command in (["fleet", *args], ["tickets", *args[:4]], ["fire", NAME, "--wait", *args[:4]]):
+            assert main(command) == 1
+            assert f'key_prefix "{made.keys.nodes}" {{ policy = "read" }}' in capsys.readouterr().err
         keys = f'key_prefix "{made.keys.root}" {{ policy = "read" }}'
         monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.make_token(keys))
         assert main(["fleet", *args]) == 0
