@@ -173,8 +173,8 @@ def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator
                 if keep != on.keep:
                     yield document.problem(
                         place,
-                        f"{known!r} says `keep: {keep or 'null'}` of {on.event!r}: a name is kept in one way"
-                        " on a node, so say the same here",
+                        f"{known!r} has `keep: {keep or 'null'}` for {on.event!r}: a node keeps a name in one"
+                        " way only, so set the same here",
                     )
 
 
@@ -184,7 +184,7 @@ def _why_not_kept(name: str, handler: type[Handler], document: Document) -> str:
     if name == "*":
         return 'events are kept by name: "*" cannot be kept'
     if handler.secret_payload:
-        return "its payload is secret, and messages are not sealed yet: remove `keep`"
+        return "its payload is secret, and messages are not encrypted yet: remove `keep`"
     try:
         parse_fleet_name(name)
     except ValueError as error:

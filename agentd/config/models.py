@@ -114,13 +114,13 @@ class Sections(Options):
     )
     status: StatusOptions = Field(StatusOptions(), description="The HTTP endpoints.")
     fleet: FleetOptions | None = Field(
-        None, description="The fleet that this node belongs to, for events that are kept; null for none."
+        None, description="The fleet that this node belongs to, for kept events; null for none."
     )
     drift: Literal["mend", "report"] = Field(
         "mend",
-        description="What to do about files of the tree, an nginx, kernel sets, or servers set at run time"
-        " that are not as they were committed. mend: restore them. report: only tell it; a new change, or a"
-        " start of agentd, restores them.",
+        description="What to do when files in the tree, nginx, kernel sets, or servers set at run time are no"
+        " longer as they were committed. mend: restore them. report: only report it; the next change, or a"
+        " restart of agentd, restores them.",
     )
     log: LogOptions = Field(LogOptions(), description="Logging.")
     drain: Duration = Field(10.0, description="How long SIGTERM waits for work in progress.")

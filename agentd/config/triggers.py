@@ -37,9 +37,9 @@ class OnEvent(_On):
     event: str = Field(min_length=1, description='Name of the event; "*" for all events.')
     keep: Literal["latest", "all"] | None = Field(
         None,
-        description="Keep the events of this name in the fleet's log, so that they also reach nodes that did"
-        " not hear them; `fleet:` is needed. latest: a node that was away gets only the newest one; all: all"
-        " that have not expired, in one order. Unset: an event is a hint, which gossip may lose.",
+        description="Keep events of this name in the fleet's log, so that they also reach nodes that did not"
+        " hear them; needs `fleet:`. latest: a node that was away gets only the newest one. all: it gets all"
+        " that have not expired, in one order. Unset: an event is only a hint, which gossip may lose.",
     )
 
     def query(self) -> Query:

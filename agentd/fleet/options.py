@@ -14,29 +14,28 @@ from agentd.values import parse_fleet_name
 
 
 class FleetOptions(Options):
-    """The fleet that this node belongs to. Unset or null: events are hints, and Consul is only read."""
+    """The fleet that this node belongs to. Unset or null: events are only hints, and Consul is only read."""
 
     name: str = Field(
-        description="Name of the fleet: it tells staging from production on one Consul. Its keys are below"
-        " `agentd/NAME/` in Consul's KV store."
+        description="Name of the fleet, the same on all its nodes; it keeps staging and production apart on"
+        " one Consul. The fleet's keys are below `agentd/NAME/` in Consul's KV store."
     )
     node: str | None = Field(
         None,
-        description="Name under which this node acknowledges, unique in the fleet. Unset: the node name of"
-        " the Consul agent.",
+        description="Name of this node, unique in the fleet. Unset: the Consul agent's node name.",
     )
     datacenter: str | None = Field(
         None,
-        description="The datacenter whose KV store has the log, the same for all nodes of a fleet. Unset: the"
+        description="Datacenter whose KV store holds the log, the same on all nodes of a fleet. Unset: the"
         " agent's own.",
     )
     relay: bool = Field(
         True,  # noqa: FBT003 (pydantic's default)
-        description="Whether this node writes the events that it hears, and that are kept, to the log.",
+        description="Whether this node writes the kept events that it hears to the log.",
     )
     service: bool = Field(
         True,  # noqa: FBT003 (likewise)
-        description="Whether the service `agentd` is registered with the Consul agent, with a health check."
+        description="Whether to register the service `agentd`, with a health check, at the Consul agent."
         " Without it nobody notices a daemon that was killed while its Consul agent goes on.",
     )
 

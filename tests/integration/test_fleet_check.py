@@ -49,7 +49,7 @@ def test_a_fleet_without_acls_is_well_and_told_what_that_means(consul: ConsulAge
     found = {one["subject"]: one for one in check(consul)}
     assert {one["level"] for one in found.values()} == {"ok"}
     assert found["fleet"]["text"] == "prod: nothing has been written to its log yet, below agentd/prod/"
-    assert "any node can forge what any other acknowledges" in found["fleet acl"]["text"]
+    assert "anybody can forge messages and acknowledgements" in found["fleet acl"]["text"]
     assert "if all 1 members of the datacenter run agentd: 1 blocking queries" in found["fleet load"]["text"]
 
 
@@ -76,7 +76,7 @@ def test_a_token_that_can_forge_every_acknowledgement_is_warned_of(
     rules = f'{BASE} key_prefix "agentd/prod/" {{ policy = "write" }} service "agentd" {{ policy = "write" }}'
     found = check(new_consul(acl=True), rules)
     (warned,) = (one for one in found if one["level"] == "warn")
-    assert "who has it can forge all of it" in warned["text"]
+    assert "whoever holds it can forge them all" in warned["text"]
     assert "config/consul/node.hcl" in warned["advice"]
 
 

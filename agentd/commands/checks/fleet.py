@@ -54,7 +54,9 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     except ConsulError as error:
         where = f" in the datacenter {options.datacenter}" if options.datacenter else ""
         text = f"the fleet {options.name} cannot be reached{where}: {error}"
-        yield Finding("FAIL", _SUBJECT, text, "until then events are applied as they are heard, and not kept")
+        yield Finding(
+            "FAIL", _SUBJECT, text, "until it can, events are applied as they are heard, and are not kept"
+        )
     finally:
         client.close()
 
@@ -82,7 +84,7 @@ def _log(client: ConsulClient, options: FleetOptions) -> Iterator[Finding]:
 def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[Finding]:
     keys = Keys(options.name)
     if not node:
-        text = "without agent:read the name is unknown under which this node acknowledges"
+        text = "without agent:read, the name under which this node acknowledges is unknown"
         advice = f"give the token this rule: {rule(('agent', 'read', ''))}, or set fleet.node"
         yield Finding("FAIL", f"{_SUBJECT} node", text, advice)
         return
@@ -92,7 +94,7 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
         yield Finding("FAIL", f"{_SUBJECT} node", str(error), "set fleet.node")
         return
     if client.authorized("key", "write", own) is None:
-        text = "ACLs are disabled: any node can forge what any other acknowledges, and any message"
+        text = "ACLs are disabled: anybody can forge messages and acknowledgements"
         yield Finding("ok", f"{_SUBJECT} acl", text)
         return
     wanted: list[Right] = [
@@ -117,8 +119,8 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
             "ok", f"{_SUBJECT} acl", "the token has the rights of a node" + " and a relay" * options.relay
         )
     if client.authorized("key", "write", keys.node(_OTHER_NODE)):
-        text = "the token may write what any node acknowledges: who has it can forge all of it"
-        advice = "give each node a token of its own, see config/consul/node.hcl"
+        text = "the token may write the acknowledgement of any node: whoever holds it can forge them all"
+        advice = "give each node its own token, see config/consul/node.hcl"
         yield Finding("warn", f"{_SUBJECT} acl", text, advice)
 
 
@@ -126,7 +128,7 @@ def _lost(right: Right, own: str) -> str:
     """What goes wrong without it."""
     resource, access, segment = right
     if resource == "service":
-        return "its health would be unknown to the fleet"
+        return "the fleet would not know whether it is healthy"
     if segment == own:
         return "nobody would know what this node runs"
     return "what it hears would not be kept" if access == "write" else "it could not follow the log"
@@ -146,7 +148,7 @@ def _info(client: ConsulClient) -> AgentInfo | None:
 def _load(info: AgentInfo | None, loaded: Loaded) -> Finding:
     """What the fleet asks of Consul's servers, estimated for as many nodes as there are members."""
     if info is None:
-        text = "without agent:read the number of nodes is unknown, and so is the load on Consul's servers"
+        text = "without agent:read, the number of nodes is unknown, and so is the load on Consul's servers"
         advice = f"give the token this rule: {rule(('agent', 'read', ''))}"
         return Finding("warn", f"{_SUBJECT} load", text, advice)
     items = [on for one in loaded.handlers for on in one.entry.on]
@@ -189,8 +191,8 @@ def _recommended(handler: ConfiguredHandler, on: OnEvent) -> Iterator[Finding]:
         if on.keep is None:
             yield Finding("warn", subject, hint, "add `keep: all`: every line counts")
         elif on.keep == "latest":
-            text = f"of {which} only the latest is kept: a node that was away misses the lines before it"
-            yield Finding("warn", subject, text, "set `keep: all`, unless each event holds the whole list")
+            text = f"only the latest {which} is kept: a node that was away misses the lines before it"
+            yield Finding("warn", subject, text, "set `keep: all`, unless each event contains the whole list")
     elif handler.entry.use == "deploy":
         yield from _of_deploy(handler, on, which, hint)
     elif handler.type.runs_once and on.keep is None:
@@ -206,5 +208,5 @@ def _of_deploy(handler: ConfiguredHandler, on: OnEvent, which: str, hint: str) -
         advice = "add `keep: latest`" if single else "add `keep: all`: the name serves more than one `dest`"
         yield Finding("warn", subject, hint, advice)
     elif on.keep == "latest" and not single:
-        text = f"of {which} only the latest is kept, for whichever `dest` that is"
+        text = f"only the latest {which} is kept, whichever `dest` it is for"
         yield Finding("warn", subject, text, "set `keep: all`, or give each `dest` an event of its own")

@@ -277,7 +277,7 @@ def test_a_name_is_kept_in_one_way(tmp_path: Path, other: str) -> None:
 
     [problem] = problems(tmp_path, text)
 
-    assert problem.startswith("12: handlers.other.on.0: 'deny' says `keep: all` of 'ban'")
+    assert problem.startswith("12: handlers.other.on.0: 'deny' has `keep: all` for 'ban'")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "-x", "ä"])

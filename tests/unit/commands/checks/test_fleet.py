@@ -69,7 +69,7 @@ def test_a_consul_that_is_away_is_told_of_the_fleet(tmp_path: Path) -> None:
     (found,) = fleet.findings(load(tmp_path / "agentd.yaml"))
     assert (found.level, found.subject) == ("FAIL", "fleet")
     assert found.text.startswith("the fleet prod cannot be reached: ")
-    assert found.advice == "until then events are applied as they are heard, and not kept"
+    assert found.advice == "until it can, events are applied as they are heard, and are not kept"
 
 
 def test_without_a_fleet_nothing_is_said(tmp_path: Path) -> None:
