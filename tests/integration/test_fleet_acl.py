@@ -277,6 +277,7 @@ def test_a_node_is_told_which_right_is_missing(
 def test_the_policy_of_a_relay_is_enough(strict: ConsulAgent, fleet_name: str, new_node: NewNode) -> None:
     """An event that was heard is in the log, and applied from there."""
     node = new_node(rules("node") + rules("relay"), relay=True).start()
+    node.agentd.await_listening()
     strict.fire(fleet_name, b"1")
     node.await_tally("1")
 
@@ -295,6 +296,7 @@ def test_a_relay_is_told_which_right_is_missing(
     assert text in check(node)
 
     node.start()
+    node.agentd.await_listening()
     strict.fire(fleet_name, b"1")
     node.await_tally("1")
 

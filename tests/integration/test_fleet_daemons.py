@@ -59,6 +59,7 @@ def fleet(consul: ConsulAgent, directory: Path) -> Iterator[Fleet]:
             nodes.append(node)
         for node in nodes:
             node.start()
+            node.agentd.await_listening()
         made = Fleet(consul, nodes, name)
         yield made
         consul.kv_delete(f"agentd/{name}/", recurse=True)

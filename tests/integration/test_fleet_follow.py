@@ -81,6 +81,7 @@ def test_events_that_fire_while_a_node_is_down_reach_it_in_the_order_of_the_othe
             node = FollowingNode(directory / f"n{number}", f"node{number}", fleet=fleet, consul=agent)
             stack.callback(node.stop)
             nodes.append(node.start())
+            node.agentd.await_listening()
         agents[0].fire("tally", b"0")
         for node in nodes:
             node.await_tally("0")
@@ -364,6 +365,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(
 ) -> None:
     """Whatever the daemon was doing: between hearing, writing to the log, reading it and applying."""
     node = new_follower("node1", event=f"tally-{fleet}").start()
+    node.agentd.await_listening()
     chance = random.Random(20261126)
     sent = [str(number) for number in range(MESSAGES)]
     share = MESSAGES // KILLS

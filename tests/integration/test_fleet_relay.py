@@ -39,16 +39,10 @@ def new_node(directory: Path) -> Iterator[NewNode]:
             node = FollowingNode(directory / name, name, fleet=FLEET, consul=consul, **options)
             stack.callback(node.stop)
             node.start()
-            wait_until(partial(listens, node), f"{name} to listen")
+            node.agentd.await_listening()
             return node
 
         yield make
-
-
-def listens(node: FollowingNode) -> bool:
-    """Whether the node has seen Consul's ring of events, so that the next one is new."""
-    polls = json.loads(node.agentd.get("/status")[1])["queries"]
-    return any(one["query"] == "event" and one["answers"] for one in polls)
 
 
 def messages(consul: ConsulAgent) -> dict[str, bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from typing import Final
 import urllib3
 
 from tests.servers.process import ServerProcess
-from tests.servers.waiting import PATIENCE
+from tests.servers.waiting import PATIENCE, wait_until
 
 _PROGRAM = str(Path(sys.executable).with_name("agentd"))
 # The log must be the machine's, whatever terminal the tests run in, and no token of the person's may leak in.
@@ -79,6 +80,17 @@ class AgentdProcess:
         except urllib3.exceptions.HTTPError as error:
             raise ConnectionError(f"no answer from {host}:{port}: {error}") from error
         return answer.status, answer.data.decode()
+
+    def await_listening(self) -> None:
+        """Wait until it has seen Consul's ring of events, so that the next one is new to it.
+
+        What is in the ring at its very first look may be weeks old, and is relayed to no other node.
+        """
+        wait_until(self._listens, f"{self.configuration} to listen for events")
+
+    def _listens(self) -> bool:
+        queries = json.loads(self.get("/status")[1])["queries"]
+        return any(one["query"] == "event" and one["answers"] for one in queries)
 
     def log_lines(self) -> list[str]:
         """Return what it logged so far, over all its starts."""
