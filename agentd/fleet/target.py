@@ -21,7 +21,7 @@ Services = Sequence[tuple[str, Sequence[str]]]
 _LONGEST: Final = 256  # characters of a name that are looked at
 _MOST_WAYS: Final = 1 << 17  # of matching one name: what Python tries is at most that, from each character on
 _WAYS_OF_REPEAT: Final = 32
-_STEPS: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|[()|*+?{]", re.DOTALL)
+_STEPS: Final = re.compile(r"\\.|[][()|*+?{]", re.DOTALL)
 _NESTED: Final = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
 
 
@@ -81,8 +81,11 @@ def _ways(pattern: str) -> int:
 
     Each repeat and each group multiplies them: `.?` twenty times over tries a million before it gives up.
     """
-    ways, branches = 1, [1]
+    ways, branches, in_set = 1, [1], False
     for step in _STEPS.findall(pattern):
+        if in_set or step == "[":
+            in_set = step != "]"
+            continue
         match step:
             case "*" | "+" | "{":
                 ways *= _WAYS_OF_REPEAT
