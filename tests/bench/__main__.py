@@ -66,10 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in chosen.names or BENCHES:
         print(f"{name} ...", file=sys.stderr, flush=True)
         found += _run(name)
+        _write(chosen.json, found)  # each time: one that is interrupted keeps what it has
     _print(found)
-    report = {"machine": _machine(), "rows": [row.json() for row in found]}
-    chosen.json.parent.mkdir(parents=True, exist_ok=True)
-    chosen.json.write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{_machine()}\nwritten to {chosen.json}")
     return 0 if all(row.met for row in found) else 1
 
@@ -79,6 +77,12 @@ def _run(name: str) -> list[Row]:
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"agentd-{name}-")))
         return list(module.rows(stack, directory))
+
+
+def _write(file: Path, found: Sequence[Row]) -> None:
+    report = {"machine": _machine(), "rows": [row.json() for row in found]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def _print(found: Sequence[Row]) -> None:
