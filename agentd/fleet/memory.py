@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 from agentd.clock import unix_time
 from agentd.errors import FleetError, JournalError
 from agentd.fleet.envelope import LARGEST_ENVELOPE, Envelope, parse_envelope
-from agentd.fleet.head import Head, parse_head
+from agentd.fleet.head import Head, Keep, parse_head
 from agentd.fleet.held import Held
 from agentd.journal.damage import forget_aside, is_damage, reason_of, set_aside
 
@@ -33,6 +33,7 @@ MOST_OF_NAME: Final = 4200
 """Messages of one name that are held: a few more than the log keeps."""
 
 _ASIDE: Final = 7 * 86400.0  # seconds for which a damaged file is kept, at least until the next start
+_FRESH: Final = 5.0  # seconds for which a head that was read may be older than what this node wrote
 _FORMAT: Final = 1
 _SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS names (name TEXT PRIMARY KEY, highest INTEGER NOT NULL, head BLOB NOT NULL);
@@ -40,10 +41,18 @@ CREATE TABLE IF NOT EXISTS messages (
     name TEXT NOT NULL, num INTEGER NOT NULL, id TEXT NOT NULL, expires REAL, size INTEGER NOT NULL,
     raw BLOB NOT NULL, PRIMARY KEY (name, num), UNIQUE (name, id)
 );
+CREATE TABLE IF NOT EXISTS written (
+    name TEXT NOT NULL, num INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (name, num)
+);
 CREATE TABLE IF NOT EXISTS bodies (sha256 TEXT PRIMARY KEY, used REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS fleet (name TEXT NOT NULL);
 PRAGMA user_version = {_FORMAT};
 """
+# What this node wrote stands in `written` until it is read as well.
+_READ: Final = (
+    "SELECT num FROM messages WHERE name = ?1 AND num > ?2"
+    " AND num NOT IN (SELECT num FROM written WHERE name = ?1)"
+)
 _PRAGMAS: Final = (
     "auto_vacuum=INCREMENTAL",
     "journal_mode=WAL",
@@ -98,24 +107,45 @@ class Memory:
             messages: of that name, in any order.
             bodies: by SHA-256, those of the messages that have one elsewhere.
         """
+        rows = _rows(name, messages)
         with self._transaction() as db:
             marks = Held(self._head(name) or head).merged(head)
-            rows = [(name, one.num, one.id, one.expires, len(one.raw), one.raw) for one in messages]
             highest = max([self.highest(name), *(row[1] for row in rows)])
             db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (name, highest, _rendered(marks)))
-            # What was read first counts. But the log may have lost a message, and have it again since then
-            # under another number: only one of the two can be written back.
-            db.executemany(
-                "DELETE FROM messages WHERE name = ? AND id = ? AND num <> ?",
-                [(name, identity, num) for _, num, identity, *_ in rows],
-            )
-            db.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
+            _insert(db, rows)
+            db.executemany("DELETE FROM written WHERE name = ? AND num = ?", [row[:2] for row in rows])
             db.executemany(
                 "INSERT OR REPLACE INTO bodies VALUES (?, ?, ?)",
                 [(sha256, self._now(), body) for sha256, body in (bodies or {}).items()],
             )
             lowest = max(marks.floor, marks.base)
             db.execute("DELETE FROM messages WHERE name = ? AND num <= ?", (name, lowest))
+            _limit(db, name)
+            self._highest[name] = highest
+
+    def wrote(self, name: str, keep: Keep, messages: Iterable[Envelope]) -> None:
+        """Hold what this node has written, in one transaction, so that it can be written back.
+
+        It counts as `unread` nevertheless, and moves neither the head nor the highest number: there may be
+        others below it.
+
+        Args:
+            name: of the log.
+            keep: what is kept of it.
+            messages: of that name, in any order; their bodies are not held.
+        """
+        rows = _rows(name, messages)
+        with self._transaction() as db:
+            highest = self.highest(name)
+            if self._head(name) is None:
+                row = (name, highest, _rendered(Head(keep)))
+                db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", row)
+            db.executemany(
+                "INSERT OR IGNORE INTO written SELECT ?1, ?2, ?3"
+                " WHERE NOT EXISTS (SELECT 1 FROM messages WHERE name = ?1 AND num = ?2)",
+                [(*row[:2], self._now()) for row in rows],
+            )
+            _insert(db, rows)
             _limit(db, name)
             self._highest[name] = highest
 
@@ -151,7 +181,7 @@ class Memory:
         known = db.execute("SELECT name FROM fleet").fetchone()
         if not self._fleet or known == (self._fleet,):
             return
-        for table in ("names", "messages", "bodies", "fleet") if known else ():
+        for table in ("names", "messages", "written", "bodies", "fleet") if known else ():
             db.execute(f"DELETE FROM {table}")  # noqa: S608 (constants)
         db.execute("INSERT INTO fleet VALUES (?)", (self._fleet,))
         if known:
@@ -160,7 +190,8 @@ class Memory:
     def drop(self, name: str) -> None:
         """Hold no message of a name that is not kept any longer; its number is remembered."""
         with self._transaction() as db:
-            db.execute("DELETE FROM messages WHERE name = ?", (name,))
+            for table in ("messages", "written"):
+                db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608 (constants)
 
     # ------------------------------------------------------------------ recall
 
@@ -182,11 +213,11 @@ class Memory:
         return None if head is None else Held(head, list(_readable(row[0] for row in rows)))
 
     def holds(self, name: str) -> bool:
-        """Whether any message of a name is held."""
-        return bool(self._rows("SELECT 1 FROM messages WHERE name = ? LIMIT 1", name))
+        """Whether any message of a name is held that was read."""
+        return bool(self._rows(f"{_READ} LIMIT 1", name, 0))
 
     def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
-        """The numbers of messages that the log has and this node never held, ascending.
+        """The numbers of messages that the log has and this node never read, ascending.
 
         Nothing is known of that if so much is held that the oldest had to go.
 
@@ -196,7 +227,7 @@ class Memory:
             numbers: lists those of all messages; it is asked only if the head has more than are held.
         """
         lowest = max(head.floor, head.base)
-        rows = self._rows("SELECT num FROM messages WHERE name = ? AND num > ?", name, lowest)
+        rows = self._rows(_READ, name, lowest)
         if head.count <= len(rows) or len(rows) >= MOST_OF_NAME:
             return []
         ((size,),) = self._rows("SELECT sum(size) FROM messages")
@@ -219,8 +250,9 @@ class Memory:
             marks = Held(known).merged(head)
             ((count, newest),) = self._rows(
                 "SELECT count(*), max(num) FROM messages WHERE name = ?1 AND num > ?2 AND (expires IS NULL"
-                " OR expires > ?3 OR num = (SELECT max(num) FROM messages WHERE name = ?1))",
-                name, max(marks.floor, marks.base), self._now(),
+                " OR expires > ?3 OR num = (SELECT max(num) FROM messages WHERE name = ?1))"
+                " AND num NOT IN (SELECT num FROM written WHERE name = ?1 AND abs(at - ?3) < ?4)",
+                name, max(marks.floor, marks.base), self._now(), _FRESH,
             )  # fmt: skip
         if head is None:
             return count > 0 or known.floor > 0
@@ -336,6 +368,20 @@ class Memory:
         return ""
 
 
+def _rows(name: str, messages: Iterable[Envelope]) -> list[tuple[Any, ...]]:
+    return [(name, one.num, one.id, one.expires, len(one.raw), one.raw) for one in messages]
+
+
+def _insert(db: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    # What was read first counts. But the log may have lost a message, and have it again since then
+    # under another number: only one of the two can be written back.
+    db.executemany(
+        "DELETE FROM messages WHERE name = ? AND id = ? AND num <> ?",
+        [(name, identity, num) for name, num, identity, *_ in rows],
+    )
+    db.executemany("INSERT OR IGNORE INTO messages VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
 def _limit(db: sqlite3.Connection, name: str) -> None:
     db.execute(
         "DELETE FROM messages WHERE name = ?1 AND num <= (SELECT num FROM messages WHERE name = ?1"
@@ -346,6 +392,10 @@ def _limit(db: sqlite3.Connection, name: str) -> None:
         "DELETE FROM messages WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
         " sum(size) OVER (ORDER BY num DESC, rowid) AS total FROM messages) WHERE total > ?)",
         (MOST_MESSAGES,),
+    )
+    db.execute(
+        "DELETE FROM written WHERE NOT EXISTS (SELECT 1 FROM messages"
+        " WHERE messages.name = written.name AND messages.num = written.num)"
     )
     db.execute(
         "DELETE FROM bodies WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"

@@ -70,6 +70,10 @@ class Store(Protocol):
         """The body with that digest, if it holds that."""
         ...
 
+    def wrote(self, name: str, keep: Keep, messages: Sequence[Envelope]) -> None:
+        """Hold what this node has written, though it has not read it yet."""
+        ...
+
 
 class Mailbox(Protocol):
     """What the relay needs of the journal (`journal.Journal`)."""
@@ -377,7 +381,9 @@ class Relay:
         drafts = self._drafts(name)
         if not drafts:
             return
-        landed = self._log.append(name, list(drafts.values()), keep=self._keep[name], due=due)
+        landed = self._log.append(
+            name, list(drafts.values()), keep=self._keep[name], due=due, wrote=partial(self._hold, name)
+        )
         self._found(name)
         written = {event: place.num for event, place in landed.items() if place.written}
         if written:
@@ -393,6 +399,11 @@ class Relay:
             if event.id in landed
         )
         self._pace.newest(name, ours=self._log.publisher(name) == self._node())
+
+    def _hold(self, name: str, messages: Sequence[Envelope]) -> None:
+        """Hold what was written, before its entries end: nobody else could write it back until it is read."""
+        with suppress(JournalError):  # `Holder` tells of it
+            self._memory.wrote(name, self._keep[name], messages)
 
     def _drafts(self, name: str) -> dict[str, Draft]:
         """What one transaction may write, by ID: what has waited longest, and what is due, is among it."""

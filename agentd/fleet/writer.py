@@ -148,7 +148,13 @@ class Writer(Reader):
     # ------------------------------------------------------------------ append
 
     def append(
-        self, name: str, drafts: Sequence[Draft], *, keep: Keep, due: Collection[str] | None = None
+        self,
+        name: str,
+        drafts: Sequence[Draft],
+        *,
+        keep: Keep,
+        due: Collection[str] | None = None,
+        wrote: Callable[[Sequence[Envelope]], object] = lambda _: None,
     ) -> dict[str, Landed]:
         """Bring the drafts into the log, in their order, each ID at most once; one try, one transaction.
 
@@ -158,6 +164,7 @@ class Writer(Reader):
             keep: what to keep. Of a log that exists it can only make `all` of `latest`; the other way needs
                 a log that was forgotten.
             due: IDs of some of them; if they are all there already, nothing is written. None: of all.
+            wrote: is given the messages as they were written, if any were, in their order.
 
         Returns:
             By ID, the drafts that are in the log now, whoever wrote them.
@@ -173,7 +180,10 @@ class Writer(Reader):
         unseen = {one.id: one for one in drafts if found[one.id] is None}
         if due is not None and unseen.keys().isdisjoint(due):
             unseen = {}
-        written = self._write(name, view, now, list(unseen.values()), keep) if unseen else {}
+        messages = self._write(name, view, now, list(unseen.values()), keep) if unseen else []
+        if messages:
+            wrote(messages)
+        written = {one.id: Landed(one.num, written=True) for one in messages}
         return {identity: place for identity, place in found.items() if place} | written
 
     def _landed(self, draft: Draft, view: _View, now: _Now) -> Landed | None:
@@ -271,7 +281,7 @@ class Writer(Reader):
 
     def _write(
         self, name: str, view: _View, now: _Now, drafts: Sequence[Draft], keep: Keep
-    ) -> dict[str, Landed]:
+    ) -> list[Envelope]:
         messages = self._numbered(name, view, now.head.newest, drafts)
         for draft, _ in zip(drafts, messages, strict=False):
             if len(draft.body) > LARGEST_BODY:
@@ -295,7 +305,7 @@ class Writer(Reader):
         view.cursor = head.newest
         for message in messages:
             view.saw(message)
-        return {one.id: Landed(one.num, written=True) for one in messages}
+        return messages
 
     def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
         """As many of the drafts as one transaction takes, with their numbers."""

@@ -25,7 +25,7 @@ import structlog
 from agentd.errors import ConsulError, FleetError
 from agentd.fleet import reader, writer
 from agentd.fleet.envelope import Envelope, parse_envelope
-from agentd.fleet.head import Head, parse_head
+from agentd.fleet.head import Head, Keep, parse_head
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
@@ -190,6 +190,9 @@ class _Nothing:
 
     def body(self, sha256: str) -> None:
         """Nothing."""
+
+    def wrote(self, name: str, keep: Keep, messages: Sequence[Envelope]) -> None:
+        """It holds nothing."""
 
 
 class _Node:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +63,8 @@ class Node:
         try:
             if self.is_lost:
                 self.write_back()
-            landed = self.log.append(NAME, list(self.pending.values()), keep="all") if self.pending else {}
+            drafts = list(self.pending.values())
+            landed = self.log.append(NAME, drafts, keep="all", wrote=self.wrote) if drafts else {}
         except LogLost:
             self.is_lost = True
         except (ConsulError, Contended):
@@ -71,6 +72,10 @@ class Node:
         else:
             for identity in landed:
                 del self.pending[identity]
+
+    def wrote(self, messages: Sequence[Envelope]) -> None:
+        """It holds what it has written."""
+        self.memory.wrote(NAME, "all", messages)
 
     def write_back(self) -> None:
         """As the relay does; may raise what the log raises."""

@@ -303,3 +303,37 @@ def test_what_came_into_the_log_below_what_was_read_is_found(
 
     monkeypatch.setattr(memory_module, "MOST_OF_NAME", 2)
     assert memory.unread(NAME, head(1, 2, 3, 4), lambda: [1, 2, 3, 4]) == []
+
+
+def test_what_this_node_wrote_is_held_and_still_to_be_read(path: Path) -> None:
+    """Nobody else could write it back; but its handlers get only what is read."""
+    now = [NOW]
+    with closing(Memory(path, lambda: now[0])) as memory:
+        memory.wrote(NAME, "all", [message(2)])
+        memory.remember(NAME, head(1, 3), [message(1), message(3)])
+        assert numbers(memory) == [1, 2, 3]
+        assert memory.unread(NAME, head(1, 2, 3), lambda: [1, 2, 3]) == [2]
+        memory.remember(NAME, head(1, 2, 3), [message(2)])
+        assert memory.unread(NAME, head(1, 2, 3), lambda: [1, 2, 3]) == []
+        memory.wrote(NAME, "all", [message(2)])  # the follower was quicker
+        assert memory.unread(NAME, head(1, 2, 3), lambda: [1, 2, 3]) == []
+
+
+def test_what_this_node_just_wrote_does_not_seem_lost_at_once(path: Path) -> None:
+    """The head that the follower looks at may be the one before."""
+    now = [NOW]
+    with closing(Memory(path, lambda: now[0])) as memory:
+        memory.remember(NAME, head(1), [message(1)])
+        memory.wrote(NAME, "all", [message(2)])
+        assert not memory.seems_lost(NAME, head(1))
+        now[0] += 6.0
+        assert memory.seems_lost(NAME, head(1))
+
+
+def test_what_was_only_written_does_not_count_as_a_log_that_was_read(memory: Memory) -> None:
+    """A node whose memory is new still reads all of it."""
+    memory.wrote(NAME, "all", [message(2)])
+    assert not memory.holds(NAME)
+    assert numbers(memory) == [2]
+    memory.drop(NAME)
+    assert numbers(memory) == []

@@ -593,6 +593,43 @@ def test_what_consul_lost_is_written_back_before_anything_new(node: Node, shared
     assert [entry["messages"] for entry in logs if entry["event"] == "fleet.written_back"] == [2]
 
 
+def test_what_was_written_and_lost_before_anybody_read_it_is_written_back(
+    node: Node, shared: ModelKV
+) -> None:
+    """Its entry has ended, so this node alone can, also after a restart."""
+    node.hear(heard("a"), heard("b", 2))
+    node.turn()
+    before = messages(shared)
+    assert (len(before), node.waiting) == (2, [])
+    shared.restore({})
+
+    node.restart()
+    node.turn(1.0)
+    node.turn(1.0)
+
+    assert [one.raw for one in messages(shared)] == [one.raw for one in before]
+    head = Reader(shared, KEYS).head(NAME)
+    assert head
+    assert node.memory.unread(NAME, head, lambda: [one.num for one in before]) == [one.num for one in before]
+
+
+def test_what_others_wrote_below_what_this_node_wrote_is_not_written_again(
+    node: Node, shared: ModelKV
+) -> None:
+    """It was not read into what is held, and heard late."""
+    write(shared, "m")
+    node.hear(heard("x", 2))
+    node.turn()
+    node.restart()
+    node.turn(1.0)
+    node.turn(1.0)
+
+    node.hear(heard("m"))
+    node.turn()
+
+    assert (ids(shared), node.waiting) == (["m", "x"], [])
+
+
 def test_a_restarted_node_compares_the_log_with_what_it_holds(node: Node, shared: ModelKV) -> None:
     """The loss may have happened while it was down."""
     node.hear(heard("a"))
