@@ -157,6 +157,7 @@ class Log(Writer):
         *,
         body: Callable[[str], bytes | None] = lambda _: None,
         pause: Callable[[], object] = lambda: time.sleep(2.0),
+        again: Callable[[], Held | None] = lambda: None,
     ) -> int:
         """Write back, verbatim, what Consul has lost of a name, if two consistent looks say that it has.
 
@@ -167,6 +168,7 @@ class Log(Writer):
             held: what this node holds of it.
             body: finds the body with that SHA-256 among what the node holds.
             pause: waits between the two looks.
+            again: says what this node holds after the pause; None for the same.
 
         Returns:
             How many messages were written back.
@@ -178,6 +180,7 @@ class Log(Writer):
         look = self._look(name)
         if not look.is_sound or held.is_lost(look.head, self._now()):
             pause()
+            held = again() or held
             look = self._look(name)
             if not look.is_sound or held.is_lost(look.head, self._now()):
                 return self._written_back(name, held, body)

@@ -360,16 +360,20 @@ class Relay:
 
     def _restore(self, name: str) -> None:
         """Write back what the log has lost of what this node holds."""
-        held: Held | None = None
-        with suppress(JournalError):  # then others write back; `Holder` tells of it
-            held = self._memory.held(name)
-        if held is not None:
+        if (held := self._held(name)) is not None:
             pause = partial(self._stop.wait, SECOND_LOOK)
-            count = self._log.write_back(name, held, body=self._body, pause=pause)
+            again = partial(self._held, name)
+            count = self._log.write_back(name, held, body=self._body, pause=pause, again=again)
             self._found(name)
             if count:
                 _log.warning("fleet.written_back", event_name=name, messages=count)
         self._pace.looked(name)
+        self._learn()  # what was read in the pause is held, and not to be written anew
+
+    def _held(self, name: str) -> Held | None:
+        with suppress(JournalError):  # then others write back; `Holder` tells of it
+            return self._memory.held(name)
+        return None
 
     def _body(self, sha256: str) -> bytes | None:
         with suppress(JournalError):

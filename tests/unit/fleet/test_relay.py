@@ -613,6 +613,36 @@ def test_what_was_written_and_lost_before_anybody_read_it_is_written_back(
     assert node.memory.unread(NAME, head, lambda: [one.num for one in before]) == [one.num for one in before]
 
 
+def test_what_was_read_while_a_loss_was_looked_into_is_written_back_as_it_was(
+    node: Node, shared: ModelKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written anew, it would have another number, and every handler would get it again."""
+    node.hear(heard("a"))
+    node.turn()
+    node.follow()
+    whole = shared.snapshot()
+    shared.restore({})
+    look = node.kv.pair
+
+    def between(key: str, *, consistent: bool = False) -> Pair | None:
+        found = look(key, consistent=consistent)
+        monkeypatch.setattr(node.kv, "pair", look)
+        shared.restore(whole)
+        write(shared, "b")
+        node.follow()
+        shared.restore({})
+        return found
+
+    monkeypatch.setattr(node.kv, "pair", between)
+    node.relay.suspect(NAME)
+    node.hear(heard("b", 2))
+    for _ in range(3):
+        node.turn(1.0)
+
+    assert [(one.id, one.publisher) for one in messages(shared)] == [("a", "n1"), ("b", "n2")]
+    assert node.waiting == []
+
+
 def test_what_others_wrote_below_what_this_node_wrote_is_not_written_again(
     node: Node, shared: ModelKV
 ) -> None:
