@@ -368,7 +368,6 @@ class Relay:
             if count:
                 _log.warning("fleet.written_back", event_name=name, messages=count)
         self._pace.looked(name)
-        self._learn()  # what was read in the pause is held, and not to be written anew
 
     def _held(self, name: str) -> Held | None:
         with suppress(JournalError):  # then others write back; `Holder` tells of it
