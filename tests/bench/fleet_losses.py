@@ -28,7 +28,7 @@ STEADY, RATE = 2000, 100.0
 BURST, STEP = 3000, 200
 """One agent's ring holds 256 events: a burst comes in steps, so that those who listen can keep up."""
 _BETWEEN = 1.5  # seconds from one step to the next
-_SETTLE = 60.0
+_SETTLE = 300.0
 _ENTRIES = "SELECT id, outcome, body LIKE '%\"Provisional\"%' FROM changes WHERE handler = ?"
 
 
