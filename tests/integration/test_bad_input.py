@@ -13,6 +13,7 @@ import pytest
 from tests.integration.test_main_job import new_key
 from tests.servers.consul import ConsulAnswerError
 from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
+from tests.servers.waiting import wait_until
 
 SUFFIX = "-bad"
 
@@ -27,7 +28,10 @@ def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     with tempfile.TemporaryDirectory(prefix="agentd-bad-") as made:
         made_node = Node(Path(made), certificate, number=1, consul=consul, handlers=handlers)
         try:
-            yield made_node.start()
+            made_node.start().agentd.await_listening()
+            # An earlier node of this module may have left events in Consul's ring.
+            wait_until(lambda: all(row["outcome"] for row in made_node.history()), "the old events to end")
+            yield made_node
         finally:
             made_node.stop()
 
