@@ -227,7 +227,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         told = self.agent.self()
         serf = _field(_field(told, "Stats"), "serf_lan")
         time = str(_field(serf, "event_time"))
-        if not (time.isascii() and time.isdigit() and len(time) <= _INDEX_DIGITS):
+        if not _is_number(time):
             raise ConsulUnavailable("Consul's answer has no event_time: is this a Consul agent?")
         node = str(_field(_field(told, "Config"), "NodeID"))
         return EventClock(int(time), node, alone=str(_field(serf, "members")) == "1")
@@ -239,7 +239,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             ConsulError: no answer, or one that says no.
         """
         told = str(_field(_field(_field(self.agent.self(), "Stats"), "serf_lan"), "members"))
-        if not (told.isascii() and told.isdigit() and len(told) <= _INDEX_DIGITS):
+        if not _is_number(told):
             raise ConsulUnavailable("Consul's answer has no number of members: is this a Consul agent?")
         return int(told)
 
@@ -252,6 +252,11 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         return str(self.status.leader() or "")
 
 
+def _is_number(text: str) -> bool:
+    """Whether it is one of Consul's 64-bit numbers."""
+    return text.isascii() and text.isdigit() and len(text) <= _INDEX_DIGITS
+
+
 def _field(answer: Json, name: str) -> Any:  # noqa: ANN401 (any JSON)
     if not isinstance(answer, Mapping) or name not in answer:
         raise ConsulUnavailable(f"Consul's answer has no {name}: is this a Consul agent?")
@@ -262,7 +267,7 @@ def _answer(path: str, reply: Response) -> Answer:
     """The status comes first: an error carries an index too, and it means nothing."""
     headers = reply.headers
     index = headers.get("X-Consul-Index", "")
-    if not (index.isascii() and index.isdigit() and len(index) <= _INDEX_DIGITS):
+    if not _is_number(index):
         if reply.status == HTTPStatus.NOT_FOUND:
             raise ConsulRefused(f"Consul knows no {path}: is this a Consul agent, and new enough?")
         raise ConsulUnavailable(f"the answer to {path} has no X-Consul-Index: is this a Consul agent?")
