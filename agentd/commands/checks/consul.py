@@ -15,7 +15,6 @@ from agentd.watch.queries import EventQuery, KeyPrefixQuery
 from agentd.watch.query import Right
 from agentd.watch.release import changes
 
-_ALL_EVENTS: Right = ("event", "read", "")
 _EVERY = "*"
 
 
