@@ -35,7 +35,6 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.heads_poll import Heads
 from agentd.fleet.keys import Keys
-from agentd.fleet.kv import MOST_READS
 from agentd.fleet.reader import Reader, Reading
 from agentd.fleet.receipt import event_of
 from agentd.fleet.rights import rule
@@ -401,8 +400,7 @@ class Follower:
 
         late = 0
         unread = self._witness.unread(kept.name, head, listed)
-        for at in range(0, len(unread), MOST_READS):
-            reading = self._reader().read(kept.name, unread[at : at + MOST_READS])
+        for reading in self._reader().portions(kept.name, unread):
             usable, _ = self._usable(kept.name, reading, head.newest)
             if usable:
                 late += len(usable)

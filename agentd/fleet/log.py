@@ -247,8 +247,7 @@ class Log(Writer):
         for name, num in filter(None, map(self.keys.place_of, self.kv.keys(self.keys.every_message))):
             numbers[name].append(num)
         for name, some in numbers.items():
-            for at in range(0, len(some), MOST_READS):
-                reading = self.read(name, some[at : at + MOST_READS])
+            for reading in self.portions(name, some):
                 for error in reading.troubles.values():
                     if isinstance(error, UnknownFormat):  # junk refers to nothing
                         raise error

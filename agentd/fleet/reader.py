@@ -7,7 +7,7 @@ under its own digest only. It writes nothing, and neither waits nor repeats.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -94,8 +94,12 @@ class Reader:
         if numbers is None:
             last = head.newest if head else POISONED
             numbers = tuple(one for one in self.numbers(name) if num < one <= last)
+        yield from self.portions(name, numbers)
+
+    def portions(self, name: str, numbers: Sequence[int], *, consistent: bool = False) -> Iterator[Reading]:
+        """The messages of these numbers, as many at a time as one transaction reads."""
         for at in range(0, len(numbers), MOST_READS):
-            yield self.read(name, numbers[at : at + MOST_READS])
+            yield self.read(name, numbers[at : at + MOST_READS], consistent=consistent)
 
     def read(self, name: str, numbers: Iterable[int], *, consistent: bool = False) -> Reading:
         """The messages of these numbers."""

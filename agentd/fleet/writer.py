@@ -273,8 +273,7 @@ class Writer(Reader):
         """At which of these numbers there is a message, and the IDs of those that can be read."""
         there: list[int] = []
         ids: dict[str, int] = {}
-        for at in range(0, len(numbers), MOST_READS):
-            reading = self.read(name, numbers[at : at + MOST_READS], consistent=True)
+        for reading in self.portions(name, numbers, consistent=True):
             there += _there(reading)
             ids |= {one.id: one.num for one in reading.messages}
         return there, ids
