@@ -196,7 +196,7 @@ class _View:
             lacking = missing_rules(self._client, "read", map(self._keys.messages, heads.heads))
         if lacking:
             some = " ".join(lacking[:_MOST_NOTED])
-            yield f"who published is unknown: add to the policy of the token: {some}"
+            yield f"who published is unknown: add to the token's policy: {some}"
             heads = replace(heads, unreadable={})
         for junk, prefix in ((documents.junk, self._keys.nodes), (heads.junk, self._keys.names)):
             if junk:

@@ -302,7 +302,7 @@ class _Publication:
         if record and record.floor_format > FORMAT:
             raise AgentdError(
                 f"the fleet {self._reached.name!r} takes messages of format {record.floor_format} or newer,"
-                f" and this agentd writes {FORMAT}: upgrade it"
+                f" and this agentd writes {FORMAT}: upgrade agentd"
             )
         if FORMAT > _FIRST_FORMAT:
             self._see_that_nodes_understand_it(FORMAT)

@@ -1,6 +1,7 @@
-"""Bodies that are too large for their message: each lies in a key of its own, named by its SHA-256.
+"""Bodies too large for their message: each has its own key, named by its SHA-256.
 
-Owns that a body is there before a message refers to it, and for a day after the last one did.
+Owns their lifetime: a body is written before the first message that refers to it, and stays for a day after
+the last such message is gone.
 """
 
 from __future__ import annotations
@@ -16,20 +17,20 @@ from agentd.fleet.keys import Keys, is_sha256
 from agentd.fleet.kv import KV
 
 KEPT: Final = 86400.0
-"""Seconds for which a body stays although no message refers to it."""
+"""Seconds for which a body stays although no message refers to it any more."""
 
 _LARGEST: Final = 256 * 1024
-_MOST: Final = 2048  # bodies that one sweep looks at; the others have their turn later
+_MOST: Final = 2048  # bodies that one sweep considers; later sweeps reach the rest
 _TRIES: Final = 3
 _WHAT: Final = "the list of bodies without a message"
 
 
 class Bodies:
-    """The bodies of a fleet. Each method may raise ConsulUnavailable or ConsulRefused.
+    """The bodies of a fleet. Every method may raise ConsulUnavailable or ConsulRefused.
 
     Args:
-        kv: where they lie.
-        keys: of the fleet.
+        kv: the store that holds them.
+        keys: the fleet's keys.
         now: the clock, in unix seconds.
     """
 
@@ -39,10 +40,10 @@ class Bodies:
         self._now = now
 
     def put(self, body: bytes) -> str:
-        """Write a body, or write it anew so that no sweep takes it for an old one; returns its SHA-256.
+        """Write a body, or refresh an existing one so that no sweep deletes it. Returns its SHA-256.
 
         Raises:
-            ConsulUnavailable: also if others write the same one again and again.
+            ConsulUnavailable: also if concurrent writers of the same body win every time.
         """
         sha256 = hashlib.sha256(body).hexdigest()
         key = self._keys.body(sha256)
@@ -50,13 +51,13 @@ class Bodies:
             found = self._kv.pair(key)
             if found and found.value == body and abs(found.flags - self._now()) < KEPT / 2:
                 return sha256
-            # The flags are the time: with them each writing is a change, which a sweep's check-and-set sees.
+            # The flags hold the time, so that every write is a change, which fails a concurrent sweep's CAS.
             if self._kv.replace(key, body, int(self._now()), found.index if found else 0):
                 return sha256
-        raise ConsulUnavailable("others keep writing the same payload: try again")
+        raise ConsulUnavailable("others keep writing the same payload at the same time: try again")
 
     def sweep(self, referenced: Collection[str]) -> int:
-        """Delete what no message has referred to for a day, as far as sweeps have seen it; returns how many.
+        """Delete the bodies that sweeps have seen unreferenced for a day. Returns how many.
 
         Args:
             referenced: the SHA-256 of every body that a message refers to.
@@ -80,7 +81,7 @@ class Bodies:
         found = self._kv.pair(key, consistent=True)
         if found is None:
             return True
-        # No clock is ahead by a day: such a time is junk, with which the body would stay for ever.
+        # A time more than a day ahead is junk: trusting it would keep the body for ever.
         return abs(found.flags - now) >= KEPT and self._kv.delete(key, found.index)
 
 
@@ -88,7 +89,7 @@ def _parse(raw: bytes) -> dict[str, float]:
     try:
         value = read_document(raw, largest=_LARGEST, formats=range(1, 2), what=_WHAT)
         check_shape(value, {"since": _is_since}, _WHAT)
-    except FleetError:  # it only saves time: it begins anew
+    except FleetError:  # without the list, the day starts over
         return {}
     return {name: float(at) for name, at in value["since"].items()}
 

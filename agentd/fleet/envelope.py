@@ -1,8 +1,8 @@
-"""A message of the log: what it says, and how it is written.
+"""A message of the log: its fields and its encoding.
 
-Owns the format of a message. `Draft` is one that has no number yet; `Envelope` is one as it lies, or will
-lie, in Consul, immutable: whoever copies it copies `raw`. Whether a node should apply it, and whether its
-name and number are those of its key, is up to those who read the log.
+Owns the message format. A `Draft` has no number yet; an `Envelope` is the immutable message as stored in
+Consul, and is copied verbatim (`raw`). The readers of the log decide whether a message belongs at its key,
+and whether this node applies it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from agentd.watch.shapes import is_base64
 FORMAT: Final = 1
 FORMATS: Final = range(1, FORMAT + 1)
 LARGEST_BODY: Final = 32 * 1024
-"""Bytes of a body within its message; a larger one lies in a key of its own."""
+"""Most bytes of a body inside its message; a larger body gets its own key."""
 LARGEST: Final = 512 * 1024
-"""Bytes of any body: what Consul takes for one key (https://developer.hashicorp.com/consul/api-docs/kv)."""
+"""Most bytes of any body: Consul's limit for a value (https://developer.hashicorp.com/consul/api-docs/kv)."""
 LARGEST_ENVELOPE: Final = 64 * 1024
-"""Bytes of a message as it is written."""
+"""Most bytes of an encoded message."""
 
 Kind = Literal["payload", "admit", "release", "abort", "freeze"]
-"""What a message is: a payload for handlers; the others are about an earlier one, or about all."""
+"""The kind of message: a payload for handlers, or an instruction about earlier messages."""
 Via = Literal["event", "publish", "again"]
-"""How it came into the log: a node heard an event, `agentd publish`, or `agentd publish --again`."""
+"""How a message got into the log: from an event, by `agentd publish`, or by `agentd publish --again`."""
 
 _KINDS: Final = ("payload", "admit", "release", "abort", "freeze")
 _VIAS: Final = ("event", "publish", "again")
@@ -76,16 +76,15 @@ class Draft:
 
     Attributes:
         body: the payload, at most `LARGEST` bytes.
-        issued: unix seconds: when it was published, or its event heard.
-        publisher: who and where, such as "ops@admin1"; of an event the node that heard it.
-        via: how it comes into the log.
-        id: the event's ID, or one of its own: the log holds each at most once.
-        ltime: the event's Lamport time; 0 if there is none.
-        expires: unix seconds after which it is of no use; None for never.
-        node, service, tag: whom it is for, as Consul's event filters; "" for all. `node` and `service` are
-            regular expressions.
-        snapshot: whether it stands for all messages before it.
-        kind: what it is.
+        issued: unix seconds at which it was published, or its event was heard.
+        publisher: who published it and where, such as "ops@admin1"; for an event, the node that heard it.
+        via: how the message gets into the log.
+        id: the event's ID, or a new UUID; the log holds each ID at most once.
+        ltime: the event's Lamport time; 0 if it is not an event.
+        expires: unix seconds after which the message is no longer valid; None for never.
+        node, service, tag: filters, as for Consul's events; "" for all. Regular expressions.
+        snapshot: whether it replaces all messages before it.
+        kind: the kind of message.
     """
 
     body: bytes = field(repr=False)
@@ -103,14 +102,14 @@ class Draft:
 
     @property
     def sha256(self) -> str | None:
-        """The name of the body's own key, if it needs one."""
+        """The name of the body's own key; None if the body fits in the message."""
         return hashlib.sha256(self.body).hexdigest() if len(self.body) > LARGEST_BODY else None
 
     def numbered(self, fleet: str, name: str, num: int, prev: int) -> Envelope:
-        """The message with that number; `prev` is the number of the one before it, 0 if there is none.
+        """Number the message; `prev` is the number of the one before it, 0 if it is the first.
 
         Raises:
-            BadDocument: it is larger than a message may be, or a field of it cannot be used.
+            BadDocument: the message is too large, or has an unusable field.
         """
         if len(self.body) > LARGEST:
             raise BadDocument(f"the payload has {len(self.body)} bytes; at most {LARGEST} can be kept")
@@ -144,14 +143,14 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A message with its number; see `Draft` for the fields that are not here.
+    """A message with its number. `Draft` describes the fields that are not listed here.
 
     Attributes:
-        fleet, name, num: where it lies.
-        prev: the number of the message before it, 0 if there was none: a gap shows by it.
-        body: the payload; None if it lies below `bodies/`, under `sha256`.
-        size: bytes of the payload, wherever it lies.
-        raw: the message as it lies in Consul.
+        fleet, name, num: its place in Consul.
+        prev: the number of the message before it, 0 if there was none; it reveals gaps.
+        body: the payload; None if it is stored separately, below `bodies/` under `sha256`.
+        size: bytes of the payload, wherever it is stored.
+        raw: the message exactly as stored in Consul.
     """
 
     fleet: str
@@ -176,25 +175,25 @@ class Envelope:
 
     @property
     def event(self) -> str | None:
-        """The ID of the event that it was; None if it was published."""
+        """The ID of the event behind it; None if it was published."""
         return self.id if self.via == "event" else None
 
     def is_over(self, now: float) -> bool:
-        """Whether its time is over, at these unix seconds."""
+        """Whether it has expired at `now`, in unix seconds."""
         return self.expires is not None and self.expires <= now
 
     def lies_at(self, keys: Keys, key: str) -> bool:
-        """Whether this is its key: a message that was copied to another one is not believed."""
+        """Whether it belongs at this key: a message copied to another key does not count."""
         return self.fleet == keys.fleet and keys.message(self.name, self.num) == key
 
     def again(self, body: bytes, *, issued: float, publisher: str, expires: float | None = None) -> Draft:
-        """The same once more, to be appended: it gets a number and an ID of its own.
+        """Draft the same message again; it gets a new number and ID.
 
         Args:
-            body: its payload, fetched by the caller if it is not in the message.
-            issued: now.
-            publisher: who brings it back.
-            expires: the old end is not taken over.
+            body: its payload, which the caller fetches if it is stored separately.
+            issued: the current unix time.
+            publisher: who publishes it again.
+            expires: the new expiry; the old one does not carry over.
         """
         return Draft(
             body=body, issued=issued, publisher=publisher, via="again", expires=expires, node=self.node,
@@ -203,18 +202,18 @@ class Envelope:
 
 
 def parse_envelope(raw: bytes) -> Envelope:
-    """The message in these bytes; fields that this agentd does not know are left alone.
+    """Parse a message; unknown fields are ignored.
 
     Raises:
-        UnknownFormat: a newer agentd wrote it, so that it has to wait.
-        BadDocument: it is no message.
+        UnknownFormat: a newer agentd wrote it, so it has to wait.
+        BadDocument: it is not a valid message.
     """
     value = read_document(raw, largest=LARGEST_ENVELOPE, formats=FORMATS, what=_WHAT)
     check_shape(value, _SHAPE, _WHAT)
     if value["kind"] not in _KINDS or value["via"] not in _VIAS:
-        raise UnknownFormat(f"{_WHAT} is of a kind that this agentd does not know: upgrade it")
+        raise UnknownFormat(f"{_WHAT} is of a kind that this agentd does not know: upgrade agentd")
     if value["prev"] >= value["num"]:
-        raise BadDocument(f"{_WHAT} comes before the one that it follows")
+        raise BadDocument(f"{_WHAT} has a number below that of its predecessor")
     return _envelope(value, raw)
 
 

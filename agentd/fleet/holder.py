@@ -1,7 +1,7 @@
-"""Holds what the follower reads of the log, in case Consul loses it, and has the relay look when it seems so.
+"""Saves what the follower reads of the log, in case Consul loses it, and alerts the relay to such a loss.
 
-Between three: the follower says what it reads, the memory keeps it, and the relay writes back. If the memory
-cannot be used, the log is followed without it; what could not be held is read again later.
+Connects three parts: the follower reports what it reads, the memory stores it, and the relay writes it back.
+If the memory is unusable, the follower carries on without it, and later rereads what could not be stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from agentd.fleet.held import listing
 from agentd.fleet.memory import Memory
 from agentd.fleet.relay import Relay
 
-_PAUSE: Final = 60.0  # seconds after a failure until all is read again
+_PAUSE: Final = 60.0  # seconds from a failure until the whole log is reread
 
 _log = structlog.get_logger()
 
@@ -29,12 +29,12 @@ class Holder:
     """Called from the follower's thread.
 
     Args:
-        memory: what this node holds.
-        relay: writes back; None if this node writes nothing.
+        memory: where messages are stored.
+        relay: writes back what Consul lost; None on a node that does not relay.
         timer: monotonic seconds.
 
     Attributes:
-        trouble: why nothing can be held now, "" if it can.
+        trouble: why nothing can be stored at the moment; "" if it can be.
     """
 
     def __init__(
@@ -48,22 +48,22 @@ class Holder:
         self._whole = {name for name in memory.names() if memory.holds(name)}
 
     def saw(self, name: str, head: Head | None) -> None:
-        """The head of a name as Consul has it; None if there is none, or none that can be used."""
+        """Report a name's head as Consul has it; None if it is missing or unusable."""
         self._guarded(lambda: self._suspect(name, head))
 
     def lacks(self, name: str) -> bool:
-        """Whether its whole log is to be read: what was read of it before is not held, or not all of it."""
+        """Whether to read the whole log of the name, since this node does not hold all it once read of it."""
         return name not in self._whole and self._timer() >= self._retry_at
 
     def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
-        """The numbers of messages that the log has and this node never read; see `Memory.unread`."""
+        """The numbers of messages in the log that this node never read; see `Memory.unread`."""
         found: list[int] = []
         if name in self._whole:
             self._guarded(lambda: found.extend(self._memory.unread(name, head, numbers)))
         return found
 
     def has_all(self, name: str) -> None:
-        """The whole log of the name was read."""
+        """Report that the whole log of the name was read."""
         if self._timer() >= self._retry_at:
             self._whole.add(name)
             self.trouble = ""
@@ -71,8 +71,8 @@ class Holder:
     def read(
         self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
     ) -> None:
-        """These messages were read, and are believed; or only bodies of some that were."""
-        if messages and messages[-1].num != head.newest:  # not to the end yet
+        """Store messages that were read and verified, or the bodies of some that were."""
+        if messages and messages[-1].num != head.newest:  # not read to the end yet
             head = listing(head, [one.num for one in messages], None)
         if messages or bodies:
             self._guarded(lambda: self._memory.remember(name, head, messages, bodies))

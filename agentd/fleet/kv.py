@@ -1,6 +1,6 @@
-"""What the log needs of a key-value store, and Consul's as that.
+"""The key-value store that the log needs, as a protocol, and Consul's implementation of it.
 
-Owns how many keys and bytes go into one request. It knows neither heads nor messages, and repeats nothing.
+Owns how many keys and bytes go into one request. Knows nothing of heads and messages, and never retries.
 """
 
 from __future__ import annotations
@@ -13,45 +13,46 @@ from agentd.watch.client import ConsulClient
 from agentd.watch.kv import KeyValueStore, Operation, Pair, Transaction, encoded, pair_of, understood
 
 MOST_READS: Final = 60
-"""Keys that one transaction reads."""
+"""Most keys that one transaction reads."""
 MOST_BYTES: Final = 320 * 1024
-"""Bytes of messages that one transaction writes: in base64, with all else, it stays below 512 KiB."""
+"""Most bytes of messages that one transaction writes: base64-encoded, with the rest, they fit in 512 KiB."""
 
 
 def cas(key: str, value: bytes, index: int) -> Operation:
-    """Write only if the key's index is still this one; 0 if there must be no such key."""
+    """Write only if the key still has this ModifyIndex; 0: only if the key does not exist."""
     return {"Verb": "cas", "Key": key, "Value": value, "Index": index}
 
 
 def delete(key: str) -> Operation:
-    """Delete; it is no error if there is no such key."""
+    """Delete; a missing key is not an error."""
     return {"Verb": "delete", "Key": key}
 
 
 class KV(Protocol):
     """A key-value store with check-and-set and transactions.
 
-    Each method may raise ConsulUnavailable (then a write may have taken effect or not) or ConsulRefused.
+    Every method may raise ConsulUnavailable (a write may then have taken effect or not) or ConsulRefused.
+    `consistent` rules out an answer from a leader that has been deposed.
     """
 
     def pair(self, key: str, *, consistent: bool = False) -> Pair | None:
-        """The key, or None if there is none; consistent: not from a leader that has been deposed."""
+        """The key with its value; None if it does not exist."""
         ...
 
     def pairs(self, keys: Iterable[str], *, consistent: bool = False) -> dict[str, Pair]:
-        """Those of the keys that are there, `MOST_READS` at a time."""
+        """The keys that exist, with their values; read `MOST_READS` at a time."""
         ...
 
     def keys(self, prefix: str, *, consistent: bool = False) -> tuple[str, ...]:
-        """The keys that begin with the prefix, in their order, without their values."""
+        """The keys that begin with the prefix, sorted, without their values."""
         ...
 
     def replace(self, key: str, value: bytes, flags: int, index: int) -> bool:
-        """Write only if the key's index is still this one (0: only if there is no such key)."""
+        """Write only if the key still has this ModifyIndex (0: only if it does not exist)."""
         ...
 
     def delete(self, key: str, index: int | None = None) -> bool:
-        """Delete; with an index, only if the key still has it."""
+        """Delete; with an index, only if the key still has this ModifyIndex."""
         ...
 
     def delete_all(self, prefix: str) -> None:
@@ -59,19 +60,19 @@ class KV(Protocol):
         ...
 
     def write(self, operations: Sequence[Operation]) -> Transaction:
-        """Do all, or none: then `failures` says which of them failed, and why."""
+        """Do all the operations or none; if none, `failures` says which ones failed and why."""
         ...
 
 
 class ConsulKV(KeyValueStore):
-    """Consul's; one per thread, like the client that it is given."""
+    """Consul's KV store; one instance per thread, as for its client."""
 
     def pair(self, key: str, *, consistent: bool = False) -> Pair | None:
         """See `KV`."""
         return self.read(key, recurse=False, consistent=consistent).find(key)
 
     def pairs(self, keys: Iterable[str], *, consistent: bool = False) -> dict[str, Pair]:
-        """See `KV`. A missing key fails the transaction of a `get`; a `get-tree` just finds nothing."""
+        """See `KV`. Uses `get-tree`, since a `get` of a missing key fails the whole transaction."""
         wanted = list(keys)
         found: dict[str, Pair] = {}
         for at in range(0, len(wanted), MOST_READS):
@@ -90,10 +91,10 @@ class ConsulKV(KeyValueStore):
 
 
 class LateKV(ConsulKV):
-    """The same, for whoever begins without Consul: connects when it is asked first.
+    """Consul's KV store, connected on first use, for threads that must start while Consul is down.
 
     Args:
-        connect: makes a client; it may raise ConsulRefused, as for a token file that is not there yet.
+        connect: makes a client; may raise ConsulRefused, for example while the token file is missing.
     """
 
     def __init__(self, connect: Callable[[], ConsulClient]) -> None:
@@ -106,6 +107,6 @@ class LateKV(ConsulKV):
         return self._made
 
     def close(self) -> None:
-        """Close the client; from another thread it abandons what is asked."""
+        """Close the client; called from another thread, it aborts the request in flight."""
         if self._made is not None:
             self._made.close()

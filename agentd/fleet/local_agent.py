@@ -1,6 +1,6 @@
-"""What the fleet needs to know of the local Consul agent: its node's name, and how many nodes there are.
+"""What the fleet needs from the local Consul agent: this node's name and the number of members.
 
-Asked seldom and remembered; any thread may ask. Needs `agent:read`.
+Caches the answers; any thread may ask. The token needs `agent:read`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SOON: Final = 10.0
 
 
 class LocalAgent:
-    """The agent of this node.
+    """The Consul agent on this node.
 
     Args:
         connect: makes a client.
-        node: the node's name in the fleet, if it is not the agent's.
+        node: the node's name in the fleet, if it differs from the agent's.
         timer: monotonic seconds.
     """
 
@@ -43,11 +43,11 @@ class LocalAgent:
 
     @property
     def known_node(self) -> str:
-        """The node's name as far as it is known; "" before the first contact."""
+        """The node's name if it is known yet, otherwise ""."""
         return self._node
 
     def name(self) -> str:
-        """What this node calls itself in what it writes: the machine's name until the agent said its own."""
+        """The node's name for what it writes: the machine's host name until the agent has answered."""
         try:
             return self.node()
         except ConsulError:
@@ -57,7 +57,7 @@ class LocalAgent:
         """The node's name in the fleet.
 
         Raises:
-            ConsulError: it is not known yet, and the agent does not say.
+            ConsulError: it is not known yet, and the agent does not answer.
         """
         with self._lock:
             if not self._node:
@@ -66,7 +66,7 @@ class LocalAgent:
             return self._node
 
     def members(self) -> int:
-        """How many agents it knows, as it said a minute ago at most; 1 if it never said."""
+        """The number of members that the agent knows, at most a minute old; 1 if it never answered."""
         with self._lock:
             now = self._timer()
             if now >= self._ask_at:
@@ -74,7 +74,7 @@ class LocalAgent:
                 try:
                     with closing(self._connect()) as client:
                         self._members = max(1, client.members())
-                except ConsulError:  # it is only for the pace
+                except ConsulError:  # only the pace depends on it: the last answer will do
                     return self._members
                 self._ask_at = now + _AGAIN
             return self._members

@@ -1,7 +1,7 @@
 """The section `fleet:` of the YAML file.
 
-Values only: nothing here asks Consul, and of the room only the names of keys are imported, since every start
-reads it.
+Values only: nothing here talks to Consul. Every start imports this module, so it imports nothing else of the
+fleet but the key names.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ class FleetOptions(Options):
     @classmethod
     def _node(cls, node: str | None) -> str | None:
         if node is not None and not is_node(node):
-            raise ValueError("must have 1 to 253 of A-Za-z0-9_.-: it is part of a key")
+            raise ValueError("must have 1 to 253 characters from A-Za-z0-9_.-, since it is part of a key")
         return node

@@ -1,7 +1,7 @@
-"""Reading the log: heads, messages by their keys, bodies.
+"""Reads the log: heads, messages by key, and bodies.
 
-Owns that nothing is believed which is not what it claims to be: a message counts at its own key only, a body
-under its own digest only. It writes nothing, and neither waits nor repeats.
+Owns the verification: a message counts only at its own key, a body only under its own digest. Never writes,
+waits or retries.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from agentd.fleet.keys import POISONED, Keys
 from agentd.fleet.kv import KV, MOST_READS
 
 MOST_LISTED: Final = 8192
-"""Messages of one name that are read; the log keeps half as many, so there are more only if others write."""
+"""Most messages of one name to read: twice what the log keeps, so only junk can exceed it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What was found at some numbers of a name.
+    """What was found at the requested numbers of a name.
 
     Attributes:
-        messages: ascending.
-        troubles: of a number, why there is no usable message: UnknownFormat (it waits), or BadDocument.
-        missing: the numbers at which there is nothing: pruned meanwhile, or never there.
+        messages: the usable ones, ascending.
+        troubles: for each unusable message its number and why: UnknownFormat (it has to wait) or BadDocument.
+        missing: the numbers without a message: pruned in the meantime, or never written.
     """
 
     messages: tuple[Envelope, ...] = ()
@@ -37,7 +37,7 @@ class Reading:
 
 
 class Reader:
-    """The log of a fleet, to be read. Each method may raise ConsulUnavailable or ConsulRefused."""
+    """Read access to a fleet's log. Every method may raise ConsulUnavailable or ConsulRefused."""
 
     def __init__(self, kv: KV, keys: Keys) -> None:
         self.kv = kv
@@ -51,7 +51,7 @@ class Reader:
         return None if pair is None else parse_head(pair.value)
 
     def heads(self) -> dict[str, Head | FleetError]:
-        """The head of every name, or why it cannot be used; what else lies there is passed over."""
+        """The head of every name, or why it is unusable; other keys among the heads are skipped."""
         wanted = [key for key in self.kv.keys(self.keys.names) if self.keys.name_of(key)]
         found: dict[str, Head | FleetError] = {}
         for key, pair in self.kv.pairs(wanted).items():
@@ -63,32 +63,32 @@ class Reader:
         return found
 
     def record(self) -> FleetRecord | None:
-        """The fleet's record, None if nobody has written to its log yet. Raises as `head`."""
+        """The fleet's record, None if nobody has written to its log yet. Raises what `head` raises."""
         pair = self.kv.pair(self.keys.record)
         return None if pair is None else parse_record(pair.value)
 
     # ------------------------------------------------------------------ messages
 
     def numbers(self, name: str, *, consistent: bool = False) -> list[int]:
-        """The numbers at which there are messages, ascending; the newest `MOST_LISTED` of them."""
+        """The numbers of the newest `MOST_LISTED` messages, ascending."""
         listed = self.kv.keys(self.keys.messages(name), consistent=consistent)
         numbers = (self.keys.number_of(name, key) for key in listed)
         return sorted(num for num in numbers if num)[-MOST_LISTED:]
 
     def message(self, name: str, num: int) -> Envelope | None:
-        """The message of that number, None if there is none. Raises UnknownFormat or BadDocument."""
+        """The message with that number, None if there is none. Raises UnknownFormat or BadDocument."""
         found = self.read(name, [num])
         if found.troubles:
             raise found.troubles[num]
         return found.messages[0] if found.messages else None
 
     def after(self, name: str, num: int, head: Head | None) -> Iterator[Reading]:
-        """All messages above `num`, up to the newest, in order, as many at a time as one transaction reads.
+        """Yield all messages above `num` up to the newest, in order, one transaction's worth at a time.
 
         Args:
-            name: of the log.
+            name: the kept name.
             num: 0 for all messages.
-            head: as it was read; it may name the numbers, which saves a listing of the keys.
+            head: the head as read; if it lists the numbers, the keys need not be listed.
         """
         numbers = head.above(num) if head else None
         if numbers is None:
@@ -97,12 +97,12 @@ class Reader:
         yield from self.portions(name, numbers)
 
     def portions(self, name: str, numbers: Sequence[int], *, consistent: bool = False) -> Iterator[Reading]:
-        """The messages of these numbers, as many at a time as one transaction reads."""
+        """Yield the messages with these numbers, one transaction's worth at a time."""
         for at in range(0, len(numbers), MOST_READS):
             yield self.read(name, numbers[at : at + MOST_READS], consistent=consistent)
 
     def read(self, name: str, numbers: Iterable[int], *, consistent: bool = False) -> Reading:
-        """The messages of these numbers."""
+        """Read the messages with these numbers."""
         wanted = {num: self.keys.message(name, num) for num in numbers}
         pairs = self.kv.pairs(wanted.values(), consistent=consistent)
         messages, troubles, missing = [], {}, []
@@ -119,16 +119,16 @@ class Reader:
     def _believed(self, key: str, raw: bytes) -> Envelope:
         found = parse_envelope(raw)
         if not found.lies_at(self.keys, key):
-            raise BadDocument(f"{key} holds a message that belongs elsewhere: it was copied there")
+            raise BadDocument(f"{key} holds a message that was copied from another key")
         return found
 
     # ------------------------------------------------------------------ payloads
 
     def payload(self, message: Envelope) -> bytes | None:
-        """The payload of a message; None if its body is not there (yet).
+        """The payload of a message; None if its body is missing (perhaps not replicated yet).
 
         Raises:
-            BadDocument: something else lies in its place.
+            BadDocument: the body does not match its digest.
         """
         if message.body is not None:
             return message.body
@@ -136,5 +136,5 @@ class Reader:
         if pair is None:
             return None
         if len(pair.value) > LARGEST or hashlib.sha256(pair.value).hexdigest() != message.sha256:
-            raise BadDocument(f"{pair.key} holds another body than the one that is named so")
+            raise BadDocument(f"{pair.key} holds a body that does not match its SHA-256")
         return pair.value

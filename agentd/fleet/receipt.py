@@ -1,6 +1,6 @@
-"""A message of the log as its handlers receive it: an event that knows its number.
+"""Turns a message of the log into what handlers receive: an event that carries its number.
 
-Pure. It owns since when a time to live counts on this node.
+Pure. Owns when a time to live starts to count on this node.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from agentd.fleet.envelope import Envelope
 from agentd.watch.changes import LOG, Event, Message
 
 MOST_AHEAD: Final = 3600.0
-"""Seconds by which the clock of whoever wrote a message may be ahead of this node's: no more is believed."""
+"""Most seconds by which a publisher's clock is assumed to be ahead of this node's."""
 
 
 def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event:
-    """The message as an event.
+    """Turn a message into an event.
 
     Args:
-        message: of the log.
+        message: a message of the log.
         body: its payload.
-        now: unix time at which this node saw it first.
-        live: whether the node was listening when it came about.
+        now: unix time at which this node first saw it.
+        live: whether this node was following the log when the message was written.
     """
     issued = min(message.issued, now + MOST_AHEAD)
     start = max(issued, now) if live else issued

@@ -1,7 +1,8 @@
-"""Which rights a token lacks on the fleet's keys, and the ACL rules that grant them.
+"""Finds the rights that a token lacks on the fleet's keys, and the ACL rules that grant them.
 
-Consul answers some reads that a token may not make as if nothing were there, so whoever finds nothing asks
-here before believing it (https://developer.hashicorp.com/consul/docs/security/acl/acl-rules#key-value-rules).
+Consul answers some reads that a token may not make as if the keys did not exist. Code that finds nothing
+checks the rights here before it trusts the answer
+(https://developer.hashicorp.com/consul/docs/security/acl/acl-rules#key-value-rules).
 """
 
 from __future__ import annotations
@@ -16,24 +17,24 @@ Access = Literal["read", "write"]
 
 
 class Authority(Protocol):
-    """Says what its token may do, as `ConsulClient` does."""
+    """Knows what its token may do; `ConsulClient` is one."""
 
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
-        """Whether the token has the right; None if there are no ACLs."""
+        """Whether the token has the right; None if ACLs are disabled."""
         ...
 
 
 def rule(access: Access, prefix: str) -> str:
-    """The rule that grants the right on all keys that begin with `prefix`."""
+    """The ACL rule that grants access to all keys that begin with `prefix`."""
     return f'key_prefix "{prefix}" {{ policy = "{access}" }}'
 
 
 def missing_rules(authority: Authority, access: Access, prefixes: Iterable[str]) -> list[str]:
-    """The rules that the token's policies lack, one for each prefix; empty if it has all the rights.
+    """The rules that the token's policies lack, one for each prefix; empty if they grant everything.
 
     Raises:
-        ConsulUnavailable: Consul cannot say now.
-        ConsulRefused: the token is unknown to Consul, or this Consul cannot be asked.
+        ConsulUnavailable: Consul cannot answer at the moment.
+        ConsulRefused: Consul does not know the token, or does not support the question.
     """
     return [
         rule(access, prefix) for prefix in prefixes if authority.authorized("key", access, prefix) is False
@@ -41,29 +42,29 @@ def missing_rules(authority: Authority, access: Access, prefixes: Iterable[str])
 
 
 def demand(authority: Authority, access: Access, prefixes: Iterable[str], purpose: str) -> None:
-    """See that the token has the rights.
+    """Require that the token has the rights.
 
     Args:
-        authority: says what the token may do.
-        access: read, or write, which includes it.
-        prefixes: of keys.
-        purpose: what needs them, such as "publishing".
+        authority: knows what the token may do.
+        access: "read", or "write", which includes "read".
+        prefixes: key prefixes.
+        purpose: what needs the rights, such as "publishing".
 
     Raises:
-        ConsulRefused: it lacks one; the text has the rules to add. Or as `missing_rules`.
-        ConsulUnavailable: as `missing_rules`.
+        ConsulRefused: the token lacks a right; the text has the rules to add. Also as for `missing_rules`.
+        ConsulUnavailable: as for `missing_rules`.
     """
     if rules := missing_rules(authority, access, prefixes):
-        raise ConsulRefused(f"{purpose} needs more rights: add to the policy of the token: {' '.join(rules)}")
+        raise ConsulRefused(f"{purpose} needs more rights: add to the token's policy: {' '.join(rules)}")
 
 
 @contextmanager
 def explained(authority: Authority, access: Access, prefixes: Iterable[str], purpose: str) -> Iterator[None]:
-    """What Consul refuses within is told as the rules to add, if rights are what is missing.
+    """Turn Consul's refusals in the block into the rules to add, if missing rights are the reason.
 
     Raises:
-        ConsulRefused: as `demand`; else as it was raised within.
-        ConsulUnavailable: as `demand`.
+        ConsulRefused: as for `demand`, or otherwise as raised in the block.
+        ConsulUnavailable: as for `demand`.
     """
     try:
         yield

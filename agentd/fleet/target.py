@@ -1,7 +1,8 @@
-"""Whether a message is for this node: its node, service and tag filters, as Consul reads those of an event.
+"""Decides whether a message is for this node, by its node, service and tag filters.
 
-Each is a regular expression that may match anywhere in the name (https://developer.hashicorp.com/consul/commands/event).
-Whoever wrote the message chose it, so that one that could take long is not tried: it matches nobody.
+As for Consul's events, each filter is a regular expression that may match anywhere in the name
+(https://developer.hashicorp.com/consul/commands/event). The publisher is not trusted with this node's CPU: a
+filter that could take long to match matches nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from agentd.errors import BadDocument
 from agentd.fleet.envelope import Envelope
 
 Services = Sequence[tuple[str, Sequence[str]]]
-"""Of this node: each the name and the tags."""
+"""The services on this node, each as its name and its tags."""
 
-_LONGEST: Final = 256  # characters of a name that are looked at
-_MOST_WAYS: Final = 1 << 17  # of matching one name: what Python tries is at most that, from each character on
+_LONGEST: Final = 256  # characters of a name that are searched
+_MOST_WAYS: Final = 1 << 17  # to match a filter, that Python may have to try from each character on
 _WAYS_OF_REPEAT: Final = 32
 _STEPS: Final = re.compile(r"\\.|[][()|*+?{]", re.DOTALL)
 _NESTED: Final = re.compile(r"\)[*+?{]|\\[1-9]|\(\?")
@@ -29,12 +30,12 @@ def matches(message: Envelope, node: Callable[[], str], services: Callable[[], S
     """Whether the message is for the node.
 
     Args:
-        message: of the log.
-        node: asks for the name of the node; only if the message names one.
-        services: asks for those of the node; only if the message names a service or a tag.
+        message: a message of the log.
+        node: returns this node's name; called only if the message has a node filter.
+        services: returns this node's services; called only if the message has a service or tag filter.
 
     Raises:
-        BadDocument: one of its filters cannot be used.
+        BadDocument: a filter is unusable.
     """
     if message.node and not _search(message.node, node()):
         return False
@@ -47,7 +48,7 @@ def matches(message: Envelope, node: Callable[[], str], services: Callable[[], S
 
 
 def services_of(answer: Any) -> Services:  # noqa: ANN401 (any JSON)
-    """The services in an answer to `/v1/agent/services`; what cannot be read is left out."""
+    """The services in an answer to `/v1/agent/services`; malformed entries are left out."""
     found = answer.values() if isinstance(answer, Mapping) else ()
     return [
         (one["Service"], [tag for tag in one.get("Tags") or () if isinstance(tag, str)])
@@ -62,24 +63,24 @@ def _search(pattern: str, text: str) -> bool:
 
 @lru_cache(64)
 def compiled(pattern: str) -> re.Pattern[str]:
-    """A filter, as every node compiles it.
+    """Compile a filter, with the same result on every node.
 
     Raises:
-        BadDocument: it is no expression, or one that could take long to match: with many repeats, options
-            or alternatives, or one repeat within another.
+        BadDocument: it is not a regular expression, or could take long to match: it has many repeats,
+            options or alternatives, or nested repeats.
     """
     if _NESTED.search(pattern) or _ways(pattern) > _MOST_WAYS:
         raise BadDocument("its node, service or tag filter is an expression that could take long to match")
     try:
         return re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise BadDocument("its node, service or tag filter is no regular expression") from error
+        raise BadDocument("its node, service or tag filter is not a valid regular expression") from error
 
 
 def _ways(pattern: str) -> int:
-    """In how many ways it may match, at most, if no group is repeated.
+    """An upper bound on the ways in which the pattern can match, provided that no group is repeated.
 
-    Each repeat and each group multiplies them: `.?` twenty times over tries a million before it gives up.
+    Repeats and groups multiply: twenty times `.?` makes Python try a million ways before it gives up.
     """
     ways, branches, in_set = 1, [1], False
     for step in _STEPS.findall(pattern):

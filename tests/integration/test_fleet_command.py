@@ -259,7 +259,7 @@ def test_a_head_of_a_newer_format_is_told_as_that(
     status, found = seen(fleet, capsys)
     assert status == 1
     assert {one["trouble"] for one in found["differences"]} == {"unreadable"}
-    assert "upgrade it" in found["differences"][0]["text"]
+    assert "upgrade agentd" in found["differences"][0]["text"]
 
 
 def test_missing_rights_are_told_and_never_taken_for_an_empty_fleet(

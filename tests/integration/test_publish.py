@@ -251,7 +251,7 @@ class TestRefusal:
     def test_a_head_of_a_newer_format(self, fleet: Fleet) -> None:
         """It is left as it is; this agentd is to be upgraded."""
         fleet.consul.kv_put(fleet.keys.head("list"), b'{"format":99}')
-        assert "upgrade it" in fleet.refused("publish", "list", "x", "--keep", "all")
+        assert "upgrade agentd" in fleet.refused("publish", "list", "x", "--keep", "all")
         assert fleet.consul.kv_get(fleet.keys.head("list")) == b'{"format":99}'
 
     def test_a_fleet_that_takes_newer_messages_only(self, fleet: Fleet) -> None:
@@ -480,7 +480,7 @@ class TestLog:
         assert set(errors) == {*numbers, other}
         assert "upgrade" in errors[numbers[1]]
         assert "is not there" in errors[numbers[2]]
-        assert "belongs elsewhere" in errors[numbers[3]]
+        assert "copied from another key" in errors[numbers[3]]
         assert not any(errors[num] for num in (numbers[0], numbers[4], other))
         assert [one["name"] for one in document["names"] if "error" in one] == ["bad"]
         status, out, _ = fleet.command("log")
@@ -785,9 +785,7 @@ class TestRights:
         (tmp_path / "payload").write_bytes(b"y" * 40_000)
         denied.may(self.EVERY | {lacking: "read"})
         rule = f'key_prefix "{denied.keys.root}{lacking}" {{ policy = "write" }}'
-        assert f"publishing needs more rights: add to the policy of the token: {rule}" in denied.refused(
-            *words
-        )
+        assert f"publishing needs more rights: add to the token's policy: {rule}" in denied.refused(*words)
 
     @pytest.mark.parametrize("lacking", ["names/list", "names/_fleet"])
     def test_a_right_to_read_is_named_too(self, denied: Denied, lacking: str) -> None:
