@@ -142,7 +142,7 @@ def test_a_body_that_is_another_is_not_believed(kv: ModelKV, log: Log) -> None:
     (page,) = log.after(NAME, 0, log.head(NAME))
     (key,) = kv.keys(KEYS.bodies)
     kv.put(key, b"another")
-    with pytest.raises(BadDocument, match="another body"):
+    with pytest.raises(BadDocument, match="does not match its SHA-256"):
         log.payload(page.messages[0])
     kv.delete(key)
     assert log.payload(page.messages[0]) is None
