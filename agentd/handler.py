@@ -548,7 +548,8 @@ class Handler:
 
         Called whenever the waiting events are not the same as last time, before any of them is handled. Those
         that wait for a task are among them.
-        Replays are left out: whoever replays an event wants it handled.
+        Replays are left out: whoever replays an event wants it handled. A message whose event was given
+        before, as it was heard, has "#2" (or "#3" ...) at the end of its ID here, though not in `handle`.
 
         Returns:
             The ID of each such event -> the ID of the one that replaces it.

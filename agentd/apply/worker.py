@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from itertools import takewhile
 from typing import Final
 
@@ -285,10 +286,14 @@ class Worker:
         What supersedes them may be far behind them.
         """
         waiting = [*waiting, *self._attempts.journal.newest_events(self.name, waiting[-1].seq)]
-        # A replay has another id than its change.
-        entries = {entry.id: entry for entry in waiting if entry.id == entry.change.id}
-        events = [entry.change for entry in entries.values() if isinstance(entry.change, Event)]
-        ids = frozenset(event.id for event in events)
+        entries = {entry.id: entry for entry in waiting if _may_be_superseded(entry)}
+        # Each under the ID of its entry: an event may wait both as it was heard and as the log has it.
+        events = [
+            replace(entry.change, raw=entry.change.raw | {"ID": entry.id})
+            for entry in entries.values()
+            if isinstance(entry.change, Event)
+        ]
+        ids = frozenset(entries)
         if ids <= self._judged:
             return False
         self._judged = ids
@@ -328,6 +333,17 @@ class Worker:
 def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:
     seqs = {entry.seq for entry in gone}
     return [entry for entry in entries if entry.seq not in seqs]
+
+
+def _may_be_superseded(entry: Entry) -> bool:
+    """Whether it is an event, and not one that somebody replayed.
+
+    A replay has another ID than its change; so has a message whose event was heard before the log had it.
+    """
+    if not isinstance(entry.change, Event):
+        return False
+    message = entry.change.message
+    return not message.replayed if message else entry.id == entry.change.id
 
 
 def _is_over(entry: Entry, now: float) -> bool:

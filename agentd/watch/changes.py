@@ -73,6 +73,7 @@ class Message:
         via: how it came into the log: "event", "publish" or "again".
         expires: unix time after which it must not be applied, or None.
         snapshot: whether it stands for all messages before it.
+        replayed: whether somebody had it handled once more (`agentd replay`), rather than the log.
     """
 
     num: int
@@ -82,6 +83,7 @@ class Message:
     via: str = ""
     expires: float | None = None
     snapshot: bool = False
+    replayed: bool = False
 
     @classmethod
     def of(cls, raw: Mapping[str, Json]) -> Message:
@@ -94,12 +96,17 @@ class Message:
             via=str(raw.get("via") or ""),
             expires=None if raw.get("expires") is None else float(raw["expires"]),
             snapshot=bool(raw.get("snapshot")),
+            replayed=bool(raw.get("replayed")),
         )
 
     @property
     def raw(self) -> dict[str, Json]:
         """As the key "Message" of an event's `raw`."""
-        optional = {"expires": self.expires, "snapshot": self.snapshot or None}
+        optional = {
+            "expires": self.expires,
+            "snapshot": self.snapshot or None,
+            "replayed": self.replayed or None,
+        }
         return {
             "num": self.num,
             "issued": self.issued,
@@ -167,7 +174,7 @@ class Event(Change):
         message = self.message
         if message is None:
             return replace(self, undated=False)
-        fresh = replace(message, counts_from=now, expires=None)
+        fresh = replace(message, counts_from=now, expires=None, replayed=True)
         return replace(self, raw=self.raw | {"Message": fresh.raw}, undated=False)
 
     @property

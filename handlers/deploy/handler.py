@@ -126,7 +126,7 @@ class Deploy(Handler):
         if reference is None:
             return
         try:
-            read = self._manifests.pop(change.id, None) or self._read(reference, context)
+            read = self._manifests.pop(_key(change), None) or self._read(reference, context)
         except RefusedManifestError as error:
             manifest = DeployManifest(commands=Commands(failure=error.failure))
             Deployment(manifest, self.options, context, change.id).failed(error)
@@ -165,12 +165,12 @@ class Deploy(Handler):
         """The `dest` that an event asks for; "" if there is none, or it cannot be read now."""
         try:
             reference = _reference(event)
-            read = known.get(event.id) or (self._read(reference, context) if reference else None)
+            read = known.get(_key(event)) or (self._read(reference, context) if reference else None)
         except HandlerError:  # `handle` reports it
             return ""
         if read is None:
             return ""
-        self._manifests[event.id] = read
+        self._manifests[_key(event)] = read
         return read.manifest.target
 
     def _deployed_later(self, target: str, event: Event, context: Context) -> str:
@@ -255,6 +255,11 @@ class Deploy(Handler):
             for name, (_, target) in sorted(context.store.get("messages", {}).items())
         ]
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:_FINGERPRINT] if found else None
+
+
+def _key(change: Change) -> str:
+    """What names a change both while it waits and when it is handled: of a message only the ID may differ."""
+    return f"{change.query}:{change.index}" if isinstance(change, Event) and change.message else change.id
 
 
 def _reference(change: Change) -> str | None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from agentd.errors import TemporaryError
 from agentd.handler import Change, Context, Event
+from agentd.journal.followed import Followed
+from agentd.testing import message
 from tests.unit.apply.stand import Scribe, Stand, event, settle, state
 
 
@@ -34,6 +36,12 @@ class Newest(Scribe):
         """Note which attempt it is."""
         self.attempts.append(context.last_attempt)
         super().handle(change, context)
+
+
+def give(stand: Stand, *messages: Event) -> None:
+    """Give the scribe what the fleet's log has."""
+    followed = Followed(stand.journal)
+    followed.give("deploy", {"scribe": False}, messages, upto=messages[-1].index)
 
 
 def test_superseded_events_end_as_expired(stand: Stand) -> None:
@@ -86,6 +94,49 @@ def test_a_replay_is_never_superseded(stand: Stand) -> None:
 
     assert stand.outcomes == {"a1": "expired", "a2": "applied", "a1#2": "applied"}
     assert stand.files == {"x": b"1"}
+
+
+def test_a_message_is_superseded_though_its_event_was_heard_before(stand: Stand) -> None:
+    """It has another ID in the journal, as a replay has, but it is the log that gives it."""
+    worker = stand.worker(Newest())
+    stand.receive(event("a1", "write x=1"))
+    settle(worker)
+    give(
+        stand, message("deploy", "write x=1", num=1, id="a1"), message("deploy", "write x=2", num=2, id="a2")
+    )
+
+    settle(worker)
+
+    assert stand.outcomes == {"a1": "applied", "a1#2": "expired", "a2": "applied"}
+    assert stand.reason("a1#2") == "superseded by a2"
+
+
+def test_an_event_that_waits_as_heard_and_as_logged_is_judged_twice(stand: Stand) -> None:
+    """One handling may be superseded without the other."""
+    scribe = Newest()
+    scribe.raises = {"write x=1": [TemporaryError("not now", retry_after=3600)]}
+    worker = stand.worker(scribe)
+    stand.receive(event("a1", "write x=1"))
+    settle(worker)
+    give(stand, message("deploy", "write x=1", num=1, id="a1"))
+
+    settle(worker)
+
+    assert stand.outcomes == {"a1": "expired", "a1#2": "applied"}
+
+
+def test_the_replay_of_a_message_is_never_superseded(stand: Stand) -> None:
+    """Whoever replays it wants it, as with an event that was only heard."""
+    worker = stand.worker(Newest())
+    give(
+        stand, message("deploy", "write x=1", num=1, id="a1"), message("deploy", "write x=2", num=2, id="a2")
+    )
+    settle(worker)
+    stand.journal.replay("a1")
+
+    settle(worker)
+
+    assert stand.outcomes == {"a1": "expired", "a2": "applied", "a1#2": "applied"}
 
 
 def test_the_handler_is_asked_once_for_the_same_events(stand: Stand) -> None:

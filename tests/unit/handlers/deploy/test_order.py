@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -175,6 +176,17 @@ def test_a_manifest_is_read_once(stand: DeployStand) -> None:
     (stand.shelf / "1.yml").write_text("- nothing")
 
     stand.deploy(change)
+
+    assert (stand.dest / "index.html").read_bytes() == b"1"
+
+
+def test_a_message_of_an_event_that_was_heard_is_read_once_as_well(stand: DeployStand) -> None:
+    """While it waits it has another ID than when it is handled."""
+    one = logged(fire(stand, b"1"), 1000)
+    stand.handler.superseded([replace(one, raw=one.raw | {"ID": f"{one.id}#2"})], stand.context())
+    (stand.shelf / "1.yml").write_text("- nothing")
+
+    stand.deploy(one)
 
     assert (stand.dest / "index.html").read_bytes() == b"1"
 
