@@ -224,7 +224,7 @@ def test_a_replay_has_its_time_to_live_anew(journal: Journal, followed: Followed
     [entry] = journal.replay("id-1")
 
     assert isinstance(entry.change, Event)
-    assert entry.change.message == Message(1, NOW - 99, NOW)
+    assert entry.change.message == Message(1, NOW - 99, NOW, replayed=True)
 
 
 def test_a_position_that_is_none_is_an_error_of_the_journal(followed: Followed, journal: Journal) -> None:
