@@ -18,7 +18,8 @@ from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.errors import JournalError
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging, Farewell
 from agentd.fleet.condition import Condition
-from agentd.fleet.follower import Follower, Kept, NameStatus, read_prefixes
+from agentd.fleet.followed_name import Kept, NameStatus
+from agentd.fleet.follower import Follower, read_prefixes
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
 from agentd.fleet.keys import Keys

@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from agentd.fleet.envelope import Envelope
-from agentd.fleet.follower import Follower, Kept
+from agentd.fleet.followed_name import Kept
+from agentd.fleet.follower import Follower
 from agentd.fleet.head import Head
 from agentd.fleet.heads_poll import Heads
 from agentd.fleet.reader import Reader
@@ -490,7 +491,7 @@ def test_a_node_that_needs_all_is_incomplete_where_the_latest_was_kept(bench: Be
 
 def test_no_more_is_read_than_there_is_room_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a slow handler leaves waiting must not fill the journal."""
-    monkeypatch.setattr("agentd.fleet.follower.MOST_WAITING", 50)
+    monkeypatch.setattr("agentd.fleet.followed_name.MOST_WAITING", 50)
     for number in range(200):
         bench.publish(str(number))
     while bench.position < 200:
@@ -574,7 +575,7 @@ def test_what_is_not_held_waits_for_no_lost_body(bench: Bench) -> None:
 
 def test_a_stuck_handler_keeps_no_other_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one name: the other goes on, and counts as one that listens; nothing is read for the stuck one."""
-    monkeypatch.setattr("agentd.fleet.follower.MOST_WAITING", 50)
+    monkeypatch.setattr("agentd.fleet.followed_name.MOST_WAITING", 50)
     bench.kept = replace(bench.kept, handlers={"deny": False, "stuck": False})
     bench.restart()
     for number in range(200):
@@ -600,7 +601,7 @@ def test_a_stuck_handler_keeps_no_other_waiting(bench: Bench, monkeypatch: pytes
 
 def test_large_messages_are_read_in_portions(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By their bytes, too."""
-    monkeypatch.setattr("agentd.fleet.follower.MOST_BYTES", 100_000)
+    monkeypatch.setattr("agentd.fleet.followed_name.MOST_BYTES", 100_000)
     for number in range(9):
         bench.publish(str(number) + "x" * 40_000)
     seen = []

@@ -1,0 +1,153 @@
+"""Reads one kept name from the log, as far as this node can use it.
+
+Owns which messages count: junk is skipped, a message of a newer format blocks what comes after it, and a
+message that has expired or is for other nodes is left out. Knows nothing of handlers or the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+import structlog
+
+from agentd.errors import BadDocument, FleetError, UnknownFormat
+from agentd.fleet.envelope import Envelope, parse_envelope
+from agentd.fleet.head import Head
+from agentd.fleet.keys import Keys
+from agentd.fleet.reader import Reader, Reading
+from agentd.fleet.target import Services, matches
+
+_UNUSABLE: Final = "fleet.message_unusable"
+
+_log = structlog.get_logger()
+
+
+class MustWait(Exception):  # noqa: N818 (nothing went wrong)
+    """The next message cannot be queued yet; the text says why. "" if the journal has no room."""
+
+
+class Library(Protocol):
+    """The log and the local agent, over one connection; used by one thread."""
+
+    @property
+    def reader(self) -> Reader:
+        """Reads the log."""
+        ...
+
+    def services(self) -> Services:
+        """The services on this node, from its agent. Raises ConsulError."""
+        ...
+
+    def lacking(self) -> str:
+        """The ACL rules that the token lacks to read the log, "" if none. Raises ConsulError."""
+        ...
+
+    def close(self) -> None:
+        """Close, from any thread; a request in flight fails."""
+        ...
+
+
+class NameReader:
+    """Reads the messages of one kept name.
+
+    Args:
+        name: the kept name.
+        keys: the fleet's keys.
+        node: returns this node's name in the fleet.
+        library: opens the connection, or returns the open one.
+        clock: unix seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        keys: Keys,
+        node: Callable[[], str],
+        library: Callable[[], Library],
+        clock: Callable[[], float],
+    ) -> None:
+        self._name = name
+        self._keys = keys
+        self._node = node
+        self._library = library
+        self._clock = clock
+        self._reported = 0  # the highest number of a message that was reported as unusable
+
+    def numbers(self) -> list[int]:
+        """The numbers of all messages, ascending."""
+        return self._library().reader.numbers(self._name)
+
+    def portions(self, numbers: Sequence[int]) -> Iterable[Reading]:
+        """The messages with these numbers, one transaction's worth at a time."""
+        return self._library().reader.portions(self._name, numbers)
+
+    def after(self, start: int, head: Head) -> Iterable[Reading]:
+        """All messages above `start`. If only the newest is missing, its copy in the head saves a request."""
+        if head.inline is not None and head.above(start) == (head.newest,):
+            try:
+                newest = parse_envelope(head.inline)
+                if newest.lies_at(self._keys, self._keys.message(self._name, head.newest)):
+                    return [Reading((newest,))]
+            except FleetError:  # only the message at its own key counts
+                pass
+        return self._library().reader.after(self._name, start, head)
+
+    def usable(self, reading: Reading, newest: int) -> tuple[list[Envelope], MustWait | None]:
+        """The usable messages up to number `newest`, or up to the first that has to wait, with the reason."""
+        found: list[Envelope] = []
+        by_num = {one.num: one for one in reading.messages}
+        for num in sorted({*by_num, *reading.troubles}):
+            if num > newest:
+                break
+            if num in by_num:
+                found.append(by_num[num])
+            elif isinstance(trouble := reading.troubles[num], UnknownFormat):
+                self._report("fleet.waits_for_format", num, trouble)
+                return found, MustWait(f"message {num} has a newer format: upgrade agentd")
+            else:  # junk, which every node skips
+                self._report(_UNUSABLE, num, trouble)
+        return found, None
+
+    def concerns(self, message: Envelope, *, live: bool) -> bool:
+        """Whether this node's handlers should get the message.
+
+        Args:
+            message: a message of this name.
+            live: whether this node was following the log when the message was written.
+        """
+        if message.kind != "payload" or (not live and message.is_over(self._clock())):
+            return False
+        try:
+            return matches(message, self._node, lambda: self._library().services())
+        except BadDocument as error:
+            self._report(_UNUSABLE, message.num, error)
+            return False
+
+    def payload(self, message: Envelope) -> bytes:
+        """The payload of a message, wherever it is stored.
+
+        Raises:
+            MustWait: it is missing or damaged.
+        """
+        try:
+            body = self._library().reader.payload(message)
+        except BadDocument as error:
+            raise MustWait(f"message {message.num}: {error}") from error
+        if body is None:
+            raise MustWait(
+                f"the payload of message {message.num} is missing: if that persists, replace it by a snapshot"
+                f" (`agentd publish {message.name} --snapshot`)"
+            )
+        return body
+
+    def require_rights(self) -> None:
+        """Rule out that messages are missing because the token may not read them. Raises MustWait."""
+        if lacking := self._library().lacking():
+            raise MustWait(f"the token may not read its messages: add to the token's policy: {lacking}")
+
+    def _report(self, event: str, num: int, error: FleetError) -> None:
+        """Log what is wrong with a message, once, however often it is read."""
+        if num > self._reported:
+            self._reported = num
+            _log.warning(event, event_name=self._name, num=num, reason=str(error))
