@@ -371,7 +371,7 @@ class Agent:
             return
         self._refused = ()
         if self._supervisor:
-            left = self._supervisor.drain(self._loaded.config.drain, loaded.config)
+            left = self._supervisor.drain(self._loaded.config.drain, reload=True)
             if left:
                 _log.warning("handler.left_behind", handlers=left)
         self._log(loaded.config)

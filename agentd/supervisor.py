@@ -9,6 +9,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,10 +21,12 @@ from agentd.apply.dispatcher import Dispatcher, routes
 from agentd.apply.first_commit import FirstCommit
 from agentd.apply.worker import Worker
 from agentd.config.load import Config, ConfiguredHandler, Loaded, OnEvent
+from agentd.errors import JournalError
 from agentd.handler import Handler
 from agentd.heartbeat import Heartbeats
 from agentd.journal.drift import Drifts
 from agentd.journal.entry import RELAY
+from agentd.journal.memberships import Memberships
 from agentd.journal.payloads import finish, forget
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
@@ -35,7 +38,7 @@ from agentd.watch.poller import Poller, PollerStatus
 from agentd.watch.query import Snapshot
 
 if TYPE_CHECKING:
-    from agentd.fleet.acknowledger import Farewell
+    from agentd.fleet.departure import Departure
     from agentd.fleet.fleet import Fleet
     from agentd.journal.followed import Given
 
@@ -80,6 +83,7 @@ class Supervisor:
             relays=fleet is not None and fleet.relay,
         )
         self._fleet = self._new_fleet()
+        self._departure: Departure | None = None
         self._pollers: dict[str, Poller] = {}
         self._forget_at: dict[str, float] = {}
         self._first_commit = FirstCommit(
@@ -129,6 +133,8 @@ class Supervisor:
             poller.start()
         if self._fleet:
             self._fleet.start()
+        else:
+            self._leave_fleets()
 
     def forget_payloads(self) -> None:
         """Wipe the payloads that their handlers do not let the journal keep any longer.
@@ -211,12 +217,12 @@ class Supervisor:
         if self._fleet:
             self._fleet.close()
 
-    def drain(self, seconds: float, next_one: Config | None = None) -> list[str]:
+    def drain(self, seconds: float, *, reload: bool = False) -> list[str]:
         """End the pollers, finish what is waiting, end the workers.
 
         Handlers that others notify end last. Workers that are still busy after `seconds` must stop; what they
-        did not finish stays in the journal. The fleet is told that agentd was stopped, unless there is a next
-        configuration; it leaves if that has another fleet, none, or another name of the node.
+        did not finish stays in the journal. The fleet is told that agentd was stopped, unless this is a
+        reload: with the next configuration the node may go on in it, or leave it.
 
         Returns:
             The handlers that are still inside a call.
@@ -235,13 +241,19 @@ class Supervisor:
         for name in self._workers:
             self._heartbeats.forget(f"handler {name}")
         if self._fleet:
-            self._fleet.leave(self._farewell(next_one))
+            self._fleet.leave(farewell=not reload)
+        if self._departure:
+            self._departure.close()
         return left
 
-    def _farewell(self, next_one: Config | None) -> Farewell:
-        if next_one is None:
-            return "stopped"
-        return "" if _membership(next_one) == _membership(self.loaded.config) else "left"
+    def _leave_fleets(self) -> None:
+        """Take back what this node left in Consul when it had a fleet."""
+        with suppress(JournalError):  # the next start tries again
+            if Memberships(self._committer.journal).every():
+                from agentd.fleet.departure import Departure  # noqa: PLC0415 (only where there is something)
+
+                self._departure = Departure(self._committer.journal, self.loaded.config.consul)
+                self._departure.start(None)
 
     def _deliver(self, snapshot: Snapshot) -> None:
         self._dispatcher.deliver(snapshot)
@@ -330,14 +342,6 @@ def fingerprint(handler: ConfiguredHandler) -> str:
     """The same for as long as the handler's configuration is the same."""
     text = f"{handler.type.__module__}:{handler.type.__qualname__} {handler.entry.model_dump_json()}"
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _membership(config: Config) -> tuple[str, str, str] | None:
-    """The fleet, where it is, and the name in it; None without one."""
-    fleet = config.fleet
-    if fleet is None:
-        return None
-    return fleet.name, fleet.datacenter or config.consul.datacenter or "", fleet.node or ""
 
 
 def _join(workers: Iterable[Worker], deadline: float) -> list[str]:

@@ -73,40 +73,22 @@ def _node(reached: ReachedFleet, agent: ConsulClient) -> str:
 
 def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
     """Remove the document; whether there was one."""
-    from agentd.fleet.acknowledgement import DocumentError, parse  # noqa: PLC0415 (as above)
+    from agentd.fleet.departure import take_back  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
     from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-    key = Keys(reached.name).node(node)
-    kv = ConsulKV(reached.client)
-    pair = kv.pair(key, consistent=True)
-    demand(reached.client, "write", [key], "leaving the fleet")
-    if pair is None:
-        return False
-    try:
-        owner = parse(pair.value).node_id
-    except DocumentError:
-        owner = ""  # whoever wrote that, it is of no use to anybody
-    if owner and owner != _agent_id(agent, owner):
-        raise AgentdError(
-            f"the acknowledgement of {node} was not written by this node but by the one with the Consul agent"
-            f" {owner}: two nodes share the name; rename one of them (fleet.node), or run"
-            f" `agentd fleet forget {node}`"
-        )
-    if not kv.delete(key, pair.index):
-        raise AgentdError(
-            f"{node} has just acknowledged again: is an agentd of that name still running somewhere?"
-        )
-    return True
+    keys = Keys(reached.name)
+    demand(reached.client, "write", [keys.node(node)], "leaving the fleet")
+    return take_back(ConsulKV(reached.client), keys, node, _agent_id(agent))
 
 
-def _agent_id(agent: ConsulClient, otherwise: str) -> str:
-    """The ID of the local agent; without the right to ask, whatever the document says."""
+def _agent_id(agent: ConsulClient) -> str:
+    """The ID of the local agent; "" without the right to ask."""
     try:
         return agent.event_clock().node
     except ConsulRefused:
-        return otherwise
+        return ""
 
 
 def _deregister(fleet_name: str, node: str, agent: ConsulClient) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import structlog
 
@@ -45,9 +45,6 @@ _CHECK: Final = (
 )
 _REFUSED: Final = 60.0  # seconds until what was refused is tried again
 _BEAT: Final = 90.0
-Farewell: TypeAlias = Literal["", "stopped", "left"]
-"""The last word to the fleet: none, since a new configuration goes on; that agentd was stopped; or that the
-node is not of this fleet any more, so that document and service go."""
 _LOST: Final = Backoff(1.0, 30.0)
 _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INSTANCE: Final = secrets.token_hex(4)  # of this process
@@ -90,6 +87,7 @@ class Acknowledger:
         heartbeat: of its thread.
         version: of agentd.
         status: the address and port of the HTTP endpoints; None if there are none.
+        joined: learns the home datacenter and the name, before anything is written there under it.
         clock: unix seconds.
         timer: monotonic seconds.
     """
@@ -103,6 +101,7 @@ class Acknowledger:
         heartbeat: Heartbeat,
         version: str,
         status: Callable[[], str | None],
+        joined: Callable[[str, str], None] = lambda *_: None,
         clock: Callable[[], float] = unix_time,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -113,6 +112,7 @@ class Acknowledger:
         self._heartbeat = heartbeat
         self._version = version
         self._status = status
+        self._joined = joined
         self._clock = clock
         self._timer = timer
         self._boot = _boot()
@@ -129,7 +129,7 @@ class Acknowledger:
         self._registered_once = False
         self._woken = threading.Event()
         self._stopping = threading.Event()
-        self._farewell: Farewell = ""
+        self._farewell = False
         self.standing = Acknowledging()
         """How it goes; replaced as a whole, so that any thread may read it."""
         self._thread = threading.Thread(target=self._run, name="fleet acknowledger", daemon=True)
@@ -142,8 +142,8 @@ class Acknowledger:
         """Something may have changed; does not wait."""
         self._woken.set()
 
-    def stop(self, *, farewell: Farewell = "") -> None:
-        """End the thread, within `FAREWELL` seconds, after the last word to the fleet."""
+    def stop(self, *, farewell: bool = False) -> None:
+        """End the thread, within `FAREWELL` seconds; a farewell says that agentd was stopped."""
         self._farewell = farewell
         self._stopping.set()
         self._woken.set()
@@ -221,6 +221,7 @@ class Acknowledger:
         if (node, who.node_id) != (self._node, self._who.node_id if self._who else ""):
             self._index = self._document = None
             self._register_at = 0.0
+            self._joined(client.dc or who.datacenter, node)
         elif self._index is not None:
             found = ConsulKV(client).pair(key)
             if (found.index if found else 0) != self._index:
@@ -320,26 +321,11 @@ class Acknowledger:
         return self._node_id in ids and other not in ids
 
     def _say_farewell(self) -> None:
-        """Write that agentd was stopped, or remove what is ours, and do not insist."""
-        if self._client is None or self._who is None:
-            return
-        if self._farewell == "left" and not self._rivalled:
-            with suppress(AgentdError):
-                registration.deregister(self._client, self._options.name, self._node)
-        if self.standing.name_taken:
+        """Write that agentd was stopped, and do not insist."""
+        if self._client is None or self._who is None or self.standing.name_taken:
             return
         with suppress(AgentdError):
-            if self._farewell == "left":
-                self._remove(self._client)
-            else:
-                self._write(self._client, self._compose(stopped=self._clock()))
-
-    def _remove(self, client: ConsulClient) -> None:
-        """Remove the document. Raises NameTaken if it is another node's."""
-        kv, key = ConsulKV(client), self._keys.node(self._node)
-        index = self._own(kv, key)
-        if index and kv.delete(key, index):
-            _log.info("fleet.left", fleet=self._options.name, node=self._node)
+            self._write(self._client, self._compose(stopped=self._clock()))
 
     # ------------------------------------------------------------------ the service
 

@@ -16,8 +16,9 @@ import structlog
 
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.errors import JournalError
-from agentd.fleet.acknowledger import Acknowledger, Acknowledging, Farewell
+from agentd.fleet.acknowledger import Acknowledger, Acknowledging
 from agentd.fleet.condition import Condition
+from agentd.fleet.departure import Departure
 from agentd.fleet.followed_name import Kept, NameStatus
 from agentd.fleet.follower import Follower, read_prefixes
 from agentd.fleet.heads_poll import HeadsPoll
@@ -36,6 +37,7 @@ from agentd.fleet.target import Services, services_of
 from agentd.heartbeat import Heartbeats
 from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
+from agentd.journal.memberships import Membership, Memberships
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
@@ -103,7 +105,9 @@ class Fleet:
             heartbeat=heartbeats.register(_ACKNOWLEDGE),
             version=version,
             status=status,
+            joined=self._joined,
         )
+        self._departure = Departure(journal, consul)
 
     def join(self) -> None:
         """Record that the handlers follow their names, from now on if they did not.
@@ -177,16 +181,24 @@ class Fleet:
         for name in (_FOLLOW, _POLL, _RELAY):
             self._heartbeats.forget(name)
 
-    def leave(self, farewell: Farewell) -> None:
+    def leave(self, *, farewell: bool) -> None:
         """Wait for the threads, for a moment; what they did not finish stays in the journal.
 
-        `farewell` is the last word to the fleet.
+        With a farewell the fleet is told that agentd was stopped.
         """
         self._acknowledger.stop(farewell=farewell)
+        self._departure.close()
         self._heartbeats.forget(_ACKNOWLEDGE)
         ended = [one.join(_PATIENCE) for one in (self._follower, self._relay) if one]
         if self._memory and all(ended):
             self._memory.close()
+
+    def _joined(self, home: str, node: str) -> None:
+        """This node acknowledges in this datacenter under this name from now on, and leaves wherever else."""
+        current = Membership(self._options.name, home, node)
+        with suppress(JournalError):  # it acknowledges all the same
+            Memberships(self._journal).add(current)
+            self._departure.start(current)
 
     def changed(self) -> None:
         """What this node acknowledges may have changed."""

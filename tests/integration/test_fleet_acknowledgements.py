@@ -369,6 +369,30 @@ def test_a_reload_without_the_fleet_leaves_it(told: Told) -> None:
     assert told.node.agentd.command("fleet", "remove", "--yes", *where).returncode == 0
 
 
+@pytest.mark.parametrize("section", [None, {"name": "another"}])
+def test_a_restart_without_the_fleet_or_with_another_leaves_it(
+    told: Told, section: dict[str, str] | None
+) -> None:
+    """As a reload does: neither document nor service says any more that the node is part of it."""
+    told.until("the start", lambda _: True)
+    identity = f"agentd-{told.fleet}-lb1"
+    wait_until(lambda: identity in told.consul.get("/v1/agent/services"), "the service")
+    told.node.agentd.stop()
+    another = f"{told.fleet}-2"
+    told.node.config["fleet"] = section and {"name": another, "node": "lb1"}
+    told.node.config["handlers"]["blacklist"]["on"] = [{"event": f"{_NAME}-{told.fleet}"}]
+    told.node.configure()
+
+    told.node.agentd.start()
+
+    wait_until(lambda: told.document() is None, "the document to be removed", seconds=_WAITS)
+    assert identity not in told.consul.get("/v1/agent/services")
+    if section:
+        found = Told(told.node, another).until("the other fleet", lambda one: one.stopped is None)
+        told.consul.kv_delete(f"agentd/{another}/", recurse=True)
+        assert found.node_id
+
+
 def test_a_reload_with_another_name_leaves_nothing_of_the_old_one(told: Told) -> None:
     """It is the same node, so that nobody need have the fleet forget it."""
     told.until("the start", lambda _: True)

@@ -194,7 +194,7 @@ def test_a_restarted_node_goes_on_with_its_document(one: Callable[..., One], fle
     """It says no longer that agentd was stopped."""
     first = one(fleet)
     first.turn()
-    first.acknowledger._farewell = "stopped"
+    first.acknowledger._farewell = True
     first.acknowledger._say_farewell()
     stopped = first.document
     second = one(fleet)
@@ -300,7 +300,7 @@ def test_who_lost_its_name_has_it_again_once_the_other_has_stopped(
     second.turn()
     first.turn(after=200)
     lost = first.acknowledger.standing.name_taken
-    second.acknowledger._farewell = "stopped"
+    second.acknowledger._farewell = True
     second.acknowledger._say_farewell()
 
     first.turn(after=200)
@@ -401,10 +401,10 @@ def test_a_stop_says_so_and_is_not_held_up(new_consul: Callable[..., ConsulAgent
         node.acknowledger.start()
         wait_until(lambda node=node: node.told, "the document")  # type: ignore[misc] # of a loop
 
-    good.acknowledger.stop(farewell="stopped")
+    good.acknowledger.stop(farewell=True)
     agent.freeze()
     began = time.monotonic()
-    held.acknowledger.stop(farewell="stopped")
+    held.acknowledger.stop(farewell=True)
     took = time.monotonic() - began
     agent.thaw()
 
@@ -428,22 +428,6 @@ def test_an_end_that_is_no_stop_says_nothing(consul: ConsulAgent, fleet: str) ->
     assert document.stopped is None
     consul.kv_delete(f"agentd/{fleet}/", recurse=True)
     consul.deregister(service_id(fleet, "lb1"))
-
-
-def test_who_leaves_takes_document_and_service_along(two: tuple[One, One]) -> None:
-    """Its own, not those of another node that has the same name."""
-    first, second = two
-    first.turn()
-    second.turn()
-
-    for node in (second, first):
-        node.acknowledger._farewell = "left"
-        node.acknowledger._say_farewell()
-        if node is second:
-            assert first.told == 1
-
-    assert first.document is None
-    assert registered(first) is None
 
 
 def registered(node: One) -> dict[str, Any] | None:
