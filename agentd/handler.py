@@ -26,7 +26,8 @@ from agentd.background import Background
 from agentd.digest import digest
 from agentd.errors import HandlerError, PermanentError, TemporaryError, UnderWay
 from agentd.limits import Limits
-from agentd.options import Duration, LimitOptions, NginxOptions, Options, Size
+from agentd.options import LimitOptions, NginxOptions, Options, Size
+from agentd.section import Duration
 from agentd.verdict import Drift, Verdict
 from agentd.watch.changes import (
     LOG_EPOCH,

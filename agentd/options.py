@@ -12,10 +12,8 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from agentd.limits import Limits
-from agentd.values import STATUS, absolute, parse_duration, parse_loopback, parse_size
-
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-"""Seconds, written as "55s" or "1h30m"."""
+from agentd.section import Duration
+from agentd.values import STATUS, absolute, parse_loopback, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 """Bytes, written as "512k", "100M" or "2G"."""

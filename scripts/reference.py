@@ -18,10 +18,11 @@ from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agentd.commands.option_text import options_of
+from agentd.commands.option_text import fields_of, options_of
 from agentd.config.models import Config, HandlerEntry
 from agentd.config.triggers import On
 from agentd.handler import Handler
+from agentd.section import Section
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 _INTRODUCTION: Final = """\
@@ -51,7 +52,7 @@ def reference() -> str:
     parts += _section(f"## `{_ENTRY}`\n", _ENTRY, HandlerEntry)
     parts += ["## `on`: what a handler is given\n", "Each item has exactly one of these forms.\n"]
     for model in _triggers():
-        kind = next(iter(model.model_fields))
+        kind = next(iter(fields_of(model)))
         parts += [f"### `{{{kind}: ...}}`\n", _paragraph(model), _table(model)]
         parts += [text for name, nested in _sections(model) for text in (f"`{name}`:\n", _table(nested))]
     parts.append("## Options of the built-in handlers\n")
@@ -63,7 +64,7 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def _section(heading: str, path: str, model: type[BaseModel]) -> list[str]:
+def _section(heading: str, path: str, model: type) -> list[str]:
     parts = [heading, _paragraph(model), _table(model)]
     for name, nested in _sections(model):
         parts += _section(f"### `{path}.{name}`\n", f"{path}.{name}", nested)
@@ -75,10 +76,10 @@ def _paragraph(thing: type) -> str:
     return (inspect.getdoc(thing) or "").partition("\n\n")[0] + "\n"
 
 
-def _table(model: type[BaseModel]) -> str:
+def _table(model: type) -> str:
     told = options_of(model)
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
-    for name, info in model.model_fields.items():
+    for name, info in fields_of(model).items():
         one = told[name]
         default = one["default"]
         if default != "required":
@@ -116,23 +117,23 @@ def _constraints(info: FieldInfo) -> Iterator[object]:
             yield from one.metadata if isinstance(one, FieldInfo) else (one,)
 
 
-def _sections(model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
+def _sections(model: type) -> Iterator[tuple[str, type]]:
     """The fields that are sections of their own, `on` and the entries of `handlers` aside."""
-    for name, info in model.model_fields.items():
+    for name, info in fields_of(model).items():
         nested = _model_in(info.annotation)
         if nested not in (None, HandlerEntry):
             yield (f"{name}.NAME" if typing.get_origin(info.annotation) is dict else name), nested
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:  # noqa: ANN401 (any annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _model_in(annotation: Any) -> type | None:  # noqa: ANN401 (any annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | Section):
         return annotation
     if annotation is On:
         return None
     return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
 
 
-def _triggers() -> Iterator[type[BaseModel]]:
+def _triggers() -> Iterator[type]:
     for choice in typing.get_args(typing.get_args(On)[0]):
         yield typing.get_args(choice)[0]
 

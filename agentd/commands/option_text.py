@@ -1,15 +1,20 @@
-"""Describes a pydantic field as the YAML file sees it: type, default, meaning. Reads models, nothing else."""
+"""Describes a field of a section as the YAML file sees it: type, default, meaning.
+
+Reads models and dataclasses, nothing else.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_origin
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from agentd.commands.output import shown
+from agentd.section import Section
 from agentd.values import parse_duration, parse_size
 
 _NAMES: Final = {type(None): "null", str: "text", bool: "true or false", int: "integer", float: "number"}
@@ -18,7 +23,16 @@ _DURATIONS: Final = {"d": 86400, "h": 3600, "m": 60}
 _SIZES: Final = {"G": 2**30, "M": 2**20, "k": 2**10}
 
 
-def options_of(model: type[BaseModel]) -> dict[str, dict[str, str]]:
+def fields_of(model: type) -> dict[str, FieldInfo]:
+    """The fields of a model, or of a `Section`, by name."""
+    if issubclass(model, BaseModel):
+        return model.model_fields
+    hints = get_type_hints(model, include_extras=True)
+    every = fields(model)  # type: ignore[arg-type] # it is a dataclass
+    return {one.name: FieldInfo.from_annotated_attribute(hints[one.name], one) for one in every}
+
+
+def options_of(model: type) -> dict[str, dict[str, str]]:
     """Field name -> {"type", "default", "description"}; the default is "required" if there is none."""
     return {
         name: {
@@ -26,7 +40,7 @@ def options_of(model: type[BaseModel]) -> dict[str, dict[str, str]]:
             "default": "required" if info.is_required() else _default(info),
             "description": info.description or "",
         }
-        for name, info in model.model_fields.items()
+        for name, info in fields_of(model).items()
     }
 
 
@@ -51,7 +65,7 @@ def _generic(origin: object, parts: Sequence[Any]) -> str:
 
 
 def _plain_type(annotation: Any) -> str:  # noqa: ANN401 (as above)
-    for cls, text in ((Path, "path"), (BaseModel, "section")):
+    for cls, text in ((Path, "path"), (BaseModel, "section"), (Section, "section")):
         if isinstance(annotation, type) and issubclass(annotation, cls):
             return text
     return _NAMES.get(annotation) or str(getattr(annotation, "__name__", "any"))
@@ -64,7 +78,7 @@ def _default(info: FieldInfo) -> str:
         return _with_unit(value, _DURATIONS, "s")
     if isinstance(value, int) and "size" in written:
         return _with_unit(value, _SIZES, "")
-    if isinstance(value, BaseModel) and value == type(value)():
+    if isinstance(value, BaseModel | Section) and value == type(value)():
         return "{}"
     return shown(_plain(value))
 

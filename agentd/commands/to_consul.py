@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd.commands.argument_types import word
 from agentd.commands.parser import Parser, config_is_given
-from agentd.config.sections import read_document, read_section
 from agentd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,33 +80,40 @@ def consul(arguments: Namespace) -> Iterator[ConsulClient]:
 
 def consul_options(arguments: Namespace, environment: Mapping[str, str] = os.environ) -> ConsulOptions:
     """Where Consul is. Raises ConfigError."""
-    from pydantic import ValidationError  # noqa: PLC0415 (as above)
-
-    from agentd.watch.options import ConsulOptions  # noqa: PLC0415 (as above)
-
     _refuse_unsupported(environment)
     values = {name: _given(name, arguments, environment) for name in _SETTINGS}
     values = {name: value for name, value in values.items() if value}
     if "address" in values:
         values["address"] = _with_scheme(values["address"], environment)
-    filed = _filed(arguments, ConsulOptions)
-    if _is_elsewhere(values, filed):
-        filed = filed.model_copy(update=dict.fromkeys(_CREDENTIALS))
+    filed = _filed(arguments, values.get("address"))
     token = None if values.get("token_file") else environment.get("CONSUL_HTTP_TOKEN") or None
+    return _options(filed, values, {name: _source(name, arguments) for name in values}).typed(
+        token=token,
+        verify=_truth(environment, "CONSUL_HTTP_SSL_VERIFY", default=True),
+        names=_names(arguments, values, filed) | ({"token_file": "CONSUL_HTTP_TOKEN"} if token else {}),
+        outwait=_OUTWAIT,
+    )
+
+
+def _options(
+    filed: Mapping[str, Any], values: Mapping[str, str], sources: Mapping[str, str]
+) -> ConsulOptions:
+    """The section of the file, and over it what was typed or set. Raises ConfigError."""
+    from agentd.section import plain  # noqa: PLC0415 (parsing does without)
+    from agentd.watch.options import ConsulOptions  # noqa: PLC0415 (as above)
+
+    given = {**filed, **values}
+    if (options := plain(ConsulOptions, given)) is not None:
+        return options
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (slow)
+
     try:
-        options = ConsulOptions.model_validate({**filed.model_dump(exclude_unset=True), **values})
+        return TypeAdapter(ConsulOptions).validate_python(given)
     except ValidationError as error:
-        sources = {name: _source(name, arguments) for name in values}
         problems = [
             _problem(detail["loc"], detail["msg"], sources) for detail in error.errors(include_input=False)
         ]
         raise ConfigError(problems) from error
-    return options.typed(
-        token=token,
-        verify=_truth(environment, "CONSUL_HTTP_SSL_VERIFY", default=True),
-        names=_names(arguments, values, options) | ({"token_file": "CONSUL_HTTP_TOKEN"} if token else {}),
-        outwait=_OUTWAIT,
-    )
 
 
 def _given(name: str, arguments: Namespace, environment: Mapping[str, str]) -> str:
@@ -116,7 +122,7 @@ def _given(name: str, arguments: Namespace, environment: Mapping[str, str]) -> s
     return getattr(arguments, f"consul_{name}", None) or (environment.get(variable, "") if variable else "")
 
 
-def _names(arguments: Namespace, values: Mapping[str, str], options: ConsulOptions) -> dict[str, str]:
+def _names(arguments: Namespace, values: Mapping[str, str], filed: Mapping[str, Any]) -> dict[str, str]:
     """What each field is called at its source; for a field that was not given, where it could be given.
 
     Fields from the file keep the name that they have there.
@@ -124,7 +130,7 @@ def _names(arguments: Namespace, values: Mapping[str, str], options: ConsulOptio
     return {
         name: _source(name, arguments) if name in values else " or ".join(filter(None, _SETTINGS[name][:2]))
         for name in _SETTINGS
-        if name in values or name not in options.model_fields_set or getattr(options, name) is None
+        if name in values or filed.get(name) is None
     }
 
 
@@ -133,11 +139,22 @@ def _source(name: str, arguments: Namespace) -> str:
     return flag if getattr(arguments, f"consul_{name}", None) else variable
 
 
-def _filed(arguments: Namespace, model: type[ConsulOptions]) -> ConsulOptions:
-    """The section of the configuration file; the default file need not exist."""
+def _filed(arguments: Namespace, address: str | None) -> Mapping[str, Any]:
+    """The section of the configuration file, without its credentials if another agent is meant.
+
+    The default file need not exist.
+    """
+    from agentd.config.sections import read_document, read_section  # noqa: PLC0415 (as above)
+    from agentd.watch.options import ConsulOptions  # noqa: PLC0415 (as above)
+
     if not config_is_given(arguments) and not arguments.config.exists():
-        return model()
-    return read_section(read_document(arguments.config), "consul", model)
+        return {}
+    document = read_document(arguments.config)
+    checked = read_section(document, "consul", ConsulOptions)
+    filed: dict[str, Any] = dict(document.data.get("consul", {}))
+    if address and _is_elsewhere(address, checked):
+        return {name: value for name, value in filed.items() if name not in _CREDENTIALS}
+    return filed
 
 
 def _with_scheme(address: str, environment: Mapping[str, str]) -> str:
@@ -145,13 +162,13 @@ def _with_scheme(address: str, environment: Mapping[str, str]) -> str:
     return f"https://{address}" if tls else address
 
 
-def _is_elsewhere(values: Mapping[str, Any], filed: ConsulOptions) -> bool:
-    """Whether a different agent is meant from the one in the configuration file."""
+def _is_elsewhere(address: str, filed: ConsulOptions) -> bool:
+    """Whether that is a different agent from the one in the configuration file."""
     from agentd.watch.options import parse_address  # noqa: PLC0415 (as above)
 
     try:
-        return "address" in values and parse_address(values["address"]) != filed.endpoint
-    except ValueError:  # the model will report it
+        return parse_address(address) != filed.endpoint
+    except ValueError:  # it will be reported
         return True
 
 

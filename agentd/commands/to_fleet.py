@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from agentd.commands.argument_types import checked
 from agentd.commands.parser import Parser, config_is_given
 from agentd.commands.to_consul import add_consul_arguments, consul_options
-from agentd.config.sections import read_document, read_section
 from agentd.errors import ConfigError
 from agentd.values import parse_fleet_name
 
@@ -71,7 +70,7 @@ def fleet(arguments: Namespace) -> Iterator[ReachedFleet]:
         )
     options = consul_options(arguments)
     if filed and filed.datacenter and not arguments.consul_datacenter:
-        options = options.model_copy(update={"datacenter": filed.datacenter})
+        options = options.at(filed.datacenter)
 
     from agentd.watch.client import ConsulClient  # noqa: PLC0415 (brings py-consul, which parsing does not need)
 
@@ -83,6 +82,8 @@ def _document(arguments: Namespace) -> Document | None:
     """The configuration file; the default one need not exist."""
     if not config_is_given(arguments) and not arguments.config.exists():
         return None
+    from agentd.config.sections import read_document  # noqa: PLC0415 (as above)
+
     return read_document(arguments.config)
 
 
@@ -90,6 +91,7 @@ def _section(document: Document | None) -> FleetOptions | None:
     """The section `fleet:`, None where there is none."""
     if document is None or document.data.get("fleet") is None:
         return None
+    from agentd.config.sections import read_section  # noqa: PLC0415 (as above)
     from agentd.fleet.options import FleetOptions  # noqa: PLC0415 (as above)
 
     return read_section(document, "fleet", FleetOptions)

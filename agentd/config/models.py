@@ -12,7 +12,8 @@ from pydantic import Field
 
 from agentd.config.triggers import On
 from agentd.fleet.options import FleetOptions
-from agentd.options import AbsolutePath, Duration, NginxOptions, Options, Size, StatusOptions
+from agentd.options import AbsolutePath, NginxOptions, Options, Size, StatusOptions
+from agentd.section import Duration
 from agentd.sources.options import SourceOptions
 from agentd.values import KEEP, STATE, TREE
 from agentd.watch.options import ConsulOptions

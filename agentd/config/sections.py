@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
+from agentd.section import plain
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel, ValidationError
+    from pydantic import ValidationError
 
-    Model = TypeVar("Model", bound=BaseModel)
-
+T = TypeVar("T")
 Place: TypeAlias = tuple[str | int, ...]
 
 _MESSAGES: Final = {
     "extra_forbidden": "unknown field",
+    "unexpected_keyword_argument": "unknown field",
     "missing": "this field is required",
     "dict_type": "a map is needed here",
     "model_type": "a map is needed here",
+    "dataclass_type": "a map is needed here",
     "tuple_type": "a list is needed here",
     "too_short": "this must not be empty",
     "string_too_short": "this must not be empty",
@@ -42,16 +44,22 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def read_section(document: Document, name: str, model: type[Model]) -> Model:
-    """One section of a configuration, checked by its model; the defaults if it is not there.
+def read_section(document: Document, name: str, kind: type[T]) -> T:
+    """One section of a configuration, checked; the defaults if it is not there.
 
     Raises:
         ConfigError: with every problem of the section, each with file and line.
     """
-    from pydantic import ValidationError  # noqa: PLC0415 (who imported the model has it already)
+    given = document.data.get(name, {})
+    found = plain(kind, given)
+    return _checked(document, name, kind, given) if found is None else found
+
+
+def _checked(document: Document, name: str, kind: type[T], given: object) -> T:
+    from pydantic import TypeAdapter, ValidationError  # noqa: PLC0415 (slow)
 
     try:
-        return model.model_validate(document.data.get(name, {}))
+        return TypeAdapter(kind).validate_python(given)
     except ValidationError as error:
         raise ConfigError(list(problems_of(document, (name,), error))) from error
 

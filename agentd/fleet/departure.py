@@ -85,7 +85,7 @@ class Departure:
 
     def _leave(self, one: Membership, current: Membership | None) -> None:
         keys = Keys(one.fleet)
-        home = self._consul.model_copy(update={"datacenter": one.datacenter})
+        home = self._consul.at(one.datacenter)
         goes_on = current is not None and (one.fleet, one.node) == (current.fleet, current.node)
         with closing(ConsulClient(home)) as client:
             try:

@@ -87,7 +87,7 @@ class Fleet:
         self._options = options
         self._journal = journal
         self._heartbeats = heartbeats
-        self._home = consul.model_copy(update={"datacenter": options.datacenter or consul.datacenter})
+        self._home = consul.at(options.datacenter or consul.datacenter)
         self._kept = {one.name: one for one in kept}
         self._file = state / FILE
         self._given = given

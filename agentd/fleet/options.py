@@ -6,47 +6,43 @@ fleet but the key names.
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator
+from dataclasses import dataclass
+from typing import Annotated
 
 from agentd.fleet.keys import is_node
-from agentd.options import Options
+from agentd.section import After, Section, option
 from agentd.values import parse_fleet_name
 
 
-class FleetOptions(Options):
+def _node(node: str | None) -> str | None:
+    if node is not None and not is_node(node):
+        raise ValueError("must have 1 to 253 characters from A-Za-z0-9_.-, since it is part of a key")
+    return node
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetOptions(Section):
     """The fleet that this node belongs to. Unset or null: events are only hints, and Consul is only read."""
 
-    name: str = Field(
+    name: Annotated[str, After(parse_fleet_name)] = option(
         description="Name of the fleet, the same on all its nodes; it keeps staging and production apart on"
         " one Consul. The fleet's keys are below `agentd/NAME/` in Consul's KV store."
     )
-    node: str | None = Field(
+    node: Annotated[str | None, After(_node)] = option(
         None,
         description="Name of this node, unique in the fleet. Unset: the Consul agent's node name.",
     )
-    datacenter: str | None = Field(
+    datacenter: str | None = option(
         None,
         description="Datacenter whose KV store holds the log, the same on all nodes of a fleet. Unset: the"
         " agent's own.",
     )
-    relay: bool = Field(
-        True,  # noqa: FBT003 (pydantic's default)
+    relay: bool = option(
+        default=True,
         description="Whether this node writes the kept events that it hears to the log.",
     )
-    service: bool = Field(
-        True,  # noqa: FBT003 (likewise)
+    service: bool = option(
+        default=True,
         description="Whether to register the service `agentd`, with a health check, at the Consul agent."
         " Without it nobody notices a daemon that was killed while its Consul agent goes on.",
     )
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, name: str) -> str:
-        return parse_fleet_name(name)
-
-    @field_validator("node")
-    @classmethod
-    def _node(cls, node: str | None) -> str | None:
-        if node is not None and not is_node(node):
-            raise ValueError("must have 1 to 253 characters from A-Za-z0-9_.-, since it is part of a key")
-        return node

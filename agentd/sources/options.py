@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
-from agentd.options import Duration, Options, Size
+from agentd.options import Options, Size
+from agentd.section import Duration
 from agentd.sources.reference import parse_location
 
 

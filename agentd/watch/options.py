@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
-
-from agentd.options import Duration, Options
+from agentd.section import After, Duration, Section, option
 
 _PORTS = {"http": 8500, "https": 8501}
 ANSWER_TIME = 10.0
@@ -56,56 +56,64 @@ def parse_address(address: str) -> Endpoint:
     return Endpoint(parts.scheme, parts.hostname, port)
 
 
-class ConsulOptions(Options):
+def _address(address: str) -> str:
+    parse_address(address)
+    return address
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Typed:
+    """What is never in the file; see `ConsulOptions.typed` and `impatient`. Not shown: the token is in it."""
+
+    token: str | None = None
+    verify: bool = True
+    names: Mapping[str, str] = field(default_factory=dict)
+    outwait: float = 0.0
+    answer_time: float = ANSWER_TIME
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsulOptions(Section):
     """The local Consul agent, and how to talk to it.
 
     The daemon takes nothing from the environment. A command does (`commands/to_consul.py`), and what must not
-    be in a file (`token`, `verify`) comes in through `typed`.
+    be in a file (the token itself, `verify`) comes in through `typed`.
     """
 
-    address: str = Field(
+    _typed: ClassVar[_Typed] = _Typed()  # a copy may have its own
+
+    address: Annotated[str, After(_address)] = option(
         "127.0.0.1:8500",
         description="Address of the agent: host:port, http://host:port, https://host:port or unix:///path.",
     )
-    token_file: Path | None = Field(
+    token_file: Path | None = option(
         None,
         description="File that contains the ACL token; read at each new connection, and again after a 403.",
     )
-    ca_file: Path | None = Field(
+    ca_file: Path | None = option(
         None, description="CA certificates (PEM) that must have signed the agent's certificate."
     )
-    ca_path: Path | None = Field(
+    ca_path: Path | None = option(
         None, description="Directory of such CA certificates, prepared by `c_rehash`."
     )
-    tls_server_name: str | None = Field(
+    tls_server_name: str | None = option(
         None, min_length=1, description="Name in the agent's certificate, if it is not that in the address."
     )
-    cert_file: Path | None = Field(None, description="Client certificate (PEM) to present to the agent.")
-    key_file: Path | None = Field(
+    cert_file: Path | None = option(None, description="Client certificate (PEM) to present to the agent.")
+    key_file: Path | None = option(
         None, description="Private key of `cert_file`, unless that file contains it."
     )
-    datacenter: str | None = Field(None, description="Datacenter to query. Unset: the agent's own.")
-    wait: Duration = Field(55.0, gt=0, le=60, description="How long one blocking query waits.")
-    connect_timeout: Duration = Field(5.0, gt=0, le=20, description="Time limit for connecting to the agent.")
-    stale: bool = Field(
+    datacenter: str | None = option(None, description="Datacenter to query. Unset: the agent's own.")
+    wait: Duration = option(55.0, gt=0, le=60, description="How long one blocking query waits.")
+    connect_timeout: Duration = option(
+        5.0, gt=0, le=20, description="Time limit for connecting to the agent."
+    )
+    stale: bool = option(
         default=True,
         description="Let any server, not only the leader, answer queries for services, nodes and checks.",
     )
 
-    _token: SecretStr | None = PrivateAttr(None)
-    _verify: bool = PrivateAttr(default=True)
-    _names: Mapping[str, str] = PrivateAttr(default_factory=dict)
-    _outwait: float = PrivateAttr(default=0.0)
-    _answer_time: float = PrivateAttr(default=ANSWER_TIME)
-
-    @field_validator("address")
-    @classmethod
-    def _parses(cls, address: str) -> str:
-        parse_address(address)
-        return address
-
-    @model_validator(mode="after")
-    def _tls_belongs_to_https(self) -> ConsulOptions:
+    def __post_init__(self) -> None:
         named = [
             name for name in ("ca_file", "ca_path", "tls_server_name", "cert_file") if getattr(self, name)
         ]
@@ -113,7 +121,6 @@ class ConsulOptions(Options):
             raise ValueError(f"the address must begin with https:// if you give {' and '.join(named)}")
         if self.key_file and not self.cert_file:
             raise ValueError("key_file needs cert_file")
-        return self
 
     def typed(
         self,
@@ -131,37 +138,40 @@ class ConsulOptions(Options):
             names: what that person calls a field, for `name_of`.
             outwait: seconds for which a limit of Consul's is waited out before it is an error.
         """
-        made = self.model_copy()
-        made._token = None if token is None else SecretStr(token)  # noqa: SLF001 (of the same class)
-        made._verify = verify  # noqa: SLF001 (likewise)
-        made._names = dict(names or {})  # noqa: SLF001 (likewise)
-        made._outwait = outwait  # noqa: SLF001 (likewise)
-        return made
+        return self._copied(_typed=_Typed(token, verify, dict(names or {}), outwait))
 
     def impatient(self, seconds: float) -> ConsulOptions:
         """A copy for whoever has something else to do if Consul neither connects nor answers in that time."""
-        made = self.model_copy(update={"connect_timeout": min(self.connect_timeout, seconds)})
-        made._answer_time = seconds  # noqa: SLF001 (of the same class)
+        typed = replace(self._typed, answer_time=seconds)
+        return self._copied(connect_timeout=min(self.connect_timeout, seconds), _typed=typed)
+
+    def at(self, datacenter: str | None) -> ConsulOptions:
+        """A copy that asks this datacenter; None: the agent's own."""
+        return self._copied(datacenter=datacenter)
+
+    def _copied(self, **values: Any) -> ConsulOptions:  # noqa: ANN401 (of any field)
+        made = copy(self)
+        vars(made).update(values)
         return made
 
-    def name_of(self, field: str) -> str:
+    def name_of(self, name: str) -> str:
         """Where the value of a field came from, for messages that ask to correct it."""
-        return self._names.get(field, f"consul.{field}")
+        return self._typed.names.get(name, f"consul.{name}")
 
     @property
     def token(self) -> str | None:
         """The ACL token, if it does not come from `token_file`."""
-        return self._token.get_secret_value() if self._token else None
+        return self._typed.token
 
     @property
     def verify(self) -> bool:
         """Whether the agent's certificate is checked."""
-        return self._verify
+        return self._typed.verify
 
     @property
     def outwait(self) -> float:
         """Seconds for which one request waits out a limit of Consul's; 0 leaves that to the caller."""
-        return self._outwait
+        return self._typed.outwait
 
     @property
     def endpoint(self) -> Endpoint:
@@ -174,4 +184,4 @@ class ConsulOptions(Options):
         Consul adds a jitter of up to wait/16
         (https://developer.hashicorp.com/consul/api-docs/features/blocking).
         """
-        return wait + wait / 16 + self._answer_time
+        return wait + wait / 16 + self._typed.answer_time

@@ -50,7 +50,7 @@ class One:
         consul_options = ConsulOptions(address=consul.url, **options)
         if consul.token and "token_file" not in options:
             consul_options = consul_options.typed(token=consul.token, verify=True)
-        self.options = FleetOptions.model_validate(section)
+        self.options = FleetOptions(**section)
         self.key = Keys(fleet).node(self.options.node or consul.node)
         self._consul_options = consul_options
         self.acknowledger = Acknowledger(

@@ -29,7 +29,7 @@ class Watched:
         self.gate = threading.Event()
         self.gate.set()
         self.inside = threading.Event()
-        settings = ConsulOptions.model_validate({"address": address, "wait": "2s", **options})
+        settings = ConsulOptions(address=address, wait=2.0, **options)
         self.poller = Poller(query, lambda: ConsulClient(settings), self._take, stop=threading.Event())
 
     def _take(self, snapshot: Snapshot) -> None:

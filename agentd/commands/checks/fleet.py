@@ -39,7 +39,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     yield from _kept(loaded)
     home = loaded.config.consul
     if options.datacenter:
-        home = home.model_copy(update={"datacenter": options.datacenter})
+        home = home.at(options.datacenter)
     try:
         client = ConsulClient(home)
     except ConsulError:

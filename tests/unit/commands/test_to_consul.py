@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,7 @@ class TestWithoutFile:
         """It is used, and not printed."""
         options = found(CONSUL_HTTP_TOKEN="5ecret")
         assert options.token == "5ecret"
-        assert "5ecret" not in f"{options!r} {options} {options.model_dump()}"
+        assert "5ecret" not in f"{options!r} {options} {asdict(options)}"
 
     def test_a_token_file_takes_precedence_over_a_token(self) -> None:
         """As in `consul`."""

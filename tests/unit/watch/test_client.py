@@ -82,7 +82,7 @@ def test_a_blocking_query_says_how_long(
 ) -> None:
     """Index and wait go together; the datacenter goes everywhere."""
     agent.script = [reply([], X_Consul_Index="3")] * 2
-    client = new_client(wait="30s", datacenter="dc2")
+    client = new_client(wait=30.0, datacenter="dc2")
     client.get("/v1/catalog/nodes", [("stale", "")])
     client.get("/v1/catalog/nodes", index=3)
     first, second = (parse_qs(urlsplit(one.target).query, keep_blank_values=True) for one in agent.requests)
