@@ -213,13 +213,13 @@ def test_a_file_of_another_format_is_set_aside(path: Path, memory: Memory) -> No
 def test_damage_while_it_is_open_costs_no_number(path: Path, memory: Memory) -> None:
     """The next call finds a new file, with the numbers that were reached."""
     memory.remember(NAME, head(*range(1, 400)), [message(n) for n in range(1, 400)])
-    memory._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    memory._file.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (size - 4096))
-    memory._connection.execute("PRAGMA cache_size=0")
-    memory._connection.execute("PRAGMA shrink_memory")
+    memory._file._connection.execute("PRAGMA cache_size=0")
+    memory._file._connection.execute("PRAGMA shrink_memory")
     with pytest.raises(JournalError):
         memory.held(NAME)
     assert "set aside" in memory.trouble
