@@ -64,6 +64,7 @@ _SHAPE: Final = {
     "service": _text,
     "tag": _text,
     "snapshot": optional(lambda value: value is True),
+    "late": optional(is_time),
     "body": optional(_is_body),
     "sha256": optional(is_sha256),
     "size": optional(lambda value: type(value) is int and LARGEST_BODY < value <= LARGEST),
@@ -105,8 +106,10 @@ class Draft:
         """The name of the body's own key; None if the body fits in the message."""
         return hashlib.sha256(self.body).hexdigest() if len(self.body) > LARGEST_BODY else None
 
-    def numbered(self, fleet: str, name: str, num: int, prev: int) -> Envelope:
+    def numbered(self, fleet: str, name: str, num: int, prev: int, late: float = 0.0) -> Envelope:
         """Number the message; `prev` is the number of the one before it, 0 if it is the first.
+
+        `late`: see `Envelope`.
 
         Raises:
             BadDocument: the message is too large, or has an unusable field.
@@ -133,6 +136,7 @@ class Draft:
                     "service": self.service or None,
                     "tag": self.tag or None,
                     "snapshot": self.snapshot or None,
+                    "late": round(late, 3) or None,
                     "body": None if sha256 else base64.b64encode(self.body).decode(),
                     "sha256": sha256,
                     "size": len(self.body) if sha256 else None,
@@ -150,6 +154,7 @@ class Envelope:
         prev: the number of the message before it, 0 if there was none; it reveals gaps.
         body: the payload; None if it is stored separately, below `bodies/` under `sha256`.
         size: bytes of the payload, wherever it is stored.
+        late: seconds from `issued` until it was written, by the clock of its writer; 0 if under a minute.
         raw: the message exactly as stored in Consul.
     """
 
@@ -171,6 +176,7 @@ class Envelope:
     body: bytes | None = field(repr=False)
     sha256: str | None
     size: int
+    late: float
     raw: bytes = field(repr=False)
 
     @property
@@ -243,5 +249,6 @@ def _envelope(value: Mapping[str, Any], raw: bytes) -> Envelope:
         body=body,
         sha256=sha256,
         size=value["size"] if body is None else len(body),
+        late=float(value.get("late") or 0.0),
         raw=raw,
     )

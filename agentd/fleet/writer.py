@@ -27,6 +27,8 @@ from agentd.watch.kv import Operation, Pair
 
 MOST_DRAFTS: Final = 30
 """Messages that one transaction writes."""
+LATE: Final = 60.0
+"""Seconds after which an event is late: no relay is that slow, so the log was out of reach meanwhile."""
 
 
 class Landed(NamedTuple):
@@ -309,14 +311,15 @@ class Writer(Reader):
     def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
         """As many of the drafts as one transaction takes, with their numbers."""
         messages: list[Envelope] = []
-        newest, now = max(newest, view.cursor, view.least), int(self._now() * 1000)
+        newest, now = max(newest, view.cursor, view.least), self._now()
         for draft in islice(drafts, MOST_DRAFTS):
-            num = max(newest + 1, now)
+            num = max(newest + 1, int(now * 1000))
             while num in view.taken:
                 num += 1
             if not is_number(num):
                 raise FleetError(f"the log of {name} has no number left for a message: use another name")
-            messages.append(draft.numbered(self.keys.fleet, name, num, newest))
+            late = now - draft.issued if draft.via == "event" and now - draft.issued >= LATE else 0.0
+            messages.append(draft.numbered(self.keys.fleet, name, num, newest, late))
             newest = num
         return messages[: fitting(one.raw for one in messages)]
 

@@ -68,7 +68,8 @@ class Message:
         num: its number: it orders the messages of one name, and is never judged by a clock.
         issued: unix time by the clock of whoever wrote it.
         counts_from: unix time from which a time to live counts. On a node that follows the log, the later of
-            `issued` and its own first sight of the message; on one that catches up, `issued`.
+            `issued` and its own first sight of the message, less the time by which that was written late; on
+            one that catches up, `issued`.
         publisher: who wrote it, by its own account.
         via: how it came into the log: "event", "publish" or "again".
         expires: unix time after which it must not be applied, or None.

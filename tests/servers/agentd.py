@@ -47,8 +47,9 @@ class AgentdProcess:
         self.configuration = configuration
         self.log = log
         self._status = status
+        self._set: dict[str, str | None] = {**_SET, **(environment or {})}
         argv = [_PROGRAM, "run", "--config", str(configuration)]
-        self.process = ServerProcess(argv, log, environment=_UNSET | _SET | dict(environment or {}))
+        self.process = ServerProcess(argv, log, environment=_UNSET | self._set)
 
     def start(self) -> AgentdProcess:
         """Start the daemon and wait until /readyz answers 200."""
@@ -100,7 +101,7 @@ class AgentdProcess:
         """Run another agentd command on the same configuration, e.g. `command("history", "--json")`."""
         return subprocess.run(
             [_PROGRAM, name, "--config", str(self.configuration), *arguments],
-            env=os.environ | _SET,
+            env=os.environ | {key: value for key, value in self._set.items() if value is not None},
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from tests.servers.consul import ConsulAgent
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
+_SERVERS = Path(__file__).parent
 _TALLY = "tests.integration.tally:Tally"
 
 
@@ -38,6 +40,7 @@ class FollowingNode:
         event: the name of the default handler's event.
         keep: how it is kept.
         settings: more of agentd's configuration, merged at the top level.
+        clock_off: seconds by which the node's clock is ahead, or behind if negative; None: right, for good.
     """
 
     def __init__(  # noqa: PLR0913 (the choices of a test; all but two have a default)
@@ -51,6 +54,7 @@ class FollowingNode:
         event: str = "tally",
         keep: Keep = "all",
         settings: Mapping[str, Any] | None = None,
+        clock_off: float | None = None,
     ) -> None:
         self.name = name
         self.directory = directory
@@ -67,7 +71,21 @@ class FollowingNode:
         } | dict(settings or {})
         self.configuration = directory / "agentd.yaml"
         self.configure()
-        self.agentd = AgentdProcess(self.configuration, directory / "agentd.log", ("127.0.0.1", port))
+        self._clock = directory / "clock"
+        environment = {}
+        if clock_off is not None:
+            self.set_clock(clock_off)
+            path = os.pathsep.join(map(str, (_SERVERS / "clock", _SERVERS.parents[1])))
+            environment = {"PYTHONPATH": path, "AGENTD_CLOCK_OFF": str(self._clock)}
+        self.agentd = AgentdProcess(
+            self.configuration, directory / "agentd.log", ("127.0.0.1", port), environment=environment
+        )
+
+    def set_clock(self, off: float) -> None:
+        """Set its clock, ahead by so many seconds, of a node that was made with `clock_off`."""
+        fresh = self._clock.with_suffix(".new")
+        fresh.write_text(str(off))
+        fresh.rename(self._clock)
 
     def configure(self) -> None:
         """Write the configuration."""

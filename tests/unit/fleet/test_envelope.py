@@ -41,13 +41,14 @@ def changed(**fields: Any) -> bytes:  # noqa: ANN401 (any JSON)
     return json.dumps({name: one for name, one in (GOOD | fields).items() if one is not None}).encode()
 
 
-@given(draft=drafts, num=st.integers(2, POISONED - 1))
-def test_what_was_drafted_is_read(draft: Draft, num: int) -> None:
+@given(draft=drafts, num=st.integers(2, POISONED - 1), late=st.integers(0, 10**9))
+def test_what_was_drafted_is_read(draft: Draft, num: int, late: int) -> None:
     """No field is lost on the way, and the bytes stay as they are."""
-    made = draft.numbered("prod", "deploy", num, num - 1)
+    made = draft.numbered("prod", "deploy", num, num - 1, late)
     found = parse_envelope(made.raw)
     assert found == made
     assert (found.num, found.prev, found.body, found.snapshot) == (num, num - 1, draft.body, draft.snapshot)
+    assert found.late == late
     for name in (
         "issued",
         "publisher",

@@ -73,6 +73,15 @@ def test_a_clock_that_went_back_does_not_matter(kv: ModelKV, log: Log) -> None:
     assert another(kv, now=5.0).append(NAME, [event(2)], keep="all")["e2"].num == int(NOW * 1000) + 1
 
 
+def test_an_event_says_how_late_it_was_written(kv: ModelKV, log: Log) -> None:
+    """If it was more than a relay ever takes; what is published is never late, whatever its clock was."""
+    published = replace(event(2, issued=NOW - 7200), via="publish")
+    log.append(NAME, [event(0, issued=NOW - 5), event(1, issued=NOW - 7200), published], keep="all")
+    log.append(NAME, [event(3, issued=NOW + 7200)], keep="all")
+    (page,) = another(kv).after(NAME, 0, None)
+    assert [one.late for one in page.messages] == [0, 7200, 0, 0]
+
+
 def test_what_another_wrote_is_not_written_again(kv: ModelKV, log: Log) -> None:
     """It is found by its ID."""
     log.append(NAME, [event(1)], keep="all")

@@ -1,0 +1,1 @@
+"""A directory for PYTHONPATH: its sitecustomize shifts the wall clock of a daemon."""
