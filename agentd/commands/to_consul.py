@@ -144,11 +144,11 @@ def _filed(arguments: Namespace, address: str | None) -> Mapping[str, Any]:
 
     The default file need not exist.
     """
+    if not config_is_given(arguments) and not arguments.config.exists():
+        return {}
     from agentd.config.sections import read_document, read_section  # noqa: PLC0415 (as above)
     from agentd.watch.options import ConsulOptions  # noqa: PLC0415 (as above)
 
-    if not config_is_given(arguments) and not arguments.config.exists():
-        return {}
     document = read_document(arguments.config)
     checked = read_section(document, "consul", ConsulOptions)
     filed: dict[str, Any] = dict(document.data.get("consul", {}))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
-from agentd.section import plain
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -50,6 +49,8 @@ def read_section(document: Document, name: str, kind: type[T]) -> T:
     Raises:
         ConfigError: with every problem of the section, each with file and line.
     """
+    from agentd.section import plain  # noqa: PLC0415 (`read_document` does without)
+
     given = document.data.get(name, {})
     found = plain(kind, given)
     return _checked(document, name, kind, given) if found is None else found
