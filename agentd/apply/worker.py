@@ -21,9 +21,9 @@ from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
 from agentd.errors import AgentdError
 from agentd.handler import Handler
-from agentd.journal.database import is_state
 from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
+from agentd.journal.rows import is_state
 from agentd.nginx.inputs import Inputs
 from agentd.watch.changes import Event, Notification, Timer
 

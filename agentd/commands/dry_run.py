@@ -20,7 +20,7 @@ from agentd.commands.output import Colour, Output
 from agentd.config.load import ConfiguredHandler
 from agentd.digest import digest
 from agentd.errors import AgentdError, PermanentError, TemporaryError
-from agentd.journal.database import change_of
+from agentd.journal.rows import change_of
 from agentd.report import log
 from agentd.watch.changes import Change, Timer
 

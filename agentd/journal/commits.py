@@ -14,10 +14,10 @@ from typing import Any, Final
 
 from agentd.errors import AgentdError
 from agentd.journal import numbers
-from agentd.journal.database import COMMITTED, WAITS, close, ending_of, free_id, insert, kept
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.plan import Move, Plan, Rollback, parse, text
+from agentd.journal.rows import COMMITTED, WAITS, close, ending_of, free_id, insert, kept
 from agentd.watch.changes import Notification
 
 # Only those that are open, since all that ever were would be written again.

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from agentd.errors import JournalError
-from agentd.journal.database import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import note
+from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
 from agentd.watch.changes import LOG, Event
 
 _FLEET: Final = "fleet"

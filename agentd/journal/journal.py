@@ -17,10 +17,13 @@ from typing import Any, Final
 
 from agentd.clock import unix_time
 from agentd.errors import JournalError
-from agentd.journal.database import (
+from agentd.journal.database import Database
+from agentd.journal.entry import RELAY, Ending, Entry, Outcome
+from agentd.journal.numbers import note
+from agentd.journal.numbers import tidy as tidy_numbers
+from agentd.journal.rows import (
     STATE,
     WAITS,
-    Database,
     change_of,
     close,
     ending_of,
@@ -31,9 +34,6 @@ from agentd.journal.database import (
     kept,
     parsed,
 )
-from agentd.journal.entry import RELAY, Ending, Entry, Outcome
-from agentd.journal.numbers import note
-from agentd.journal.numbers import tidy as tidy_numbers
 from agentd.journal.store import unmarked
 from agentd.watch.changes import Change, Event
 

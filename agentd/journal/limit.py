@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, NamedTuple, TypeAlias
 
-from agentd.journal.database import COMMITTED, WAITS, close, ending_of
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
+from agentd.journal.rows import COMMITTED, WAITS, close, ending_of
 
 _ROOM: Final = 4 * 1024 * 1024
 """Bytes below the limit that stay free, at least: what is written is in the log as well, for a moment."""

@@ -11,8 +11,8 @@ from dataclasses import astuple, dataclass
 from typing import Final
 
 from agentd.errors import JournalError
-from agentd.journal.database import parsed
 from agentd.journal.journal import Journal
+from agentd.journal.rows import parsed
 
 _ROW: Final = "fleet memberships"
 

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Any, Final
 
-from agentd.journal.database import STATE, WAITS
 from agentd.journal.journal import NEWEST, Journal
+from agentd.journal.rows import STATE, WAITS
 
 _AT_ONCE: Final = 500
 _AHEAD: Final = 3600.0  # seconds by which an entry may have ended in the future before the clock is wrong

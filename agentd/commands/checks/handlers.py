@@ -23,8 +23,8 @@ from agentd.config.yaml_document import Document
 from agentd.errors import AgentdError, FormatError, HandlerError, JournalError
 from agentd.handler import Drift, Handler, Verdict
 from agentd.journal.commits import Commits
-from agentd.journal.database import FORMAT, read_format
 from agentd.journal.journal import Journal
+from agentd.journal.schema import FORMAT, read_format
 from agentd.journal.summary import summary
 from agentd.nginx import canary
 from agentd.report import log

@@ -15,9 +15,9 @@ import pytest
 from agentd.errors import FormatError, JournalError
 from agentd.journal import database as module
 from agentd.journal.damage import set_aside
-from agentd.journal.database import FORMAT
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
+from agentd.journal.schema import FORMAT
 from tests.unit.apply.stand import event
 
 EVENTS = 300

@@ -16,9 +16,10 @@ import pytest
 
 from agentd.errors import FormatError, JournalError
 from agentd.journal.commits import Commits
-from agentd.journal.database import FORMAT, SAME_ID, same_id
 from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
+from agentd.journal.rows import SAME_ID, same_id
+from agentd.journal.schema import FORMAT
 from agentd.watch.changes import Event
 
 

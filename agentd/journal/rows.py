@@ -1,0 +1,160 @@
+"""The rows of the journal's table `changes`: how a change is written to one, and read back.
+
+Owns the SQL that adds and ends entries. Every function works within the caller's transaction, and none
+decides what happens to an entry: that is up to `journal` and `commits`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any, Final
+
+from agentd.errors import JournalError
+from agentd.journal.entry import Ending, Entry, Outcome
+from agentd.watch.changes import KINDS, Change, Event, Notification, Timer
+
+_UNREADABLE: Final = "a row of the journal cannot be read: restart agentd, which repairs what it can"
+_LONGEST_REASON: Final = 8192  # characters of a reason to keep
+
+WAITS: Final = "outcome IS NULL AND generation IS NULL"
+"""SQL condition: the entry waits for its handler."""
+SAME_ID: Final = "id >= ? AND id < ? AND (id = ? OR id > ?)"
+"""SQL condition: the entry has this ID, plain or with #2, #3, ...; written so that it uses an index."""
+COMMITTED: Final = "outcome IS NULL AND generation IS NOT NULL"
+"""SQL condition: the entry is part of a generation, and waits for its proof."""
+STATE: Final = "kind NOT IN ('event', 'notification', 'timer')"
+"""SQL condition: the entry is a state."""
+
+
+def kept(reason: str) -> str:
+    """Shorten a reason for the journal: keep both ends, since a handler may quote a whole payload."""
+    if len(reason) <= _LONGEST_REASON:
+        return reason
+    half = _LONGEST_REASON // 2
+    return f"{reason[:half]} ... ({len(reason)} characters) ... {reason[-half:]}"
+
+
+def is_state(change: Change) -> bool:
+    """Whether the change is a state, which a newer change of the same query replaces."""
+    return not isinstance(change, Event | Notification | Timer)
+
+
+def change_of(row: sqlite3.Row) -> Change:
+    """The change as received. Raises JournalError if its payload was wiped or cannot be read."""
+    try:
+        what = row["query"], json.loads(row["body"]), int(row["idx"]), row["epoch"]
+        if row["kind"] == Event.kind:
+            return Event(*what, undated=bool(row["undated"]))
+        return KINDS[row["kind"]](*what)
+    except (LookupError, TypeError, ValueError) as error:
+        raise JournalError(_UNREADABLE) from error
+
+
+def parsed(text: str) -> Any:  # noqa: ANN401 (any JSON)
+    """Parse the JSON in a column. Raises JournalError if it is not JSON."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise JournalError(_UNREADABLE) from error
+
+
+def entry_of(row: sqlite3.Row) -> Entry:
+    """The row as an entry."""
+    return Entry(
+        seq=row["seq"],
+        handler=row["handler"],
+        id=row["id"],
+        change=change_of(row),
+        attempts=row["attempts"],
+        received=row["received"],
+        not_before=row["not_before"],
+        generation=row["generation"],
+        again=bool(row["again"]),
+    )
+
+
+def insert(db: sqlite3.Connection, handler: str, identity: str, change: Change, now: float) -> bool:
+    """Add the change for the handler; False if the handler already had one with this ID."""
+    done = db.execute(
+        "INSERT INTO changes (handler, id, kind, query, name, digest, idx, epoch, undated, body, received)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (handler, id) DO NOTHING",
+        (
+            handler,
+            identity,
+            change.kind,
+            change.query,
+            change.name if isinstance(change, Event) else None,
+            change.digest,
+            str(change.index),
+            change.epoch,
+            isinstance(change, Event) and change.undated,
+            json.dumps(change.raw),
+            now,
+        ),
+    )
+    if is_state(change):
+        _wipe_superseded(db, handler, change.query)
+    return done.rowcount == 1
+
+
+def _wipe_superseded(db: sqlite3.Connection, handler: str, query: str) -> None:
+    """Wipe the payloads of ended states of this query, except the newest: nobody needs them any more."""
+    db.execute(
+        "UPDATE changes SET body = NULL WHERE handler = ?1 AND query = ?2 AND body IS NOT NULL"  # noqa: S608 (a constant)
+        f" AND outcome IS NOT NULL AND {STATE}"
+        " AND seq < (SELECT max(seq) FROM changes WHERE handler = ?1 AND query = ?2)",
+        (handler, query),
+    )
+
+
+def same_id(identity: str) -> tuple[str, str, str, str]:
+    """The values for `SAME_ID`."""
+    return identity, f"{identity}$", identity, f"{identity}#"  # in ASCII, "$" follows "#"
+
+
+def free_id(db: sqlite3.Connection, handler: str, identity: str) -> str:
+    """`identity`, with #2, #3, ... appended if the handler already had a change with that ID."""
+    plain = identity.partition("#")[0]
+    taken = {
+        row["id"]
+        for row in db.execute(
+            f"SELECT id FROM changes WHERE handler = ? AND {SAME_ID}",  # noqa: S608 (a constant)
+            (handler, *same_id(plain)),
+        )
+    }
+    candidates = (plain, *(f"{plain}#{number}" for number in range(2, len(taken) + 3)))
+    return next(one for one in candidates if one not in taken)
+
+
+def close(db: sqlite3.Connection, ending: Ending, now: float) -> bool:
+    """Record how an entry ended; False if it had already ended before."""
+    done = db.execute(
+        "UPDATE changes SET outcome = ?, reason = ?, generation = ?, paths = ?, started = ?, finished = ?"
+        " WHERE seq = ? AND outcome IS NULL",
+        (
+            ending.outcome,
+            kept(ending.reason),
+            ending.generation,
+            json.dumps(ending.paths),
+            now - ending.duration,
+            now,
+            ending.entry.seq,
+        ),
+    )
+    if is_state(ending.entry.change):
+        _wipe_superseded(db, ending.entry.handler, ending.entry.change.query)
+    return done.rowcount == 1
+
+
+def ending_of(row: sqlite3.Row, outcome: Outcome, reason: str, now: float) -> Ending:
+    """How the entry in this row ends, now."""
+    return Ending(
+        entry_of(row),
+        outcome,
+        reason,
+        generation=row["generation"],
+        paths=tuple(parsed(row["paths"])),
+        duration=max(0.0, now - (row["started"] or now)),
+        waited=max(0.0, now - row["received"]),
+    )
