@@ -472,6 +472,17 @@ class Handler:
         """
         raise NotImplementedError
 
+    def render(self, context: Context) -> None:
+        """Stage what is made of everything that the handled changes left in the files and in the store.
+
+        Called once before each commit of changes, after the last `handle`: what takes the same time for one
+        change as for a thousand belongs here. A change counts as applied if its `handle` staged or stored
+        something. In a commit of one change this is part of its call: what is staged here counts as well.
+
+        It may raise what `handle` may. If it does after several changes, they are all handled again, and this
+        is called after each, so that only the one at fault is refused or retried.
+        """
+
     def due(self, now: float, context: Context) -> float | None:  # noqa: ARG002 (for subclasses)
         """Do the timed work that is due at `now` (unix seconds).
 

@@ -120,6 +120,9 @@ class Attempts:
         self.blocked = 0
         self.tasks = self._tasks(sources)
         self.aside: set[int] = set()
+        self._apart = (
+            0  # the last change of a batch that could not be rendered: up to there, each is by itself
+        )
         self.accounts = accounts
         self.mend = mend
         self._nginx = nginx or NginxOptions()
@@ -189,16 +192,20 @@ class Attempts:
             Whether the changes behind them may proceed.
         """
         attempt = attempt or self.begin()
+        together = len(entries) > 1 and entries[0].seq > self._apart
         go_on, end = True, time.monotonic() + _AT_ONCE
         for entry in entries:
             try:
-                go_on = attempt.handle(entry)
+                go_on = attempt.handle(entry, render=not together)
             except TimedOut as error:
                 # Its thread may still write into the batch, so nothing of the batch is committed.
                 attempt.retry(entry, error)
                 return False
             if not go_on or self.stop.is_set() or time.monotonic() > end:
                 break
+        if together and not attempt.render():
+            self._apart = entries[-1].seq
+            return False
         return attempt.commit() and go_on
 
     def end(self, entries: Sequence[Entry], outcome: Outcome, reason: str = "", began: float = 0.0) -> None:
@@ -252,8 +259,12 @@ class Attempt:
             attempts.tasks.keep_timed(tasks.asked)
         return done
 
-    def call(self, entry: Entry) -> str | None:
+    def call(self, entry: Entry, *, render: bool = True) -> str | None:
         """Hand the entry to the handler and keep it in the batch.
+
+        Args:
+            entry: what waits.
+            render: whether this is the only change of the batch, or each is to be rendered by itself.
 
         Returns:
             What the handler returned: why there was nothing to prove (see `Handler.handle`).
@@ -282,7 +293,7 @@ class Attempt:
             else:
                 if attempts.handler.side_effects:
                     attempts.journal.begin(entry.seq)
-                note = attempts.calls.call(lambda: self._enter(entry, context))
+                note = attempts.calls.call(lambda: self._enter(entry, context, render=render))
             self.batch.keep(entry)
         except AgentdError:
             raise
@@ -293,14 +304,34 @@ class Attempt:
             raise TemporaryError(f"bug in the handler: {type(error).__name__}: {error}") from error
         return note
 
-    def _enter(self, entry: Entry, context: Context) -> str | None:
+    def _enter(self, entry: Entry, context: Context, *, render: bool) -> str | None:
         self._attempts.entered.set()
         if isinstance(entry.change, Event):
             _ = entry.change.payload  # what is not base64 is refused, also where it is handed on as it is
-        return self._attempts.handler.handle(entry.change, context)
+        note = self._attempts.handler.handle(entry.change, context)
+        if render:
+            self._attempts.handler.render(context)
+        return note
 
-    def handle(self, entry: Entry) -> bool:
-        """Call the handler with one change, and deal with anything but success.
+    def render(self) -> bool:
+        """Have the handler render what the changes of the batch left.
+
+        Returns:
+            Whether it did. If not, nothing of the batch may be committed.
+        """
+        attempts = self._attempts
+        if all(kept.refused is not None for kept in self.batch.kept):
+            return True
+        context = self.batch.context(attempts.clock(), attempts.log)
+        try:
+            attempts.calls.call(lambda: attempts.handler.render(context))
+        except Exception as error:  # noqa: BLE001 (each change by itself meets it again, and is told of it)
+            attempts.log.info("handler.one_by_one", changes=len(self.batch.kept), reason=str(error))
+            return False
+        return True
+
+    def handle(self, entry: Entry, *, render: bool) -> bool:
+        """Call the handler with one change, and deal with anything but success. `render`: see `call`.
 
         Returns:
             Whether the changes behind it may proceed.
@@ -309,7 +340,7 @@ class Attempt:
             TimedOut: the call is still running.
         """
         try:
-            self.call(entry)
+            self.call(entry, render=render)
         except PermanentError as error:
             self.batch.refuse(entry, str(error))
         except TimedOut:

@@ -82,6 +82,7 @@ def _call(configured: ConfiguredHandler, change: Change, batch: Batch) -> tuple[
             handler.due(now, context)
         else:
             handler.handle(change, context)
+            handler.render(context)
     except PermanentError as error:
         return "refused", str(error)
     except TemporaryError as error:

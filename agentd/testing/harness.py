@@ -142,6 +142,7 @@ class HandlerHarness:
         context, files = self._attempt()
         for change in changes:
             self._hand_over(change, context)
+        self.handler.render(context)
         for change in changes:
             self.tasks.forget(change.id)
             self._aside.discard(self._places.pop(change.id, 0))
