@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -17,7 +17,7 @@ from agentd.errors import HandlerError
 from handlers.ip_blacklist import child
 from handlers.ip_blacklist.count import COUNT, NETWORK, CountJob
 from handlers.ip_blacklist.entries import FILE_IPV4, FILE_IPV6
-from handlers.ip_blacklist.ranges import IPV4, IPV6, Range
+from handlers.ip_blacklist.ranges import IPV4, IPV6, Block, Range
 
 if TYPE_CHECKING:
     from agentd.handler import Context
@@ -65,6 +65,21 @@ class Coverage:
             sum(last - first + 1 for first, last in enforced[IPV4]),
             sum((last >> shift) - (first >> shift) + 1 for first, last in enforced[IPV6]),
         ]
+
+    def add(self, blocks: Collection[Block], lists: Sequence[Part]) -> bool:
+        """Note that entries may cover these blocks as well, until `note_entries` says what they do cover.
+
+        Returns:
+            Whether that is not too much for certain, so that nothing needs to be counted.
+        """
+        shift = IPV6 - NETWORK
+        more = Figures(
+            sum(last - first + 1 for bits, first, last in blocks if bits == IPV4),
+            sum((last >> shift) - (first >> shift) + 1 for bits, first, last in blocks if bits == IPV6),
+        )
+        entries = _sum([self._entries, more])
+        self._context.store[_ENTRIES] = list(entries)
+        return self._fits(_sum([entries, *(part.figures for part in lists)]))
 
     def note(self, lists: Sequence[Part]) -> None:
         """Note what is covered now; if it cannot be counted, what it is at most."""

@@ -31,13 +31,15 @@ from handlers.ip_blacklist.guards import GUARDS, Guarded
 from handlers.ip_blacklist.lists import FEED, MODE, Lists, Loaded
 from handlers.ip_blacklist.operations import Operations
 from handlers.ip_blacklist.options import BlacklistOptions
-from handlers.ip_blacklist.payload import parse_payload
+from handlers.ip_blacklist.payload import ListOperation, parse_payload
 from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, merge, parse_cidr, subtract
+from handlers.ip_blacklist.unwritten import Unwritten
 
 _ENTRIES: Final = "blacklist/entries.tsv"
 LOCAL: Final = "local"
 """The query of a change from this node's command line; no answer from Consul has it."""
 _HELD: Final = 4_096
+"""Entries that are kept in memory from one commit to the next."""
 _LOOK: Final = 60.0  # seconds between two looks at this node's addresses while nothing changes
 
 
@@ -63,6 +65,7 @@ class IPBlacklist(Handler):
         self._alone = False  # whether feeds come into force one by one
         self._asked = 0.0  # what is due
         self._read: tuple[bytes, Entries] = b"", {}  # the entries that were last written, as they are read
+        self._unwritten = Unwritten(self._written)
 
     def initial(self, context: Context) -> None:
         """Start with an empty blacklist, or enforce the present options on the one that exists."""
@@ -81,7 +84,6 @@ class IPBlacklist(Handler):
 
     def handle(self, change: Change, context: Context) -> None:
         """Apply an event's operations, all of them or none; exempt the instances of a service."""
-        self._see_node(context)
         if isinstance(change, ServiceState):
             addresses = {instance.address for instance in change.instances}
             context.store.setdefault("services", {})[change.query] = sorted(addresses)
@@ -89,7 +91,14 @@ class IPBlacklist(Handler):
             self._apply(change, context)
         else:
             raise PermanentError(f"ip_blacklist handles events and services, not a {change.kind!r}")
+
+    def render(self, context: Context) -> None:
+        """Write the entries and what nginx and others read, once for all changes of a commit."""
+        self._see_node(context)
+        self._stage_unwritten(context)
         self._stage(context)
+        self._unwritten.written(context)
+        self._read = self._read if len(self._read[1]) <= _HELD else (b"", {})
 
     def due(self, now: float, context: Context) -> float | None:
         """Remove everything that has expired, in one commit; have feeds fetched; report what went wrong.
@@ -198,12 +207,21 @@ class IPBlacklist(Handler):
             lines = parse_payload(change.payload, self._exemptions.refuses)
             lists, feeds = self._lists(context), self._feeds(context)
             event = Operations(change, lines, context, self.options, lists, feeds)
-            current = entries.expire(self._load(context), context.now)
-            before = len(current)
-            current = event.apply(current, force=force)
-            self._stage_entries(current, context)
+            counts = any(isinstance(one, ListOperation) for one in lines)
+            if counts and self._unwritten(context):  # a list is judged by what is blocked beside it
+                self._stage_unwritten(context)
+                self._coverage(context).note(lists.parts())
+            before = self._unwritten.current(context)
+            current = event.apply(before.copy(), force=force)
+            if current != before:
+                self._unwritten.change(current, context)
+                counts = not self._coverage(context).add(event.added, lists.parts()) or counts
+            if counts:
+                self._stage_unwritten(context)
             if not force:
-                self._limit(before, len(current), context)
+                self._limit(len(before), len(current), context)
+            if counts:
+                self._coverage(context).note(lists.parts())
         except PermanentError as error:
             self._note(error)
             raise
@@ -263,6 +281,16 @@ class IPBlacklist(Handler):
 
     # ------------------------------------------------------------------ files
 
+    def _stage_unwritten(self, context: Context) -> None:
+        if self._unwritten(context):
+            self._stage_entries(entries.expire(self._unwritten.current(context), context.now), context)
+
+    def _written(self, context: Context) -> Entries:
+        """The entries as they are written, those that have expired left out; held for the batch."""
+        data = context.files.read(_ENTRIES) or b""
+        self._read = data, self._load(context)
+        return entries.expire(self._read[1], context.now)
+
     def _load(self, context: Context) -> Entries:
         data, damaged = context.files.read(_ENTRIES) or b"", list[int]()
         if data == self._read[0]:
@@ -275,7 +303,6 @@ class IPBlacklist(Handler):
 
     def _stage_entries(self, current: Entries, context: Context) -> None:
         data = entries.dump(current)
-        # A node that catches up takes a thousand events in one batch; a long file is not held for that.
         self._read = (data, current) if len(current) <= _HELD else (b"", {})
         context.files.write(_ENTRIES, data, MODE)
         blocked = {bits: merge(entries.ranges(current, bits)) for bits in (IPV4, IPV6)}

@@ -49,6 +49,9 @@ class Operations:
         lists: in force.
         feeds: that are fetched on schedule.
 
+    Attributes:
+        added: the blocks that it has added so far.
+
     Raises:
         PermanentError: a line names a list or a reference that there is not, or must not be, or it is not
             known any more what overtook the event.
@@ -70,7 +73,7 @@ class Operations:
             _check(change.message, operations)
         self._later = LaterEvents(context.store, context.place)
         self._later.check()
-        self._added: set[Block] = set()
+        self.added: set[Block] = set()
         self._over: list[Block] = []
         for line in self._lines:
             if line.operation.verb == "load":
@@ -161,9 +164,9 @@ class Operations:
             self._context.log.info("blacklist.undated", address=_first(block), ttl=operation.ttl)
             return
         there = current.get(block)
-        again = there is not None and there.change == self._origin.change and block not in self._added
+        again = there is not None and there.change == self._origin.change and block not in self.added
         entry = self._origin.entry(operation, there if again else None)
-        self._added.add(block)
+        self.added.add(block)
         if not self._origin.shortens(entry, there):
             self._later.add(current, entry)
         if entry.until is not None and entry.until <= self._context.now:
