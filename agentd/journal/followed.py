@@ -1,8 +1,8 @@
-"""How far each configured handler has come in the log of each kept name, and what it was given of it.
+"""The position of each configured handler in the log of each kept name, and the messages queued for it.
 
-Messages are queued and the position moves in one transaction, so that a kill at any instruction neither
-loses one nor queues it twice. An event that was given as it was heard, when the log could not be reached, is
-given again in the log's order, unless the handler does each thing once. Nothing here reads the log.
+Messages are queued and the position moves in one transaction, so a kill at any instruction neither loses a
+message nor queues it twice. An event that was applied provisionally, while the log could not be reached, is
+queued again in the log's order, unless the handler runs only once per event. Nothing here reads the log.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ from agentd.journal.numbers import note
 from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
 from agentd.watch.changes import LOG, Event
 
-_FLEET: Final = "fleet"
-"""By what the journal knows whose log is followed."""
-_MOST_REMEMBERED: Final = 4096
-"""IDs of events that were given provisionally; each is forgotten once its message came."""
+_FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
+_MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
-_AS_HEARD: Final = "it was handled before, as it was heard, and this handler does nothing twice"
+_AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +31,13 @@ class Position:
     """How far one handler has come in the log of one name.
 
     Attributes:
-        num: every message up to this one was given to it, or does not concern it; 0 before the first.
+        num: the number up to which it was given every message that concerns it; 0 before the first.
         joined: unix time at which it first followed the name.
-        provisional: the IDs of events that it was given as they were heard, and whose messages are to come.
-        owed: messages up to `num` that it was to be given, and that were lost with the journal.
-        late: the number of a message that came into the log when later ones had been given already; what
-            is owed from there on is given again, in the log's order. None if there is none.
+        provisional: the IDs of events that it was given provisionally, and whose messages have not come yet.
+        owed: numbers up to `num` that it still has to be given: its queue was lost with the journal, or a
+            message came late.
+        late: the number of a message that entered the log after later ones were given. What is owed from
+            there on is given again, in the log's order. None if there is no such message.
         incomplete_since: the number after which messages were pruned that it never got, or None.
     """
 
@@ -51,7 +50,7 @@ class Position:
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Position:
-        """Read what `kept` wrote. Raises JournalError if it did not write that."""
+        """Parse what `kept` returned. Raises JournalError if it is something else."""
         try:
             since, late = kept.get("incomplete_since"), kept.get("late")
             return cls(
@@ -66,20 +65,20 @@ class Position:
             raise JournalError("a position in the fleet's log cannot be read: restart agentd") from error
 
     def kept(self) -> dict[str, Any]:
-        """As JSON's types."""
+        """The position as JSON types, without empty fields."""
         return {key: value for key, value in asdict(self).items() if value not in (None, ())}
 
     @property
     def reads_from(self) -> int:
-        """What comes after this number is to be read."""
+        """The number after which to read the log."""
         return min(self.num, *(one - 1 for one in self.owed)) if self.owed else self.num
 
     def wants(self, num: int) -> bool:
-        """Whether it has not been given this message."""
+        """Whether it still has to be given this message."""
         return num > self.num or num in self.owed
 
     def repeats(self, num: int) -> bool:
-        """Whether it is to be given this message although it was."""
+        """Whether it has to be given this message again."""
         return self.late is not None and num >= self.late and num in self.owed
 
 
@@ -88,8 +87,8 @@ class Given:
     """What `Followed.give` did.
 
     Attributes:
-        queued: the messages, each with the handlers for which it waits now.
-        endings: of those that a handler does not do again, or not any more.
+        queued: the queued messages, each with the handlers for which it waits now.
+        endings: the outcomes of messages that a handler is not to run: again, or so late.
     """
 
     queued: list[tuple[Event, list[str]]] = field(default_factory=list)
@@ -100,7 +99,7 @@ class Followed:
     """The positions in a journal. Every method is one transaction, and may be called from any thread.
 
     Raises:
-        JournalError: from every method, when the file cannot be read or written.
+        JournalError: from every method, if the file cannot be read or written.
     """
 
     def __init__(self, journal: Journal) -> None:
@@ -108,12 +107,12 @@ class Followed:
         self._clock = journal.clock
 
     def positions(self) -> dict[tuple[str, str], Position]:
-        """All of them, by handler and name."""
+        """All positions, by handler and name."""
         rows = self._database.rows("SELECT handler, name, body FROM followed")
         return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
 
     def belong_to(self, fleet: str) -> None:
-        """Follow the log of this fleet; the numbers of another one mean nothing there, and are forgotten."""
+        """Follow the log of this fleet. Positions in the log of another fleet are dropped."""
         with self._database.transaction() as db:
             if (known := _fleet(db)) != fleet:
                 if known:
@@ -121,7 +120,7 @@ class Followed:
                 db.execute("INSERT OR REPLACE INTO watched VALUES (?, ?)", (_FLEET, json.dumps(fleet)))
 
     def join(self, handler: str, name: str) -> Position:
-        """Where the handler stands; from now on it follows the name, if it did not."""
+        """The handler's position; a handler that did not follow the name does from now on."""
         with self._database.transaction() as db:
             found = _read(db, handler, name)
             if found is None:
@@ -139,15 +138,15 @@ class Followed:
         cut: int = 0,
         latest: bool = False,
     ) -> Given:
-        """Queue messages for the handlers that do not have them, and move their positions.
+        """Queue messages for the handlers that do not have them, and move the positions.
 
         Args:
-            name: whose log it is.
-            handlers: each with whether it does nothing twice (`Handler.runs_once`).
-            messages: in order; the index of each is its number.
-            upto: the number up to which these are all that concern this node.
-            cut: the number up to which messages were pruned that had not expired; see the head.
-            latest: each message stands for those before it.
+            name: the kept name.
+            handlers: the handlers, each with its `Handler.runs_once`.
+            messages: the messages, in order; each has its number as its index.
+            upto: the number up to which `messages` has everything new that concerns this node.
+            cut: the number up to which messages were pruned before they expired; see `Head`.
+            latest: whether each message replaces the ones before it.
         """
         given = Given()
         queued: dict[int, list[str]] = {}
@@ -159,7 +158,7 @@ class Followed:
                     known = _known(db, handler, message)
                     is_known = (message.query, message.index) in known
                     if is_known and not before.repeats(message.index):
-                        continue  # the position was lost, and the row was not
+                        continue  # the position was lost, but not the row
                     heard = bool(known) or message.id in before.provisional
                     if ending := self._queue(db, handler, message, before, heard=heard, once=once):
                         given.endings.append(ending)
@@ -171,13 +170,13 @@ class Followed:
         return given
 
     def owe(self, name: str, handlers: Iterable[str], numbers: Sequence[int], late: Iterable[int]) -> None:
-        """Messages came into the log below others that were given: what follows them is given once more.
+        """Give the handlers late messages, and again everything after them, to keep the log's order.
 
         Args:
-            name: whose log it is.
-            handlers: that follow it.
-            numbers: of all its messages, ascending.
-            late: those among them that came late.
+            name: the kept name.
+            handlers: the handlers that follow it.
+            numbers: the numbers of all its messages, ascending.
+            late: the numbers of messages that entered the log below ones that were already given.
         """
         query = f"{LOG}{name}"
         with self._database.transaction() as db:
@@ -195,7 +194,7 @@ class Followed:
     def _queue(
         self, db: sqlite3.Connection, handler: str, message: Event, at: Position, *, heard: bool, once: bool
     ) -> Ending | None:
-        """Add a message for a handler. Returns how it ended, if it is not to be handled."""
+        """Queue a message for a handler. Returns its outcome if the handler is not to run it."""
         identity = free_id(db, handler, message.id)
         insert(db, handler, identity, message, self._clock())
         if once and heard:
@@ -216,7 +215,7 @@ class Followed:
         return ending
 
     def waiting(self, handlers: Iterable[str], name: str) -> tuple[int, int]:
-        """How many messages of the name wait, and their bytes: of the handler for which most do."""
+        """How many messages of the name wait for the handler with the longest queue, and their bytes."""
         rows = self._database.rows(
             "SELECT count(*) AS n, sum(length(body)) AS size FROM changes"  # noqa: S608 (a constant)
             f" WHERE handler IN (SELECT value FROM json_each(?)) AND query = ? AND {WAITS} GROUP BY handler",
@@ -226,10 +225,10 @@ class Followed:
         return max(((row["n"], row["size"] or 0) for row in rows), default=(0, 0))
 
     def give_provisionally(self, handlers: Iterable[str], event: Event) -> list[str]:
-        """Queue an event as it was heard, because the log cannot be reached; its message is to come.
+        """Queue an event as heard, since the log cannot be reached; its message follows later.
 
         Returns:
-            The handlers that did not have it.
+            The handlers for which it was queued: those that did not have it.
         """
         event = replace(event, raw=event.raw | {"Provisional": True})
         with self._database.transaction() as db:
@@ -243,15 +242,15 @@ class Followed:
     # ------------------------------------------------------------------ beside the tree
 
     def kept(self, taken: Collection[int] = ()) -> dict[str, Any]:
-        """What a node needs that loses its journal: positions by handler and name, with what is still owed.
+        """The positions and the messages still owed, for the tree's manifest, in case the journal is lost.
 
         Args:
-            taken: entries (seqs) that will have ended, or be part of the tree, by then.
+            taken: the entries (their seqs) that the new generation contains, so that they are not owed.
         """
         found: dict[str, dict[str, Any]] = {}
         for (handler, name), at in self.positions().items():
             owed = sorted({*self._owed(handler, name, taken), *at.owed})
-            # Of more, all again from there on: they are handled in order, so few of those were.
+            # If more are owed, start over from there: messages are handled in order, so few are repeated.
             num = owed[_MOST_OWED] - 1 if len(owed) > _MOST_OWED else at.num
             kept = replace(at, num=num, owed=tuple(owed[:_MOST_OWED]))
             found.setdefault(handler, {})[name] = kept.kept()
@@ -270,9 +269,10 @@ class Followed:
         return sorted({int(row["idx"]) for row in rows})
 
     def restore(self, kept: Mapping[str, Any]) -> None:
-        """Take over what `kept` returned, where nothing is known any more.
+        """Restore the positions that `kept` returned, where there are none.
 
-        What was given since is not known, so that what a handler does only once is from now on.
+        Messages that were given since then are unknown. To run none twice, a handler that runs only once per
+        event skips whatever was issued before now.
         """
         with self._database.transaction() as db:
             if fleet := kept.get("fleet"):
@@ -284,7 +284,7 @@ class Followed:
 
 
 def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[str, int]]:
-    """How the handler was given this before: each the query, and the index, which in a log is the number."""
+    """The queries and indexes under which the handler was given this before; a log's index is the number."""
     rows = db.execute(
         f"SELECT query, idx FROM changes WHERE handler = ? AND {SAME_ID}",  # noqa: S608 (a constant)
         (handler, *same_id(message.id)),
@@ -293,7 +293,7 @@ def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[st
 
 
 def _was_done(db: sqlite3.Connection, handler: str, identity: str, *, before: int) -> bool:
-    """Whether the handler has done what an earlier row of that change asked for."""
+    """Whether an earlier row of that change was applied or unchanged."""
     return bool(
         db.execute(
             "SELECT 1 FROM changes WHERE handler = ? AND (id = ? OR substr(id, 1, ?) = ?) AND seq < ?"
@@ -304,15 +304,15 @@ def _was_done(db: sqlite3.Connection, handler: str, identity: str, *, before: in
 
 
 def _is_before_start(num: int, at: Position) -> bool:
-    """Whether a message is older than the handler's first start, after which it had none yet.
+    """Whether a message is older than the handler's first start, for a handler without messages so far.
 
-    A number is the time in milliseconds at which it was given, or later.
+    A number is at least the time at which it was assigned, in unix milliseconds.
     """
     return at.num == 0 and num <= at.joined * 1000
 
 
 def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:
-    """The position after these messages, which are all that were new up to a number."""
+    """The position after these messages, which are all the new ones up to number `upto`."""
     incomplete = at.incomplete_since
     if at.num < cut and incomplete is None:
         incomplete = at.num
@@ -331,7 +331,7 @@ def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position
 
 
 def _fleet(db: sqlite3.Connection) -> str:
-    """Whose log is followed, "" if none was."""
+    """The fleet whose log is followed; "" if none was so far."""
     row = db.execute("SELECT body FROM watched WHERE query = ?", (_FLEET,)).fetchone()
     return "" if row is None else str(parsed(row["body"]))
 

@@ -1,7 +1,7 @@
-"""Of which fleets this node may still have something in Consul.
+"""The fleets of which this node may still have something in Consul.
 
-A membership is recorded before anything of it is written there, and forgotten once nothing is left. So a node
-leaves a fleet that was taken out of its configuration even if agentd was stopped, or Consul away, meanwhile.
+A membership is recorded before anything is written to Consul, and removed once nothing is left there. So a
+node leaves a fleet that was removed from its configuration even if agentd or Consul was down at the time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ROW: Final = "fleet memberships"
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """As which node of which fleet, and that fleet's home datacenter."""
+    """A fleet, its home datacenter, and this node's name in it."""
 
     fleet: str
     datacenter: str
@@ -27,30 +27,30 @@ class Membership:
 
 
 class Memberships:
-    """The memberships in a journal; any thread may call.
+    """The memberships in a journal; any thread may call any method.
 
     Raises:
-        JournalError: from every method, when the file cannot be read or written.
+        JournalError: from every method, if the file cannot be read or written.
     """
 
     def __init__(self, journal: Journal) -> None:
         self._database = journal.database
 
     def every(self) -> list[Membership]:
-        """All of them, the oldest first."""
+        """Every membership, oldest first."""
         rows = self._database.rows("SELECT body FROM watched WHERE query = ?", _ROW)
         try:
             return [Membership(*map(str, one)) for row in rows for one in parsed(row["body"])]
         except TypeError as error:
-            raise JournalError("what is kept of the fleets of this node cannot be read") from error
+            raise JournalError("the fleet memberships of this node cannot be read") from error
 
     def add(self, one: Membership) -> None:
-        """Record one, if it is not."""
+        """Record a membership, unless it is recorded."""
         if one not in (known := self.every()):
             self._write([*known, one])
 
     def remove(self, one: Membership) -> None:
-        """Forget one."""
+        """Remove a membership."""
         self._write([each for each in self.every() if each != one])
 
     def _write(self, every: list[Membership]) -> None:

@@ -1,8 +1,8 @@
-"""The numbers of the log's messages that are in force: with each generation, by handler and name.
+"""The numbers of the messages in force, by handler and name, for each generation.
 
-A number is written in the transaction in which its message ends as applied or unchanged, or is committed; it
-belongs to the generation that is current then. So it is in force only as long as that generation is, and is
-proved with it. The tree's manifest has the numbers as well (`Committer`), for a journal that is lost.
+A number is recorded in the transaction that commits its message, or ends it as applied or unchanged, and
+belongs to the generation current at that time: it is in force only as long as that generation is, and is
+proved together with it. The tree's manifest has a copy (`Committer`), in case the journal is lost.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from agentd.journal.database import Database
 from agentd.journal.entry import BEFORE_START, SUPERSEDED_BY
 
 ByName: TypeAlias = dict[str, int]
-"""The number, by name."""
+"""Message numbers, by name."""
 
-_KEPT: Final = 16  # generations for which the numbers of one name are kept
+_KEPT: Final = 16  # generations for which the numbers of a name are kept
 _CURRENT: Final = "coalesce((SELECT generation FROM commits ORDER BY seq DESC LIMIT 1), 0)"
-# What arrived last of each name, in the generations below a limit; SQL with handler and limit as its values.
+# The last arrival of each name in the generations below a limit. Values: handler, limit.
 _NEWEST: Final = "SELECT name, num, max(seq) FROM numbers WHERE handler = ? AND generation < ? GROUP BY name"
-# The first commit of a handler's files that is not proved, or not verified.
+# The first commit of a handler's files that is not yet proved and verified.
 _OPEN: Final = (
     "SELECT min(generation) AS first FROM commits WHERE state <> 'done' AND handler IN (?, 'start')"
 )
 _UNLESS_OLDER: Final = (
     "ON CONFLICT DO UPDATE SET num = excluded.num, seq = excluded.seq WHERE excluded.seq > seq"
 )
-# Messages that wait although later ones are in force: they were set aside until a download is done.
+# Messages that wait although later ones are in force: they were set aside until a download has finished.
 _OVERTAKEN: Final = """
 SELECT substr(query, 5) AS name, min(CAST(idx AS INTEGER)) AS num, (
     SELECT max(CAST(idx AS INTEGER)) FROM changes AS before WHERE before.handler = waiting.handler
@@ -40,17 +40,15 @@ SELECT substr(query, 5) AS name, min(CAST(idx AS INTEGER)) AS num, (
 WHERE handler = ? AND outcome IS NULL AND query LIKE 'log:%' GROUP BY query
 """
 _NO_LIMIT: Final = 1 << 62
-# What of a name was taken in hand last. The index of a message is its number.
+# The last message of a name that was attempted. The index of a message is its number.
 _TRIED: Final = """
 SELECT CAST(idx AS INTEGER) AS num, outcome, reason, generation FROM changes WHERE handler = ? AND query = ?
 AND (outcome IS NOT NULL OR generation IS NOT NULL OR attempts > 0 OR started IS NOT NULL OR reason <> '')
 ORDER BY seq DESC LIMIT 1
 """
-_RECENT: Final = (
-    200  # entries of a name, the newest, among which those that did not come into force are found
-)
+_RECENT: Final = 200  # newest entries of a name, among which failed messages are searched
 _MOST_FAILED: Final = 8
-# Which of them did not, and were not tried again with success; one that a later message stands for is none.
+# The failed ones among them. Messages that succeeded later, or that a later one replaced, do not count.
 _FAILED: Final = """
 WITH recent AS (SELECT seq, idx, outcome, reason FROM changes WHERE handler = ? AND query = ?
     AND outcome IS NOT NULL ORDER BY seq DESC LIMIT ?)
@@ -67,12 +65,12 @@ AND seq > (SELECT max(seq) FROM changes) - 10000 ORDER BY seq DESC LIMIT 1
 
 @dataclass(frozen=True, slots=True)
 class Attempted:
-    """The newest message of a name that a handler took in hand.
+    """A message that a handler has attempted.
 
     Attributes:
         num: its number.
-        outcome: how it ended, "" as long as it has not.
-        reason: why, or why it has not; "" if nothing is to be said.
+        outcome: how it ended; "" while it has not.
+        reason: why it ended so, or has not ended yet; may be "".
     """
 
     num: int
@@ -82,30 +80,30 @@ class Attempted:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last change of a handler that ended: how, and when (unix time)."""
+    """How the last change of a handler ended, and when (unix time)."""
 
     outcome: str
     at: float
 
 
 class Numbers:
-    """The numbers in a journal. Every method only reads.
+    """The numbers in a journal, read-only.
 
     Raises:
-        JournalError: from every method, when the file cannot be read.
+        JournalError: from every method, if the file cannot be read.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def committed(self, handler: str) -> ByName:
-        """Those of what the handler has committed, proved or not."""
+        """The numbers that the handler has committed, proved or not."""
         return self._below(handler, _NO_LIMIT)
 
     def live(self, handler: str) -> ByName:
-        """Those of what the handler has committed and what is proved, and verified where it verifies.
+        """The numbers that are in force: committed, proved, and verified if the handler verifies.
 
-        All that came before one of these has ended.
+        Every message before one of these has ended.
         """
         first = self._database.rows(_OPEN, handler)[0]["first"]
         found = self._below(handler, _NO_LIMIT if first is None else first)
@@ -117,7 +115,7 @@ class Numbers:
         return found
 
     def rolling_back(self, provers: Iterable[str]) -> bool:
-        """Whether a generation was made current again, and none of the provers has proved that yet."""
+        """Whether a roll-back is not yet proved by any of the provers."""
         return bool(
             self._database.rows(
                 "SELECT 1 FROM changes WHERE handler IN (SELECT value FROM json_each(?)) AND outcome IS NULL"
@@ -127,23 +125,23 @@ class Numbers:
         )
 
     def attempted(self, handler: str, query: str) -> Attempted | None:
-        """The newest message of this query that was taken in hand, or None."""
+        """The newest attempted message of this query; None if there is none."""
         rows = self._database.rows(_TRIED, handler, query)
         return Attempted(rows[0]["num"], rows[0]["outcome"] or "", rows[0]["reason"]) if rows else None
 
     def failed(self, handler: str, query: str) -> list[Attempted]:
-        """The latest messages of this query that did not come into force; the newest first, not too many."""
+        """The latest messages of this query that failed, newest first, at most 8."""
         values = (handler, query, _RECENT, f"{SUPERSEDED_BY}%", BEFORE_START, _MOST_FAILED)
         rows = self._database.rows(_FAILED, *values)
         return [Attempted(row["num"], row["outcome"], row["reason"]) for row in rows]
 
     def ended(self, handler: str) -> Ended | None:
-        """The last change that ended, timed work aside; None if there is none in the recent history."""
+        """The last change that ended, except timed work; None if the recent history has none."""
         rows = self._database.rows(_ENDED, handler)
         return Ended(rows[0]["outcome"], rows[0]["finished"]) if rows else None
 
     def with_batch(self, handler: str, seqs: Iterable[int]) -> dict[str, ByName]:
-        """By handler, all that are committed, once `handler` has committed these entries as well."""
+        """The committed numbers by handler, as they will be once `handler` has committed these entries."""
         handlers = self._database.rows("SELECT DISTINCT handler FROM numbers")
         found = {row["handler"]: self.committed(row["handler"]) for row in handlers}
         rows = self._database.rows(
@@ -160,9 +158,9 @@ class Numbers:
 
 
 def note(db: sqlite3.Connection, seqs: Iterable[int], generation: int | None = None) -> None:
-    """The messages among these entries are in force from now on, with this generation or the current one.
+    """Record that the messages among these entries are in force, with this generation or the current one.
 
-    The one that arrived last counts: an older one that was replayed is what is in force then.
+    Of each name, the last arrival counts, even if it has a lower number, as after a replay.
     """
     db.execute(
         "INSERT INTO numbers (handler, name, generation, num, seq)"  # noqa: S608 (constants)
@@ -174,9 +172,9 @@ def note(db: sqlite3.Connection, seqs: Iterable[int], generation: int | None = N
 
 
 def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, int]]) -> None:
-    """`to` is current instead of what came after it; `told` is what its manifest says, by handler.
+    """Record a roll-back to generation `to`, whose manifest has the numbers `told`, by handler.
 
-    What was in force after it stays in force where the handler has committed nothing since.
+    Later numbers stay in force for handlers that have committed nothing since `to`.
     """
     db.execute(
         "INSERT INTO numbers (handler, name, generation, num, seq)"  # noqa: S608 (constants)
@@ -195,7 +193,7 @@ def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, i
 
 
 def tidy(db: sqlite3.Connection) -> None:
-    """Forget the numbers of generations that are long gone."""
+    """Delete the numbers of all but the newest generations of each name."""
     db.execute(
         "DELETE FROM numbers WHERE (SELECT count(*) FROM numbers AS newer"
         " WHERE newer.handler = numbers.handler AND newer.name = numbers.name"
