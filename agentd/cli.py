@@ -240,7 +240,6 @@ def _top() -> tuple[Parser, argparse._SubParsersAction[Parser]]:
     parser = Parser(
         "agentd",
         description="Turns Consul's events, services and keys into configuration files for nginx.",
-        allow_abbrev=False,
     )
     parser.add_example("sudo agentd check", "agentd status", "agentd history --limit 5")
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")

@@ -1,7 +1,7 @@
 """`agentd fleet`: who runs what. What differs comes first; the exit status is 1 while something does.
 
 Owns the order of the readings, and how often they are made: only while somebody looks, from any server, at
-least 250 ms apart. `forget` removes the documents of nodes that will not come back.
+least 250 ms apart. Its verbs are in `fleet_forget.py` and `fleet_removal.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, Screen
 from agentd.commands.parser import Parser
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError, ConfigError, ConsulUnavailable
+from agentd.errors import AgentdError, ConsulUnavailable
 
 if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
     from agentd.fleet.census import Catalogue, Census, Documents, Heads
     from agentd.fleet.keys import Keys
-    from agentd.fleet.standing import Member
     from agentd.watch.client import ConsulClient
 
 PAUSE: Final = 0.25
@@ -35,17 +34,16 @@ _MOST_NOTED: Final = 5
 
 
 def add_arguments(parser: Parser) -> None:
-    """What to look at, or the node to forget."""
+    """What to look at; and the verbs."""
     parser.add_example("agentd fleet", "agentd fleet blacklist --watch", "agentd fleet forget lb3")
-    parser.usage = "%(prog)s [options] [HANDLER | forget NODE... | remove]"
+    parser.usage = "%(prog)s [options] [HANDLER | VERB ...]"
     parser.add_argument(
-        "words",
-        nargs="*",
+        "handler",
+        nargs="?",
         type=argument_types.word,
         metavar="HANDLER",
-        help="compare only this configured handler, on the nodes that have it. `forget NODE` removes the"
-        " acknowledgement of a node that will not come back. `remove` lists everything that the fleet keeps"
-        " in Consul, and with --yes deletes it, once no node has `fleet:` any more",
+        help="compare only this configured handler, on the nodes that have it; write `-- HANDLER` if it is"
+        " called like a verb",
     )
     parser.add_argument(
         "--service",
@@ -54,37 +52,39 @@ def add_arguments(parser: Parser) -> None:
         help="expect agentd only on nodes with this service (default: on all nodes in the catalogue)",
     )
     parser.add_argument("--watch", action="store_true", help="keep watching, and show every change")
-    parser.add_argument("--yes", action="store_true", help="with `remove`: delete it for good")
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="with `remove`: even while nodes acknowledge; with `forget`: even if agentd may still run there",
+    forget = parser.add_verb("forget", "remove the acknowledgements of nodes that will not come back")
+    forget.add_example("agentd fleet forget lb3", "agentd fleet forget lb3 lb4 --force")
+    forget.add_argument(
+        "nodes", nargs="+", type=argument_types.word, metavar="NODE", help="name of such a node"
     )
-    add_fleet_arguments(parser)
+    forget.add_argument(
+        "--force", action="store_true", help="even if agentd may still be running on one of them"
+    )
+    remove = parser.add_verb("remove", "delete everything that the fleet keeps in Consul")
+    remove.add_example("agentd fleet remove --fleet staging", "agentd fleet remove --fleet staging --yes")
+    remove.add_argument("--yes", action="store_true", help="delete it for good (default: only list it)")
+    remove.add_argument("--force", action="store_true", help="even while nodes acknowledge")
+    for one in (forget, remove, parser):
+        add_fleet_arguments(one)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the table; 1 if nodes differ.
+    """Print the table; 1 if nodes differ. Or do what the verb says.
 
     Raises:
-        AgentdError: there is no such handler or node, or the node is alive.
-        ConsulRefused: the token may not read the documents.
+        AgentdError: there is no such handler; or as the verbs say.
+        ConsulRefused: the token lacks a right.
     """
-    words = arguments.words
-    if arguments.yes and words != ["remove"]:
-        raise ConfigError(["--yes goes with `agentd fleet remove`"])
-    if arguments.force and words[:1] not in (["remove"], ["forget"]):
-        raise ConfigError(["--force goes with `agentd fleet remove` and `agentd fleet forget`"])
-    if words[:1] == ["forget"] and len(words) > 1:
-        return _forget(arguments, list(dict.fromkeys(words[1:])), output)
-    if words == ["remove"]:
-        from agentd.commands.fleet_removal import remove  # noqa: PLC0415 (parsing does without)
+    if arguments.verb == "forget":
+        from agentd.commands.fleet_forget import forget  # noqa: PLC0415 (parsing does without)
+
+        return forget(arguments, output)
+    if arguments.verb == "remove":
+        from agentd.commands.fleet_removal import remove  # noqa: PLC0415 (as above)
 
         return remove(arguments, output)
-    if len(words) > 1:
-        raise AgentdError(f"one handler at most is judged, not {len(words)}; `agentd fleet --help` says more")
     with fleet(arguments) as reached:
-        view = _View(reached.name, reached.client, words[0] if words else None, arguments.service)
+        view = _View(reached.name, reached.client, arguments.handler, arguments.service)
         if arguments.watch:
             _watch(view, output)
         gc.disable()  # what is read lives until the end: to look through it again and again takes a while
@@ -214,49 +214,4 @@ def _known(handler: str, documents: Documents) -> None:
     names = {name for one in documents.found.values() for name in one.handlers}
     if handler not in names:
         some = ", ".join(sorted(names)[:20]) or "none"
-        advice = "; `agentd fleet forget NODE` needs the node that is gone" if handler == "forget" else ""
-        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}{advice}")
-
-
-# ---------------------------------------------------------------- forget
-
-
-def _forget(arguments: Namespace, nodes: list[str], output: Output) -> int:
-    """Remove the documents of nodes that are gone; all of them, or none if there is anything against one.
-
-    Raises:
-        AgentdError: there is none, or the node would write it again.
-    """
-    from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
-    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
-    from agentd.watch.kv import KeyValueStore  # noqa: PLC0415 (as above)
-
-    with fleet(arguments) as reached:
-        keys = Keys(reached.name)
-        census = Census(reached.client, keys)
-        documents = census.documents()
-        for node in nodes:
-            if node not in documents.indexes:
-                raise AgentdError(
-                    f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
-                )
-        for member in census.members(documents, census.catalogue(documents.datacenters)):
-            if member.node in nodes and not arguments.force:
-                _refuse_alive(member)
-        store = KeyValueStore(reached.client)
-        for node in nodes:
-            if not store.delete(keys.node(node), documents.indexes[node]):
-                raise AgentdError(f"{node} has just acknowledged again: look at `agentd fleet`")
-            output.line(f"{node} is forgotten.", "green")
-    if output.json:
-        output.document({"forgotten": nodes})
-    return 0
-
-
-def _refuse_alive(member: Member) -> None:
-    """Raises AgentdError if there is no sign that agentd does not run there any more."""
-    if member.document and member.document.stopped is None and not member.silent:
-        raise AgentdError(
-            f"agentd runs on {member.node} as far as anybody can tell, and would acknowledge again: stop it"
-            " there, and run `agentd leave`; if it is gone for good, add --force"
-        )
+        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}")

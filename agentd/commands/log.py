@@ -1,4 +1,4 @@
-"""`agentd log`: the messages that the fleet keeps, newest first; `log forget` drops those of a name.
+"""`agentd log`: the messages that the fleet keeps, newest first; its verb is in `log_forget.py`.
 
 A payload is never shown, only its size and digest. What lies in Consul may have been written by anybody: what
 cannot be read has a row that says so, and hides nothing else.
@@ -17,7 +17,7 @@ from agentd.commands.output import Output, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError, ConfigError, FleetError
+from agentd.errors import AgentdError, FleetError
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
@@ -31,22 +31,20 @@ _COLUMNS: Final = (
 _USUAL: Final = {"EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
 _PUBLISHER: Final = 40  # characters of it in the table
-_FORGET: Final = "forget"
 _MOST_NOTED: Final = 5  # heads that cannot be read, and are named
 _PURPOSE: Final = "reading the fleet's log"
-_TWO: Final = 2  # the verb and its name
 
 
 def add_arguments(parser: Parser) -> None:
-    """Which messages."""
+    """Which messages; and the verb."""
     parser.add_example("agentd log", "agentd log ip-blacklist --limit 100", "agentd log forget ip-blacklist")
-    parser.usage = "%(prog)s [options] [NAME | forget NAME]"
+    parser.usage = "%(prog)s [options] [NAME | VERB ...]"
     parser.add_argument(
-        "words",
-        nargs="*",
+        "name",
+        nargs="?",
         type=argument_types.word,
         metavar="NAME",
-        help="show only this name; `forget NAME` drops its messages for good: no node writes them back",
+        help="show only this name; write `-- NAME` if it is called like a verb",
     )
     parser.add_argument(
         "--limit",
@@ -55,32 +53,35 @@ def add_arguments(parser: Parser) -> None:
         metavar="N",
         help="show at most N (default %(default)s)",
     )
-    parser.add_argument(
+    forget = parser.add_verb("forget", "delete the messages of a name for good: no node writes them back")
+    forget.add_example(
+        "agentd log forget ip-blacklist", "agentd log forget ip-blacklist --before 1790000000000 --yes"
+    )
+    forget.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
+    forget.add_argument(
         "--before",
         type=argument_types.message_number,
         metavar="NUM",
-        help="with `forget`: drop only messages older than this one (default: drop all)",
+        help="only messages older than this one (default: all)",
     )
-    add_fleet_arguments(parser)
+    forget.add_argument("--yes", action="store_true", help="delete them (default: only count them)")
+    for one in (forget, parser):
+        add_fleet_arguments(one)
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the newest messages, or drop those of one name.
+    """Print the newest messages, or delete those of one name.
 
     Raises:
         AgentdError: nothing is kept under that name, or the head of the only name asked for cannot be read.
         ConsulRefused: the token may not read the log, or not write it.
     """
-    words = arguments.words
-    forgets = words[:1] == [_FORGET] and len(words) == _TWO
-    if len(words) > 1 and not forgets:
-        raise ConfigError(["one name at most is shown; `agentd log --help` says more"])
-    if arguments.before is not None and not forgets:
-        raise ConfigError(["--before goes with `agentd log forget NAME`"])
+    if arguments.verb == "forget":
+        from agentd.commands.log_forget import forget  # noqa: PLC0415 (parsing does without)
+
+        return forget(arguments, output)
     with fleet(arguments) as reached:
-        if forgets:
-            return _forget(reached, words[1], arguments.before, output)
-        return _show(reached, words[0] if words else None, arguments.limit, output)
+        return _show(reached, arguments.name, arguments.limit, output)
 
 
 # ---------------------------------------------------------------- the messages
@@ -103,7 +104,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
     from agentd.fleet.rights import demand, explained  # noqa: PLC0415 (as above)
 
     if name is not None:
-        _check_name(name)
+        check_name(name)
     reader = Reader(ConsulKV(reached.client), Keys(reached.name))
     keys = reader.keys
     needed = [keys.names, keys.every_message] if name is None else [keys.head(name), keys.messages(name)]
@@ -121,7 +122,6 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             f"{name}: {wrong[name]}"
             if name in wrong
             else f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`"
-            + f"; `agentd log {_FORGET} NAME` needs the name whose messages are to go" * (name == _FORGET)
         )
     if output.json:
         output.document(_document(reached.name, heads, wrong, rows))
@@ -130,7 +130,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
     return 0
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
     """Raises AgentdError for what can be the name of no log."""
     from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (as above)
 
@@ -285,24 +285,3 @@ def _fields(row: _Row, now: float) -> dict[str, Any]:
         "service": one.service,
         "tag": one.tag,
     }
-
-
-# ---------------------------------------------------------------- forget
-
-
-def _forget(reached: ReachedFleet, name: str, before: int | None, output: Output) -> int:
-    """Drop the messages of a name for good; nodes that still hold them do not write them back."""
-    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
-    from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
-    from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
-    from agentd.fleet.rights import explained  # noqa: PLC0415 (as above)
-
-    _check_name(name)
-    log = Log(ConsulKV(reached.client), Keys(reached.name))
-    needed = [log.keys.head(name), log.keys.messages(name), log.keys.pruned(name)]
-    with explained(reached.client, "write", needed, "forgetting"):
-        gone = log.forget(name, None if before is None else before - 1)
-    if output.json:
-        output.document({"fleet": reached.name, "name": name, "forgotten": gone})
-    output.line(f"{name}: {gone} message{'' if gone == 1 else 's'} forgotten")
-    return 0

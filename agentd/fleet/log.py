@@ -82,6 +82,11 @@ class Log(Writer):
 
     # ------------------------------------------------------------------ forget
 
+    def forgettable(self, name: str, before: int | None = None) -> int:
+        """How many messages `forget` would delete now; raises as that does."""
+        _, floor = _limit(name, self._look(name), before)
+        return sum(num <= floor for num in self.numbers(name, consistent=True))
+
     def forget(self, name: str, before: int | None = None) -> int:
         """Forget all messages up to a number, for good: no node writes them back.
 
@@ -98,12 +103,7 @@ class Log(Writer):
         """
         for _ in range(_TRIES):
             look = self._look(name)
-            head = look.head
-            if head is None:
-                raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
-            floor = head.newest if before is None else before
-            if floor > head.newest:
-                raise FleetError(f"the newest message of {name} is {head.newest}, not {floor}")
+            head, floor = _limit(name, look, before)
             numbers = self.numbers(name, consistent=True)
             there, ids = self._there(name, numbers)
             gone = [num for num in numbers if num <= floor]
@@ -259,3 +259,13 @@ def _inline(head: Head | None, some: Sequence[Envelope]) -> bytes | None:
     if head and head.count and (not some or some[-1].num < head.newest):
         return head.inline
     return some[-1].raw if some else None
+
+
+def _limit(name: str, look: _Look, before: int | None) -> tuple[Head, int]:
+    """The head, and the highest number that is to be forgotten. Raises FleetError."""
+    if look.head is None:
+        raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
+    floor = look.head.newest if before is None else before
+    if floor > look.head.newest:
+        raise FleetError(f"the newest message of {name} is {look.head.newest}, not {floor}")
+    return look.head, floor

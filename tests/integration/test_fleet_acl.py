@@ -130,7 +130,7 @@ def publish(
         main(["publish", "news", "one", "--keep", "all", *where]),
         main(["publish", "news", "--file", str(body), "--keep", "all", *where]),
         main(["publish", "news", "two", "--keep", "all", "--node", "lb", *where]),
-        main(["log", "forget", "news", *where]),
+        main(["log", "forget", "news", "--yes", *where]),
     ]
 
 

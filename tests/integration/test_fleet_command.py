@@ -219,7 +219,7 @@ def test_forget_removes_who_is_gone_and_refuses_who_is_alive(
     fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A node that runs would write its document again."""
-    args = options(fleet)
+    args = ["--fleet", fleet.keys.fleet, "--http-addr", fleet.consul.url]
     assert main(["fleet", "forget", fleet.node(1), *args]) == 1
     assert f"agentd runs on {fleet.node(1)}" in capsys.readouterr().err
     assert main(["fleet", "forget", "nobody", *args]) == 1

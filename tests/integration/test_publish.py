@@ -244,7 +244,7 @@ class TestRefusal:
         fleet.publish("list", "x", "--keep", "all")
         assert "is already kept, as 'all'" in fleet.refused("publish", "list", "x", "--keep", "latest")
         assert fleet.head("list").count == 1
-        fleet.command("log", "forget", "list")
+        fleet.command("log", "forget", "list", "--yes")
         fleet.publish("list", "x", "--keep", "latest")
         assert fleet.head("list").keep == "latest"
 
@@ -515,16 +515,32 @@ class TestForget:
     def test_all_go_by_default(self, fleet: Fleet) -> None:
         """And the next one goes on."""
         last = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)][-1]
-        assert fleet.command("log", "forget", "list")[1] == "list: 3 messages forgotten\n"
+        assert fleet.command("log", "forget", "list", "--yes")[1] == "list: 3 messages forgotten\n"
         assert (fleet.head("list").floor, fleet.log.numbers("list")) == (last, [])
         _, out, _ = fleet.command("fleet")
         assert "not there" not in out
         assert fleet.publish("list", "y") > last
 
+    def test_none_goes_without_yes(self, fleet: Fleet) -> None:
+        """They cannot be brought back, so the first run only counts them."""
+        number = fleet.publish("list", "x", "--keep", "all")
+        status, out, _ = fleet.command("log", "forget", "list")
+        assert (status, out.partition(".")[0]) == (1, "list: 1 message would be forgotten")
+        assert "add --yes" in out
+        assert fleet.log.numbers("list") == [number]
+        assert fleet.head("list").floor == 0
+
+    def test_a_second_time_there_is_nothing(self, fleet: Fleet) -> None:
+        """Which is no error, so that a script may run again."""
+        fleet.publish("list", "x", "--keep", "all")
+        fleet.command("log", "forget", "list", "--yes")
+        assert fleet.command("log", "forget", "list", "--yes")[:2] == (0, "list: 0 messages forgotten\n")
+        assert fleet.command("log", "forget", "list")[:2] == (0, "list: there are no messages to forget.\n")
+
     def test_those_before_a_number(self, fleet: Fleet) -> None:
         """That one stays."""
         numbers = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)]
-        told = fleet.json("log", "forget", "list", "--before", f"{numbers[1]:016}")
+        told = fleet.json("log", "forget", "list", "--yes", "--before", f"{numbers[1]:016}")
         assert told["forgotten"] == 1
         assert fleet.log.numbers("list") == numbers[1:]
 
@@ -533,7 +549,6 @@ class TestForget:
         [
             (["forget", "nothing"], "no log of nothing"),
             (["forget", "a/b"], "cannot be kept"),
-            (["forget"], "needs the name"),
         ],
     )
     def test_what_is_not_there(self, fleet: Fleet, words: list[str], said: str) -> None:
@@ -542,10 +557,11 @@ class TestForget:
         assert said in why
         assert "agentd log" in why
 
-    @pytest.mark.parametrize("words", [["a", "b"], ["forget", "a", "b"], ["list", "--before", "7"]])
-    def test_what_cannot_be_meant(self, fleet: Fleet, words: list[str]) -> None:
-        """It is wrong usage."""
-        assert fleet.command("log", *words)[0] == 2
+    def test_a_name_like_the_verb_is_shown_after_two_dashes(self, fleet: Fleet) -> None:
+        """An event may be called `forget`."""
+        fleet.publish("forget", "x", "--keep", "all")
+        assert "1 kept" in fleet.command("log", "--", "forget")[1]
+        assert fleet.command("log", "forget", "forget", "--yes")[1] == "forget: 1 message forgotten\n"
 
 
 class TestRemove:
@@ -823,7 +839,7 @@ class TestRights:
         assert rule.format(nodes=denied.keys.nodes) + ' { policy = "read" }' in err
 
     @pytest.mark.parametrize(
-        "words", [["log", "forget", "list"], ["fleet", "remove", "--yes", "--force"]], ids=" ".join
+        "words", [["log", "forget", "list", "--yes"], ["fleet", "remove", "--yes", "--force"]], ids=" ".join
     )
     def test_a_viewer_can_change_nothing(self, denied: Denied, words: list[str]) -> None:
         """The rule to add is told."""

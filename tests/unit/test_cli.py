@@ -56,6 +56,8 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
 def pages(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """This parser, and those of its commands and their verbs."""
     yield parser
+    for verb in getattr(parser, "verbs", {}).values():
+        yield from pages(verb)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
@@ -104,11 +106,70 @@ def test_every_command_knows_help_config_and_json(command: str, capsys: pytest.C
         ["rollback", "--wait", "soon"],
         ["replay"],
         ["import-watches"],
+        ["fleet", "a", "b"],
+        ["fleet", "forget"],
+        ["fleet", "remove", "a"],
+        ["fleet", "a", "--yes"],
+        ["log", "a", "b"],
+        ["log", "forget"],
+        ["log", "forget", "a", "b"],
+        ["log", "a", "--before", "7"],
     ],
 )
 def test_wrong_usage_ends_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A command line that means nothing is refused before anything is opened."""
     assert "agentd" in usage_error(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["publish", "deploy", "--re=sesame"],
+        ["publish", "deploy", "--re", "sesame"],
+        ["publish", "deploy", "--snapshot=sesame"],
+        ["publish", "deploy", "--pay=sesame"],
+        ["publish", "deploy", "a", "sesame"],
+        ["fire", "deploy", "-sesame"],
+        ["fleet", "--w=sesame"],
+        ["fleet", "forget", "lb1", "--for=sesame"],
+        ["nodes", "web", "sesame"],
+        ["status", "--http=sesame"],
+        ["history", "--json=sesame"],
+        ["blacklist", "add", "192.0.2.7", "10m", "--rea=sesame"],
+        ["lock", "a", "--token=sesame", "--", "true"],
+    ],
+)
+def test_wrong_usage_quotes_nothing_that_may_be_secret(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Part of a payload may look like an option, or like the abbreviation of several."""
+    assert "sesame" not in usage_error(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["fleet", "--wat"], ["history", "--lim", "5"], ["--vers"]])
+def test_options_cannot_be_abbreviated(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a new option would break scripts that abbreviate an old one."""
+    usage_error(capsys, *argv)
+
+
+@pytest.mark.parametrize("page", ["fleet forget", "fleet remove", "log forget"])
+def test_a_verb_has_its_own_help(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its usage, and without the options of the command."""
+    with pytest.raises(SystemExit) as ended:
+        main([*page.split(), "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert said.startswith(f"usage: agentd {page} ")
+    assert "--watch" not in said
+    assert "--limit" not in said
+
+
+def test_a_verb_may_follow_options() -> None:
+    """Their values are no verbs, and after `--` nothing is."""
+    assert cli.parse(["fleet", "--fleet", "forget", "forget", "lb1"])[1].nodes == ["lb1"]
+    assert cli.parse(["fleet", "--fleet", "forget", "watch"])[1].verb is None
+    assert cli.parse(["fleet", "--fleet=a", "--force", "remove"])[1].verb == "remove"
+    assert cli.parse(["--config", "x", "log", "--", "forget"])[1].name == "forget"
 
 
 @pytest.mark.parametrize("before", [True, False])
