@@ -32,7 +32,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 
     Raises:
         AgentdError: agentd runs here, or the document is another node's.
-        ConsulRefused: the token may not.
+        ConsulRefused: the token lacks a right; the text has the rules to add.
     """
     with fleet(arguments) as reached, consul(arguments) as agent:
         if read_places(arguments.config).running and _configured(reached):
@@ -41,6 +41,7 @@ def execute(arguments: Namespace, output: Output) -> int:
                 " agentd`), or set `fleet: null` and reload it, and it leaves by itself"
             )
         node = _node(reached, agent)
+        _demand_rights(reached, agent, node)
         document = _remove(reached, agent, node)
         service = _deregister(reached.name, node, agent)
     if output.json:
@@ -61,14 +62,27 @@ def _configured(reached: ReachedFleet) -> bool:
 
 def _node(reached: ReachedFleet, agent: ConsulClient) -> str:
     """The name under which this node acknowledges."""
-    from agentd.config.sections import read_section  # noqa: PLC0415 (parsing does without)
-    from agentd.fleet.options import FleetOptions  # noqa: PLC0415 (as above)
+    return (reached.options and reached.options.node) or agent.self_info().node
 
-    if reached.document is not None and _configured(reached):
-        options = read_section(reached.document, "fleet", FleetOptions)
-        if options.node and options.name == reached.name:
-            return options.node
-    return agent.self_info().node
+
+def _demand_rights(reached: ReachedFleet, agent: ConsulClient, node: str) -> None:
+    """Without the right to read it, the service looks as if it were not there.
+
+    Raises:
+        ConsulRefused: with the rules to add; nothing has been removed then.
+    """
+    from agentd.fleet.keys import Keys  # noqa: PLC0415 (parsing does without)
+    from agentd.fleet.registration import RULE, SERVICE  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
+
+    rules = missing_rules(reached.client, "write", [Keys(reached.name).node(node)])
+    registers = reached.options is None or reached.options.service
+    if registers and agent.authorized("service", "write", SERVICE) is False:
+        rules.append(RULE)
+    if rules:
+        raise ConsulRefused(
+            f"leaving the fleet needs more rights: add to the policy of the token: {' '.join(rules)}"
+        )
 
 
 def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
@@ -76,11 +90,8 @@ def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
     from agentd.fleet.departure import take_back  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
-    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-    keys = Keys(reached.name)
-    demand(reached.client, "write", [keys.node(node)], "leaving the fleet")
-    return take_back(ConsulKV(reached.client), keys, node, _agent_id(agent))
+    return take_back(ConsulKV(reached.client), Keys(reached.name), node, _agent_id(agent))
 
 
 def _agent_id(agent: ConsulClient) -> str:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from agentd.cli import main
+from agentd.fleet.acknowledgement import render
 from agentd.fleet.keys import Keys
-from tests.servers.acknowledgers import Acknowledgers, acknowledgers
+from agentd.fleet.registration import ensure, service_id
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
+from tests.servers.acknowledgers import Acknowledgers, acknowledgement, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require
 from tests.servers.followers import FollowingNode
@@ -184,6 +188,89 @@ def test_a_job_may_be_let_publish_one_name_only(
     assert strict.kv_get(others) == b"x"
     assert main(["publish", "other", "x", "--keep", "all", "--fleet", name, "--http-addr", strict.url]) == 1
     assert f"agentd/{name}/names/other" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- leaving, and being forgotten
+
+
+def leaving(strict: ConsulAgent, name: str, file: Path) -> list[str]:
+    """The command by which the node leaves; it has a document and a service."""
+    file.write_text(
+        f"consul: {{address: '{strict.url}'}}\nfleet: {{name: {name}, node: lb-1}}\nstate: {file.parent}\n"
+    )
+    options = ConsulOptions(address=strict.url).typed(token=strict.token, verify=True)
+    with closing(ConsulClient(options)) as own:
+        ensure(own, name, "lb-1", "127.0.0.1:1")
+        document = replace(acknowledgement(1, None, stopped=1.0), node_id=own.self_info().node_id)
+    strict.kv_put(f"agentd/{name}/nodes/lb-1", render(document))
+    return ["--config", str(file), "leave"]
+
+
+def left(strict: ConsulAgent, name: str) -> list[bool]:
+    """Whether the document is gone, and the service."""
+    services = strict.get("/v1/agent/services")
+    return [strict.kv_get(f"agentd/{name}/nodes/lb-1") is None, service_id(name, "lb-1") not in services]
+
+
+def test_the_policy_of_a_node_is_enough_to_leave(
+    strict: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its own token, and twice."""
+    name = f"acl-{free_port()}"
+    command = leaving(strict, name, tmp_path / "agentd.yaml")
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, rules("node"), "lb-1"))
+    assert main(command) == 0
+    assert left(strict, name) == [True, True]
+    assert main(command) == 0
+
+
+@pytest.mark.parametrize("segment", ["agentd/FLEET/nodes/NODE", "agentd"])
+def test_who_may_not_leave_leaves_nothing_half_done(
+    segment: str,
+    strict: ConsulAgent,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A service that the token may not see is not taken for one that is not there."""
+    name = f"acl-{free_port()}"
+    command = leaving(strict, name, tmp_path / "agentd.yaml")
+    wanted = [rule for rule in rules("node") if rule.segment != segment]
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, wanted, "lb-1"))
+
+    assert main(command) == 1
+    missing = segment.replace("FLEET", name).replace("NODE", "lb-1")
+    assert f'"{missing}" {{ policy = "write" }}' in capsys.readouterr().err
+    assert left(strict, name) == [False, False]
+
+
+def test_a_node_that_registers_no_service_needs_no_right_on_it(
+    strict: ConsulAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with `fleet.service: false`."""
+    name = f"acl-{free_port()}"
+    command = leaving(strict, name, tmp_path / "agentd.yaml")
+    file = tmp_path / "agentd.yaml"
+    file.write_text(file.read_text().replace("node: lb-1", "node: lb-1, service: false"))
+    wanted = [rule for rule in rules("node") if rule.kind != "service"]
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, wanted, "lb-1"))
+    assert main(command) == 0
+    assert left(strict, name)[0]
+
+
+def test_a_viewer_who_forgets_a_node_is_told_the_rule(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And the document stays."""
+    name = fleet.keys.fleet
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, rules("viewer")))
+    where = ["--fleet", name, "--http-addr", strict.url]
+    assert main(["fleet", "forget", fleet.node(0), "--force", *where]) == 1
+    assert f'"{fleet.keys.node(fleet.node(0))}" {{ policy = "write" }}' in capsys.readouterr().err
+    assert strict.kv_get(fleet.keys.node(fleet.node(0))) is not None
 
 
 # ---------------------------------------------------------------- node and relay
