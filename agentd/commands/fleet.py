@@ -105,7 +105,7 @@ def _print(found: Found, output: Output) -> int:
 
 
 def _watch(view: _View, output: Output) -> NoReturn:
-    """Print whenever something has changed, until somebody interrupts."""
+    """Print whenever something has changed, until interrupted."""
     screen = Screen(sys.stdout) if sys.stdout.isatty() and not output.json else None
     while True:
         began = time.monotonic()
@@ -183,30 +183,33 @@ class _View:
             yield f"no node acknowledges in the fleet {self._keys.fleet!r}: is that its name?"
         if not catalogue.ids:
             yield (
-                "which agents are down and which nodes lack agentd is unknown: the token may not read nodes;"
-                ' add to its policy: node_prefix "" { policy = "read" }'
+                "cannot tell which Consul agents are down and which nodes lack agentd: add to the token's"
+                ' policy: node_prefix "" { policy = "read" }'
             )
         elif self._client.authorized("service", "read", SERVICE) is False:
             yield (
-                "where agentd does not answer its health check is unknown: the token may not read it;"
-                f' add to its policy: service "{SERVICE}" {{ policy = "read" }}'
+                "cannot tell where agentd fails its health check: add to the token's policy:"
+                f' service "{SERVICE}" {{ policy = "read" }}'
             )
         lacking: list[str] = []
         if heads.unreadable and not heads.messages:
             lacking = missing_rules(self._client, "read", map(self._keys.messages, heads.heads))
         if lacking:
             some = " ".join(lacking[:_MOST_NOTED])
-            yield f"who published is unknown: add to the token's policy: {some}"
+            yield f"cannot tell who published: add to the token's policy: {some}"
             heads = replace(heads, unreadable={})
         for junk, prefix in ((documents.junk, self._keys.nodes), (heads.junk, self._keys.names)):
             if junk:
-                yield f"{junk} keys below {prefix} are none of agentd's, or too much, and were left unread"
+                yield f"{junk} keys below {prefix} were ignored: not written by agentd, or too large"
         for name, why in sorted(heads.unreadable.items())[:_MOST_NOTED]:
             yield f"{name}: {why}"
         newer = sorted(node for node, one in documents.found.items() if one.unread)
         if newer:
             more = f" and {len(newer) - 1} more" if newer[1:] else ""
-            yield f"newer than this agentd, and read in part, is what {newer[0]}{more} acknowledges: upgrade"
+            yield (
+                f"{newer[0]}{more} acknowledged in a newer format, which was read only in part:"
+                " upgrade agentd here"
+            )
 
 
 def _known(handler: str, documents: Documents) -> None:
@@ -214,4 +217,4 @@ def _known(handler: str, documents: Documents) -> None:
     names = {name for one in documents.found.values() for name in one.handlers}
     if handler not in names:
         some = ", ".join(sorted(names)[:20]) or "none"
-        raise AgentdError(f"no node has a handler {handler!r}; those that nodes acknowledge: {some}")
+        raise AgentdError(f"no node has a handler {handler!r}; the nodes have: {some}")

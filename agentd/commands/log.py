@@ -170,7 +170,7 @@ def _rows(reader: Reader, wanted: Sequence[tuple[int, str]]) -> list[_Row]:
         rows = [
             *(_Row(name, one.num, one) for one in reading.messages),
             *(_Row(name, num, wrong=str(error)) for num, error in reading.troubles.items()),
-            *(_Row(name, num, wrong="its head names it, and it is not there") for num in reading.missing),
+            *(_Row(name, num, wrong="its head lists it, but it is missing") for num in reading.missing),
         ]
         found |= {(row.num, name): row for row in rows}
     return [found[one] for one in wanted]
@@ -195,8 +195,8 @@ def _print(
     for name, head in sorted(heads.items()):
         if head.cut > head.snapshot:
             output.line(
-                f"{name}: messages up to {head.cut} are gone, some of them in force: nodes that had not seen"
-                f" them are incomplete until `agentd publish {name} --snapshot`",
+                f"{name}: messages up to {head.cut} were dropped, some while still in force: nodes that never"
+                f" got them are incomplete until `agentd publish {name} --snapshot`",
                 "yellow",
             )
         if named:

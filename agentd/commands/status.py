@@ -69,7 +69,7 @@ def ask_daemon(address: tuple[str, int]) -> Snapshot:
     except RecursionError:  # not agentd's, which is a few levels deep
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("generation", ""), int | None):
-        raise ValueError("something else than agentd answers there")  # noqa: TRY004 (of an answer, not an argument)
+        raise ValueError("something other than agentd answers there")  # noqa: TRY004 (of an answer, not an argument)
     return found
 
 
@@ -151,7 +151,7 @@ def _trouble(state: Snapshot, *, runs: bool) -> Iterator[str]:
     elif "queries" not in state:
         yield "the daemon is running, but does not answer on its status address (status.address)"
     if state.get("other_version"):
-        yield "the daemon that runs is of another version than this command: restart it"
+        yield "the running daemon has a different version from this command: restart it"
     yield from state.get("not_ready", ())
     if state.get("nginx_missing"):
         yield state["nginx_missing"]

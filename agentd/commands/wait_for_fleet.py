@@ -191,7 +191,7 @@ class FleetWait:
             if self._left() <= 0:
                 raise AgentdError(
                     f"the event {identity} did not reach the log within {span(self._timeout)}: no relay heard"
-                    " it, or none can write (`agentd status` there tells); which nodes applied it is unknown"
+                    " it, or none can write (see `agentd status` there); nobody knows which nodes applied it"
                 )
             time.sleep(_PAUSE)
 
@@ -201,7 +201,7 @@ class FleetWait:
 
         message = Reader(self._kv, self._keys).message(self._name, num)
         if message is None:
-            raise AgentdError(f"{self._name} {num} is not in the log any more: a newer message stands for it")
+            raise AgentdError(f"{self._name} {num} is no longer in the log: a newer message has replaced it")
         return self._newest(message)
 
     def _newest(self, message: Envelope) -> Newest:
@@ -287,7 +287,7 @@ def _print(found: Tally, newest: Newest, took: float, output: Output) -> None:
     from agentd.commands.fleet_report import listed  # noqa: PLC0415 (as above)
 
     if not found.nodes:
-        output.line(f"No node that acknowledges is meant by {newest.name} {newest.num}.", "red")
+        output.line(f"{newest.name} {newest.num} is for none of the nodes that acknowledge.", "red")
         return
     enough = "" if found.needed == found.nodes else f" ({found.needed} are enough)"
     text = f"{newest.name} {newest.num}: in force on {len(found.confirmed)} of {found.nodes} nodes{enough}"

@@ -1,7 +1,7 @@
-"""What one configuration does for its fleet: owns the threads that follow the log, and their state.
+"""The part of one configuration that deals with the fleet: owns the fleet's threads and their state.
 
-Imported only where there is a section `fleet:`. It applies nothing: messages go into the journal, and whoever
-started it wakes their handlers.
+Imported only if the configuration has a section `fleet:`. Applies nothing itself: messages go into the
+journal, and the owner of the `Fleet` wakes their handlers.
 """
 
 from __future__ import annotations
@@ -53,20 +53,20 @@ _log = structlog.get_logger()
 
 
 class Fleet:
-    """The fleet's threads of one configuration: `join`, then `start`, then `close`, and at the end `leave`.
+    """The fleet's threads for one configuration. Call `join`, `start`, `close` and `leave`, in this order.
 
     Args:
-        options: of the section `fleet:`.
-        consul: where Consul is.
-        kept: the names that are kept.
-        journal: of this node.
+        options: the section `fleet:`.
+        consul: the section `consul:`.
+        kept: the kept names.
+        journal: this node's journal.
         heartbeats: where the threads register.
         state: the state directory.
-        given: learns what was queued.
-        takers: the handlers that take an event as it was heard.
-        look: what this node acknowledges.
-        version: of agentd.
-        status: the address and port of the daemon's HTTP endpoints; None if there are none.
+        given: called with what was queued.
+        takers: returns the handlers for an event that is not kept.
+        look: returns what this node has to acknowledge.
+        version: agentd's version.
+        status: returns the address and port of the daemon's HTTP endpoints; None if it has none.
     """
 
     def __init__(  # noqa: PLR0913 (all named at the one call)
@@ -110,7 +110,7 @@ class Fleet:
         self._departure = Departure(journal, consul)
 
     def join(self) -> None:
-        """Record that the handlers follow their names, from now on if they did not.
+        """Record that the handlers follow their names, from now on if they did not before.
 
         Raises:
             JournalError: it cannot be recorded.
@@ -119,7 +119,7 @@ class Fleet:
         Followed(self._journal).belong_to(fleet)
         if self._kept:
             memory = self._memory = Memory(self._file)
-            with suppress(JournalError):  # the log is followed without it; the holder tells of it
+            with suppress(JournalError):  # the log can be followed without it; the holder reports it
                 memory.belong_to(fleet)
                 for name in set(memory.names()) - self._kept.keys():
                     memory.drop(name)
@@ -132,7 +132,7 @@ class Fleet:
 
     @property
     def relays(self) -> bool:
-        """Whether, once joined, it writes to the log what this node hears."""
+        """Whether this node writes the events it hears to the log; known after `join`."""
         return self._relay is not None
 
     def _new_follower(self, holder: Holder) -> Follower:
@@ -173,7 +173,7 @@ class Fleet:
         self._acknowledger.start()
 
     def close(self) -> None:
-        """Take no more messages: tell the threads to end, without waiting for them."""
+        """Take no more messages: ask the threads to end, without waiting for them."""
         if self._follower:
             self._follower.close()
         if self._relay:
@@ -182,9 +182,9 @@ class Fleet:
             self._heartbeats.forget(name)
 
     def leave(self, *, farewell: bool) -> None:
-        """Wait for the threads, for a moment; what they did not finish stays in the journal.
+        """Wait for the threads, but not for long; what they did not finish stays in the journal.
 
-        With a farewell the fleet is told that agentd was stopped.
+        With a farewell, this node's acknowledgement says that agentd was stopped.
         """
         self._acknowledger.stop(farewell=farewell)
         self._departure.close()
@@ -194,25 +194,25 @@ class Fleet:
             self._memory.close()
 
     def _joined(self, home: str, node: str) -> None:
-        """This node acknowledges in this datacenter under this name from now on, and leaves wherever else."""
+        """Record where and as which node this one acknowledges from now on, and leave every other fleet."""
         current = Membership(self._options.name, home, node)
-        with suppress(JournalError):  # it acknowledges all the same
+        with suppress(JournalError):  # it acknowledges nevertheless
             Memberships(self._journal).add(current)
             self._departure.start(current)
 
     def changed(self) -> None:
-        """What this node acknowledges may have changed."""
+        """Check soon whether there is something new to acknowledge."""
         self._acknowledger.wake()
 
     def wake(self) -> None:
-        """An event of a kept name was heard."""
+        """Relay an event of a kept name that was just heard."""
         if self._relay:
             self._relay.wake()
 
     def _give_provisionally(self, event: Event) -> None:
-        """The log cannot be reached: the handlers get the event as it was heard."""
+        """Queue an event as heard, since the log cannot be reached."""
         kept = self._kept.get(event.name)
-        if kept is None:  # its name is not kept any longer
+        if kept is None:  # its name is no longer kept
             news = self._journal.receive([(event, list(self._takers(event)))])
             self._given(Given(queued=[(event, names) for _, names in news]))
         else:
@@ -224,7 +224,7 @@ class Fleet:
         return [self._follower.poll] if self._follower else []
 
     def status(self) -> dict[str, Any]:
-        """The state, of JSON's types."""
+        """The state, as JSON types."""
         names = self._follower.status if self._follower else {}
         relay = self._relay.status if self._relay else None
         return {
@@ -241,25 +241,25 @@ class Fleet:
         }
 
     def _troubles(self, relay: RelayStatus | None) -> Iterator[str]:
-        """What is not as it should be, one sentence each."""
+        """What is wrong, one sentence each."""
         if self._follower and self._follower.trouble:
-            yield f"the log is not followed: {self._follower.trouble}"
+            yield f"the log cannot be followed: {self._follower.trouble}"
         if self._follower and self._follower.too_large:
             yield (
                 f"there is too much below {self._keys.names} in Consul, so the log is read only every few"
                 f" seconds: find out what writes there (`consul kv get -keys {self._keys.names}`)"
             )
         if self._holder and self._holder.trouble:
-            yield f"no copy of the log is kept here: {self._holder.trouble}"
+            yield f"this node cannot keep its copy of the log: {self._holder.trouble}"
         if relay and relay.trouble:
-            given = f"; {relay.provisional} were applied as they were heard" if relay.provisional else ""
-            yield f"{relay.waiting} heard events are not in the log: {relay.trouble}{given}"
+            given = f"; {relay.provisional} of them were applied provisionally" if relay.provisional else ""
+            yield f"{relay.waiting} events that were heard are not in the log yet: {relay.trouble}{given}"
         for name, reason in (relay.spoilt if relay else {}).items():
             yield f"the log of {name} cannot be written: {reason}"
 
 
 class _Library:
-    """The log in Consul, over one client."""
+    """The log and the local agent, over one Consul client."""
 
     def __init__(self, client: ConsulClient, keys: Keys) -> None:
         self.reader = Reader(ConsulKV(client), keys)
@@ -279,7 +279,7 @@ class _Library:
 
 
 def kept_names(handlers: Sequence[ConfiguredHandler]) -> list[Kept]:
-    """The names that are kept, each with the handlers that take it."""
+    """The kept names, each with the handlers that take it."""
     latest: dict[str, bool] = {}
     takers: dict[str, dict[str, bool]] = {}
     for handler in handlers:
@@ -296,14 +296,14 @@ def _troubles_of_names(names: Mapping[str, NameStatus]) -> Iterator[str]:
             yield f"the log of {name} waits: {one.waits}"
         if one.incomplete_since is not None:
             yield (
-                f"{name} is incomplete since message {one.incomplete_since}, as this node was away for longer"
-                f" than the log reaches: publish a snapshot (`agentd publish {name} --snapshot`)"
+                f"{name} is incomplete since message {one.incomplete_since}, because this node was away for"
+                f" longer than the log reaches: publish a snapshot (`agentd publish {name} --snapshot`)"
             )
 
 
 def _silences(standing: Acknowledging) -> Iterator[str]:
-    """What the fleet is not told of this node, one sentence each."""
+    """Why the fleet does not see this node properly, one sentence each."""
     if standing.trouble:
-        yield f"this node is not acknowledged: {standing.trouble}"
+        yield f"this node cannot acknowledge: {standing.trouble}"
     if standing.unregistered:
         yield f"the service agentd is not registered: {standing.unregistered}"

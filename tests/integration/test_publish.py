@@ -479,7 +479,7 @@ class TestLog:
         errors = {one["num"]: one.get("error", "") for one in document["messages"]}
         assert set(errors) == {*numbers, other}
         assert "upgrade" in errors[numbers[1]]
-        assert "is not there" in errors[numbers[2]]
+        assert "is missing" in errors[numbers[2]]
         assert "copied from another key" in errors[numbers[3]]
         assert not any(errors[num] for num in (numbers[0], numbers[4], other))
         assert [one["name"] for one in document["names"] if "error" in one] == ["bad"]

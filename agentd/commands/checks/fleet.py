@@ -161,10 +161,10 @@ def load(nodes: int, names: int) -> str:
     read = nodes * max(1, names) * _HEAD
     wakes = 1 / max(_SHORTEST_WAKE, nodes / _WAKES)
     return (
-        f"if all {nodes} members of the datacenter run agentd: {nodes} blocking queries; for a message"
-        f" 1 write, {_bytes(read)} read by all, and {nodes} acknowledgements ({_bytes(nodes * _DOCUMENT)});"
-        f" while messages go on, at most {min(nodes, _WRITES)} acknowledgements and {wakes:.2g} rounds of"
-        " reading a second"
+        f"if all {nodes} members of the datacenter run agentd: {nodes} blocking queries; per message 1 write,"
+        f" {_bytes(read)} read by all nodes together, and {nodes} acknowledgements"
+        f" ({_bytes(nodes * _DOCUMENT)}); under a steady stream of messages, at most"
+        f" {min(nodes, _WRITES)} acknowledgements and {wakes:.2g} rounds of reads a second"
     )
 
 

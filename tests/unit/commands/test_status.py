@@ -209,7 +209,7 @@ def test_a_daemon_of_another_version_is_told(node: CommandNode, monkeypatch: pyt
     with node.daemon_runs():
         code, said, _ = node.command("status")
     assert code == 1
-    assert "is of another version than this command: restart it" in said
+    assert "has a different version from this command: restart it" in said
 
 
 @pytest.mark.parametrize(
