@@ -133,7 +133,6 @@ class FollowedName:
         self._witness = witness
         self._clock = clock
         self._behind: set[str] = set()  # the handlers that did not get everything last time
-        self._untold = Given()
         self._complete: bytes | None = None  # the head for which no message was found to be unread
         self._rests_until = 0.0  # monotonic: no listing of the log before then
 
@@ -193,7 +192,7 @@ class FollowedName:
 
     def _has_room(self, handlers: Iterable[str]) -> bool:
         many, size = self._followed.waiting(handlers, self.name)
-        return many < MOST_WAITING and size < MOST_BYTES
+        return _fits(many, size)
 
     def _positions(self, handlers: Iterable[str]) -> list[Position]:
         known = self._followed.positions()
@@ -248,6 +247,7 @@ class FollowedName:
     def _read_up_to(self, part: Kept, head: Head, start: int, *, live: bool) -> None:
         waits: MustWait | None = None
         read = last = 0
+        full = False
         wanted: list[Envelope] = []
         try:
             for reading in self._reader.after(start, head):
@@ -256,20 +256,19 @@ class FollowedName:
                     self._witness.read(self.name, head, usable)
                     last = usable[-1].num
                 some = [one for one in usable if self._reader.concerns(one, live=live)]
-                if part.latest:
-                    wanted = some[-1:] or wanted
-                else:
-                    self._queue(part, head, some, last, live=live)
                 read += len(some)
-                if waits:
+                wanted = (some[-1:] or wanted) if part.latest else [*wanted, *some]
+                full = not _fits(len(wanted), sum(one.size for one in wanted))
+                if waits or full:
                     break
-            if part.latest and last:
+        finally:  # what was read before an error counts
+            if last:
                 self._queue(part, head, wanted, last, live=live)
-        finally:
-            self._announce()
         if waits:
             raise waits
         if last < head.newest:
+            if full:
+                raise MustWait
             self._reader.require_rights()
             self._witness.saw(self.name, None)
             raise MustWait(f"its head points to message {head.newest}, which is missing or unusable")
@@ -324,20 +323,21 @@ class FollowedName:
     def _queue(self, part: Kept, head: Head, messages: Sequence[Envelope], upto: int, *, live: bool) -> None:
         """Queue messages, and move the positions up to number `upto`.
 
+        All at once: a node that catches up then handles them together, and reloads nginx only once.
+
         Raises:
             MustWait: a payload is missing, or there is no room; the messages before that are queued.
         """
         many, size = self._followed.waiting(part.handlers, self.name)
-        if many >= MOST_WAITING or size >= MOST_BYTES:
+        if not _fits(many, size):
             raise MustWait
         now = self._clock()
         events: list[Event] = []
         waits: MustWait | None = None
         for message in messages:
-            if size >= MOST_BYTES:
+            if not _fits(many + len(events), size):
                 waits, upto = MustWait(), events[-1].index
                 break
-            size += message.size * 4 // 3  # the journal stores payloads in base64
             try:
                 events.append(event_of(message, self._payload(message, head), now, live=live))
             except MustWait as error:
@@ -347,12 +347,16 @@ class FollowedName:
                     raise
                 waits, upto = error, events[-1].index
                 break
+            size += message.size * 4 // 3  # the journal stores payloads in base64
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
         cut = head.cut_for("latest" if part.latest else "all")
         given = self._followed.give(self.name, part.handlers, events, upto, cut=cut, latest=part.latest)
-        self._untold.queued += given.queued
-        self._untold.endings += given.endings
+        self._announce(given)
+        if waits:
+            raise waits
+
+    def _announce(self, given: Given) -> None:
         if given.queued:
             _log.info(
                 "fleet.followed",
@@ -361,12 +365,6 @@ class FollowedName:
                 num=given.queued[-1][0].index,
                 handlers=sorted({name for _, names in given.queued for name in names}),
             )
-        if waits:
-            raise waits
-
-    def _announce(self) -> None:
-        """Announce what was queued, all at once: a node that catches up then reloads nginx only once."""
-        given, self._untold = self._untold, Given()
         if given.queued or given.endings:
             self._given(given)
 
@@ -376,3 +374,8 @@ class FollowedName:
         if message.sha256:
             self._witness.read(self.name, head, (), {message.sha256: payload})
         return payload
+
+
+def _fits(many: int, size: int) -> bool:
+    """Whether another message may wait beside so many of so many bytes."""
+    return many < MOST_WAITING and size < MOST_BYTES

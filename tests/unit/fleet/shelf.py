@@ -22,6 +22,7 @@ class Shelf:
     Attributes:
         down: whether it does not answer.
         asked: how often it was asked.
+        answers: is called before each answer; what it raises, the question does.
         written: is called with each key that is written.
     """
 
@@ -30,6 +31,7 @@ class Shelf:
     heads: dict[str, Head] = field(default_factory=dict)
     down: bool = False
     asked: int = 0
+    answers: Callable[[], None] = lambda: None
     written: Callable[[str, bytes], None] = lambda _key, _value: None
 
     # ------------------------------------------------------------------ read
@@ -50,6 +52,7 @@ class Shelf:
 
     def _answer(self) -> None:
         self.asked += 1
+        self.answers()
         if self.down:
             raise ConsulUnavailable("nothing is listening there")
 
