@@ -1,7 +1,7 @@
 """The daemon's life: start, reload on SIGHUP, drain on SIGTERM. It runs in the main thread.
 
 A signal handler only puts a word into a queue, which the main loop reads. Between signals the loop feeds the
-watchdog, looks after the tree, and tidies the journal. Nothing that Consul does can end it.
+watchdog and calls `upkeep` for the tree and the journal. Nothing that Consul does can end it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
 
 from agentd.apply.commit import Committer
-from agentd.apply.observer import Observer
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.config.load import Config, Loaded, OnEvent, load
+from agentd.configured_tree import open_tree
 from agentd.errors import (
     AgentdError,
     ConfigError,
@@ -35,8 +34,6 @@ from agentd.errors import (
 )
 from agentd.heartbeat import Heartbeats
 from agentd.journal.journal import Journal
-from agentd.nginx import include
-from agentd.nginx.check import NginxCheck
 from agentd.nginx.processes import Processes
 from agentd.report import log
 from agentd.report.reporter import Reporter
@@ -44,48 +41,16 @@ from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
 from agentd.supervisor import Daemon, Supervisor
 from agentd.tree.claim import Claim
-from agentd.tree.tree import Tree
+from agentd.upkeep import Upkeep
 
 TICK: Final = 1.0
 """Seconds between two checks of the tree and the heartbeats."""
-_TIDY: Final = 3600.0
 _READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we are waiting for
 _LOCK_PATIENCE: Final = 1.0
-_COPY_EVERY: Final = 60.0
-_READ_AT_ONCE: Final = 8 << 20
-_READ_EVERY: Final = 300.0
-_MEND: Final = Backoff(1.0, 60.0)
 _FIXED: Final = ("state", "tree", "nginx", "status")
 _VERSION: Final = version("agentd")
 """Read at import, so that a daemon whose files were upgraded underneath it still reports what it runs."""
 _log = structlog.get_logger()
-
-
-def open_tree(config: Config, observer: Observer | None = None) -> Tree:
-    """The tree of this configuration, checked by nginx if there is one; `observer` learns how long."""
-    nginx = config.nginx
-    check = NginxCheck(nginx, config.tree.path) if nginx else _unchecked
-
-    def timed(candidate: Path) -> None:
-        began = time.monotonic()
-        try:
-            check(candidate)
-        finally:
-            if observer:
-                observer.checked(time.monotonic() - began)
-
-    return Tree(
-        config.tree.path,
-        keep=config.tree.keep,
-        check=timed,
-        stamp=lambda number: {include.NAME: include.render(number, nginx, config.prefix)} if nginx else {},
-        mirror=config.state / "mirror",
-        prefix=config.prefix,
-    )
-
-
-def _unchecked(_candidate: Path) -> None:
-    """Accept anything: no nginx is configured."""
 
 
 def run(loaded: Loaded) -> int:
@@ -131,7 +96,8 @@ class Agent:
             lambda: self._supervisor.fleet() if self._supervisor else None,
             changed=self._changed,
         )
-        self._committer = Committer(open_tree(config, self._reporter), self._journal, observer=self._reporter)
+        tree = open_tree(config, self._reporter.checked)
+        self._committer = Committer(tree, self._journal, observer=self._reporter)
         self._server = Status(
             config.status,
             self._heartbeats,
@@ -145,13 +111,9 @@ class Agent:
             self._open()
         self._backoff = Backoff(0.5, 10.0)
         self._waits_for = ""  # what keeps it from starting
-        self._damage = ""  # what is wrong with the tree
-        self._trouble = ""  # why the journal cannot be written, or receives nothing
-        self._unusable = ""  # why the tree or the state directory cannot be looked after
-        self._mend_at = self._read_at = self._copy_at = 0.0
-        self._mends = 0
-        self._refused: tuple[str, ...] = ()  # what is wrong with the file that was to be reloaded
-        self._tidied = -_TIDY  # at the start
+        self._upkeep = Upkeep(self._committer, self._journal, self._notifier.status)
+        self._unusable = ""  # why the last upkeep failed
+        self._refused: tuple[str, ...] = ()  # what is wrong with the configuration file that was not reloaded
 
     def run(self) -> int:
         """The main loop."""
@@ -239,7 +201,7 @@ class Agent:
             loaded,
             self._committer,
             self._heartbeats,
-            Daemon(_VERSION, lambda: self._damage, self._listens_on),
+            Daemon(_VERSION, lambda: self._upkeep.damage, self._listens_on),
         )
         try:
             self._supervisor.start()
@@ -287,75 +249,16 @@ class Agent:
             _log.error("agent.trouble", error=why)
         self._unusable = why
 
-    def _look_after_tree(self) -> None:
-        """Restore a tree that was deleted or damaged; read it all again every so often."""
-        tree, now = self._committer.tree, time.monotonic()
-        if now >= self._read_at and tree.read_some(_READ_AT_ONCE):
-            self._read_at = now + _READ_EVERY
-        found = tree.damage()
-        if found != self._damage:
-            self._damage, self._mends = found, 0
-            if found:
-                _log.error("tree.damaged", path=str(tree.path), damage=found)
-        mend = self._loaded.config.drift == "mend"
-        if found and mend and (self._mends == 0 or now >= self._mend_at):
-            self._mends += 1
-            self._mend_at = now + _MEND.delay(self._mends)
-            if tree.restore() is None:
-                raise TreeError(
-                    f"{found}: there is no sound copy; make another generation current: `agentd rollback N`"
-                )
-        if now >= self._copy_at:
-            self._copy_at = now + _COPY_EVERY
-            if not tree.copied:
-                self._committer.tidy()
-        self._committer.owe_reload(self._supervisor.provers if self._supervisor else ())
-
-    def _look_after_journal(self) -> None:
-        """Write a journal that was deleted again, from what is still open; say whether it can be written.
-
-        Raises:
-            DamagedError: its content is damaged.
-        """
-        database = self._journal.database
-        if database.lost():
-            _log.error("journal.lost", path=str(database.path))
-            database.rescue()
-            _log.warning("journal.rescued", path=str(database.path))
-            self._copy_at = 0.0  # the tree's copy was perhaps deleted with it
-        if damage := database.damage():
-            raise DamagedError(
-                f"{database.path}: the journal is damaged ({damage}): agentd ends; its next start sets the"
-                " file aside and goes on with what can be read of it"
-            )
-        if database.trouble:
-            with suppress(JournalError):
-                database.probe()
-        trouble = database.trouble or self._journal.refusal()
-        if bool(trouble) != bool(self._trouble):
-            tell = _log.error if trouble else _log.info
-            tell("journal.trouble", path=str(database.path), trouble=trouble)
-            self._notifier.status(trouble or "watching")
-        self._trouble = trouble
-
     def _look_after(self) -> None:
-        """Look after the journal and the tree, update the gauges, tidy the journal once an hour."""
+        """Keep the claims, the tree and the journal in order, and update the gauges."""
         for claim in self._claims:
             claim.take()
-        self._look_after_journal()
-        self._look_after_tree()
-        tree = self._committer.tree
-        self._committer.trim()
-        self._committer.wipe()
+        self._upkeep.round(self._loaded.config, self._supervisor.provers if self._supervisor else ())
         if self._supervisor:
             self._supervisor.forget_payloads()
-        self._reporter.generation(tree.current)
+        self._reporter.generation(self._committer.tree.current)
         self._reporter.reload_pending(pending=bool(self._journal.unproved()))
         self._reporter.config_refused(refused=bool(self._refused))
-        if time.monotonic() - self._tidied > _TIDY:
-            self._tidied = time.monotonic()
-            options = self._loaded.config.journal
-            self._journal.tidy(keep=options.keep, replayable=options.replayable)
 
     def _reload(self) -> None:
         """Reload the configuration file; a bad file changes nothing."""
@@ -419,8 +322,9 @@ class Agent:
         """Why the daemon is not ready; empty if it is."""
         if self._supervisor is None:
             return [self._waits_for or "the tree or the journal cannot be used yet"]
-        damaged = [f"the tree is damaged: {self._damage}"] if self._damage else []
-        full = [self._trouble] if self._trouble else []
+        damage, trouble = self._upkeep.damage, self._upkeep.trouble
+        damaged = [f"the tree is damaged: {damage}"] if damage else []
+        full = [trouble] if trouble else []
         unusable = [self._unusable] if self._unusable and not damaged and not full else []
         return (
             damaged

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import structlog
 
-from agentd.agent import open_tree
 from agentd.apply.batch import Batch
 from agentd.apply.commit import Committer
 from agentd.commands.places import daemon_runs, opened_journal
 from agentd.config.load import ConfiguredHandler, Loaded, load
+from agentd.configured_tree import open_tree
 from agentd.handler import Context
 from agentd.journal.entry import Entry
 from agentd.journal.journal import Journal

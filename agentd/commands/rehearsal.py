@@ -63,11 +63,11 @@ def rehearse(path: Path, handlers: Collection[str], change: Change) -> list[dict
 
 def _rehearsed(path: Path, handlers: Collection[str], change: Change) -> Iterator[dict[str, Any]]:
     # What follows imports the handlers, and pydantic with them.
-    from agentd.agent import open_tree  # noqa: PLC0415
     from agentd.commands.dry_run import try_change  # noqa: PLC0415
     from agentd.commands.node import dry_batch  # noqa: PLC0415
     from agentd.commands.places import open_journal  # noqa: PLC0415
     from agentd.config.load import load  # noqa: PLC0415
+    from agentd.configured_tree import open_tree  # noqa: PLC0415
     from agentd.report import log  # noqa: PLC0415
 
     log.configure("warning")

@@ -7,9 +7,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentd.agent import open_tree
 from agentd.commands.checks.finding import Finding
 from agentd.config.load import Loaded
+from agentd.configured_tree import open_tree
 from agentd.errors import FormatError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO

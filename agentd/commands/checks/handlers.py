@@ -13,13 +13,13 @@ from typing import Final
 
 import structlog
 
-from agentd.agent import open_tree
 from agentd.commands.checks.finding import Finding
 from agentd.commands.node import dry_batch
 from agentd.commands.output import moment
 from agentd.config.load import ConfiguredHandler, Loaded
 from agentd.config.sections import read_document
 from agentd.config.yaml_document import Document
+from agentd.configured_tree import open_tree
 from agentd.errors import AgentdError, FormatError, HandlerError, JournalError
 from agentd.handler import Drift, Handler, Verdict
 from agentd.journal.commits import Commits

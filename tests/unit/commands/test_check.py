@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agentd.agent import open_tree
 from agentd.cli import main
 from agentd.commands.checks import disk, nginx
 from agentd.commands.checks.consul import rule
 from agentd.config.load import Loaded, load
+from agentd.configured_tree import open_tree
 from agentd.options import NginxOptions
 from tests.unit.tree.trees import commit
 
