@@ -351,7 +351,10 @@ class FollowedName:
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
         cut = head.cut_for("latest" if part.latest else "all")
-        given = self._followed.give(self.name, part.handlers, events, upto, cut=cut, latest=part.latest)
+        there = 0 if live else head.newest
+        given = self._followed.give(
+            self.name, part.handlers, events, upto, cut=cut, latest=part.latest, there=there
+        )
         self._announce(given)
         if waits:
             raise waits

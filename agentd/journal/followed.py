@@ -18,11 +18,12 @@ from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import note
 from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
-from agentd.watch.changes import LOG, Event
+from agentd.watch.changes import LOG, Event, Message
 
 _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
 _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
+_UNSET: Final = 86400.0  # seconds; who sets a clock by more than that had never set it
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
 
@@ -32,7 +33,8 @@ class Position:
 
     Attributes:
         num: the number up to which it was given every message that concerns it; 0 before the first.
-        joined: unix time at which it first followed the name.
+        joined: unix time at which it first followed the name; earlier if the clock was ahead then.
+        there: the number of the newest message when it first read the log, None before that.
         provisional: the IDs of events that it was given provisionally, and whose messages have not come yet.
         owed: numbers up to `num` that it still has to be given: its queue was lost with the journal, or a
             message came late.
@@ -43,6 +45,7 @@ class Position:
 
     num: int = 0
     joined: float = 0.0
+    there: int | None = None
     provisional: tuple[str, ...] = ()
     owed: tuple[int, ...] = ()
     late: int | None = None
@@ -52,10 +55,11 @@ class Position:
     def of(cls, kept: Mapping[str, Any]) -> Position:
         """Parse what `kept` returned. Raises JournalError if it is something else."""
         try:
-            since, late = kept.get("incomplete_since"), kept.get("late")
+            since, late, there = kept.get("incomplete_since"), kept.get("late"), kept.get("there")
             return cls(
                 num=int(kept["num"]),
                 joined=float(kept["joined"]),
+                there=None if there is None else int(there),
                 provisional=tuple(map(str, kept.get("provisional", ()))),
                 owed=tuple(map(int, kept.get("owed", ()))),
                 late=None if late is None else int(late),
@@ -76,6 +80,25 @@ class Position:
     def wants(self, num: int) -> bool:
         """Whether it still has to be given this message."""
         return num > self.num or num in self.owed
+
+    def at(self, now: float, there: int | None = None) -> Position:
+        """The same position at unix time `now`. For `there` see `Followed.give`."""
+        if there is not None and self.there is None:
+            return replace(self, joined=now if abs(now - self.joined) > _UNSET else self.joined, there=there)
+        if self.joined <= now:
+            return self
+        # The clock was set back since then, so only the newest message of that time says when it was.
+        return replace(self, joined=min(now, (self.there or 0) / 1000))
+
+    def predates(self, message: Message, now: float) -> bool:
+        """Whether a message is older than the handler's first start; `now` is unix time.
+
+        A message that was there when the log was first read cannot be from the future: then one of the two
+        clocks is wrong, and the message is old.
+        """
+        return message.counts_from < self.joined or (
+            message.num <= (self.there or 0) and message.issued > now
+        )
 
     def repeats(self, num: int) -> bool:
         """Whether it has to be given this message again."""
@@ -122,13 +145,13 @@ class Followed:
     def join(self, handler: str, name: str) -> Position:
         """The handler's position; a handler that did not follow the name does from now on."""
         with self._database.transaction() as db:
-            found = _read(db, handler, name)
-            if found is None:
-                found = Position(joined=self._clock())
+            known, now = _read(db, handler, name), self._clock()
+            found = (known or Position(joined=now)).at(now)
+            if found != known:
                 _write(db, handler, name, found)
             return found
 
-    def give(
+    def give(  # noqa: PLR0913 (all that it depends on, named at the one call)
         self,
         name: str,
         handlers: Mapping[str, bool],
@@ -137,6 +160,7 @@ class Followed:
         *,
         cut: int = 0,
         latest: bool = False,
+        there: int = 0,
     ) -> Given:
         """Queue messages for the handlers that do not have them, and move the positions.
 
@@ -147,12 +171,13 @@ class Followed:
             upto: the number up to which `messages` has everything new that concerns this node.
             cut: the number up to which messages were pruned before they expired; see `Head`.
             latest: whether each message replaces the ones before it.
+            there: the number of the newest message if this node did not follow the log so far, else 0.
         """
-        given = Given()
+        given, now = Given(), self._clock()
         queued: dict[int, list[str]] = {}
         with self._database.transaction() as db:
             for handler, once in handlers.items():
-                before = _read(db, handler, name) or Position(joined=self._clock())
+                before = (_read(db, handler, name) or Position(joined=now)).at(now, there)
                 news = [one for one in messages if before.wants(one.index)]
                 for message in news:
                     known = _known(db, handler, message)
@@ -202,7 +227,7 @@ class Followed:
             if _was_done(db, handler, message.id, before=ending.entry.seq):
                 note(db, [ending.entry.seq])
             return ending
-        if once and message.message and message.message.issued < at.joined:
+        if once and message.message and at.predates(message.message, self._clock()):
             return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
         return None
 
@@ -280,7 +305,9 @@ class Followed:
             for handler, names in kept.get("positions", {}).items():
                 for name, body in names.items():
                     if _read(db, handler, name) is None:
-                        _write(db, handler, name, replace(Position.of(body), joined=self._clock()))
+                        _write(
+                            db, handler, name, replace(Position.of(body), joined=self._clock(), there=None)
+                        )
 
 
 def _known(db: sqlite3.Connection, handler: str, message: Event) -> set[tuple[str, int]]:
@@ -308,7 +335,7 @@ def _is_before_start(num: int, at: Position) -> bool:
 
     A number is at least the time at which it was assigned, in unix milliseconds.
     """
-    return at.num == 0 and num <= at.joined * 1000
+    return at.num == 0 and num <= max(at.joined * 1000, at.there or 0)
 
 
 def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:
