@@ -53,9 +53,16 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--watch", action="store_true", help="keep watching, and show every change")
     forget = parser.add_verb("forget", "remove the acknowledgements of nodes that will not come back")
-    forget.add_example("agentd fleet forget lb3", "agentd fleet forget lb3 lb4 --force")
+    forget.add_example("agentd fleet forget lb3", "agentd fleet forget --gone")
+    forget.usage = "%(prog)s [options] {NODE... | --gone}"
     forget.add_argument(
-        "nodes", nargs="+", type=argument_types.word, metavar="NODE", help="name of such a node"
+        "nodes", nargs="*", type=argument_types.word, metavar="NODE", help="name of such a node"
+    )
+    forget.add_argument(
+        "--gone",
+        action="store_true",
+        help="all nodes that Consul has not known for 7 days; each run counts a day, at most once a day, so"
+        " run it daily",
     )
     forget.add_argument(
         "--force", action="store_true", help="even if agentd may still be running on one of them"

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from agentd.fleet.keys import Keys
 
 _SHOWN: Final = 5  # nodes that are named
+_ABSENCES: Final = "absences"
 _WHAT: Final = {
     "names": "heads of names, and the fleet's record",
     "messages": "messages",
     "bodies": "bodies of messages",
     "nodes": "acknowledgements of nodes",
     "pruned": "lists of recently dropped messages",
+    _ABSENCES: "record of absent nodes",
 }
 _OTHERS: Final = "keys that agentd did not write"
 
@@ -76,7 +78,9 @@ def _said(root: str, found: Mapping[str, int], left: Mapping[str, int], *, asked
 
 def _count(keys: Keys, found: Iterable[str]) -> dict[str, int]:
     """How many keys there are of each sort."""
-    counts = Counter(key.removeprefix(keys.root).partition("/")[0] for key in found)
+    counts = Counter(
+        _ABSENCES if key == keys.absences else key.removeprefix(keys.root).partition("/")[0] for key in found
+    )
     known = {what: counts.pop(part) for part, what in _WHAT.items() if part in counts}
     return known | ({_OTHERS: counts.total()} if counts else {})
 

@@ -159,7 +159,28 @@ def _by_trouble(differences: Iterable[Difference]) -> Iterable[list[list[object]
 
 def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> list[object]:
     nodes = sorted({one.node for one in same})
-    return [trouble, len(nodes), subject, nodes, "; ".join(filter(None, (text, _held(subject, same))))]
+    return [
+        trouble,
+        len(nodes),
+        subject,
+        nodes,
+        "; ".join(filter(None, (_gone(same), text, _held(subject, same)))),
+    ]
+
+
+def _gone(same: Sequence[Difference]) -> str:
+    """For how many days Consul has not known those nodes."""
+    days = {one.gone for one in same if one.gone}
+    if not days:
+        return ""
+    few, many = min(days), max(days)
+    return (
+        f"gone for {few} to {many} days"
+        if few != many
+        else "gone for 1 day"
+        if few == 1
+        else f"gone for {few} days"
+    )
 
 
 def _held(subject: str, same: Sequence[Difference]) -> str:

@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.commands import argument_types
@@ -116,7 +115,8 @@ def execute(arguments: Namespace, output: Output) -> int:
         AgentdError: it is not published, and why.
         ConsulUnavailable: no answer; whether it was written is not known.
     """
-    from agentd.fleet.envelope import LARGEST_BODY  # noqa: PLC0415 (parsing does without)
+    from agentd.commands.upkeep import upkeep  # noqa: PLC0415 (parsing does without)
+    from agentd.fleet.envelope import LARGEST_BODY  # noqa: PLC0415 (as above)
 
     _check(arguments)
     typed = None if arguments.reference or arguments.again else _typed(arguments)
@@ -132,8 +132,7 @@ def execute(arguments: Namespace, output: Output) -> int:
             enough, told["wait"] = wait.report(wait.published(told["num"]), output)
         if output.json:
             output.document(told)
-        if told["bytes"] > LARGEST_BODY:
-            publication.sweep()
+        upkeep(reached, swept=told["bytes"] > LARGEST_BODY)
     return int(not enough)
 
 
@@ -365,12 +364,6 @@ class _Publication:
             raise ConsulUnavailable(
                 f"{error}; it may or may not have been published: see `agentd log {self._name}`"
             ) from error
-
-    def sweep(self) -> None:
-        """Make up for the large payload: delete those that no message needs any more, if all can be seen."""
-        with suppress(AgentdError):
-            self._demand("read", self._log.keys.every_message)
-            self._log.sweep()
 
     def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 from agentd.errors import BadDocument, ConsulRefused, ConsulTooLarge, ConsulUnavailable, UnknownFormat
+from agentd.fleet.absence import Absences, parse_absences
 from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
@@ -50,6 +51,7 @@ class Documents:
         found: node -> document.
         unreadable: node -> why its document cannot be read.
         indexes: node -> ModifyIndex of its document.
+        absences: which nodes were missing from the catalogue, as far as somebody looked.
         junk: how many keys below the prefix are no node's, or were not read.
     """
 
@@ -58,11 +60,17 @@ class Documents:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     indexes: Mapping[str, int] = field(default_factory=dict)
     junk: int = 0
+    absences: Absences = field(default_factory=Absences)
 
     @property
     def datacenters(self) -> list[str]:
         """Where nodes are that are not in the home datacenter; as many as are looked at."""
         return sorted({one.datacenter for one in self.found.values() if one.datacenter})[:MOST_DATACENTERS]
+
+    def gone_for(self, node: str) -> int | None:
+        """For how many days the node was missing from the catalogue; None if nobody looked since it wrote."""
+        found = self.absences.nodes.get(node)
+        return found.days if found and found.index == self.indexes[node] else None
 
     @property
     def has_twins(self) -> bool:
@@ -94,6 +102,11 @@ class Catalogue:
     down: frozenset[str] = frozenset()
     critical: frozenset[str] = frozenset()
     unknown: frozenset[str] = frozenset()
+
+    @property
+    def by_id(self) -> dict[str, str]:
+        """ID of a Consul agent -> its node."""
+        return {identity: node for node, identity in self.ids.items() if identity}
 
     def with_datacenter(self, name: str, there: Catalogue | None) -> Catalogue:
         """This, and what another datacenter has; None if that cannot be asked."""
@@ -132,10 +145,18 @@ class Census:
     """Reads one fleet. The client remains the caller's to close.
 
     Each method may raise ConsulUnavailable or ConsulRefused.
+
+    Args:
+        client: asks the fleet's home datacenter.
+        keys: of the fleet.
+        consistent: read documents and catalogue from a leader that has made sure that it is one, rather than
+            from any server.
     """
 
-    def __init__(self, client: ConsulClient, keys: Keys) -> None:
+    def __init__(self, client: ConsulClient, keys: Keys, *, consistent: bool = False) -> None:
         self._client = client
+        self._consistent = consistent
+        self._mode = ("consistent" if consistent else "stale", "")
         self._keys = keys
         self._kv = ConsulKV(client)
         self._ids: Mapping[str, str] | None = None
@@ -159,13 +180,13 @@ class Census:
                 return self._together(index)
         known = self._catalogued()
         wanted = sorted(nodes, key=lambda key: nodes[key] not in known)[:MOST_KEYS]
-        pairs = self._some(wanted)
+        pairs = self._some([self._keys.absences, *wanted])
         return self._read(index, pairs, len(every) - len(pairs))
 
     def _list(self, index: int, wait: float) -> tuple[int, list[str]]:
         """The keys below the documents' prefix, and the index at which to wait for a change there."""
         path = f"/v1/kv/{self._keys.nodes}"
-        answer = self._client.get(path, (("keys", ""), ("stale", "")), index, wait)
+        answer = self._client.get(path, (("keys", ""), self._mode), index, wait)
         if answer.odd:
             raise ConsulTooLarge(f"there are too many keys below {self._keys.nodes}")
         raw = [] if answer.raw is None else answer.raw
@@ -183,7 +204,7 @@ class Census:
 
     def _together(self, index: int) -> Documents:
         path = f"/v1/kv/{self._keys.nodes}"
-        answer = self._client.get(path, (("recurse", ""), ("stale", "")))
+        answer = self._client.get(path, (("recurse", ""), self._mode))
         raw = [] if answer.raw is None else answer.raw
         if not isinstance(raw, list):
             raise ConsulUnavailable(f"the answer to {path} has an unexpected form: is this a Consul agent?")
@@ -207,7 +228,9 @@ class Census:
         wanted = list(keys)
         while wanted:
             try:
-                answer = self._kv.transact([{"Verb": "get", "Key": key} for key in wanted])
+                answer = self._kv.transact(
+                    [{"Verb": "get", "Key": key} for key in wanted], consistent=self._consistent
+                )
             except ConsulTooLarge:
                 if len(wanted) == 1:
                     return []
@@ -223,8 +246,12 @@ class Census:
         found: dict[str, Acknowledgement] = {}
         unreadable: dict[str, str] = {}
         indexes: dict[str, int] = {}
+        absences = Absences()
         for pair in pairs:
             node = self._keys.node_of(pair.key)
+            if pair.key == self._keys.absences:
+                absences = parse_absences(pair.value)
+                continue
             if node is None:
                 junk += pair.key != self._keys.nodes  # a "directory" that somebody made
                 continue
@@ -237,7 +264,7 @@ class Census:
             else:
                 found[node] = before[1]
         self._known = {node: self._known[node] for node in indexes}
-        return Documents(index, found, unreadable, indexes, junk)
+        return Documents(index, found, unreadable, indexes, junk, absences)
 
     # ------------------------------------------------------------------ catalogue
 
@@ -262,8 +289,10 @@ class Census:
         return found
 
     def _catalogue(self) -> Catalogue:
-        listed = NodesQuery().fetch(self._client).changes[0].raw or ()
-        failing = ChecksQuery(state=_CRITICAL).fetch(self._client).changes[0].raw or ()
+        listed = NodesQuery().fetch(self._client, consistent=self._consistent).changes[0].raw or ()
+        failing = (
+            ChecksQuery(state=_CRITICAL).fetch(self._client, consistent=self._consistent).changes[0].raw or ()
+        )
         return Catalogue(
             ids={one["Node"]: str(one.get("ID") or "") for one in listed},
             down=frozenset(str(one.get("Node")) for one in failing if one["CheckID"] == _SERF),
@@ -398,6 +427,24 @@ class Census:
         return found
 
 
+def unknown_nodes(documents: Documents, catalogue: Catalogue, elsewhere: Iterable[str]) -> list[str]:
+    """The nodes that Consul knows neither by name nor by agent.
+
+    What a node acknowledges must be readable: else nobody knows in which datacenter it is.
+
+    Args:
+        documents: as read.
+        catalogue: as read.
+        elsewhere: the datacenters that were asked beside the home one.
+    """
+    by_id, asked = catalogue.by_id, {"", *elsewhere} - catalogue.unknown
+    return [
+        node
+        for node, document in documents.found.items()
+        if document.datacenter in asked and node not in catalogue.ids and document.node_id not in by_id
+    ]
+
+
 def members(
     fleet: str,
     documents: Documents,
@@ -415,8 +462,9 @@ def members(
             documents of one agent under two names, or nodes without a document.
         expected: of the nodes without a document only these are to be told; None for all.
     """
-    by_id = {identity: node for node, identity in catalogue.ids.items() if identity}
+    by_id = catalogue.by_id
     newest = documents.newest_of_each_agent()
+    unknown = set(unknown_nodes(documents, catalogue, documents.datacenters)) if catalogue.ids else set()
     made: list[Member] = []
     seen: set[str] = set()
     for node in documents.indexes:
@@ -441,7 +489,8 @@ def members(
             seen.add(where)
         node_id = catalogue.ids[node] if where == node else ""
         why = documents.unreadable.get(node, "")
-        made.append(Member(node, document, why, where is not None, node_id, silent))
+        days = documents.gone_for(node) if node in unknown else None
+        made.append(Member(node, document, why, where is not None, node_id, silent, gone=days))
     for node, identity in catalogue.ids.items():
         if node not in seen and node not in documents.indexes and (expected is None or node in expected):
             alive = [

@@ -55,6 +55,7 @@ class Keys:
         record: key of the fleet's own record, among the heads.
         bodies: prefix of the bodies.
         nodes: prefix of the nodes' documents.
+        absences: key of the record of absent nodes, which no node's document can have.
         swept: key that records since when each body has been unreferenced.
 
     Raises:
@@ -74,6 +75,7 @@ class Keys:
         self.record = f"{self.names}_fleet"
         self.bodies = f"{self.root}bodies/"
         self.nodes = f"{self.root}nodes/"
+        self.absences = f"{self.nodes}_/absent"
         self.swept = f"{self.bodies}_swept"
 
     def head(self, name: str) -> str:

@@ -76,6 +76,7 @@ class Member:
         node_id: according to the catalogue; "" if it does not say.
         silent: why nothing is to be heard from it; "" if there is no sign of that.
         runs_as: without a document: as which node its living daemon is registered; "" if none is.
+        gone: for how many days it was missing from the catalogue; None if that is not known, or it is there.
     """
 
     node: str
@@ -85,6 +86,7 @@ class Member:
     node_id: str = ""
     silent: str = ""
     runs_as: str = ""
+    gone: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class Difference:
         subject: the name of the log, or the handler; "" for the node as a whole.
         text: why, without what is the node's alone, so that equal ones can be folded; may be "".
         live: the number in force, where the subject is a name.
+        gone: for how many days Consul has not known the node, as far as somebody looked.
     """
 
     trouble: Trouble
@@ -102,6 +105,7 @@ class Difference:
     subject: str = ""
     text: str = ""
     live: int | None = None
+    gone: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +235,9 @@ def _of_node(member: Member, log: _Log, handler: str | None, taken: Collection[s
         yield _without_document(member, taken)
     if document is None:
         return
+    if member.gone:  # what it acknowledged is history
+        yield Difference("silent", member.node, "", member.silent, gone=member.gone)
+        return
     yield from _as_a_whole(member, document)
     for name, one in _handlers(member, handler).items():
         if one.drift:
@@ -357,7 +364,7 @@ def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> 
     alike: dict[tuple[str, str, tuple[object, ...]], list[tuple[str, str, bool]]] = defaultdict(list)
     for one in members:
         document = one.document
-        if document is None:
+        if document is None or one.gone:
             continue
         for name, report in _handlers(one, handler).items():
             states = [(taken, document.names.get(taken, Name())) for taken in report.names]

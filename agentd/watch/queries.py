@@ -100,9 +100,11 @@ class ServiceQuery(Query):
 
     kind = ServiceState
 
-    def fetch(self, source: Source, index: int = 0, *, fresh: bool = False) -> Snapshot:
+    def fetch(
+        self, source: Source, index: int = 0, *, fresh: bool = False, consistent: bool = False
+    ) -> Snapshot:
         """Ask once, as `Query.fetch` does."""
-        return super().fetch(source, index, fresh=fresh or not self.stale)
+        return super().fetch(source, index, fresh=fresh or not self.stale, consistent=consistent)
 
     @property
     def path(self) -> str:

@@ -102,20 +102,24 @@ class Query(ABC):
         chosen = {field.name: _text(value) for field, value in values[len(named) :] if value != field.default}
         return self.kind.kind + name + (f"?{urlencode(chosen)}" if chosen else "")
 
-    def fetch(self, source: Source, index: int = 0, *, fresh: bool = False) -> Snapshot:
+    def fetch(
+        self, source: Source, index: int = 0, *, fresh: bool = False, consistent: bool = False
+    ) -> Snapshot:
         """Ask once; with an index, block until there is a newer answer or the wait is over.
 
         Args:
             source: the client.
             index: of the last answer, 0 for an answer at once.
             fresh: ask the leader, whatever the options allow.
+            consistent: as well, and have it make sure that it still is the leader.
 
         Raises:
             ConsulUnavailable: no answer, one without a leader, or one of an unexpected form.
             ConsulRefused: Consul says no.
         """
         stale = self.may_be_stale and source.stale and not fresh
-        answer = source.get(self.path, (*self.params, *((("stale", ""),) if stale else ())), index)
+        mode = "consistent" if consistent else "stale" if stale else ""
+        answer = source.get(self.path, (*self.params, *(((mode, ""),) if mode else ())), index)
         if not answer.known_leader:
             raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
         if not isinstance(answer.raw, self.shape | None):

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from agentd.cli import main
+from agentd.fleet.absence import Absence, Absences
 from agentd.fleet.acknowledgement import render
+from agentd.fleet.gone import DAYS
 from agentd.fleet.keys import Keys
 from agentd.fleet.registration import ensure, service_id
 from agentd.watch.client import ConsulClient
@@ -271,6 +273,47 @@ def test_a_viewer_who_forgets_a_node_is_told_the_rule(
     assert main(["fleet", "forget", fleet.node(0), "--force", *where]) == 1
     assert f'"{fleet.keys.node(fleet.node(0))}" {{ policy = "write" }}' in capsys.readouterr().err
     assert strict.kv_get(fleet.keys.node(fleet.node(0))) is not None
+
+
+def forget_gone(
+    strict: ConsulAgent, made: Acknowledgers, wanted: list[Rule], monkeypatch: pytest.MonkeyPatch
+) -> int:
+    """`agentd fleet forget --gone` with these rights, while one node lacks a day until its time is up."""
+    made.acknowledge(2, 20)
+    key = made.keys.node(made.node(2))
+    index = strict.get(f"/v1/kv/{key}")[0]["ModifyIndex"]
+    strict.kv_put(made.keys.absences, Absences(1.0, {made.node(2): Absence(index, DAYS)}).render())
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, made.keys.fleet, wanted))
+    return main(["fleet", "forget", "--gone", "--fleet", made.keys.fleet, "--http-addr", strict.url])
+
+
+def test_the_policy_of_an_operator_is_enough(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """To forget who is gone, and one that is named."""
+    assert forget_gone(strict, fleet, rules("operator"), monkeypatch) == 0
+    where = ["--fleet", fleet.keys.fleet, "--http-addr", strict.url]
+    assert main(["fleet", "forget", fleet.node(0), "--force", *where]) == 0
+    assert f"{fleet.node(2)} is forgotten" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("left_out", [one for one in rules("operator") if one.kind != "service"], ids=str)
+def test_who_may_not_see_all_nodes_forgets_none(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    left_out: Rule,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Without the right they would all count as gone; the rule is told."""
+    wanted = [rule for rule in rules("operator") if rule != left_out]
+    wanted += [Rule("node", "elsewhere", "read"), Rule("key_prefix", "agentd/FLEET/nodes", "read")]
+    assert forget_gone(strict, fleet, wanted, monkeypatch) == 1
+    assert left_out.text(fleet.keys.fleet) in capsys.readouterr().err
+    assert strict.kv_get(fleet.keys.node(fleet.node(2))) is not None
 
 
 # ---------------------------------------------------------------- node and relay

@@ -107,7 +107,6 @@ def test_every_command_knows_help_config_and_json(command: str, capsys: pytest.C
         ["replay"],
         ["import-watches"],
         ["fleet", "a", "b"],
-        ["fleet", "forget"],
         ["fleet", "remove", "a"],
         ["fleet", "a", "--yes"],
         ["log", "a", "b"],

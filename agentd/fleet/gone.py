@@ -1,0 +1,118 @@
+"""Removes the documents of nodes that Consul has not known for a week.
+
+Consul does not say since when it has not known a node. So whoever may write documents looks at most once a
+day, and records how often each node was missing from the catalogue while its document did not change. Looks
+are a day apart, so a wrong clock can add only one of them. Owns that nothing counts that was not seen: not
+without the right to see every node, not in a datacenter that cannot be asked, and not while the catalogue is
+empty or lacks most nodes, as one that is being rebuilt does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.errors import ConsulRefused, ConsulUnavailable
+from agentd.fleet.absence import Absence, Absences, parse_absences
+from agentd.fleet.census import Census, unknown_nodes
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.watch.client import ConsulClient
+
+DAYS: Final = 7
+"""Days for which Consul must not have known a node before its document is removed."""
+_EVERY_NODE: Final = ("node", "read", "")
+_ADVICE: Final = 'add to the token\'s policy: node_prefix "" { policy = "read" }'
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one look found.
+
+    Attributes:
+        forgotten: the nodes whose documents were removed.
+        absent: the other nodes that Consul does not know, and for how many days, at least.
+    """
+
+    forgotten: tuple[str, ...]
+    absent: dict[str, int]
+
+
+class Gone:
+    """Looks for the nodes of one fleet that are gone. The client remains the caller's to close.
+
+    Each method may raise ConsulUnavailable or ConsulRefused.
+
+    Args:
+        client: asks the fleet's home datacenter, with the right to write documents and to read all nodes.
+        keys: of the fleet.
+    """
+
+    def __init__(self, client: ConsulClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+        self._kv = ConsulKV(client)
+
+    def remove(self, now: float) -> Found:
+        """Look, record it if that is due, and remove the documents of nodes that have been missing for long.
+
+        Args:
+            now: unix time.
+
+        Raises:
+            ConsulUnavailable: also if the catalogue is empty or lacks most of the nodes.
+            ConsulRefused: also if the token may not see every node.
+        """
+        pair = self._kv.pair(self._keys.absences, consistent=True)
+        known = parse_absences(pair.value) if pair else Absences()
+        seen = self._look(known)
+        if seen is None:
+            return Found((), {})
+        if known.is_due(now):
+            more = {node: Absence(one.index, one.looks + 1) for node, one in seen.items()}
+            if not self._kv.replace(
+                self._keys.absences, Absences(now, more).render(), 0, pair.index if pair else 0
+            ):
+                raise ConsulUnavailable("somebody else is looking for nodes that are gone: try again")
+            seen = more
+        forgotten = [
+            node
+            for node, one in seen.items()
+            if one.days >= DAYS and self._kv.delete(self._keys.node(node), one.index)
+        ]
+        absent = {node: max(0, one.days) for node, one in seen.items() if node not in forgotten}
+        return Found(tuple(forgotten), absent)
+
+    def _look(self, known: Absences) -> dict[str, Absence] | None:
+        """The nodes that Consul does not know, as they were recorded so far; None if no node acknowledges."""
+        census = Census(self._client, self._keys, consistent=True)
+        documents = census.documents()
+        if not documents.found:
+            return None
+        if self._client.authorized(*_EVERY_NODE) is False:
+            raise ConsulRefused(f"telling which nodes are gone needs more rights: {_ADVICE}")
+        elsewhere = list(filter(self._sees_all, documents.datacenters))
+        catalogue = census.catalogue(elsewhere)
+        if not catalogue.ids:
+            raise ConsulUnavailable("Consul's catalogue is empty: no node counts as gone")
+        nodes = unknown_nodes(documents, catalogue, elsewhere)
+        if len(nodes) * 2 > len(documents.found):
+            raise ConsulUnavailable(
+                f"Consul's catalogue lacks {len(nodes)} of {len(documents.found)} nodes, as if it were being"
+                " rebuilt: no node counts as gone; `agentd fleet forget NODE` removes single ones"
+            )
+        found: dict[str, Absence] = {}
+        for node in sorted(nodes):
+            index, before = documents.indexes[node], known.nodes.get(node)
+            found[node] = before if before and before.index == index else Absence(index, 0)
+        return found
+
+    def _sees_all(self, datacenter: str) -> bool:
+        """Whether the token may see all nodes there; the others would look as if Consul did not know them."""
+        home, self._client.dc = self._client.dc, datacenter
+        try:
+            return self._client.authorized(*_EVERY_NODE) is not False
+        except (ConsulUnavailable, ConsulRefused):
+            return False
+        finally:
+            self._client.dc = home
