@@ -23,8 +23,9 @@ from agentd.errors import AgentdError, ConsulUnavailable
 
 if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
-    from agentd.fleet.census import Catalogue, Census, Documents, Heads
+    from agentd.fleet.census import Census, Heads
     from agentd.fleet.keys import Keys
+    from agentd.fleet.members import Catalogue, Documents
     from agentd.watch.client import ConsulClient
 
 PAUSE: Final = 0.25

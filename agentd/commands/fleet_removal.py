@@ -15,8 +15,8 @@ from agentd.commands.to_fleet import fleet
 from agentd.errors import AgentdError
 
 if TYPE_CHECKING:
-    from agentd.fleet.census import Documents
     from agentd.fleet.keys import Keys
+    from agentd.fleet.members import Documents
 
 _SHOWN: Final = 5  # nodes that are named
 _ABSENCES: Final = "absences"

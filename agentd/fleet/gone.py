@@ -14,9 +14,10 @@ from typing import Final
 
 from agentd.errors import ConsulRefused, ConsulUnavailable
 from agentd.fleet.absence import Absence, Absences, parse_absences
-from agentd.fleet.census import Census, unknown_nodes
+from agentd.fleet.census import Census
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
+from agentd.fleet.members import unknown_nodes
 from agentd.watch.client import ConsulClient
 
 DAYS: Final = 7

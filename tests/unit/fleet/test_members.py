@@ -6,7 +6,7 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from agentd.fleet.acknowledgement import Acknowledgement
-from agentd.fleet.census import Catalogue, Documents, Registered, members
+from agentd.fleet.members import Catalogue, Documents, Registered, members
 from agentd.fleet.registration import service_id
 
 FLEET = "prod"

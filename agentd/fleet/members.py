@@ -1,0 +1,176 @@
+"""The nodes of a fleet: what their documents say, joined with what Consul's catalogue has.
+
+Pure: `census.py` reads both, and `standing.py` judges what is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeAlias
+
+from agentd.fleet.absence import Absences
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.registration import service_id
+from agentd.fleet.standing import Member
+
+MOST_DATACENTERS: Final = 16
+"""Datacenters beside the home one whose catalogues are read."""
+_UNKNOWN: Final = "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
+
+Registered: TypeAlias = Mapping[str, Collection[str]]
+"""Catalogued node -> the names under which daemons of the fleet are registered there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The documents of the nodes, as far as they can be read.
+
+    Attributes:
+        index: where the next reading may block; 0 if it must not.
+        found: node -> document.
+        unreadable: node -> why its document cannot be read.
+        indexes: node -> ModifyIndex of its document.
+        absences: which nodes were missing from the catalogue, as far as somebody looked.
+        junk: how many keys below the prefix are no node's, or were not read.
+    """
+
+    index: int
+    found: Mapping[str, Acknowledgement]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    indexes: Mapping[str, int] = field(default_factory=dict)
+    junk: int = 0
+    absences: Absences = field(default_factory=Absences)
+
+    @property
+    def datacenters(self) -> list[str]:
+        """Where nodes are that are not in the home datacenter; as many as are looked at."""
+        return sorted({one.datacenter for one in self.found.values() if one.datacenter})[:MOST_DATACENTERS]
+
+    def gone_for(self, node: str) -> int | None:
+        """For how many days the node was missing from the catalogue; None if nobody looked since it wrote."""
+        found = self.absences.nodes.get(node)
+        return found.days if found and found.index == self.indexes[node] else None
+
+    @property
+    def has_twins(self) -> bool:
+        """Whether two documents are of one Consul agent: of two daemons, or of one that was renamed."""
+        return len(self.newest_of_each_agent()) < len(self.found)
+
+    def newest_of_each_agent(self) -> dict[str, str]:
+        """ID of an agent -> the node as which it acknowledged last."""
+        newest: dict[str, str] = {}
+        for node, document in self.found.items():
+            other = newest.get(document.node_id)
+            if other is None or (self.found[other].written, other) < (document.written, node):
+                newest[document.node_id] = node
+        return newest
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """What Consul knows of nodes; all of it empty if the token may see none.
+
+    Attributes:
+        ids: node -> ID of its Consul agent, "" if it is not said.
+        down: the nodes whose agents have failed.
+        critical: the IDs of the services `agentd` that do not answer their health check.
+        unknown: other datacenters that cannot be asked.
+    """
+
+    ids: Mapping[str, str]
+    down: frozenset[str] = frozenset()
+    critical: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
+
+    @property
+    def by_id(self) -> dict[str, str]:
+        """ID of a Consul agent -> its node."""
+        return {identity: node for node, identity in self.ids.items() if identity}
+
+    def with_datacenter(self, name: str, there: Catalogue | None) -> Catalogue:
+        """This, and what another datacenter has; None if that cannot be asked."""
+        if there is None:
+            return replace(self, unknown=self.unknown | {name})
+        told = {node: f"{node}.{name}" if node in self.ids else node for node in there.ids}
+        return Catalogue(
+            {**self.ids, **{told[node]: identity for node, identity in there.ids.items()}},
+            self.down | {told[node] for node in there.down if node in told},
+            self.critical | there.critical,
+            self.unknown,
+        )
+
+
+def unknown_nodes(documents: Documents, catalogue: Catalogue, elsewhere: Iterable[str]) -> list[str]:
+    """The nodes that Consul knows neither by name nor by agent.
+
+    What a node acknowledges must be readable: else nobody knows in which datacenter it is.
+
+    Args:
+        documents: as read.
+        catalogue: as read.
+        elsewhere: the datacenters that were asked beside the home one.
+    """
+    by_id, asked = catalogue.by_id, {"", *elsewhere} - catalogue.unknown
+    return [
+        node
+        for node, document in documents.found.items()
+        if document.datacenter in asked and node not in catalogue.ids and document.node_id not in by_id
+    ]
+
+
+def members(
+    fleet: str,
+    documents: Documents,
+    catalogue: Catalogue,
+    registered: Registered,
+    expected: frozenset[str] | None = None,
+) -> list[Member]:
+    """Join documents and catalogue.
+
+    Args:
+        fleet: its name.
+        documents: as read.
+        catalogue: as read.
+        registered: as which nodes the daemons of this fleet are registered, where it matters: if there are
+            documents of one agent under two names, or nodes without a document.
+        expected: of the nodes without a document only these are to be told; None for all.
+    """
+    by_id = catalogue.by_id
+    newest = documents.newest_of_each_agent()
+    unknown = set(unknown_nodes(documents, catalogue, documents.datacenters)) if catalogue.ids else set()
+    made: list[Member] = []
+    seen: set[str] = set()
+    for node in documents.indexes:
+        document = documents.found.get(node)
+        agent = document.node_id if document else ""
+        where = node if node in catalogue.ids else by_id.get(agent)
+        if document and document.datacenter in catalogue.unknown:
+            silent = f"its datacenter {document.datacenter} cannot be asked about it"
+        elif where is None:
+            silent = _UNKNOWN if catalogue.ids else ""
+        elif where in catalogue.down:
+            silent = "its Consul agent is down"
+        elif service_id(fleet, node) in catalogue.critical:
+            silent = "agentd does not answer its health check"
+        else:
+            silent = ""
+        now = newest.get(agent, node)
+        there = registered.get(by_id.get(agent, node), ())
+        if now != node and node not in there and now in there:
+            silent = f"its agent now acknowledges as {now}; `agentd fleet forget {node}` removes this one"
+        elif where is not None:
+            seen.add(where)
+        node_id = catalogue.ids[node] if where == node else ""
+        why = documents.unreadable.get(node, "")
+        days = documents.gone_for(node) if node in unknown else None
+        made.append(Member(node, document, why, where is not None, node_id, silent, gone=days))
+    for node, identity in catalogue.ids.items():
+        if node not in seen and node not in documents.indexes and (expected is None or node in expected):
+            alive = [
+                name
+                for name in registered.get(node, ())
+                if node not in catalogue.down and service_id(fleet, name) not in catalogue.critical
+            ]
+            made.append(Member(node, node_id=identity, runs_as=min(alive, default="")))
+    return made
