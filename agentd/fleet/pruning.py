@@ -64,19 +64,20 @@ def is_due(head: Head) -> bool:
     return head.count > LEAST or head.oldest < head.snapshot
 
 
-def plan(head: Head, oldest: Sequence[Kept], now: float) -> Prune:
+def plan(head: Head, oldest: Sequence[Kept], now: float, confirmed: float) -> Prune:
     """Which of the oldest messages go.
 
     Args:
         head: as it will be with what is being appended.
         oldest: the oldest messages, ascending.
         now: unix seconds.
+        confirmed: unix seconds that others agree to: a clock that is ahead must not make young messages old.
     """
     gone: list[Kept] = []
     cut = 0
     for one in oldest[:PRUNED_AT_ONCE]:
         left = head.count - len(gone)
-        if one.num >= head.newest or not _goes(head, one, left, now):
+        if one.num >= head.newest or not _goes(head, one, left, now, confirmed):
             break
         gone.append(one)
         if head.keep == "all" and one.num > head.snapshot and _is_in_force(one, now):
@@ -84,12 +85,12 @@ def plan(head: Head, oldest: Sequence[Kept], now: float) -> Prune:
     return Prune(tuple(gone), cut)
 
 
-def _goes(head: Head, one: Kept, left: int, now: float) -> bool:
+def _goes(head: Head, one: Kept, left: int, now: float, confirmed: float) -> bool:
     if head.keep == "latest":
         return left > LATEST
     if one.num < head.snapshot or (left > MOST and head.count >= MOST + PRUNED_AT_ONCE):
         return True
-    old = isinstance(one.found, Envelope) and one.found.issued < now - LONGEST
+    old = isinstance(one.found, Envelope) and one.found.issued < confirmed - LONGEST
     return left > LEAST and (old or not _is_in_force(one, now))
 
 

@@ -371,7 +371,8 @@ def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> 
             if report.fingerprint is None or any(_is_unlike(state) for _, state in states):
                 continue
             key = (name, document.options.get(name, ""), tuple((taken, it.live) for taken, it in states))
-            settled = now - document.written >= SETTLED
+            # Written in the future: by a wrong clock, and nobody knows when.
+            settled = abs(now - document.written) >= SETTLED
             alike[key].append((report.fingerprint, one.node, settled))
     for (name, _, _), those in alike.items():
         yield from _minority(name, those)

@@ -27,6 +27,7 @@ from agentd.watch.kv import Operation, Pair
 
 MOST_DRAFTS: Final = 30
 """Messages that one transaction writes."""
+_PUBLISHERS: Final = 64
 LATE: Final = 60.0
 """Seconds after which an event is late: no relay is that slow, so the log was out of reach meanwhile."""
 
@@ -54,6 +55,7 @@ class _View:
         numbers: of the oldest messages, ascending, as they were listed for pruning.
         oldest: the first of them.
         newest: the number of the newest message that it has read, and who wrote it.
+        issued: by publisher, the time of issue of the last message read; of a few publishers.
     """
 
     cursor: int = 0
@@ -67,11 +69,24 @@ class _View:
     numbers: list[int] = field(default_factory=list)
     oldest: list[Kept] = field(default_factory=list)
     newest: tuple[int, str] = (0, "")
+    issued: dict[str, float] = field(default_factory=dict)
 
     def saw(self, message: Envelope) -> None:
         """Remember a message that is in the log."""
         self.learn([(mark(message.id), message.num)])
         self.newest = max(self.newest, (message.num, message.publisher))
+        self.date(message)
+
+    def date(self, message: Envelope) -> None:
+        """Remember when a message was issued."""
+        self.issued.pop(message.publisher, None)
+        self.issued[message.publisher] = message.issued
+        if len(self.issued) > _PUBLISHERS:
+            del self.issued[next(iter(self.issued))]
+
+    def confirmed(self, publisher: str, now: float) -> float:
+        """The time up to which another publisher than this one agrees; `now` if there is none."""
+        return min(now, max((at for other, at in self.issued.items() if other != publisher), default=now))
 
     def learn(self, marks: Iterable[tuple[int, int]]) -> None:
         """Remember where the message with that mark is; of too many, the newest."""
@@ -118,6 +133,8 @@ class Writer(Reader):
             return
         view = self._views[name] = _View(cursor=held.head.newest, least=least, is_new=False)
         view.learn((mark(one.id), one.num) for one in held.messages)
+        for one in held.messages:
+            view.date(one)
 
     def _settle(self, name: str, held: Held, head: Head | None, ids: Mapping[str, int]) -> None:
         """Go on from what Consul has, once it was compared with what is held."""
@@ -219,7 +236,7 @@ class Writer(Reader):
             if not fresh and view.is_partial:
                 view.cursor, view.is_partial = 0, False
             if fresh and view.is_new:
-                view.suspect = not self._has_newest(name, head)
+                view.suspect = not self._has_newest(name, view, head)
                 view.cursor = 0 if view.suspect else head.newest
                 view.is_partial = not view.suspect
             elif head.newest > view.cursor:
@@ -237,9 +254,11 @@ class Writer(Reader):
         except BadDocument:
             return Pruned()
 
-    def _has_newest(self, name: str, head: Head) -> bool:
+    def _has_newest(self, name: str, view: _View, head: Head) -> bool:
         """Whether the message that the head names is there: else nobody has believed it."""
         reading = self.read(name, [head.newest] if head.count else [])
+        for message in reading.messages:
+            view.date(message)
         return not head.count or head.newest in _there(reading)
 
     def _search(self, name: str, view: _View, head: Head) -> bool:
@@ -291,7 +310,8 @@ class Writer(Reader):
         prune = Prune()
         if is_due(head):
             head = self._with_oldest(name, view, head)
-            prune = plan(head, view.oldest, self._now())
+            clock = self._now()
+            prune = plan(head, view.oldest, clock, view.confirmed(drafts[0].publisher, clock))
             head = self._without(head, view, prune)
         operations = [cas(self.keys.head(name), head.render(), now.index)]
         operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in messages]

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from agentd.fleet.envelope import Draft
+from agentd.fleet.pruning import LEAST
+from agentd.fleet.writer import MOST_DRAFTS
 from tests.servers.consul import ConsulAgent
-from tests.servers.followers import FollowingNode, publish
+from tests.servers.followers import FollowingNode, open_log, publish
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -217,3 +220,22 @@ def test_a_relay_whose_clock_is_wrong_spoils_the_log_for_nobody(
 
     for node in (relay, other, new_node("n3", consul=consul).start()):
         node.await_tally("1", "2", "3", "4")
+
+
+def test_a_relay_whose_clock_is_a_year_ahead_deletes_nothing_young(
+    new_consul: Callable[..., ConsulAgent], fleet: str, new_node: NewNode
+) -> None:
+    """There are more messages than are kept in any case, and by its clock all of them are too old."""
+    consul, count = new_consul(), LEAST + MOST_DRAFTS
+    with open_log(consul, fleet) as log:
+        for _ in range(0, count, MOST_DRAFTS):
+            drafts = [Draft(b"x", time.time(), "test", node="^other$") for _ in range(MOST_DRAFTS)]
+            log.append(fleet, drafts, keep="all")
+        before = log.numbers(fleet)
+        node = new_node("n1", clock_off=YEAR, consul=consul).start()
+        node.agentd.await_listening()
+        for number in (1, 2):
+            consul.fire(fleet, b"%d" % number)
+            node.await_tally(*map(str, range(1, number + 1)))
+
+        assert log.numbers(fleet)[:-2] == before

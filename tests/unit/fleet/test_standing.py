@@ -172,6 +172,13 @@ def test_who_may_be_about_to_agree_does_not_disagree_yet() -> None:
     ).differences
 
 
+def test_a_clock_that_is_ahead_hides_no_disagreement() -> None:
+    """A document from next year is not about to change."""
+    ahead = document(fingerprint="two", written=NOW + 365 * 86400)
+    found = judged(member("a", document=document(fingerprint="one")), member("b", document=ahead))
+    assert {one.trouble for one in found.differences} == {"disagreeing"}
+
+
 def test_of_the_newest_message_only_those_count_whom_it_is_for() -> None:
     """Whoever joined later or is not meant will never have it, and nobody waits for that."""
     joined = document(Name(tried=Tried(20, "exempt")))

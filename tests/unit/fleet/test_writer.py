@@ -191,6 +191,18 @@ def test_what_is_old_goes_but_not_below_the_least(kv: ModelKV, log: Log) -> None
     assert head.cut == head.base > 0
 
 
+def test_a_writer_whose_clock_is_ahead_deletes_nothing_young(kv: ModelKV, log: Log) -> None:
+    """What others wrote lately shows that no week has passed, also at its second write."""
+    fill(log, LEAST + 3 * PRUNED_AT_ONCE)
+    ahead = another(kv, NOW + 365 * 86400)
+    for number in (9000, 9001):
+        ahead.append(NAME, [replace(event(number, issued=NOW + 365 * 86400), publisher="lb2")], keep="all")
+    assert len(ids(kv)) == LEAST + 3 * PRUNED_AT_ONCE + 2
+    log.append(NAME, [event(9002, issued=NOW + 8 * 86400)], keep="all")
+    another(kv, NOW + 8 * 86400).append(NAME, [replace(event(9003), publisher="lb3")], keep="all")
+    assert len(ids(kv)) < LEAST + 3 * PRUNED_AT_ONCE
+
+
 def test_what_has_expired_makes_nobody_incomplete(log: Log) -> None:
     """It is pruned without a cut."""
     for at in range(0, LEAST + 60, 30):
