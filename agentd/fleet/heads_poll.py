@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from tenacity import wait_exponential, wait_random
+
 from agentd.errors import ConsulTooLarge
 from agentd.heartbeat import Heartbeat
 from agentd.watch.client import Answer, ConsulClient
@@ -24,6 +26,8 @@ from agentd.watch.transport import Parameters
 _SHORTEST: Final = 0.2
 _A_NODE: Final = 1 / 2000
 """Seconds for each node of the fleet: so often all of them together wake."""
+_BACKOFF: Final = wait_exponential(multiplier=0.25, max=1) + wait_random(0, 0.5)
+"""Waits between failed attempts: short, since events wait for the new leader."""
 _AT_ONCE: Final = 1.0
 """Seconds in which a query is answered whose answer was there before it was asked."""
 
@@ -76,7 +80,9 @@ class HeadsPoll:
         self._sight = _Sight()
         self._stop = threading.Event()
         query = KeyPrefixQuery(prefix)
-        self._poller = Poller(query, self._connect, self._deliver, stop=self._stop, heartbeat=heartbeat)
+        self._poller = Poller(
+            query, self._connect, self._deliver, stop=self._stop, heartbeat=heartbeat, backoff=_BACKOFF
+        )
 
     def start(self) -> None:
         """Start the thread."""

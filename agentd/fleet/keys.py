@@ -7,6 +7,7 @@ Owns the key names, and which fleet, event and node names may appear in one. Doe
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from agentd.values import is_fleet_name
@@ -123,7 +124,8 @@ class Keys:
         text = key.removeprefix(self.messages(name))
         if text == key or not _NUMBER.fullmatch(text):
             return None
-        return int(text) if is_number(int(text)) else None
+        num = int(text)
+        return num if is_number(num) else None
 
     def place_of(self, key: str) -> tuple[str, int] | None:
         """The name and number of the message at this key; None if it is not a message's key."""
@@ -137,6 +139,7 @@ class Keys:
         return node if node != key and is_node(node) else None
 
 
+@lru_cache(64)
 def _kept(name: str) -> str:
     if not is_kept_name(name):
         raise ValueError(

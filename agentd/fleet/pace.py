@@ -1,18 +1,16 @@
 """When this node writes to the log what it heard: so that of all that heard it one writes, and soon.
 
-A pure function of the times that it is told and of a random number; the relay does what it says.
+A pure function of the times that it is given and of a random number; the relay does what it says.
 
 - Whoever wrote the newest message of a name goes on at once, so that there is mostly one writer without an
   election, and no list of members is needed to find it.
 - The others wait, up to `_spread`, and most of them nearly so long: the density of the waits grows with time
   (the feedback suppression of multicast protocols: J. Nonnenmacher, E. Biersack, "Scalable feedback for large
-  groups", 1999). So the first of any number comes early, and the second only when the first is done. Uniform
-  waits make it as early only where several come at once: with 200 nodes, 0.7 failed writes an event against
-  0.02.
+  groups", 1999). So the first of any number comes early, and the second only when the first is done.
 - The longer a write takes, the longer all of that: the next one is to see it.
-- A wait is an event's own. A node whose time has come reads the log, and writes only if an event whose time
-  has come is still not in it; but then all that it has.
-- Of a backlog, the node that works on it does the rest, unless that takes too long.
+- What counts is the event of a name that has waited longest. A node whose time has come reads the log, and
+  writes only if that event is still not in it; but then all that it has.
+- While another node works on a backlog, it is left to that node, unless that takes too long.
 - A write that failed waits, each time twice as long: at most one node writes at any moment, or nobody does.
 """
 
@@ -20,7 +18,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from agentd.backoff import Backoff
@@ -37,8 +36,9 @@ _SLOWEST: Final = 0.05  # seconds that count at most of one write
 _SMOOTH: Final = 8
 _PAUSE: Final = 0.0005  # seconds a node, ...
 _LONGEST_PAUSE: Final = 0.1  # ... for which the writer collects what comes after a write
-_LEFT: Final = 1.0
+_LEFT: Final = 2.0
 """Seconds since it was heard, up to twice as many, for which an event is left to a node that is at work."""
+_OUT_OF_REACH: Final = 0.5  # seconds: of an answer that took longer, others were waiting as well
 _COLLIDED: Final = 0.002  # seconds a node
 _LONGEST: Final = 2.0  # seconds until a write that failed is tried again
 _LOOK: Final = 0.003  # seconds a node, over which the looks of a fleet are spread
@@ -47,6 +47,25 @@ _FAILED: Final = Backoff(0.1, _LONGEST)
 _LONGEST_ASKED: Final = 60.0  # seconds that a Consul that limits requests is left alone
 SELDOM: Final = 60.0
 """Seconds, on average, until what only a person can mend is tried again."""
+
+
+@dataclass(slots=True)
+class _Name:
+    """Of one name.
+
+    Attributes:
+        since: when the event was heard that has waited longest; None if none waits.
+        due: when it is this node's turn to write it.
+        wrote: when this node wrote the newest message; None if another node did.
+        look: when the log is to be compared with what this node holds, or infinity.
+        put_off: until when its log is left alone.
+    """
+
+    since: float | None = None
+    due: float = math.inf
+    wrote: float | None = None
+    look: float = math.inf
+    put_off: float = -math.inf
 
 
 class Pace:
@@ -60,79 +79,79 @@ class Pace:
     def __init__(self, members: Callable[[], int], chance: Callable[[], float] = random.random) -> None:
         self._members = members
         self._chance = chance
-        self._due: dict[str, tuple[str, float]] = {}  # of an event: its name, and when
-        self._heard: dict[str, float] = {}
-        self._put_off: dict[str, float] = {}
-        self._looks: dict[str, float] = {}
-        self._wrote: dict[str, float] = {}
+        self._names: dict[str, _Name] = {}
         self._held = -math.inf
         self._collisions = 0
         self._failures = 0
         self._round = 0.0
+        self._was_slow = False
 
-    def heard(self, event: str, name: str, now: float) -> None:
-        """An event of that name is not in the log as far as is known; hearing it again changes nothing."""
-        if event not in self._due:
-            self._heard[event] = now
-            wrote = self._wrote.get(name)
+    def waits(self, name: str, since: float | None, now: float) -> None:
+        """The event of a name that has waited longest was heard then; None if none waits."""
+        one = self._of(name)
+        if since is None:
+            one.since, one.due = None, math.inf
+        elif one.wrote is not None:
             pause = max(min(_LONGEST_PAUSE, _PAUSE * self._nodes()), _APART * self._round)
-            self._due[event] = name, now + self._wait() if wrote is None else max(now, wrote + pause)
-
-    def settled(self, events: Iterable[str]) -> None:
-        """These are in the log, or will never be."""
-        for event in events:
-            self._due.pop(event, None)
-            self._heard.pop(event, None)
+            one.since, one.due = since, max(since, one.wrote + pause) if since > one.wrote else since
+        elif since != one.since:
+            wait = self._wait()
+            # What is left of a backlog has waited with all nodes alike: their waits begin now.
+            one.since, one.due = since, (since if since + wait > now else now) + wait
 
     def look(self, name: str, now: float) -> None:
         """The log of that name is to be compared with what this node holds of it, as others will do, too."""
-        spread = min(_LONGEST, _LOOK * self._nodes())
-        self._looks.setdefault(name, now + spread * self._chance())
+        one = self._of(name)
+        if one.look == math.inf:
+            one.look = now + min(_LONGEST, _LOOK * self._nodes()) * self._chance()
 
     def looked(self, name: str) -> None:
         """That was done."""
-        self._looks.pop(name, None)
+        self._of(name).look = math.inf
 
-    def looks(self, now: float) -> list[str]:
-        """The names of which that is to be done now."""
-        return [name for name, at in self._looks.items() if at <= now]
+    def looks(self, name: str, now: float) -> bool:
+        """Whether that is to be done now."""
+        return self._of(name).look <= now
 
     @property
     def due(self) -> float:
         """When something is to be done next; infinity if nothing waits."""
-        dues = map(self._time_of, self._due) if self._put_off else (at for _, at in self._due.values())
-        first = min(min(dues, default=math.inf), min(self._looks.values(), default=math.inf))
-        return max(self._held, first)
+        dues = (min(max(one.due, one.put_off), one.look) for one in self._names.values())
+        return max(self._held, min(dues, default=math.inf))
 
-    def is_due(self, event: str, now: float) -> bool:
-        """Whether an event's own time has come."""
-        return event in self._due and self._time_of(event) <= now
-
-    def _time_of(self, event: str) -> float:
-        name, due = self._due[event]
-        return max(due, self._put_off.get(name, due))
+    def ripe(self, name: str, now: float) -> float | None:
+        """The events of that name that were heard until then are due; None if none is."""
+        one = self._of(name)
+        if one.since is None or max(one.due, one.put_off) > now:
+            return None
+        return now if one.wrote is not None else one.since + now - one.due
 
     # ------------------------------------------------------------------ what came of it
 
     def wrote(self, name: str, now: float, took: float) -> None:
         """This node wrote the newest message of that name, which took so many seconds."""
-        self._wrote[name] = now
+        self._of(name).wrote = now
         self._measure(took)
         self._collisions = 0
 
     def newest(self, name: str, *, ours: bool) -> None:
         """The newest message of that name is from this node, or it is not."""
-        if not ours:
-            self._wrote.pop(name, None)
-        else:
-            self._wrote.setdefault(name, -math.inf)
+        one = self._of(name)
+        if not ours and one.wrote is not None:
+            one.wrote, one.since = None, None  # it waits like the others, from now on
+        elif ours and one.wrote is None:
+            one.wrote = -math.inf
+
+    def leads(self, name: str) -> bool:
+        """Whether the newest message of that name is from this node."""
+        return self._of(name).wrote is not None
 
     def leave(self, name: str, now: float) -> None:
-        """Another node is at work on what has piled up of that name; it is left to it for a second or two."""
-        for event, (own, due) in self._due.items():
-            if own == name:
-                latest = self._heard[event] + _LEFT * (1 + self._chance())
-                self._due[event] = name, max(due, min(now + self._wait(), latest))
+        """Another node is at work on what has piled up of that name; it is left to it for a few seconds."""
+        one = self._of(name)
+        if one.since is not None:
+            latest = one.since + _LEFT * (1 + self._chance())
+            one.due = max(one.due, min(now + self._wait(), latest))
 
     def collided(self, now: float, took: float) -> None:
         """Another node wrote at the same moment; to find that out took so many seconds."""
@@ -155,13 +174,24 @@ class Pace:
 
     def put_off(self, name: str, now: float) -> None:
         """The log of this name cannot be used, whoever asks."""
-        self._put_off[name] = now + SELDOM * (0.75 + self._chance() / 2)
+        self._of(name).put_off = now + SELDOM * (0.75 + self._chance() / 2)
 
-    def answered(self) -> None:
-        """The log answers: whatever failed before does not hold anything back."""
+    def answered(self, now: float, took: float) -> None:
+        """The log answered after so many seconds: whatever failed before does not hold anything back.
+
+        If it was out of reach, all nodes have waited for it: but for the writer, they wait anew.
+        """
+        is_back = self._failures > 0 or (took > _OUT_OF_REACH and not self._was_slow)
+        self._was_slow = took > _OUT_OF_REACH
         if self._failures:
             self._failures = 0
             self._held = -math.inf
+        for one in self._names.values() if is_back else ():
+            if one.since is not None and one.wrote is None:
+                one.due = now + self._wait()
+
+    def _of(self, name: str) -> _Name:
+        return self._names.setdefault(name, _Name())
 
     def _measure(self, took: float) -> None:
         self._round += (min(took, _SLOWEST) - self._round) / (_SMOOTH if self._round else 1)

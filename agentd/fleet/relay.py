@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
 import structlog
@@ -99,8 +100,10 @@ class _Heard(NamedTuple):
     """An event that waits."""
 
     order: Order
+    id: str
     entry: Entry
     event: Event
+    at: float  # by the timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class Relay:
         self._rules = rules
         self._heartbeat = heartbeat
         self._timer = timer
-        self._waiting: dict[int, _Heard] = {}
+        self._waiting: dict[str, dict[int, _Heard]] = {name: {} for name in self._keep}  # as they were heard
         self._given: set[int] = set()
         self._after = 0
         self._more = False  # whether more of them may wait in the journal
@@ -224,17 +227,26 @@ class Relay:
 
     def turn(self) -> float:
         """Do what is due now. Returns the seconds until something is, if nothing is heard or read."""
+        if self.look() <= 0.0:
+            self._work()
+        return self._rest()
+
+    def look(self) -> float:
+        """Take over what was heard and read. Returns the seconds until Consul is to be asked."""
         if self._heartbeat is not None:
             self._heartbeat.beat(_GRACE)
         self._learn()
         self._take()
-        if self._pace.due <= self._timer():
-            self._work()
+        self._line_up()
+        return max(0.0, self._pace.due - self._timer())
+
+    def _rest(self) -> float:
         self._give()
         self._shed()
+        self._line_up()
         self.status = replace(
             self.status,
-            waiting=self._journal.backlog().get(RELAY, 0) if self._more else len(self._waiting),
+            waiting=self._journal.backlog().get(RELAY, 0) if self._more else self._held_count(),
             provisional=len(self._given),
             trouble=self._trouble,
             spoilt=dict(self._spoilt),
@@ -251,25 +263,26 @@ class Relay:
         """Take over what the follower has read; what waits and is among it need not be written."""
         while self._suspects:
             self._pace.look(self._suspects.popleft(), self._timer())
-        names = set()
+        read: dict[str, dict[str, int]] = {}
         while self._read:
             name, messages = self._read.popleft()
             self._log.saw(name, messages)
-            names.add(name)
-        for name in names:
-            self._settle(name, self._of(name))
+            read.setdefault(name, {}).update((one.id, one.num) for one in messages)
+        for name, known in read.items():
+            self._settle(self._waiting[name].values(), known)
+            self._line_up()
             self._note_writer(name)
 
     def _note_writer(self, name: str) -> None:
         """Leave a backlog to the node that is at work on it."""
         ours = self._log.publisher(name) == self._node()
         self._pace.newest(name, ours=ours)
-        if not ours and len(self._of(name)) > MOST_DRAFTS:
+        if not ours and len(self._waiting[name]) > MOST_DRAFTS:
             self._pace.leave(name, self._timer())
 
     def _take(self) -> None:
         """Take what was heard since the last time."""
-        if len(self._waiting) > (_MOST_WAITING // 2 if self._more else 0):
+        if self._after and (not self._more or self._held_count() > _MOST_WAITING // 2):
             found = self._journal.newest_events(RELAY, self._after, _MOST_WAITING)
             self._more = self._more or len(found) == _MOST_WAITING
         else:
@@ -278,48 +291,56 @@ class Relay:
             if not self._more:
                 self._given.intersection_update(entry.seq for entry in found)
         ended = []
+        now = self._timer()
         fresh: dict[str, list[_Heard]] = {}
         for entry in found:
             self._after = max(self._after, entry.seq)
-            if entry.seq in self._waiting:
-                continue
             event = entry.change
+            if entry.seq in self._waiting.get(getattr(event, "name", ""), ()):
+                continue
             if not isinstance(event, Event) or event.undated:
                 ended.append((entry, Outcome.EXPIRED, _UNDATED))
             elif event.name not in self._keep:
                 self._provisionally(event)
                 ended.append((entry, Outcome.UNCHANGED, _NOT_KEPT))
             else:
-                heard = self._waiting[entry.seq] = _Heard(event.order, entry, event)
-                self._pace.heard(event.id, event.name, self._timer())
+                heard = _Heard(event.order, event.id, entry, event, now)
+                self._waiting[event.name][entry.seq] = heard
                 fresh.setdefault(event.name, []).append(heard)
         self._end(ended)
         for name, waiting in fresh.items():
-            self._settle(name, waiting)
+            self._settle(waiting, self._log.find(name, [one.id for one in waiting]))
+
+    def _line_up(self) -> None:
+        """Tell the pace what has waited longest of each name."""
+        now = self._timer()
+        for name, waiting in self._waiting.items():
+            first = next(iter(waiting.values()), None)
+            self._pace.waits(name, None if first is None else first.at, now)
+
+    def _held_count(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def _all(self) -> list[_Heard]:
+        """What waits, of all names, in the order of firing as far as that is known."""
+        return sorted((one for waiting in self._waiting.values() for one in waiting.values()), key=_order)
 
     def _shed(self) -> None:
         """Hold no more than a few of what piles up: the journal has it, and it is found there again."""
-        if len(self._waiting) <= 2 * _MOST_WAITING:
+        if self._held_count() <= 2 * _MOST_WAITING:
             return
-        kept = sorted(self._waiting.values(), key=_order)
         out = self._lost is not None
-        shed = [one for one in kept[_MOST_WAITING:] if one.entry.seq in self._given or not out]
+        shed = [one for one in self._all()[_MOST_WAITING:] if one.entry.seq in self._given or not out]
         for one in shed:
-            del self._waiting[one.entry.seq]
-        self._pace.settled(one.event.id for one in shed)
+            del self._waiting[one.event.name][one.entry.seq]
         self._more = self._more or bool(shed)
 
-    def _of(self, name: str) -> list[_Heard]:
-        """What waits of a name, in the order of firing as far as that is known."""
-        return sorted((one for one in self._waiting.values() if one.event.name == name), key=_order)
-
-    def _settle(self, name: str, waiting: Sequence[_Heard]) -> None:
-        """End what the log has, as far as it was read."""
-        known = self._log.find(name, [one.event.id for one in waiting])
+    def _settle(self, waiting: Iterable[_Heard], known: Mapping[str, int]) -> None:
+        """End what the log has, as far as it was read; `known`: its numbers, by ID."""
         self._end(
-            (entry, Outcome.UNCHANGED, f"the log has it as {known[event.id]}")
-            for _, entry, event in waiting
-            if event.id in known
+            (one.entry, Outcome.UNCHANGED, f"the log has it as {known[one.id]}")
+            for one in waiting
+            if one.id in known
         )
 
     def _end(self, ended: Iterable[tuple[Entry, Outcome, str]]) -> None:
@@ -328,9 +349,8 @@ class Relay:
             return
         self._journal.end(endings)
         for ending in endings:
-            self._waiting.pop(ending.entry.seq, None)
+            self._waiting.get(getattr(ending.entry.change, "name", ""), {}).pop(ending.entry.seq, None)
             self._given.discard(ending.entry.seq)
-        self._pace.settled(ending.entry.change.id for ending in endings)
 
     # ------------------------------------------------------------------ to the log
 
@@ -338,12 +358,11 @@ class Relay:
         """Do what is due of each name; what is wrong with one of them holds up no other."""
         for name in self._keep:
             began = self._timer()
-            due = [event.id for _, _, event in self._of(name) if self._pace.is_due(event.id, began)]
             try:
-                if name in self._pace.looks(began):
+                if self._pace.looks(name, began):
                     self._restore(name)
-                if due:
-                    self._write(name, due)
+                if self._pace.ripe(name, began) is not None:
+                    self._write(name)
             except LogLost:
                 self._pace.look(name, began)
             except Contended:
@@ -364,7 +383,7 @@ class Relay:
             pause = partial(self._stop.wait, SECOND_LOOK)
             again = partial(self._held, name)
             count = self._log.write_back(name, held, body=self._body, pause=pause, again=again)
-            self._found(name)
+            self._found(name, self._timer())
             if count:
                 _log.warning("fleet.written_back", event_name=name, messages=count)
         self._pace.looked(name)
@@ -379,15 +398,19 @@ class Relay:
             return self._memory.body(sha256)
         return None
 
-    def _write(self, name: str, due: Sequence[str]) -> None:
+    def _write(self, name: str) -> None:
+        if not self._pace.leads(name):
+            self._look_first(name)
         began = self._timer()
-        drafts = self._drafts(name)
+        ripe = self._pace.ripe(name, began)
+        drafts = {} if ripe is None else self._drafts(name)
         if not drafts:
             return
+        due = [one.id for one in self._waiting[name].values() if one.at <= (ripe or 0.0)]
         landed = self._log.append(
             name, list(drafts.values()), keep=self._keep[name], due=due, wrote=partial(self._hold, name)
         )
-        self._found(name)
+        self._found(name, began)
         written = {event: place.num for event, place in landed.items() if place.written}
         if written:
             now = self._timer()
@@ -395,13 +418,21 @@ class Relay:
             self.status = replace(self.status, relayed=self.status.relayed + len(written))
             _log.info("fleet.relayed", event_name=name, events=len(written), num=max(written.values()))
         self._end(
-            (entry, Outcome.APPLIED, f"written to the log as {written[event.id]}")
-            if event.id in written
-            else (entry, Outcome.UNCHANGED, f"the log has it as {landed[event.id].num}")
-            for _, entry, event in self._of(name)
-            if event.id in landed
+            (one.entry, Outcome.APPLIED, f"written to the log as {written[one.id]}")
+            if one.id in written
+            else (one.entry, Outcome.UNCHANGED, f"the log has it as {landed[one.id].num}")
+            for one in self._waiting[name].values()
+            if one.id in landed
         )
         self._pace.newest(name, ours=self._log.publisher(name) == self._node())
+
+    def _look_first(self, name: str) -> None:
+        """See whether the log is there, and whether another node is at work on what has piled up."""
+        began = self._timer()
+        is_behind = self._log.is_behind(name)
+        self._found(name, began)
+        if is_behind and len(self._waiting[name]) > MOST_DRAFTS:  # the follower will bring what it wrote
+            self._pace.leave(name, self._timer())
 
     def _hold(self, name: str, messages: Sequence[Envelope]) -> None:
         """Hold what was written, before its entries end: nobody else could write it back until it is read."""
@@ -409,18 +440,19 @@ class Relay:
             self._memory.wrote(name, self._keep[name], messages)
 
     def _drafts(self, name: str) -> dict[str, Draft]:
-        """What one transaction may write, by ID: what has waited longest, and what is due, is among it."""
+        """What has waited longest, as much as one transaction may write, by ID, in the order of firing."""
         drafts: dict[str, Draft] = {}
         unusable = []
         node = self._node()
-        for _, entry, event in self._of(name)[:MOST_DRAFTS]:
+        longest = islice(self._waiting[name].values(), MOST_DRAFTS)
+        for _, identity, entry, event, _ in sorted(longest, key=_order):
             try:
-                drafts[event.id] = Draft(
+                drafts[identity] = Draft(
                     body=event.payload,
                     issued=entry.received,
                     publisher=node,
                     via="event",
-                    id=event.id,
+                    id=identity,
                     ltime=event.ltime,
                 )
             except PermanentError as error:
@@ -430,12 +462,13 @@ class Relay:
 
     # ------------------------------------------------------------------ when that does not work
 
-    def _found(self, name: str) -> None:
-        """The log of this name can be used."""
-        self._pace.answered()
+    def _found(self, name: str, began: float) -> None:
+        """The log of this name can be used; `began`: when it was asked, by the timer."""
+        now = self._timer()
+        self._pace.answered(now, now - began)
         self._lost = None
         if self._trouble is not None or self._spoilt.pop(name, None) is not None:
-            _log.info("fleet.reachable", event_name=name, waiting=len(self._waiting))
+            _log.info("fleet.reachable", event_name=name, waiting=self._held_count())
         if self._trouble is not None:
             self._trouble = None
             for one in self._keep:  # it may be another Consul, or one that was restored
@@ -456,7 +489,7 @@ class Relay:
 
     def _tell(self, event: str, reason: str) -> None:
         if self._trouble is None:
-            _log.warning(event, reason=reason, waiting=len(self._waiting))
+            _log.warning(event, reason=reason, waiting=self._held_count())
         self._trouble = reason
 
     def _spoil(self, name: str, error: FleetError) -> None:
@@ -473,10 +506,10 @@ class Relay:
         out = self._trouble is not None
         if not out and not self._spoilt:
             return
-        for _, entry, event in sorted(self._waiting.values(), key=_order):
-            if entry.seq not in self._given and (out or event.name in self._spoilt):
-                self._provisionally(event)
-                self._given.add(entry.seq)
+        for one in self._all():
+            if one.entry.seq not in self._given and (out or one.event.name in self._spoilt):
+                self._provisionally(one.event)
+                self._given.add(one.entry.seq)
 
 
 def _order(heard: _Heard) -> Order:

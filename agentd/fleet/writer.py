@@ -164,6 +164,14 @@ class Writer(Reader):
         """Who wrote the newest message that was read, "" if there is none; asks nothing."""
         return self._views.get(name, _View()).newest[1]
 
+    def is_behind(self, name: str) -> bool:
+        """Whether others have written what was not read here; asks for the head alone. See `append`."""
+        try:
+            head = self.head(name)
+        except BadDocument:
+            return False
+        return head is not None and head.newest > self._views.get(name, _View()).cursor
+
     # ------------------------------------------------------------------ append
 
     def append(
