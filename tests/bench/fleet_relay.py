@@ -1,7 +1,8 @@
 """200 simulated nodes relay what they hear to one log: at 100 events/s, in a burst, and without a leader.
 
-They take about two cores beside Consul's; on a machine that has less to spare set FLEET_NODES and
-FLEET_EVENTS, since what is measured then is the machine.
+They take half a core, and Consul's five agents one and a half; on a machine that has less to spare set
+FLEET_NODES and FLEET_EVENTS, since what is measured then is the machine: `lag` tells by how much the nodes
+were kept waiting for a processor.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.bench.rows import Row
 from tests.servers.consul import ConsulAgent
-from tests.servers.simulated_fleet import NAME, Plan, Seen, run
+from tests.servers.simulated_fleet import Plan, run
+from tests.servers.simulated_node import NAME, Seen
 
 NODES = int(os.environ.get("FLEET_NODES", "200"))
 EVENTS = int(os.environ.get("FLEET_EVENTS", "1000"))
@@ -42,28 +44,46 @@ class Result:
     """What came of one run.
 
     Attributes:
-        wrong: events that are not in the log exactly once, or that a node was not given exactly once.
+        lost: events that are not in the log.
+        late: events that are, but that some node was not given within the run's time.
+        twice: events that are in the log more than once, and what a node was given twice or out of order.
         seen: what the nodes saw.
         last: of each event, seconds from its firing until the last node was given its message; ascending.
-        cores: processor time of the leader, as a part of one core.
+        cores: processor time, as a part of one core: of the leader, of all Consul agents, and of the nodes.
     """
 
-    wrong: int
+    lost: int
+    late: int
+    twice: int
     seen: Seen
     last: Sequence[float]
-    cores: float
+    cores: tuple[float, float, float]
 
     def at(self, share: float) -> float:
         """A percentile of `last`."""
         return self.last[min(len(self.last) - 1, int(share * len(self.last)))] if self.last else float("inf")
 
     @property
+    def wrong(self) -> int:
+        """How much is not as it should be."""
+        return self.lost + self.late + self.twice
+
+    @property
+    def wrongs(self) -> str:
+        """The same, by kind."""
+        return f"lost {self.lost}, late {self.late}, twice {self.twice}"
+
+    @property
     def note(self) -> str:
         """What else is worth knowing."""
         each = self.seen.nodes * EVENTS
+        leader, agents, nodes = self.cores
         return (
             f"p50 {self.at(0.5):.2f} s; sent {self.seen.sent / each / 1000:.2f} KB;"
-            f" leader {self.cores:.0%} of a core; provisional {self.seen.provisional / each:.1%}"
+            f" cores: leader {leader:.2f}, all agents {agents:.2f}, nodes {nodes:.2f}"
+            f" ({1e6 * self.seen.processor / each:.0f} us a node and event);"
+            f" {self.seen.wakes / self.seen.nodes:.0f} wakes a node; lag {self.seen.lag:.2f} s;"
+            f" provisional {self.seen.provisional / each:.1%}; load {os.getloadavg()[0]:.1f}"
             + "".join(f"; {count} x {error}" for error, count in self.seen.errors.items())
         )
 
@@ -71,24 +91,31 @@ class Result:
 def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     """Three runs, each with a log of its own; the servers are the same."""
     servers, clients = _agents(stack, directory)
-    agents = [f"{one.address}:{one.ports['http']}" for one in clients]
     steady = [at / RATE for at in range(EVENTS)]
     burst = [_BURST * at / EVENTS for at in range(EVENTS)]
 
-    found = _run("steady", servers, agents, steady)
+    found = _run("steady", servers, clients, steady)
     what = f"{NODES} simulated nodes, {UNHEARD:.0%} unheard, {EVENTS} events at {RATE:g}/s"
-    yield Row(f"{what}: not exactly one message", "", found.wrong, "", None, 0)
+    yield Row(f"{what}: not exactly one message", "", found.wrong, "", None, 0, found.wrongs)
     yield Row("... failed CAS an event", "", found.seen.collisions / EVENTS, "", None, 0.1)
     yield Row("... fired -> last node, p99", "s", found.at(0.99), "", None, 0.6, found.note)
     yield Row("... received a node and event", "KB", found.seen.received / NODES / EVENTS / 1000, "", None, 1)
 
-    found = _run("burst", servers, agents, burst)
-    yield Row(f"a burst of {EVENTS}: not exactly one message", "", found.wrong, "", None, 0)
+    found = _run("burst", servers, clients, burst)
+    yield Row(f"a burst of {EVENTS}: not exactly one message", "", found.wrong, "", None, 0, found.wrongs)
     yield Row("... failed CAS an event", "", found.seen.collisions / EVENTS, "", None, 0.1)
     yield Row("... fired -> last node, p99", "s", found.at(0.99), "", None, 2, found.note)
 
-    found = _run("leader", servers, agents, steady, meanwhile=lambda: _leader(servers).kill())
-    yield Row(f"{EVENTS} at {RATE:g}/s, leader killed: not exactly one message", "", found.wrong, "", None, 0)
+    found = _run("leader", servers, clients, steady, meanwhile=lambda: _leader(servers).kill())
+    yield Row(
+        f"{EVENTS} at {RATE:g}/s, leader killed: not exactly one message",
+        "",
+        found.wrong,
+        "",
+        None,
+        0,
+        found.wrongs,
+    )
     yield Row("... failed CAS an event", "", found.seen.collisions / EVENTS, "", None, 0.1)
     yield Row("... fired -> last node, p99", "s", found.at(0.99), "", None, 5, found.note)
 
@@ -115,36 +142,46 @@ def _agents(stack: ExitStack, directory: Path) -> tuple[list[ConsulAgent], list[
 def _run(
     fleet: str,
     servers: Sequence[ConsulAgent],
-    agents: Sequence[str],
+    clients: Sequence[ConsulAgent],
     fired: Sequence[float],
     meanwhile: Callable[[], object] | None = None,
 ) -> Result:
+    agents = [f"{one.address}:{one.ports['http']}" for one in clients]
     events = tuple((str(uuid.uuid4()), at) for at in fired)
     begins = time.monotonic() + _READY
     plan = Plan(fleet, NODES, tuple(agents), events, UNHEARD, begins, _LONGEST)
-    leader = _leader(servers)
-    used = _processor_time(leader.process.pid)
+    pids = [_leader(servers).process.pid, *(one.process.pid for one in (*servers, *clients))]
+    used = [_processor_time(pid) for pid in pids]
     if meanwhile:
         timer = Timer(_READY + fired[-1] / 2, meanwhile)
         timer.start()
     seen = run(plan)
     took = time.monotonic() - begins
-    cores = (_processor_time(leader.process.pid) - used) / took if not meanwhile else 0.0
+    leader, *all_agents = (
+        max(0.0, _processor_time(pid) - so_far) for pid, so_far in zip(pids, used, strict=True)
+    )
     times = dict(events)
     last = sorted(at - times[event] for event, at in seen.last.items())
-    return Result(_wrong(plan, seen, agents[0]), seen, last, cores)
+    written = _written(plan, agents[0])
+    ids = [event for event, _ in plan.events]
+    return Result(
+        lost=sum(not written[event] for event in ids),
+        late=sum(bool(written[event]) and seen.count.get(event, 0) < NODES for event in ids),
+        twice=sum(count - 1 for count in written.values()) + len(written.keys() - set(ids)) + seen.twice,
+        seen=seen,
+        last=last,
+        cores=(leader / took, sum(all_agents) / took, seen.processor / took),
+    )
 
 
-def _wrong(plan: Plan, seen: Seen, agent: str) -> int:
+def _written(plan: Plan, agent: str) -> Counter[str]:
+    """How often each event is in the log."""
     client = ConsulClient(ConsulOptions(address=agent))
     try:
         reader = Reader(ConsulKV(client), Keys(plan.fleet))
-        written = Counter(one.id for found in reader.after(NAME, 0, None) for one in found.messages)
+        return Counter(one.id for found in reader.after(NAME, 0, None) for one in found.messages)
     finally:
         client.close()
-    ids = [event for event, _ in plan.events]
-    in_log = sum(written[event] != 1 for event in ids) + len(written.keys() - set(ids))
-    return in_log + sum(seen.count.get(event) != NODES for event in ids) + seen.twice
 
 
 def _leader(servers: Sequence[ConsulAgent]) -> ConsulAgent:
@@ -154,5 +191,9 @@ def _leader(servers: Sequence[ConsulAgent]) -> ConsulAgent:
 
 
 def _processor_time(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Seconds; 0 of a process that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / _TICKS

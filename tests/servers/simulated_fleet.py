@@ -1,8 +1,8 @@
 """Many nodes of a fleet on one machine: real relays and real readers of the log, on real Consul agents.
 
 Simulated are the gossip, which each node hears late and in part; the journal, which is in memory; and the
-handlers, of which only the moment is known at which they would be given a message. What all nodes of one
-process read alike is parsed once: else the one machine would be busy with what is the work of hundreds.
+handlers, of which only the moment is known at which they would be given a message. One thread of a process
+does what needs no answer for all of its nodes; a turn in which a relay asks Consul takes a thread of its own.
 """
 
 from __future__ import annotations
@@ -11,44 +11,30 @@ import heapq
 import multiprocessing
 import os
 import random
+import select
 import sys
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from multiprocessing.connection import Connection
 from typing import Final
 
 import structlog
 
-from agentd.errors import ConsulError, FleetError
-from agentd.fleet import reader, writer
-from agentd.fleet.envelope import Envelope, parse_envelope
-from agentd.fleet.head import Head, Keep, parse_head
-from agentd.fleet.keys import Keys
-from agentd.fleet.kv import ConsulKV
-from agentd.fleet.log import Log
-from agentd.fleet.pace import Pace
-from agentd.fleet.pruning import mark
-from agentd.fleet.relay import Relay
-from agentd.http import Response
-from agentd.journal.entry import RELAY, Ending, Entry
 from agentd.watch.changes import Event
-from agentd.watch.client import ConsulClient
-from agentd.watch.kv import pair_of
-from agentd.watch.options import ConsulOptions
-from agentd.watch.transport import Transport
+from tests.servers.simulated_lines import share_parsing
+from tests.servers.simulated_node import NAME, Node, Seen
 
-NAME: Final = "ban"
 GOSSIP: Final = 0.15
 """Seconds within which an event reaches those that hear it."""
 _GRID: Final = 0.1  # seconds between two looks of a node at what it has heard
-_HEAD_OF_ANSWER: Final = 250  # bytes, about
-_SHORTEST_WAKE: Final = 0.2
 _PROCESSES: Final = 2
-_parse_envelope = lru_cache(4096)(parse_envelope)
-_parse_head = lru_cache(256)(parse_head)
+_TURNS: Final = 48  # that one process takes at a time
+_FAILED: Final = 1.0  # seconds until the next turn after one that failed
 
 
 @dataclass(frozen=True)
@@ -82,202 +68,137 @@ class Plan:
         return heard or [draw.randrange(self.nodes)]
 
 
-@dataclass
-class Seen:
-    """What some of the nodes came to see.
+class _Share:
+    """The nodes of one process."""
 
-    Attributes:
-        nodes: how many they are.
-        last: event -> when the last of them was given its message, seconds after the beginning.
-        count: event -> how many were.
-        twice: how many messages a node was given twice, or out of order.
-        collisions, relayed: as their relays counted them.
-        provisional: how many events were applied as they were heard, by all of them.
-        received, sent: bytes.
-        errors: what went wrong in reading, by text.
-    """
-
-    nodes: int = 0
-    last: dict[str, float] = field(default_factory=dict)
-    count: dict[str, int] = field(default_factory=dict)
-    twice: int = 0
-    collisions: int = 0
-    relayed: int = 0
-    provisional: int = 0
-    received: int = 0
-    sent: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-
-    def add(self, other: Seen) -> None:
-        """Those of other nodes as well."""
-        for event, at in other.last.items():
-            self.last[event] = max(at, self.last.get(event, 0.0))
-            self.count[event] = self.count.get(event, 0) + other.count[event]
-        for error, count in other.errors.items():
-            self.errors[error] = self.errors.get(error, 0) + count
-        for name in ("nodes", "twice", "collisions", "relayed", "provisional", "received", "sent"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-# ---------------------------------------------------------------- one node
-
-
-class _CountingTransport(Transport):
-    """Counts bytes."""
-
-    def __init__(self, options: ConsulOptions) -> None:
-        super().__init__(options)
-        self.received = self.sent = 0
-
-    def _send(
-        self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], patience: float
-    ) -> Response:
-        self.sent += _HEAD_OF_ANSWER + len(target) + len(body or b"")
-        reply = super()._send(method, target, body, headers, patience)
-        self.received += _HEAD_OF_ANSWER + len(reply.body)
-        return reply
-
-
-class _Client(ConsulClient):
-    """The real one, with its bytes counted."""
-
-    def __init__(self, options: ConsulOptions) -> None:
-        super().__init__(options)
-        self.counts = self._transport = _CountingTransport(options)
-
-
-class _Mailbox:
-    """The journal of a node, in memory."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._entries: dict[int, Entry] = {}
-        self._number = 0
-
-    def hear(self, events: Iterable[Event]) -> None:
-        """They were heard."""
-        with self._lock:
-            for event in events:
-                self._number += 1
-                self._entries[self._number] = Entry(self._number, "", event.id, event, 0, time.time(), 0.0)
-
-    def pending(self, handler: str, limit: int = 1000) -> list[Entry]:  # noqa: ARG002 (the relay's alone)
-        """See `relay.Mailbox`."""
-        with self._lock:
-            return list(self._entries.values())[:limit]
-
-    def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:  # noqa: ARG002 (likewise)
-        """See `relay.Mailbox`."""
-        with self._lock:
-            return [self._entries[at] for at in range(after + 1, self._number + 1) if at in self._entries]
-
-    def backlog(self) -> dict[str, int]:
-        """See `relay.Mailbox`."""
-        with self._lock:
-            return {RELAY: len(self._entries)}
-
-    def end(self, endings: Iterable[Ending]) -> list[Ending]:
-        """See `relay.Mailbox`."""
-        with self._lock:
-            return [one for one in endings if self._entries.pop(one.entry.seq, None)]
-
-
-class _Nothing:
-    """What a new node holds."""
-
-    def held(self, name: str) -> None:
-        """Nothing."""
-
-    def body(self, sha256: str) -> None:
-        """Nothing."""
-
-    def wrote(self, name: str, keep: Keep, messages: Sequence[Envelope]) -> None:
-        """It holds nothing."""
-
-
-class _Node:
-    """A relay, and a thread that follows the log."""
-
-    def __init__(self, plan: Plan, number: int) -> None:
-        self.seen = Seen(nodes=1)
-        self.mailbox = _Mailbox()
+    def __init__(self, plan: Plan, share: int) -> None:
         self._plan = plan
-        self._keys = Keys(plan.fleet)
-        options = ConsulOptions(address=plan.agents[number % len(plan.agents)])
-        self._clients = [_Client(options), _Client(options)]
-        log = Log(ConsulKV(self._clients[0]), self._keys)
-        self._reader = reader.Reader(ConsulKV(self._clients[1]), self._keys)
-        self.relay = Relay(
-            self.mailbox,
-            log,
-            _Nothing(),
-            self._provisionally,
-            keep={NAME: "all"},
-            node=lambda: f"node{number}",
-            pace=Pace(lambda: plan.nodes),
-        )
-        self._cursor = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._number = count()
+        self._epoll = select.epoll()
+        self._bell, self._pull = os.pipe()
+        os.set_blocking(self._bell, False)
+        self._epoll.register(self._bell, select.EPOLLIN)
+        self._by_descriptor: dict[int, Node] = {}
+        self._turns = ThreadPoolExecutor(_TURNS)
+        self._ended: deque[tuple[Node, float]] = deque()
+        self._busy: dict[Node, bool] = {}  # whose relay takes a turn, and whether there is more for it
+        self._due: dict[Node, float] = {}
+        self._used = self._lag = 0.0
+        self._nodes = {
+            number: Node(
+                number,
+                fleet=plan.fleet,
+                nodes=plan.nodes,
+                agent=plan.agents[number % len(plan.agents)],
+                begins=plan.begins,
+                asked=self._asked,
+                after=lambda seconds, act: self._at(time.monotonic() + seconds, act),
+                look=self._look,
+            )
+            for number in range(share, plan.nodes, _PROCESSES)
+        }
 
-    def start(self) -> None:
-        """Start both threads."""
-        self.relay.start()
-        self._thread.start()
+    def run(self) -> Seen:
+        """Until every node has every event, or time is up."""
+        now = time.monotonic()
+        for number, node in self._nodes.items():
+            self._at(now + number / self._plan.nodes, node.poll)
+            self._look(node)
+        self._gossip()
+        self._at(self._plan.begins, self._begin)
+        until = self._plan.begins + self._plan.ends
+        while (now := time.monotonic()) < until and not self._all_there():
+            wait = min(1.0, max(0.0, self._timers[0][0] - now)) if self._timers else 1.0
+            for descriptor, _ in self._epoll.poll(wait):
+                if descriptor == self._bell:
+                    os.read(self._bell, 4096)
+                else:
+                    self._by_descriptor[descriptor].readable()
+            self._run_timers()
+            while self._ended:
+                self._rest(*self._ended.popleft())
+        total = Seen(processor=time.process_time() - self._used, lag=self._lag)
+        for node in self._nodes.values():
+            total.add(node.count())
+        return total
 
-    def hear(self, events: Sequence[Event]) -> None:
-        """They were heard."""
-        self.mailbox.hear(events)
-        self.relay.wake()
+    def _begin(self) -> None:
+        self._used, self._lag = time.process_time(), 0.0
 
-    def stop(self) -> None:
-        """End both threads, and count."""
-        self._stop.set()
-        self.relay.stop()
-        for client in self._clients:
-            client.close()
-        status = self.relay.status
-        self.seen.collisions, self.seen.relayed = status.collisions, status.relayed
-        self.seen.received = sum(one.counts.received for one in self._clients)
-        self.seen.sent = sum(one.counts.sent for one in self._clients)
+    def _all_there(self) -> bool:
+        return all(len(one.seen.count) == len(self._plan.events) for one in self._nodes.values())
 
-    def _provisionally(self, event: Event) -> None:  # noqa: ARG002 (which one does not matter)
-        self.seen.provisional += 1
+    def _at(self, when: float, act: Callable[[], object]) -> None:
+        heapq.heappush(self._timers, (when, next(self._number), act))
 
-    def _follow(self) -> None:
-        index = 0
-        while not self._stop.is_set():
-            try:
-                answer = self._clients[1].get(f"/v1/kv/{self._keys.names}", (("recurse", ""),), index, 20.0)
-                index = answer.index
-                for raw in answer.raw or ():
-                    if raw["Key"] == self._keys.head(NAME):
-                        self._read(_parse_head(pair_of(raw).value))
-            except (ConsulError, FleetError) as error:
-                if not self._stop.is_set():
-                    text = str(error).partition(":")[0]
-                    self.seen.errors[text] = self.seen.errors.get(text, 0) + 1
-                index = 0
-            self._stop.wait(max(_SHORTEST_WAKE, self._plan.nodes / 2000))
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            when, _, act = heapq.heappop(self._timers)
+            self._lag = max(self._lag, now - when)
+            act()
 
-    def _read(self, head: Head) -> None:
-        if head.inline is not None and head.above(self._cursor) == (head.newest,):
-            self._take([_parse_envelope(head.inline)])
+    def _asked(self, descriptor: int, node: Node) -> None:
+        if self._by_descriptor.get(descriptor) is not node:
+            self._by_descriptor[descriptor] = node
+            self._epoll.register(descriptor, select.EPOLLIN)
+
+    def _gossip(self) -> None:
+        """Let each node hear its events, when it looks at what has come."""
+        plan = self._plan
+        draw = random.Random(plan.seed)
+        looks: dict[tuple[int, int], list[Event]] = {}
+        for ltime, (identity, at) in enumerate(plan.events, 1):
+            raw = {"ID": identity, "Name": NAME, "Payload": "YWRkIDE5Mi4wLjIuMQ==", "LTime": ltime}
+            event = Event("event", raw)
+            for node in plan.heard_by(identity):
+                came = at + draw.uniform(0.0, GOSSIP)
+                if node in self._nodes:
+                    looks.setdefault((int(came / _GRID + node / plan.nodes) + 1, node), []).append(event)
+        for (grid, number), events in looks.items():
+            when = plan.begins + (grid - number / plan.nodes) * _GRID
+            self._at(when, partial(self._nodes[number].hear, events))
+
+    # ------------------------------------------------------------------ relays
+
+    def _look(self, node: Node) -> None:
+        """There may be something for its relay."""
+        if node in self._busy:
+            self._busy[node] = True
             return
-        for found in self._reader.after(NAME, self._cursor, head):
-            self._take(found.messages)
+        self._wait(node, node.relay.look())
 
-    def _take(self, messages: Sequence[Envelope]) -> None:
-        now = time.monotonic() - self._plan.begins
-        for message in messages:
-            self.seen.twice += message.num <= self._cursor or message.id in self.seen.count
-            self._cursor = max(self._cursor, message.num)
-            self.seen.last[message.id] = now
-            self.seen.count[message.id] = 1
-        self.relay.saw(NAME, messages)
+    def _wait(self, node: Node, wait: float) -> None:
+        if wait <= 0.0:
+            self._busy[node] = False
+            self._turns.submit(self._turn, node)
+            return
+        when = time.monotonic() + wait
+        if self._due.get(node, 0.0) != when:
+            self._due[node] = when
+            self._at(when, partial(self._look_if_due, node, when))
 
+    def _look_if_due(self, node: Node, when: float) -> None:
+        if self._due.get(node) == when:
+            self._look(node)
 
-# ---------------------------------------------------------------- all of them
+    def _turn(self, node: Node) -> None:
+        """In a thread of its own."""
+        try:
+            while (wait := node.relay.turn()) <= 0.0:
+                pass
+        except Exception as error:  # noqa: BLE001 (as the relay's own thread outlives any)
+            node.seen.failed(f"{type(error).__name__} {error}")
+            wait = _FAILED
+        self._ended.append((node, wait))
+        os.write(self._pull, b".")
+
+    def _rest(self, node: Node, wait: float) -> None:
+        if self._busy.pop(node):
+            self._look(node)
+        else:
+            self._wait(node, wait)
 
 
 def run(plan: Plan) -> Seen:
@@ -302,44 +223,9 @@ def run(plan: Plan) -> Seen:
 
 def _run_share(plan: Plan, share: int, pipe: Connection) -> None:
     """One process: every so-many-th node."""
-    vars(reader)["parse_envelope"] = _parse_envelope
-    vars(writer)["parse_head"] = _parse_head
-    vars(writer)["mark"] = lru_cache(16384)(mark)
+    share_parsing()
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())  # hundreds of nodes say too much
     sys.setswitchinterval(0.001)
-    threading.stack_size(256 * 1024)
-    nodes = {number: _Node(plan, number) for number in range(share, plan.nodes, _PROCESSES)}
-    for node in nodes.values():
-        node.start()
-    _gossip(plan, nodes)
-    until = time.monotonic() + plan.ends - (time.monotonic() - plan.begins)
-    while time.monotonic() < until and not all(
-        len(one.seen.count) == len(plan.events) for one in nodes.values()
-    ):
-        time.sleep(0.1)
-    total = Seen()
-    for node in nodes.values():
-        node.stop()
-        total.add(node.seen)
-    pipe.send(total)
+    pipe.send(_Share(plan, share).run())
     pipe.close()
-    os._exit(0)  # the threads wait in the middle of a poll
-
-
-def _gossip(plan: Plan, nodes: Mapping[int, _Node]) -> None:
-    """Let each node hear its events, when it looks at what has come."""
-    draw = random.Random(plan.seed)
-    looks: dict[tuple[int, int], list[Event]] = {}
-    for ltime, (identity, at) in enumerate(plan.events, 1):
-        raw = {"ID": identity, "Name": NAME, "Payload": "YWRkIDE5Mi4wLjIuMQ==", "LTime": ltime}
-        event = Event("event", raw)
-        for node in plan.heard_by(identity):
-            came = at + draw.uniform(0.0, GOSSIP)
-            if node in nodes:
-                looks.setdefault((int(came / _GRID + node / plan.nodes) + 1, node), []).append(event)
-    queue = [((grid - node / plan.nodes) * _GRID, node, events) for (grid, node), events in looks.items()]
-    heapq.heapify(queue)
-    while queue:
-        at, number, events = heapq.heappop(queue)
-        time.sleep(max(0.0, plan.begins + at - time.monotonic()))
-        nodes[number].hear(events)
+    os._exit(0)  # threads wait in the middle of a turn
