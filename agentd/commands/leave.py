@@ -81,7 +81,7 @@ def _demand_rights(reached: ReachedFleet, agent: ConsulClient, node: str) -> Non
         rules.append(RULE)
     if rules:
         raise ConsulRefused(
-            f"leaving the fleet needs more rights: add to the policy of the token: {' '.join(rules)}"
+            f"leaving the fleet needs more rights: add to the token's policy: {' '.join(rules)}"
         )
 
 

@@ -1,16 +1,13 @@
-"""Writes what this node acknowledges, and keeps the service `agentd` registered: one thread, one connection.
+"""Writes this node's acknowledgement, and keeps the service `agentd` registered: one thread, one connection.
 
-It writes when something has changed, soon after a quiet time and then seldom, so that a thousand nodes do not
-crowd Consul's servers. What could not be written is kept and written later. The document is written with
-check-and-set on the index of its own last write: if another node has the same name, one of the two loses,
-says so, and leaves it to the other; so there is no war of writes.
+Owns the pace: a change is written at once after a quiet period, and at a limited rate otherwise, so that a
+thousand nodes do not overload Consul's servers. A failed write is repeated. `own_document` knows whether the
+document is this node's to write.
 """
 
 from __future__ import annotations
 
 import random
-import re
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -25,48 +22,39 @@ from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
 from agentd.fleet import registration
-from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse, render
+from agentd.fleet.acknowledgement import Acknowledgement, render
 from agentd.fleet.condition import Condition
 from agentd.fleet.keys import Keys
-from agentd.fleet.kv import ConsulKV, cas
 from agentd.fleet.options import FleetOptions
+from agentd.fleet.own_document import NameTaken, OwnDocument
 from agentd.heartbeat import Heartbeat
 from agentd.watch.client import AgentInfo, ConsulClient
-from agentd.watch.kv import Pair
 
 FAREWELL: Final = 2.0
-"""Seconds for which a stop waits, at most, until the document says so."""
-_LOOK: Final = 5.0  # seconds between two looks when nothing is said to have happened
-_FEWEST: Final = 1.0  # seconds between two writes, ...
-_A_SECOND: Final = 300  # ... or so many writes a second in the whole fleet
-_TOGETHER: Final = 0.05  # seconds for what happens together, such as the end of a batch
-_CHECK: Final = (
-    60.0  # seconds between two looks at who we are, and whether document and service are still there
-)
-_REFUSED: Final = 60.0  # seconds until what was refused is tried again
+"""Most seconds that `stop` waits for the thread, including for the farewell."""
+_LOOK: Final = 5.0  # seconds between two turns without a wake
+_FEWEST: Final = 1.0  # seconds between two writes of this node, at least
+_A_SECOND: Final = 300  # writes a second of the whole fleet, at most
+_TOGETHER: Final = 0.05  # seconds to wait for changes that come together, such as at the end of a batch
+_CHECK: Final = 60.0  # seconds between two checks of this node's name, its document and its service
+_REFUSED: Final = 60.0  # seconds until something that was refused is tried again
 _BEAT: Final = 90.0
 _LOST: Final = Backoff(1.0, 30.0)
-_UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_INSTANCE: Final = secrets.token_hex(4)  # of this process
 _BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
 _log = structlog.get_logger()
 
 
-class NameTaken(AgentdError):  # noqa: N818 (the name says what happened)
-    """Another node acknowledges under this node's name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Acknowledging:
-    """How the acknowledging goes.
+    """The state of this node's acknowledgement.
 
     Attributes:
-        node: under which name; "" as long as that is not known.
+        node: the name under which it acknowledges; "" while that is unknown.
         written: unix time of the last write; None if there was none.
-        trouble: why the document there is not what it ought to be; "" if it is.
+        trouble: why the document in Consul is not up to date; "" if it is.
         name_taken: whether that is because another node has the name.
-        unregistered: why the service is not registered; "" if it is, or is not to be.
-        writes: how often it was written.
+        unregistered: why the service is not registered; "" if it is, or need not be.
+        writes: the number of writes so far.
     """
 
     node: str = ""
@@ -78,18 +66,21 @@ class Acknowledging:
 
 
 class Acknowledger:
-    """Acknowledges for one node. `start`, `wake` when something may have changed, `stop`.
+    """Acknowledges for one node. Call `start`, `wake` whenever something may have changed, and `stop`.
 
     Args:
         options: the section `fleet:`.
-        connect: makes a client of the local agent that asks the fleet's home datacenter.
-        look: what is the case now.
-        heartbeat: of its thread.
-        version: of agentd.
-        status: the address and port of the HTTP endpoints; None if there are none.
-        joined: learns the home datacenter and the name, before anything is written there under it.
+        connect: makes a client of the local agent, for the fleet's home datacenter.
+        look: returns what there is to acknowledge.
+        heartbeat: the thread's heartbeat.
+        version: agentd's version.
+        status: returns the address and port of the HTTP endpoints; None if there are none.
+        joined: called with the home datacenter and this node's name before anything is written there.
         clock: unix seconds.
         timer: monotonic seconds.
+
+    Attributes:
+        standing: the state; replaced as a whole, so that any thread may read it.
     """
 
     def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
@@ -116,14 +107,12 @@ class Acknowledger:
         self._clock = clock
         self._timer = timer
         self._boot = _boot()
-        self._instance = _INSTANCE
-        self._rivalled = False  # another daemon at our agent took over our document while we run
+        self._own = OwnDocument(self._keys)
         self._client: ConsulClient | None = None
         self._who: AgentInfo | None = None
         self._node = ""
-        self._elsewhere = ""  # our datacenter, if the fleet is at home in another one
-        self._index: int | None = None  # of our document; None if it must be looked up
-        self._document: Acknowledgement | None = None  # as it was written last
+        self._elsewhere = ""  # this node's datacenter, if the fleet's home is another one
+        self._document: Acknowledgement | None = None  # as last written
         self._not_before = self._check_at = self._register_at = 0.0
         self._failures = 0
         self._registered_once = False
@@ -131,7 +120,6 @@ class Acknowledger:
         self._stopping = threading.Event()
         self._farewell = False
         self.standing = Acknowledging()
-        """How it goes; replaced as a whole, so that any thread may read it."""
         self._thread = threading.Thread(target=self._run, name="fleet acknowledger", daemon=True)
 
     def start(self) -> None:
@@ -139,7 +127,7 @@ class Acknowledger:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something may have changed; does not wait."""
+        """Check soon whether there is something new to acknowledge; does not wait."""
         self._woken.set()
 
     def stop(self, *, farewell: bool = False) -> None:
@@ -150,7 +138,7 @@ class Acknowledger:
         self._thread.join(FAREWELL)
         client = self._client
         if self._thread.is_alive() and client:
-            client.close()  # whatever it waits for fails at once
+            client.close()  # makes a request in flight fail at once
 
     # ------------------------------------------------------------------ the loop
 
@@ -168,7 +156,7 @@ class Acknowledger:
         self._disconnect()
 
     def turn(self) -> float:
-        """Do what is due. Returns the seconds until the next look, unless somebody wakes it before."""
+        """Do what is due. Returns the seconds until the next turn, unless it is woken before."""
         now = self._timer()
         if now < self._not_before:
             return min(_LOOK, self._not_before - now)
@@ -182,9 +170,9 @@ class Acknowledger:
             self._failures += 1
             self._disconnect()
             self._wait(now, _LOST.delay(self._failures), str(error))
-        except AgentdError as error:  # of the journal, or a document that is too large
+        except AgentdError as error:  # from the journal, or since the document is too large
             self._wait(now, _LOOK, str(error))
-        except Exception as error:  # noqa: BLE001 (no bug may end the thread)
+        except Exception as error:  # noqa: BLE001 (the thread must survive any bug)
             _log.exception("fleet.crashed", thread=self._thread.name)
             self._wait(now, _REFUSED, f"bug: {type(error).__name__}, see the log")
         else:
@@ -197,36 +185,33 @@ class Acknowledger:
         client = self._client = self._client or self._connect()
         if self._who is None or now >= self._check_at:
             self._find_out(client, now)
-        if (
-            now >= self._register_at and not self._rivalled
-        ):  # first: who cannot acknowledge is known to be alive
+        # The service comes first, so that a node that cannot acknowledge is at least known to be alive.
+        if now >= self._register_at and not self._own.rivalled:
             self._register_at = now + _CHECK
             self._register(client)
         document = self._compose()
         if not document.same_as(self._document):
-            self._write(client, document)
+            self._own.write(client, render(document))
             self._document = document
             who = self._who
             self._not_before = self._timer() + max(_FEWEST, (who.members if who else 1) / _A_SECOND)
             self._note(written=self._clock(), writes=self.standing.writes + 1)
 
     def _find_out(self, client: ConsulClient, now: float) -> None:
-        """Who we are, which may change while we run; and whether our document is still there."""
+        """Find out this node's name, which may change meanwhile, and whether its document is still there."""
         who = client.self_info()
         node = self._options.node or who.node
         try:
-            key = self._keys.node(node)
+            self._keys.node(node)
         except ValueError as error:
             raise ConsulRefused(str(error)) from error
         if (node, who.node_id) != (self._node, self._who.node_id if self._who else ""):
-            self._index = self._document = None
+            self._own.rename(node, who.node_id)
+            self._document = None
             self._register_at = 0.0
             self._joined(client.dc or who.datacenter, node)
-        elif self._index is not None:
-            found = ConsulKV(client).pair(key)
-            if (found.index if found else 0) != self._index:
-                self._index = self._document = None
-                self._rivalled = self._is_rival(_writer(found) if found else None)
+        elif not self._own.is_intact(client):
+            self._document = None
         self._elsewhere = "" if client.dc in (None, who.datacenter) else who.datacenter
         self._who, self._node, self._check_at = who, node, now + _CHECK * random.uniform(0.8, 1.2)  # noqa: S311
         self._note(node=node)
@@ -238,7 +223,7 @@ class Acknowledger:
             node_id=self._who.node_id if self._who else "",
             boot=self._boot,
             written=self._clock(),
-            instance=self._instance,
+            instance=self._own.instance,
             datacenter=self._elsewhere,
             generation=found.generation,
             names=found.names,
@@ -248,93 +233,21 @@ class Acknowledger:
             stopped=stopped,
         )
 
-    # ------------------------------------------------------------------ the document
-
-    def _write(self, client: ConsulClient, document: Acknowledgement) -> None:
-        kv, key = ConsulKV(client), self._keys.node(self._node)
-        data = render(document)
-        known, self._index = self._index, None  # if there is no answer, nobody knows
-        try:
-            index = self._claim(kv, client, key) if known is None else known
-            self._index = _put(kv, key, data, index)
-            if self._index is None:
-                self._index = _put(kv, key, data, self._own(kv, key))
-        except ConsulRefused as error:
-            rule = f'key "{key}" {{ policy = "write" }}'
-            raise ConsulRefused(
-                f"acknowledging as {self._node} is refused; the policy of the token needs {rule}: {error}"
-            ) from error
-        if self._index is None:
-            raise ConsulUnavailable("others keep overwriting this node's acknowledgement")
-
-    def _own(self, kv: ConsulKV, key: str) -> int:
-        """Somebody else wrote our document, or removed it: its index, if it is ours to write.
-
-        Raises:
-            NameTaken: it is another node's.
-        """
-        found = kv.pair(key, consistent=True)
-        other = _writer(found) if found else None
-        if other and other.node_id != self._node_id:
-            raise NameTaken(_taken(self._node, other))
-        self._rivalled = self._is_rival(other)
-        if self._rivalled:
-            raise NameTaken(_doubled(self._node))
-        return found.index if found else 0
-
-    def _is_rival(self, other: Acknowledgement | None) -> bool:
-        """Whether that is of another daemon at our agent, which runs as far as it says."""
-        return (
-            other is not None
-            and other.node_id == self._node_id
-            and other.instance not in ("", self._instance)
-            and other.stopped is None
-        )
-
-    def _claim(self, kv: ConsulKV, client: ConsulClient, key: str) -> int:
-        """The index of the document that is there, if it is ours, or that of a node that is gone.
-
-        Raises:
-            NameTaken: it is that of another node which the catalogue has.
-        """
-        found = kv.pair(key, consistent=True)
-        other = _writer(found) if found else None
-        if other and other.node_id != self._node_id and other.stopped is None:
-            if not self._is_gone(client, other.node_id):
-                raise NameTaken(_taken(self._node, other))
-            _log.warning("fleet.name_taken_over", node=self._node, from_agent=other.node_id)
-        if self._rivalled:  # at a start, however, it is that of the process before
-            return self._own(kv, key)
-        return found.index if found else 0
-
-    @property
-    def _node_id(self) -> str:
-        return self._who.node_id if self._who else ""
-
-    def _is_gone(self, client: ConsulClient, other: str) -> bool:
-        """Whether the catalogue, in which we find ourselves, has no agent with this ID."""
-        if not _UUID.fullmatch(other):
-            return True
-        question = f'ID == "{other}" or ID == "{self._node_id}"'
-        found = client.get("/v1/catalog/nodes", [("filter", question)]).raw or ()
-        ids = {one.get("ID") for one in found if isinstance(one, dict)}
-        return self._node_id in ids and other not in ids
-
     def _say_farewell(self) -> None:
-        """Write that agentd was stopped, and do not insist."""
+        """Write that agentd was stopped; if that fails, do without."""
         if self._client is None or self._who is None or self.standing.name_taken:
             return
         with suppress(AgentdError):
-            self._write(self._client, self._compose(stopped=self._clock()))
+            self._own.write(self._client, render(self._compose(stopped=self._clock())))
 
     # ------------------------------------------------------------------ the service
 
     def _register(self, client: ConsulClient) -> None:
-        """What is refused here keeps nothing else from being done."""
+        """Register the service, or deregister it; a refusal holds up nothing else."""
         try:
             why = self._registered(client)
         except ConsulRefused as error:
-            why = f"add {registration.RULE} to the policy of the token: {error}"
+            why = f"add to the token's policy: {registration.RULE}: {error}"
         if why and why != self.standing.unregistered:
             _log.warning("fleet.not_registered", reason=why)
         self._note(unregistered=why)
@@ -353,14 +266,14 @@ class Acknowledger:
             _log.info("fleet.registered", service=registration.SERVICE, node=self._node)
         return ""
 
-    # ------------------------------------------------------------------ how it goes
+    # ------------------------------------------------------------------ the state
 
     def _wait(self, now: float, seconds: float, trouble: str, *, taken: bool = False) -> None:
         self._not_before = now + seconds
         self._tell(trouble, taken=taken)
 
     def _tell(self, trouble: str, *, taken: bool) -> None:
-        """Log what is new about it: once, not at every attempt."""
+        """Log a change for the better or worse, once and not at every attempt."""
         before = self.standing
         if taken and not before.name_taken:
             _log.error("fleet.name_taken", node=self._node, reason=trouble)
@@ -381,40 +294,8 @@ class Acknowledger:
             self._client = None
 
 
-def _put(kv: ConsulKV, key: str, data: bytes, index: int) -> int | None:
-    """Write, and return the index of what was written; None if `index` is not that of the key any more."""
-    done = kv.write([cas(key, data, index)])
-    if done.failures:
-        return None
-    found = done.results[0].get("ModifyIndex") if done.results else None
-    if type(found) is not int:
-        raise ConsulUnavailable("the answer to a transaction has no ModifyIndex: is this a Consul agent?")
-    return found
-
-
-def _writer(pair: Pair) -> Acknowledgement | None:
-    """Whose document it is; None if it is junk, which is nobody's."""
-    with suppress(DocumentError):
-        return parse(pair.value)
-    return None
-
-
-def _taken(node: str, other: Acknowledgement) -> str:
-    return (
-        f"another node acknowledges as {node} (its Consul agent has the ID {other.node_id}): give one of them"
-        f" another name with fleet.node, or, if it is gone for good, run `agentd fleet forget {node}`"
-    )
-
-
-def _doubled(node: str) -> str:
-    return (
-        f"another daemon at the same Consul agent acknowledges as {node}: give each of them a name of its own"
-        " with fleet.node, and restart them"
-    )
-
-
 def _boot() -> str:
-    """The ID of this boot of the machine; "" where the kernel does not say."""
+    """The ID of the machine's current boot; "" if the kernel does not tell."""
     try:
         return _BOOT.read_text(encoding="ascii").strip()
     except (OSError, ValueError):

@@ -1,7 +1,7 @@
-"""Leaves the fleets that the configuration does not name any more: document and service are taken back.
+"""Leaves the fleets that are no longer configured: removes this node's acknowledgement and service there.
 
-In a thread of its own, which begins when there is something to leave, tries until Consul agrees, and then
-ends. Owns that the document of another node with the same name stays.
+Works in its own thread, which starts when there is a fleet to leave, retries until it succeeds, and ends.
+Never removes the acknowledgement of another node with the same name.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _log = structlog.get_logger()
 
 
 class NotOurs(AgentdError):  # noqa: N818 (the name says what happened)
-    """The document under this node's name is another node's."""
+    """The acknowledgement under this node's name is another node's."""
 
 
 class Departure:
-    """Leaves all fleets that are recorded in the journal but the current one.
+    """Leaves all fleets recorded in the journal, except the current one.
 
     Args:
-        journal: of this node.
-        consul: the local agent.
+        journal: this node's journal.
+        consul: the section `consul:`.
     """
 
     def __init__(self, journal: Journal, consul: ConsulOptions) -> None:
@@ -46,10 +46,10 @@ class Departure:
         self._thread: threading.Thread | None = None
 
     def start(self, current: Membership | None) -> None:
-        """Begin, if there is anything to leave and it is not under way.
+        """Start leaving, if there is a fleet to leave and the thread is not running.
 
         Raises:
-            JournalError: what is recorded cannot be read.
+            JournalError: the recorded memberships cannot be read.
         """
         under_way = self._thread is not None and self._thread.is_alive()
         if self._others(current) and not under_way:
@@ -59,7 +59,7 @@ class Departure:
             self._thread.start()
 
     def close(self) -> None:
-        """End without waiting; the next start goes on with what is left."""
+        """End the thread, without waiting for it; the next start continues."""
         self._stop.set()
 
     def _others(self, current: Membership | None) -> list[Membership]:
@@ -96,7 +96,7 @@ class Departure:
                 _log.warning("fleet.not_left", fleet=one.fleet, node=one.node, reason=str(error))
             except ConsulRefused as error:
                 raise ConsulRefused(
-                    f"leaving the fleet {one.fleet} is refused; the policy of the token needs"
+                    f"leaving the fleet {one.fleet} needs more rights: add to the token's policy:"
                     f' {registration.RULE} key "{keys.node(one.node)}" {{ policy = "write" }}: {error}'
                 ) from error
             else:
@@ -105,21 +105,21 @@ class Departure:
 
 
 def take_back(kv: KV, keys: Keys, node: str, agent: str) -> bool:
-    """Remove the document of a node, unless another agent wrote it.
+    """Remove a node's acknowledgement, unless a node with another Consul agent wrote it.
 
     Args:
-        kv: of the fleet's home datacenter.
-        keys: of the fleet.
-        node: whose document.
-        agent: ID of the node's Consul agent, "" if it is not known.
+        kv: the KV store of the fleet's home datacenter.
+        keys: the fleet's keys.
+        node: the node's name.
+        agent: ID of the node's Consul agent; "" if unknown.
 
     Returns:
         Whether there was one.
 
     Raises:
-        NotOurs: another agent wrote it.
-        ConsulUnavailable: no answer, or it was written anew meanwhile.
-        ConsulRefused: the token may not.
+        NotOurs: a node with another Consul agent wrote it.
+        ConsulUnavailable: there was no answer, or the node has just acknowledged again.
+        ConsulRefused: the token lacks the right.
     """
     pair = kv.pair(keys.node(node), consistent=True)
     if pair is None:
@@ -127,12 +127,11 @@ def take_back(kv: KV, keys: Keys, node: str, agent: str) -> bool:
     try:
         owner = parse(pair.value).node_id
     except DocumentError:
-        owner = ""  # whoever wrote that, it is of no use to anybody
+        owner = ""  # junk, which nobody needs
     if owner and agent and owner != agent:
         raise NotOurs(
-            f"the acknowledgement of {node} was not written by this node but by the one with the Consul agent"
-            f" {owner}: two nodes share the name; rename one of them (fleet.node), or run"
-            f" `agentd fleet forget {node}`"
+            f"the acknowledgement of {node} belongs to another node, with the Consul agent {owner}: two nodes"
+            f" share the name; rename one of them (fleet.node), or run `agentd fleet forget {node}`"
         )
     if not kv.delete(keys.node(node), pair.index):
         raise ConsulUnavailable(

@@ -1,7 +1,7 @@
-"""The service `agentd` at the local Consul agent: its health check is all that it is for.
+"""Registers the service `agentd` with the local Consul agent, for the sake of its health check alone.
 
-What a node runs stands in its acknowledgement: a change of service data wakes every watcher of the catalogue,
-and the output of a check may be five minutes old.
+What the node runs is in its acknowledgement and not here, since changed service data wakes every watcher of
+the catalogue, and a check's output may be five minutes old.
 https://developer.hashicorp.com/consul/api-docs/agent/service#register-service
 """
 
@@ -16,19 +16,19 @@ from agentd.errors import ConsulUnavailable
 from agentd.watch.client import ConsulClient
 
 SERVICE: Final = "agentd"
-"""The service by which the daemon's health is known."""
+"""The name of the service."""
 RULE: Final = f'service "{SERVICE}" {{ policy = "write" }}'
-"""The ACL rule that it takes to register it."""
+"""The ACL rule that allows registering it."""
 _PREFIX: Final = "/v1/agent/service/"
 
 
 def service_id(fleet: str, node: str) -> str:
-    """Of the instance: one agent may serve daemons of several fleets."""
+    """The ID of the instance, unique even if one Consul agent serves daemons of several fleets."""
     return f"{SERVICE}-{fleet}-{node}"
 
 
 def node_of(service: Mapping[str, Any], fleet: str) -> str | None:
-    """As which node of this fleet such a service was registered; None if it was not."""
+    """The node of this fleet for which the service was registered; None if it is not one of agentd's."""
     name = str(service.get("ID")).removeprefix(service_id(fleet, ""))
     return (
         name
@@ -38,32 +38,32 @@ def node_of(service: Mapping[str, Any], fleet: str) -> str | None:
 
 
 def ensure(client: ConsulClient, fleet: str, node: str, status: str, *, afresh: bool = False) -> bool:
-    """Have the agent know the service, and under no other name; it forgets it if its data is lost.
+    """Register the service unless it is, and deregister it under this daemon's former names.
 
     Args:
-        client: of the local agent.
-        fleet: its name, which becomes a tag.
-        node: as which this node acknowledges.
+        client: the local agent's client.
+        fleet: the fleet's name, which becomes a tag.
+        node: this node's name in the fleet.
         status: address and port of the daemon's HTTP endpoints.
-        afresh: forget what the check found before: the daemon has just started, and the check that failed
-            while nothing answered would go on saying so until its next turn.
+        afresh: reset the check: after a start of the daemon, it would otherwise stay critical until its next
+            run.
 
     Returns:
-        Whether it had to be registered.
+        Whether it was registered just now.
 
     Raises:
-        ConsulUnavailable: no answer.
+        ConsulUnavailable: there was no answer.
         ConsulRefused: the token lacks `RULE`.
     """
     wanted = _definition(fleet, node, status)
     every = _services(client)
     for identity, one in every.items():
         if identity != wanted["ID"] and one.get("Service") == SERVICE and one.get("Meta") == wanted["Meta"]:
-            _forget(client, identity)  # this daemon, when it had another name
+            _forget(client, identity)  # this daemon under a former name
     known = every.get(wanted["ID"])
     if not afresh and known and known.get("Meta") == wanted["Meta"] and known.get("Tags") == wanted["Tags"]:
         return False
-    if afresh and known:  # a check that is replaced keeps its status
+    if afresh and known:  # a check that is only replaced keeps its status
         client.send("PUT", f"{_PREFIX}deregister/{quote(service_id(fleet, node))}")
     client.send(
         "PUT", f"{_PREFIX}register", [("replace-existing-checks", "true")], json.dumps(wanted).encode()
@@ -72,10 +72,10 @@ def ensure(client: ConsulClient, fleet: str, node: str, status: str, *, afresh: 
 
 
 def deregister(client: ConsulClient, fleet: str, node: str) -> bool:
-    """Have the agent forget the service. Returns whether it knew it.
+    """Deregister the service. Returns whether it was registered.
 
     Raises:
-        ConsulUnavailable: no answer.
+        ConsulUnavailable: there was no answer.
         ConsulRefused: the token lacks `RULE`.
     """
     identity = service_id(fleet, node)
@@ -90,7 +90,7 @@ def _forget(client: ConsulClient, identity: str) -> None:
 
 
 def _services(client: ConsulClient) -> dict[str, Mapping[str, Any]]:
-    """What the agent knows of its services, by ID."""
+    """The services registered with the agent, by ID."""
     services = client.agent.services()
     if not isinstance(services, Mapping):
         raise ConsulUnavailable(
@@ -100,16 +100,16 @@ def _services(client: ConsulClient) -> dict[str, Mapping[str, Any]]:
 
 
 def _definition(fleet: str, node: str, status: str) -> dict[str, Any]:
-    """Without a port: the endpoints listen on loopback, and are for nobody else."""
+    """The service definition. It has no port, since the endpoints listen on loopback."""
     return {
         "ID": service_id(fleet, node),
         "Name": SERVICE,
         "Tags": [fleet],
-        "Meta": {"check": status},  # of the check itself the agent does not tell the address
+        "Meta": {"check": status},  # since the agent does not show a check's address
         "Check": {
             "Name": "agentd: every thread is alive",
             "HTTP": f"http://{status}/healthz",
-            "Status": "passing",  # whoever registers it is alive; a failing check says so within its interval
+            "Status": "passing",  # the daemon that registers it is alive
             "Interval": "10s",
             "Timeout": "5s",
         },

@@ -237,7 +237,7 @@ def test_of_two_nodes_of_one_name_the_second_says_so(two: tuple[One, One]) -> No
     standing = second.acknowledger.standing
     assert first.told == 1
     assert (standing.name_taken, standing.writes) == (True, 0)
-    assert "give one of them another name with fleet.node" in standing.trouble
+    assert "set a different fleet.node on one of them" in standing.trouble
     assert f"`agentd fleet forget {first.options.node}`" in standing.trouble
 
 
@@ -267,7 +267,7 @@ def test_of_two_daemons_of_one_name_at_one_agent_the_first_says_so(
 ) -> None:
     """Such as containers that use the agent of their machine. Who starts again takes over what it left."""
     first, second = one(fleet), one(fleet, status="127.0.0.1:9522")
-    second.acknowledger._instance = "second"
+    second.acknowledger._own.instance = "second"
     first.turn()
     second.generation = 7
     second.turn()
@@ -277,7 +277,7 @@ def test_of_two_daemons_of_one_name_at_one_agent_the_first_says_so(
         second.turn(after=200)
     service = registered(second)
     again = one(fleet)
-    again.acknowledger._instance = "again"
+    again.acknowledger._own.instance = "again"
     again.turn()
 
     assert first.acknowledger.standing.name_taken
@@ -295,7 +295,7 @@ def test_who_lost_its_name_has_it_again_once_the_other_has_stopped(
 ) -> None:
     """In good order."""
     first, second = one(fleet), one(fleet, status="127.0.0.1:9522")
-    second.acknowledger._instance = "second"
+    second.acknowledger._own.instance = "second"
     first.turn()
     second.turn()
     first.turn(after=200)

@@ -107,7 +107,7 @@ def test_the_document_of_another_node_stays(
     """Two nodes have one name, and the other has not left."""
     key = acknowledge("00000000-0000-0000-0000-000000000001")
     assert main([*configuration, "leave"]) == 1
-    assert "the acknowledgement of here was not written by this node" in capsys.readouterr().err
+    assert "the acknowledgement of here belongs to another node" in capsys.readouterr().err
     assert fleet.consul.kv_get(key) is not None
 
 
