@@ -1,11 +1,12 @@
 """What `agentd fleet` shows: the differences, the worst first, and the rest in one line.
 
 Owns how a thousand nodes fit on one screen: nodes with the same trouble share a line, lists end in a count.
-Judges nothing; a program (`--json`) gets every node.
+In a pipe nothing is cut, so that `grep` finds every node. Judges nothing.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ _LINES: Final = 4  # per trouble: as many reasons, and one line for all others
 _SUBJECT: Final = 24  # characters, on a screen that is wide enough
 _WHICH: Final = 40
 _LEAST: Final = 16  # characters of a column, however narrow the screen
-_MOST_NAMES: Final = 20
+_BY: Final = 60
 _VIA: Final = {"event": "an event", "publish": "publish", "again": "publish --again"}
 
 
@@ -106,15 +107,23 @@ def show(found: Found, output: Output) -> None:
     output.line(f"{found.fleet}: {many}, {verdict if standing.nodes else 'so there is nothing to compare'}")
     for note in found.notes:
         output.line(f"! {note}", "yellow")
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = _width()
     if standing.differences:
         output.line()
-        rows = [row for group in _by_trouble(standing.differences) for row in group]
-        output.table(_COLUMNS, _fitted(rows, width))
+        rows = [row for group in _by_trouble(standing.differences, folded=width is not None) for row in group]
+        if (
+            width is None
+        ):  # the names come last: they may be a thousand, and the others need not wait for them
+            names_last = [[*row[:3], row[4], ", ".join(row[3])] for row in rows]
+            output.table([*_COLUMNS[:3], _COLUMNS[4], _COLUMNS[3]], names_last)
+        else:
+            output.table(_COLUMNS, _fitted(rows, width))
     if standing.agreeing and differing:
         output.line()
-        room = _MOST_NAMES * 6 if width is None else max(_LEAST, width - 18)
-        output.line(f"{len(standing.agreeing)} agree: {listed(standing.agreeing, room)}", "green")
+        some = ", ".join(standing.agreeing)
+        if width is not None:
+            some = listed(standing.agreeing, max(_LEAST, width - 18))
+        output.line(f"{len(standing.agreeing)} agree: {some}", "green")
     names = _names(found)
     if names:
         output.line()
@@ -122,11 +131,19 @@ def show(found: Found, output: Output) -> None:
         shown = [
             at for at in range(len(_NAMES)) if wide or _NAMES[at] != "PUBLISHED"
         ]  # the age is there as well
-        rows = [_row(one, found) for one in names]
+        rows = [_row(one, found, None if width is None else _BY) for one in names]
         output.table([_NAMES[at] for at in shown], [[row[at] for at in shown] for row in rows])
 
 
-def _row(name: str, found: Found) -> list[object]:
+def _width() -> int | None:
+    """Characters of a line; None where nothing is to be cut, as in a pipe or a file.
+
+    `watch` tells the size of its terminal by COLUMNS.
+    """
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
+
+
+def _row(name: str, found: Found, most: int | None) -> list[object]:
     newest = found.newest.get(name)
     current, there = found.standing.confirmed.get(name, (0, 0))
     if newest is None:
@@ -140,24 +157,26 @@ def _row(name: str, found: Found) -> list[object]:
         f"{current} of {there}",
         age,
         moment(newest.issued),
-        shortened(why or by, 60),
+        why or by if most is None else shortened(why or by, most),
     ]
 
 
-def _by_trouble(differences: Iterable[Difference]) -> Iterable[list[list[object]]]:
+def _by_trouble(differences: Iterable[Difference], *, folded: bool) -> Iterable[list[list[Any]]]:
+    """One line for each reason; folded: for the most frequent ones, and for all others together."""
     for trouble, those in groupby(differences, key=lambda one: one.trouble):
         groups: dict[tuple[str, str], list[Difference]] = {}
         for one in those:
             groups.setdefault((one.subject, one.text), []).append(one)
         largest = sorted(groups.items(), key=lambda one: (-len({each.node for each in one[1]}), one[0]))
-        rows = [_line(trouble, subject, same, text) for (subject, text), same in largest[:_LINES]]
-        if rest := largest[_LINES:]:
+        most = _LINES if folded else len(largest)
+        rows = [_line(trouble, subject, same, text) for (subject, text), same in largest[:most]]
+        if rest := largest[most:]:
             others = [one for _, same in rest for one in same]
             rows.append(_line(trouble, "", others, f"for {len(rest)} other reasons: see --json"))
         yield rows
 
 
-def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> list[object]:
+def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> list[Any]:
     nodes = sorted({one.node for one in same})
     return [
         trouble,
@@ -193,13 +212,11 @@ def _held(subject: str, same: Sequence[Difference]) -> str:
     return f"has {min(numbers)} to {max(numbers)}"
 
 
-def _fitted(rows: Sequence[Sequence[Any]], width: int | None) -> list[list[object]]:
-    """Subject, names and reason cut so that a line fits; without a terminal nothing of the reason is."""
-    names = _WHICH if width is None else max(_LEAST, min(_WHICH, width // 3))
-    subject = _SUBJECT if width is None else max(8, min(_SUBJECT, width // 6))
+def _fitted(rows: Sequence[Sequence[Any]], width: int) -> list[list[object]]:
+    """Subject, names and reason cut so that a line fits."""
+    names = max(_LEAST, min(_WHICH, width // 3))
+    subject = max(8, min(_SUBJECT, width // 6))
     made = [[one[0], one[1], shortened(one[2], subject), listed(one[3], names), one[4]] for one in rows]
-    if width is None:
-        return made
     used = sum(max(len(_COLUMNS[at]), *(len(str(row[at])) for row in made)) + 2 for at in range(4))
     for row in made:
         row[4] = shortened(row[4], max(_LEAST, width - used))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def test_what_differs_comes_first_and_is_status_1(
     args = [one for one in options(fleet) if one not in ("--service", "nobody")]
     assert main(["fleet", *args]) == 1
     told = capsys.readouterr().out
-    rows = [line.split()[0] for line in told.partition("WHY\n")[2].partition("\n\n")[0].splitlines()]
+    rows = [line.split()[0] for line in told.partition("WHICH\n")[2].partition("\n\n")[0].splitlines()]
     assert rows == ["failed", "silent", "stopped", "no"]
     assert "refused: line 3; has 10" in told
 
@@ -305,3 +307,44 @@ def test_watch_looks_again_when_a_node_confirms(fleet: Acknowledgers, tmp_path: 
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+def test_watch_ends_when_nobody_reads_it(fleet: Acknowledgers, form: list[str]) -> None:
+    """As `agentd fleet --watch | head -1`: without a word, once there is something to write."""
+    program = str(Path(sys.executable).with_name("agentd"))
+    argv = [program, "fleet", "--watch", *form, *options(fleet)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline()
+            process.stdout.close()
+            fleet.acknowledge(1, 10)
+            assert process.wait(PATIENCE) == 141
+            assert process.stderr is not None
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+
+
+def test_an_interrupt_leaves_the_terminal_as_it_was(fleet: Acknowledgers) -> None:
+    """Lines wrap again, and nothing is said."""
+    program = str(Path(sys.executable).with_name("agentd"))
+    terminal, ours = os.openpty()
+    argv = [program, "fleet", "--watch", *options(fleet)]
+    with subprocess.Popen(argv, stdout=ours, stderr=ours, stdin=ours) as process:
+        os.close(ours)
+        try:
+            seen = os.read(terminal, 65536)
+            while b"all agree" not in seen:
+                seen += os.read(terminal, 65536)
+            process.send_signal(signal.SIGINT)
+            with suppress(OSError):  # how a terminal tells that nobody writes to it any more
+                while more := os.read(terminal, 65536):
+                    seen += more
+            assert process.wait(PATIENCE) == 130
+        finally:
+            process.kill()
+            os.close(terminal)
+    assert seen.count(b"\x1b[?7l") == seen.count(b"\x1b[?7h") > 0
+    assert b"Traceback" not in seen

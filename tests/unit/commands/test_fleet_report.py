@@ -49,6 +49,7 @@ def shown(one: Found, monkeypatch: pytest.MonkeyPatch, columns: int | None = Non
     if columns is not None:
         monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: terminal_size((columns, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: columns is not None, raising=False)
+    monkeypatch.delenv("COLUMNS", raising=False)
     show(one, Output(stream))
     return stream.getvalue().splitlines()
 
@@ -66,9 +67,31 @@ def test_a_thousand_nodes_fit_on_a_screen(monkeypatch: pytest.MonkeyPatch) -> No
 def test_nodes_with_one_trouble_share_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The names end in how many there are besides; what they have in force is a range."""
     wrong = {at: Name(live=at + 1, tried=Tried(20, "refused", "line 3")) for at in range(9)}
-    (line,) = (each for each in shown(found(20, wrong), monkeypatch) if each.startswith("failed"))
+    lines = shown(found(20, wrong), monkeypatch, columns=120)
+    (line,) = (each for each in lines if each.startswith("failed"))
     expected = "failed 9 blocked lb0000, lb0001, lb0002 and 6 more refused: line 3; has 1 to 9"
     assert " ".join(line.split()) == expected
+
+
+def test_nothing_is_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that `grep` finds every node, and every reason."""
+    reason = "a reason that is longer than any screen is wide, " * 5 + "end"
+    wrong = {at: Name(tried=Tried(20, "refused", f"line {at}")) for at in range(0, 500, 2)}
+    wrong |= {at: Name(tried=Tried(20, "failed", reason)) for at in range(500, 600)}
+    lines = shown(found(1000, wrong), monkeypatch)
+    assert all(sum(f"lb{at:04}" in line for line in lines) == 1 for at in range(1000))
+    assert any("line 498" in line for line in lines)
+    assert sum(reason in line for line in lines) == 1
+    assert max(len(line) for line in lines if "line 4 " in line) < 400
+
+
+def test_watch_shows_it_as_wide_as_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads from a pipe, and says in the environment how wide that is."""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = io.StringIO()
+    show(found(1000, {at: Name() for at in range(300)}), Output(stream))
+    assert max(map(len, stream.getvalue().splitlines())) <= 80
 
 
 def test_those_that_agree_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
