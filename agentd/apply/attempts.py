@@ -21,7 +21,7 @@ import structlog
 from agentd.accounts import Accounts
 from agentd.apply.batch import Batch, Kept
 from agentd.apply.commit import Committer
-from agentd.apply.tasks import TIMED, HandlerTasks
+from agentd.apply.tasks import MOST_ASIDE, TIMED, HandlerTasks
 from agentd.apply.timed_call import TimedCalls, TimedOut
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
@@ -42,8 +42,6 @@ _AT_ONCE: Final = 1.0  # seconds for which changes join a batch: timed work, and
 _SOONEST: Final = 0.1
 _LATEST: Final = 86400.0
 _BLOCKED: Final = Backoff(1.0, 10.0)
-MOST_ASIDE: Final = 100
-"""Changes of one handler that may wait for a task at the same time."""
 _log = structlog.get_logger()
 
 
@@ -359,7 +357,8 @@ class Attempt:
     def _set_aside(self, entry: Entry, error: UnderWay) -> bool:
         """The entry waits for a task, and the others go on."""
         attempts = self._attempts
-        if entry.seq not in attempts.aside and len(attempts.aside) >= MOST_ASIDE:
+        if entry.seq not in attempts.aside and len(attempts.aside) >= MOST_ASIDE and not _is_message(entry):
+            # A message is not refused for that: the nodes that had room for it apply it.
             reason = f"{MOST_ASIDE} changes of this handler already wait for downloads; try again later"
             self.batch.refuse(entry, reason)
             return True
@@ -512,6 +511,10 @@ class Attempt:
         attempts.log.warning(
             "handler.waiting", changes=len(entries), retry_in=round(wait, 1), reason=str(error)
         )
+
+
+def _is_message(entry: Entry) -> bool:
+    return isinstance(entry.change, Event) and entry.change.message is not None
 
 
 def _outcome_without_commit(kept: Kept) -> Outcome:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -28,6 +28,8 @@ _GRACE: Final = 10.0
 """Seconds by which a task may miss its time limit before its thread is abandoned."""
 _LONG: Final = 10.0
 """Seconds after which a task keeps no other waiting: a few slow servers must not take all places."""
+MOST_ASIDE: Final = 100
+"""Changes of one handler that may have tasks at the same time."""
 _MOST: Final = 4
 """How many times the limit may run of what changes ask for; operators decide how many feeds there are."""
 
@@ -83,6 +85,11 @@ class HandlerTasks:
         """See `agentd.handler.Tasks`."""
         with self._lock:
             found = self._known.get((owner, key))
+            owners = self._owners()
+            if found is None and owner not in (TIMED, *owners) and len(owners) >= MOST_ASIDE:
+                later = Task[T](key)
+                later.waits = f"{MOST_ASIDE} changes of this handler already wait for downloads"
+                return later
             if found is None:
                 found = _Work(owner, Task[Any](key), work, self._sources.new_directory())
                 self._known[owner, key] = found
@@ -96,6 +103,14 @@ class HandlerTasks:
         """Whether a task of this owner is not done."""
         with self._lock:
             return any(not one.task.done for one in self._known.values() if one.owner == owner)
+
+    def ready(self, changes: Iterable[str]) -> set[str]:
+        """Which of these changes (IDs of entries) go on: their tasks are done, or there is room for some."""
+        with self._lock:
+            owners = self._owners()
+            done = [one for one in changes if one in owners and not self.under_way(one)]
+            new = [one for one in changes if one not in owners]
+            return {*done, *new[: max(0, MOST_ASIDE - len(owners))]}
 
     def news(self) -> bool:
         """Whether a task of the timed work is done since the last call.
@@ -132,6 +147,10 @@ class HandlerTasks:
             self._observer.tasks(self._name, 0, 0, 0)
 
     # ------------------------------------------------------------------ with the lock
+
+    def _owners(self) -> set[str]:
+        """The changes that have tasks."""
+        return {owner for owner, _ in self._known if owner != TIMED}
 
     def _forget(self, which: Callable[[_Work], bool]) -> None:
         with self._lock:

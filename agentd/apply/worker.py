@@ -249,7 +249,7 @@ class Worker:
         waiting = self._newest(waiting)
         # A state that has failed before does not hold up what arrived since.
         waiting = [entry for entry in waiting if not (entry.again and entry.not_before > now)] or waiting
-        free = [entry for entry in waiting if self._goes_on(entry, now)]
+        free = self._free(waiting, now)
         ripe = list(takewhile(lambda entry: entry.not_before <= now, free))
         attempt = self._attempts.begin() if ripe else None
         if attempt and (pause := attempt.hold(now)):
@@ -264,14 +264,19 @@ class Worker:
         self._attempts.take(ripe[:1] if self._attempts.handler.side_effects else ripe, attempt)
         return None
 
-    def _goes_on(self, entry: Entry, now: float) -> bool:
-        """Whether it neither waits for a task nor for the time to repeat one; nor is timed work for later."""
-        attempts = self._attempts
-        if isinstance(entry.change, Timer):
-            return entry.not_before <= now
-        if entry.seq not in attempts.aside:
-            return True
-        return entry.not_before <= now and not (attempts.tasks and attempts.tasks.under_way(entry.id))
+    def _free(self, waiting: list[Entry], now: float) -> list[Entry]:
+        """Those that wait neither for a task nor for the time to repeat one; nor are timed work for later."""
+        attempts, tasks = self._attempts, self._attempts.tasks
+        later = {
+            one.seq
+            for one in waiting
+            if one.not_before > now and (one.seq in attempts.aside or isinstance(one.change, Timer))
+        }
+        if tasks:
+            aside = [one for one in waiting if one.seq in attempts.aside and one.seq not in later]
+            ready = tasks.ready([one.id for one in aside])
+            later.update(one.seq for one in aside if one.id not in ready)
+        return [one for one in waiting if one.seq not in later]
 
     def _newest(self, waiting: list[Entry]) -> list[Entry]:
         """All except states that are replaced by a newer one of the same query."""

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from agentd.apply import attempts
+from agentd.apply import attempts, tasks
 from agentd.apply.worker import Worker
 from agentd.errors import TreeError
 from agentd.handler import Change, Context, Event, Handler, TaskContext, TemporaryError
 from agentd.journal.entry import Outcome
 from agentd.sources.fetcher import Sources
 from agentd.sources.options import SourceOptions
+from agentd.testing import message
 from tests.servers.waiting import wait_until
 from tests.unit.apply.stand import Stand, event, settle
 
@@ -187,9 +188,50 @@ def test_what_the_disk_has_no_room_for_holds_up_nothing(stand: Stand, handler: D
     assert handler.fetched == ["list"]
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Let so many changes have tasks at the same time."""
+    for module in (attempts, tasks):
+        monkeypatch.setattr(module, "MOST_ASIDE", most)
+
+
+def test_messages_of_the_log_wait_for_room(
+    stand: Stand, handler: Downloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused on a node that catches up, they would be in force on all others; and they hold up nothing."""
+    limit(monkeypatch, 2)
+    worker = new_worker(stand, handler)
+    stand.receive(*(message("ban", f"slow {n}", num=n) for n in range(1, 6)), message("ban", "quick", num=6))
+    settle(worker)
+    during, fetched = dict(stand.outcomes), sorted(handler.fetched)
+    reason = stand.reason("ban-3")
+    for n in range(1, 6):
+        let_go(handler, worker, str(n))
+
+    assert during == dict.fromkeys(f"ban-{n}" for n in range(1, 6)) | {"ban-6": "applied"}
+    assert fetched == ["1", "2"]
+    assert reason == "2 changes of this handler already wait for downloads"
+    assert set(stand.outcomes.values()) == {"applied"}
+    assert sorted(handler.fetched) == ["1", "2", "3", "4", "5"]
+
+
+def test_what_waits_for_room_is_known_to_what_overtakes_it(
+    stand: Stand, handler: Downloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also once those are done that had room before it."""
+    limit(monkeypatch, 1)
+    worker = new_worker(stand, handler)
+    stand.receive(message("ban", "slow 1", num=1), message("ban", "slow 2", num=2))
+    settle(worker)
+    let_go(handler, worker, "1")
+    stand.receive(message("ban", "quick", num=3))
+    settle(worker)
+
+    assert handler.seen[-1] == ("ban-3", 2)
+
+
 def test_only_so_many_may_wait(stand: Stand, handler: Downloader, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may fire events cannot fill the memory with downloads that never end."""
-    monkeypatch.setattr(attempts, "MOST_ASIDE", 2)
+    limit(monkeypatch, 2)
     worker = new_worker(stand, handler)
     stand.receive(*(event(str(n), f"slow {n}") for n in range(3)), event("z", "quick"))
     settle(worker)
