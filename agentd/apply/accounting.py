@@ -1,13 +1,14 @@
 """Asks a handler what it tells the fleet of itself, in its worker's thread, if there is a fleet.
 
-It is asked again whenever its files or its store have moved. Owns the bounds of what a handler may tell; what
-becomes of it is not known here.
+It is asked again whenever its files or its store have moved. Owns the bounds of what a handler may tell, and
+that it is noted how far in the fleet's log the handler was then; what becomes of it is not known here.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from agentd.accounts import Account
 from agentd.errors import AgentdError
 from agentd.handler import Context, Handler
+from agentd.journal.followed import Followed
 
 if TYPE_CHECKING:
     from agentd.apply.attempts import Attempts
@@ -34,6 +36,8 @@ class Accounting:
         self._attempts = attempts
         self._at = 0.0
         self._asked: int | None = None  # the revision about which it was asked
+        self._followed = Followed(attempts.journal)
+        self._names = attempts.entry.kept
 
     def ask_again(self) -> None:
         """Ask at once if the last time failed."""
@@ -45,15 +49,18 @@ class Accounting:
         if accounts is None:
             return math.inf
         revision = self._attempts.committer.commits.revision(self._attempts.name)
-        if revision == self._asked and now < self._at:
-            return math.inf
-        account = self._ask(revision)
         before = accounts.get(self._attempts.name)
+        place = self._followed.place(self._attempts.name, self._names)
+        if before and revision == self._asked and now < self._at:
+            if place != before.place:  # a message that changed nothing
+                accounts.put(self._attempts.name, replace(before, place=place), now)
+            return math.inf
+        account = replace(self._ask(revision), place=place)
         if account.trouble and (before is None or before.trouble != account.trouble):
             self._attempts.log.error("fingerprint.failed", reason=account.trouble)
         self._asked = revision
         self._at = now + _AGAIN if account.trouble else math.inf
-        accounts.put(self._attempts.name, account)
+        accounts.put(self._attempts.name, account, now)
         return math.inf
 
     def _ask(self, revision: int) -> Account:

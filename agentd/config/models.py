@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agentd.config.triggers import On
+from agentd.config.triggers import On, OnEvent
 from agentd.fleet.options import FleetOptions
 from agentd.options import AbsolutePath, NginxOptions, Options, Size, StatusOptions
 from agentd.section import Duration
@@ -54,6 +54,11 @@ class HandlerEntry(Options):
     )
     retry: RetryOptions = Field(RetryOptions(), description="Retries of a failed change.")
     options: dict[str, Any] = Field({}, description="Options of the handler itself; see the handlers below.")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The names of the fleet's log that it takes, sorted."""
+        return tuple(sorted({on.event for on in self.on if isinstance(on, OnEvent) and on.keep}))
 
 
 class TreeOptions(Options):

@@ -29,6 +29,7 @@ MOST_FAILED: Final = 8
 _TEXT: Final = 400  # characters of a reason
 _SHORT: Final = 80  # characters of one of many
 _NAME: Final = 128  # characters of a name, a digest, a version
+_PAST: Final = 640  # characters of a handler's states
 _MOST: Final = 256  # names, handlers and the like
 _REPORT: Final = 2048  # bytes of what one handler reports, as JSON
 _NONE: Final[Mapping[str, Any]] = {}
@@ -91,6 +92,7 @@ class HandlerReport:
         at: when that ended; None if none did.
         drift: what does not hold outside the tree, in a sentence; "" if nothing is known.
         report: what else the handler tells; see `Handler.report`.
+        past: its latest states, by which nodes are compared; see `agentd.fleet.past`.
     """
 
     names: tuple[str, ...] = ()
@@ -99,6 +101,7 @@ class HandlerReport:
     at: float | None = None
     drift: str = ""
     report: Mapping[str, Any] = field(default_factory=dict)
+    past: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +211,7 @@ def _handler(one: HandlerReport, *, lean: bool) -> dict[str, Any]:
     return _given(
         names=list(one.names),
         fingerprint=one.fingerprint and one.fingerprint[:_NAME],
+        past="" if lean else one.past[:_PAST],
         outcome=one.outcome,
         at=None if one.at is None else round(one.at, 3),
         drift=_cut(one.drift, _SHORT if lean else _TEXT),
@@ -310,6 +314,7 @@ class _Reader:
         return HandlerReport(
             names=self._get(body, place, "names", _words, ()),
             fingerprint=self._get(body, place, "fingerprint", _maybe(_word), None),
+            past=self._get(body, place, "past", _past, ""),
             outcome=self._get(body, place, "outcome", _word, ""),
             at=self._get(body, place, "at", _maybe(_time), None),
             drift=self._get(body, place, "drift", _text, ""),
@@ -356,6 +361,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")  # noqa: TRY004 (likewise)
     return printable(value[:_TEXT])[:_TEXT]
+
+
+def _past(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")  # noqa: TRY004 (likewise)
+    return printable(value[:_PAST])[:_PAST]
 
 
 def _report(value: object) -> Mapping[str, Any]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from agentd.accounts import Accounts
-from agentd.config.load import ConfiguredHandler, OnEvent
+from agentd.config.load import ConfiguredHandler
 from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, MOST_FAILED, HandlerReport, Name, Tried
+from agentd.fleet.past import encode
 from agentd.journal.commits import Commits
 from agentd.journal.drift import Drifts
 from agentd.journal.entry import BEFORE_START, Outcome
@@ -65,7 +66,7 @@ class Inspector:
         self._generation = generation
         self._damage = damage
         self._options = {one.name: _digest(one) for one in handlers}
-        self._names = {one.name: _kept(one) for one in handlers}
+        self._names = {one.name: one.entry.kept for one in handlers}
         self._provers = {one.name for one in handlers if one.type.proves}
 
     def look(self) -> Condition:
@@ -138,6 +139,7 @@ class Inspector:
         return HandlerReport(
             names=self._names[handler],
             fingerprint=account.fingerprint if account and current else None,
+            past=encode(self._accounts.states(handler)),
             outcome=ended.outcome if ended else "",
             at=ended.at if ended else None,
             drift=drift,
@@ -185,11 +187,6 @@ def _shaken(
     if back and told:
         return "an earlier generation was made current, and is not proved yet"
     return next((drift[name] for name in (one.name, *sorted(told)) if name in drift), "")
-
-
-def _kept(one: ConfiguredHandler) -> tuple[str, ...]:
-    """The names of the log that the handler takes."""
-    return tuple(sorted({on.event for on in one.entry.on if isinstance(on, OnEvent) and on.keep}))
 
 
 def _digest(one: ConfiguredHandler) -> str:

@@ -36,6 +36,7 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         via=message.via,
         expires=expires,
         snapshot=message.snapshot,
+        targeted=bool(message.node or message.service or message.tag),
     )
     raw = {
         "ID": message.event or f"{message.name}-{message.num}",

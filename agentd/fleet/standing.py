@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import Final, Literal
 
 from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, Acknowledgement, HandlerReport, Name
-
-SETTLED: Final = 30.0
-"""Seconds after which nodes that are alike must have come to the same: timed work does not fall together."""
+from agentd.fleet.disagreement import SETTLED, Lived, disagreeing
+from agentd.fleet.past import undated
 
 Trouble = Literal[
     "failed",
@@ -360,39 +359,24 @@ def _is_exempt(state: Name, num: int) -> bool:
 
 
 def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> Iterator[Difference]:
-    """Nodes of equal options at equal numbers that have come to something else than their like."""
-    alike: dict[tuple[str, str, tuple[object, ...]], list[tuple[str, str, bool]]] = defaultdict(list)
+    """Nodes of equal options that have come to something else than their like, after the same messages."""
+    alike: dict[tuple[str, str], list[Lived]] = defaultdict(list)
     for one in members:
         document = one.document
         if document is None or one.gone:
             continue
+        until = now if document.stopped is None and not one.silent else document.written
         for name, report in _handlers(one, handler).items():
-            states = [(taken, document.names.get(taken, Name())) for taken in report.names]
-            if report.fingerprint is None or any(_is_unlike(state) for _, state in states):
+            if any(_is_unlike(document.names.get(taken, Name())) for taken in report.names):
                 continue
-            key = (name, document.options.get(name, ""), tuple((taken, it.live) for taken, it in states))
             # Written in the future: by a wrong clock, and nobody knows when.
-            settled = abs(now - document.written) >= SETTLED
-            alike[key].append((report.fingerprint, one.node, settled))
-    for (name, _, _), those in alike.items():
-        yield from _minority(name, those)
+            past = report.past if document.written < now + SETTLED else undated(report.past)
+            alike[name, document.options.get(name, "")].append(Lived(one.node, past, until))
+    for (name, _), those in alike.items():
+        for node, text in disagreeing(those):
+            yield Difference("disagreeing", node, name, text)
 
 
 def _is_unlike(state: Name) -> bool:
     """Whether it is told already that the node lacks something, or has more."""
     return bool(state.provisional) or state.incomplete_since is not None
-
-
-def _minority(handler: str, those: Sequence[tuple[str, str, bool]]) -> Iterator[Difference]:
-    """All that have another fingerprint than most; where there is no such majority, all.
-
-    Only nodes whose document is settled count: another may just be about to come to the same.
-    """
-    counts = Counter(fingerprint for fingerprint, _, settled in those if settled)
-    if len(counts) < 2:  # noqa: PLR2004 (two that differ)
-        return
-    (most, number), (_, second) = counts.most_common(2)
-    for fingerprint, node, settled in those:
-        if settled and (fingerprint != most or number == second):
-            others = f"{most[:8]} on {number} nodes like it" if number > second else "others on nodes like it"
-            yield Difference("disagreeing", node, handler, f"its state is {fingerprint[:8]}, but {others}")

@@ -7,6 +7,7 @@ queued again in the log's order, unless the handler runs only once per event. No
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,13 +17,15 @@ from typing import Any, Final
 from agentd.errors import JournalError
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
-from agentd.journal.numbers import note
+from agentd.journal.numbers import Numbers, note
 from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
 from agentd.watch.changes import LOG, Event, Message
 
 _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
 _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
+_MOST_TARGETED: Final = 64
+_PLACE: Final = 6  # hex digits
 _UNSET: Final = 86400.0  # seconds; who sets a clock by more than that had never set it
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
@@ -41,6 +44,8 @@ class Position:
         late: the number of a message that entered the log after later ones were given. What is owed from
             there on is given again, in the log's order. None if there is no such message.
         incomplete_since: the number after which messages were pruned that it never got, or None.
+        snapshot: the number of the last snapshot that it was given; 0 if it was given none.
+        targeted: the latest messages that it was given and that are for some nodes only.
     """
 
     num: int = 0
@@ -50,6 +55,8 @@ class Position:
     owed: tuple[int, ...] = ()
     late: int | None = None
     incomplete_since: int | None = None
+    snapshot: int = 0
+    targeted: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Position:
@@ -64,6 +71,8 @@ class Position:
                 owed=tuple(map(int, kept.get("owed", ()))),
                 late=None if late is None else int(late),
                 incomplete_since=None if since is None else int(since),
+                snapshot=int(kept.get("snapshot", 0)),
+                targeted=tuple(map(int, kept.get("targeted", ()))),
             )
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise JournalError("a position in the fleet's log cannot be read: restart agentd") from error
@@ -100,6 +109,11 @@ class Position:
             message.num <= (self.there or 0) and message.issued > now
         )
 
+    def targeted_below(self, num: int) -> list[int]:
+        """What it took, up to this message, that other nodes did not, and that no snapshot undid."""
+        first = self.snapshot if self.snapshot <= num else 0
+        return [one for one in self.targeted if first <= one <= num]
+
     def repeats(self, num: int) -> bool:
         """Whether it has to be given this message again."""
         return self.late is not None and num >= self.late and num in self.owed
@@ -133,6 +147,19 @@ class Followed:
         """All positions, by handler and name."""
         rows = self._database.rows("SELECT handler, name, body FROM followed")
         return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
+
+    def place(self, handler: str, names: Iterable[str]) -> str:
+        """How far in the log a handler is with these names, as a digest.
+
+        It is the same on two nodes if they have committed the same messages, as far as those can be told
+        from the numbers: those that are for some nodes only count, where nothing has replaced them.
+        """
+        numbers, positions = Numbers(self._database).committed(handler), self.positions()
+        found: list[tuple[str, int, list[int]]] = []
+        for name in names:
+            num, at = numbers.get(name, 0), positions.get((handler, name), Position())
+            found.append((name, num, at.targeted_below(num)))
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:_PLACE]
 
     def belong_to(self, fleet: str) -> None:
         """Follow the log of this fleet. Positions in the log of another fleet are dropped."""
@@ -190,7 +217,7 @@ class Followed:
                     else:
                         queued.setdefault(message.index, []).append(handler)
                 reach = 0 if latest or (once and _is_before_start(cut, before)) else cut
-                _write(db, handler, name, _moved(before, news, upto, reach))
+                _write(db, handler, name, _moved(before, news, upto, reach, latest=latest))
         given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
         return given
 
@@ -338,13 +365,17 @@ def _is_before_start(num: int, at: Position) -> bool:
     return at.num == 0 and num <= max(at.joined * 1000, at.there or 0)
 
 
-def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position:
+def _moved(at: Position, news: Sequence[Event], upto: int, cut: int, *, latest: bool) -> Position:
     """The position after these messages, which are all the new ones up to number `upto`."""
     incomplete = at.incomplete_since
     if at.num < cut and incomplete is None:
         incomplete = at.num
-    if any(one.message and one.message.snapshot and one.index > cut for one in news):
+    snapshots = [one.index for one in news if one.message and one.message.snapshot]
+    if any(one > cut for one in snapshots):
         incomplete = None
+    # Of `latest` a message stands for those before it, and its number says which it is.
+    targeted = {one.index for one in news if one.message and one.message.targeted and not latest}
+    targeted |= {one for one in at.targeted if not snapshots or one >= at.snapshot}
     came = {one.id for one in news}
     owed = tuple(one for one in at.owed if one > upto)
     return replace(
@@ -354,6 +385,8 @@ def _moved(at: Position, news: Sequence[Event], upto: int, cut: int) -> Position
         owed=owed,
         late=at.late if owed else None,
         incomplete_since=incomplete,
+        snapshot=max(at.snapshot, *snapshots, 0),
+        targeted=tuple(sorted(targeted)[-_MOST_TARGETED:]),
     )
 
 

@@ -74,6 +74,7 @@ class Message:
         via: how it came into the log: "event", "publish" or "again".
         expires: unix time after which it must not be applied, or None.
         snapshot: whether it stands for all messages before it.
+        targeted: whether it is for some nodes only.
         replayed: whether somebody had it handled once more (`agentd replay`), rather than the log.
     """
 
@@ -84,6 +85,7 @@ class Message:
     via: str = ""
     expires: float | None = None
     snapshot: bool = False
+    targeted: bool = False
     replayed: bool = False
 
     @classmethod
@@ -97,6 +99,7 @@ class Message:
             via=str(raw.get("via") or ""),
             expires=None if raw.get("expires") is None else float(raw["expires"]),
             snapshot=bool(raw.get("snapshot")),
+            targeted=bool(raw.get("targeted")),
             replayed=bool(raw.get("replayed")),
         )
 
@@ -106,6 +109,7 @@ class Message:
         optional = {
             "expires": self.expires,
             "snapshot": self.snapshot or None,
+            "targeted": self.targeted or None,
             "replayed": self.replayed or None,
         }
         return {

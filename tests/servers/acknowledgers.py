@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from agentd.accounts import State
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried, render
 from agentd.fleet.envelope import Draft
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
+from agentd.fleet.past import encode
 from agentd.fleet.registration import SERVICE, service_id
 from tests.servers.consul import ConsulAgent
 
@@ -26,12 +28,19 @@ def acknowledgement(number: int, live: int | None, **fields: Any) -> Acknowledge
         "generation": 42,
         "names": {NAME: name},
         "handlers": {
-            HANDLER: HandlerReport((NAME,), "5f" * 8, "applied", time.time() - 60),
+            HANDLER: report("5f" * 8),
             "nginx-reload": HandlerReport((), None, "applied", time.time() - 60),
         },
         "options": {HANDLER: "0123456789abcdef", "nginx-reload": "0123456789abcdef"},
     }
     return Acknowledgement("0.1.0", agent_id(number), "b" * 36, time.time() - 100, **(values | fields))
+
+
+def report(fingerprint: str) -> HandlerReport:
+    """What a node says of its blacklist, which came to that a minute ago."""
+    since = time.time() - 60
+    past = encode([State("20", fingerprint, since)])
+    return HandlerReport((NAME,), fingerprint, "applied", since, past=past)
 
 
 def agent_id(number: int) -> str:

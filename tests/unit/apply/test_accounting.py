@@ -60,7 +60,8 @@ def test_it_is_asked_at_the_start_and_after_what_it_did(stand: Stand) -> None:
     stand.clock.now += 1000
     settle(worker)
 
-    assert first == Account(first.revision if first else 0, "nothing", {"generation": 1})
+    assert first is not None
+    assert first == Account(first.revision, "nothing", {"generation": 1}, place=first.place)
     found = accounts.get("scribe")
     assert found is not None
     assert found.fingerprint == "1"

@@ -38,6 +38,7 @@ _HANDLERS = st.builds(
     at=st.none() | _TIMES.filter(bool),
     drift=_WORDS,
     report=st.dictionaries(_WORDS, _WORDS, max_size=2),
+    past=_WORDS,
 )
 DOCUMENTS = st.builds(
     Acknowledgement,

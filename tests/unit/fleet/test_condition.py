@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 from agentd.accounts import Account, Accounts
@@ -52,7 +53,8 @@ class Inspected:
 
     def tell(self, fingerprint: str) -> None:
         """Let the handler tell it of what is committed now."""
-        self.accounts.put("scribe", Account(self.stand.committer.commits.revision("scribe"), fingerprint))
+        revision = self.stand.committer.commits.revision("scribe")
+        self.accounts.put("scribe", Account(revision, fingerprint, place="5e"), 1000.0)
 
 
 def _configured(name: str, handler: Handler, **entry: Any) -> ConfiguredHandler:  # noqa: ANN401 (of HandlerEntry)
@@ -83,6 +85,7 @@ def test_what_is_proved_is_live_and_may_be_compared(stand: Stand) -> None:
 
     assert found.names == {"block": Name(live=5, tried=Tried(5, "applied"))}
     assert found.handlers["scribe"].fingerprint == "aa"
+    assert found.handlers["scribe"].past == f"5e/{sha256(b'aa').hexdigest()[:6]}/1000"
     assert (found.handlers["scribe"].outcome, found.generation) == ("applied", stand.tree.current)
 
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentd.accounts import State
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
+from agentd.fleet.disagreement import SETTLED
+from agentd.fleet.past import encode
 from agentd.fleet.standing import (
-    SETTLED,
     TROUBLES,
     Member,
     Newest,
@@ -30,6 +32,7 @@ NEWEST = {"blocked": Newest("blocked", 20, issued=NOW - 60)}
 def document(
     name: Name | None = None,
     fingerprint: str | None = None,
+    since: float = NOW - 2 * SETTLED,
     **fields: Any,  # noqa: ANN401 (those of the document)
 ) -> Acknowledgement:
     """A node that takes `blocked` and is well, unless told otherwise."""
@@ -39,7 +42,9 @@ def document(
         boot="boot",
         written=NOW - 2 * SETTLED,
         names={"blocked": name or Name(live=20, tried=Tried(20, "applied"))},
-        handlers={"blacklist": HandlerReport(names=("blocked",), fingerprint=fingerprint)},
+        handlers={
+            "blacklist": HandlerReport(names=("blocked",), past=encode([State("20", fingerprint, since)]))
+        },
         options={"blacklist": "same"},
     )
     return replace(made, **fields)
@@ -141,7 +146,7 @@ def test_a_head_that_cannot_be_read_is_not_a_log_that_is_lost() -> None:
 
 
 def test_nodes_that_are_alike_and_differ_disagree() -> None:
-    """The majority is taken for right; other options, other numbers, gaps and no fingerprint are no like."""
+    """The majority is taken for right; other options, gaps and no fingerprint are no like."""
     found = judged(
         member("a", document=document(fingerprint="right")),
         member("b", document=document(fingerprint="right")),
@@ -158,7 +163,7 @@ def test_of_two_that_disagree_neither_is_right() -> None:
     found = judged(
         member("a", document=document(fingerprint="one")), member("b", document=document(fingerprint="two"))
     )
-    assert [(one.trouble, one.node) for one in found.differences] == [
+    assert sorted((one.trouble, one.node) for one in found.differences) == [
         ("disagreeing", "a"),
         ("disagreeing", "b"),
     ]
@@ -166,7 +171,7 @@ def test_of_two_that_disagree_neither_is_right() -> None:
 
 def test_who_may_be_about_to_agree_does_not_disagree_yet() -> None:
     """Timed work ends at other moments on other nodes."""
-    young = document(fingerprint="two", written=NOW - SETTLED / 2)
+    young = document(fingerprint="two", since=NOW - SETTLED / 2)
     assert not judged(
         member("a", document=document(fingerprint="one")), member("b", document=young)
     ).differences
@@ -174,9 +179,17 @@ def test_who_may_be_about_to_agree_does_not_disagree_yet() -> None:
 
 def test_a_clock_that_is_ahead_hides_no_disagreement() -> None:
     """A document from next year is not about to change."""
-    ahead = document(fingerprint="two", written=NOW + 365 * 86400)
+    ahead = document(fingerprint="two", written=NOW + 365 * 86400, since=NOW + 365 * 86400)
     found = judged(member("a", document=document(fingerprint="one")), member("b", document=ahead))
     assert {one.trouble for one in found.differences} == {"disagreeing"}
+
+
+@pytest.mark.parametrize("fields", [{"stopped": NOW - SETTLED}, {"silent": "its Consul agent is down"}])
+def test_what_a_node_has_come_to_that_is_not_heard_any_more_is_unknown(fields: dict[str, Any]) -> None:
+    """It may be what the others are at by now; and that nothing is heard of it is told anyway."""
+    said = document(fingerprint="two", written=NOW - SETTLED * 2, stopped=fields.pop("stopped", None))
+    found = judged(member("a", document=document(fingerprint="one")), member("b", document=said, **fields))
+    assert [one.trouble for one in found.differences] in (["stopped"], ["silent"])
 
 
 def test_of_the_newest_message_only_those_count_whom_it_is_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -35,9 +36,11 @@ def followed(journal: Journal) -> Followed:
     return Followed(journal)
 
 
-def message(num: int, identity: str = "", *, issued: float = NOW, snapshot: bool = False) -> Event:
+def message(
+    num: int, identity: str = "", *, issued: float = NOW, snapshot: bool = False, targeted: bool = False
+) -> Event:
     """One of the log of `ban`."""
-    said = Message(num, issued, issued, snapshot=snapshot)
+    said = Message(num, issued, issued, snapshot=snapshot, targeted=targeted)
     raw = {"ID": identity or f"id-{num}", "Name": "ban", "Payload": "", "LTime": 0, "Message": said.raw}
     return Event("log:ban", raw, num)
 
@@ -280,3 +283,57 @@ def test_what_comes_late_is_given_and_the_order_of_the_log_holds(
         assert len(given) == len(log)
     else:
         assert given == [*sorted(early), *range(min(late, default=max(early) + 1), 10)]
+
+
+def took(path: Path, *messages: Event, latest: bool = False) -> str:
+    """The place of a node that took those messages, and nothing else."""
+    with closing(Journal(path / f"{uuid.uuid4()}.db", clock=lambda: NOW)) as journal:
+        followed = Followed(journal)
+        for one in messages:
+            followed.give("ban", {"deny": False}, [one], one.index, latest=latest)
+            end_all(journal)
+        return followed.place("deny", ["ban"])
+
+
+def test_nodes_that_committed_the_same_are_equally_far(tmp_path: Path) -> None:
+    """Also one that joined, and never got what came first."""
+    assert took(tmp_path, message(1), message(2)) == took(tmp_path, message(2))
+    assert took(tmp_path, message(1)) != took(tmp_path, message(2))
+
+
+def test_who_took_what_was_for_some_nodes_is_elsewhere(tmp_path: Path) -> None:
+    """Until a snapshot, which stands for it as well."""
+    some, other = message(2, targeted=True), message(3, targeted=True)
+    nodes = [[message(1)], [message(1), some], [message(1), some, other], [some, other]]
+    after = [took(tmp_path, *one, message(4)) for one in nodes]
+    healed = [took(tmp_path, *one, message(4), message(5, snapshot=True), message(6)) for one in nodes]
+
+    assert after[2] == after[3]
+    assert len(set(after)) == 3
+    assert len(set(healed)) == 1
+
+
+def test_a_snapshot_for_some_nodes_puts_them_elsewhere(tmp_path: Path) -> None:
+    """They have what the others do not."""
+    snapshot = message(2, snapshot=True, targeted=True)
+
+    assert took(tmp_path, message(1), snapshot, message(3)) != took(tmp_path, message(1), message(3))
+
+
+def test_of_latest_the_number_tells_all(tmp_path: Path) -> None:
+    """What was for some nodes is replaced by the next message."""
+    some = message(1, targeted=True)
+
+    assert took(tmp_path, some, message(2), latest=True) == took(tmp_path, message(2), latest=True)
+
+
+def test_what_waits_does_not_count_yet(followed: Followed, journal: Journal) -> None:
+    """A node is as far as what it has committed."""
+    followed.give("ban", {"deny": False}, [message(1)], 1)
+    end_all(journal)
+    before = followed.place("deny", ["ban"])
+    followed.give("ban", {"deny": False}, [message(2, targeted=True)], 2)
+
+    assert followed.place("deny", ["ban"]) == before
+    end_all(journal)
+    assert followed.place("deny", ["ban"]) != before

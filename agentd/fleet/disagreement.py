@@ -1,0 +1,98 @@
+"""Which nodes have come to something else than their like, after the same messages.
+
+Owns whom a node is compared with, and which of those that differ is taken for wrong. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentd.fleet.past import compare, latest, length
+
+SETTLED: Final = 30.0
+"""Seconds after which nodes that are alike must have come to the same: timed work does not fall together."""
+_MOST_CAMPS: Final = 8  # that are told from each other
+
+
+@dataclass(frozen=True, slots=True)
+class Lived:
+    """The past of one node's handler.
+
+    Attributes:
+        past: see `agentd.fleet.past`.
+        until: unix time until when its current state is known to have lasted.
+    """
+
+    node: str
+    past: str
+    until: float
+
+
+@dataclass(slots=True)
+class _Camp:
+    """Nodes of which none is known to disagree with the first one.
+
+    Attributes:
+        size: how many of them are known to agree with it.
+    """
+
+    first: Lived
+    nodes: list[Lived]
+    size: int = 0
+
+
+def disagreeing(alike: Iterable[Lived]) -> Iterator[tuple[str, str]]:
+    """The nodes that disagree with most of their like, each with a sentence; if there is no most, all.
+
+    Args:
+        alike: nodes with the same options of one handler.
+    """
+    camps = list(_camps([one for one in alike if latest(one.past)]))
+    if len(camps) < 2:  # noqa: PLR2004 (two that differ)
+        return
+    camps.sort(key=lambda one: one.size, reverse=True)
+    right, second = camps[:2]
+    tied = right.size == second.size
+    for camp in camps:
+        reference = second.first if camp is right else right.first
+        if camp is right and not tied:
+            continue
+        for one in camp.nodes:
+            found = compare(one.past, one.until, reference.past, reference.until)
+            if found.differing >= SETTLED:
+                others = (
+                    "others on nodes like it" if tied else f"{found.theirs} on {right.size} nodes like it"
+                )
+                yield one.node, f"its state is {found.ours}, but {others}"
+
+
+def _camps(nodes: Sequence[Lived]) -> Iterator[_Camp]:
+    left = list(nodes)
+    for _ in range(_MOST_CAMPS):
+        if not left:
+            return
+        camp, left = _split(left)
+        yield camp
+
+
+def _split(nodes: Sequence[Lived]) -> tuple[_Camp, list[Lived]]:
+    """Those that do not disagree with what most are at, and the others."""
+    at: dict[tuple[str, str] | None, list[Lived]] = defaultdict(list)
+    for one in nodes:
+        at[latest(one.past)].append(one)
+    most = max(at.values(), key=len)
+    first = max(most, key=lambda one: length(one.past, one.until))
+    camp, others = _Camp(first, [*most], len(most)), []
+    for one in nodes:
+        if at[latest(one.past)] is most:
+            continue
+        found = compare(one.past, one.until, first.past, first.until)
+        if found.differing >= SETTLED:
+            others.append(one)
+        else:
+            camp.nodes.append(one)
+            camp.size += found.agreed
+    return camp, others
