@@ -115,7 +115,7 @@ class BehindGauges(Collector):
 
 
 class FleetGauges(Collector):
-    """How this node follows the fleet's log; nothing without a fleet."""
+    """How far this node follows the fleet's log; no samples without a fleet."""
 
     def __init__(self, fleet: Callable[[], Mapping[str, Any] | None]) -> None:
         self._fleet = fleet
@@ -126,16 +126,20 @@ class FleetGauges(Collector):
         if told is None:
             return
         newest = GaugeMetricFamily(
-            "agentd_fleet_newest", "Number of the newest message of a name that is known.", labels=["event"]
+            "agentd_fleet_newest", "Number of the newest known message of a name.", labels=["event"]
         )
         position = GaugeMetricFamily(
-            "agentd_fleet_position", "Number up to which its handlers were given all.", labels=["event"]
+            "agentd_fleet_position",
+            "Number of the message up to which the handlers were given everything.",
+            labels=["event"],
         )
         waits = GaugeMetricFamily(
-            "agentd_fleet_waits", "1 while a message of a name cannot be used yet.", labels=["event"]
+            "agentd_fleet_waits",
+            "1 while a message of a name cannot be given to the handlers yet.",
+            labels=["event"],
         )
         incomplete = GaugeMetricFamily(
-            "agentd_fleet_incomplete", "1 while this node lacks messages that the log has no more.",
+            "agentd_fleet_incomplete", "1 while this node lacks messages that are no longer in the log.",
             labels=["event"],
         )  # fmt: skip
         for name, one in told["names"].items():
@@ -145,19 +149,19 @@ class FleetGauges(Collector):
             incomplete.add_metric([name], one["incomplete_since"] is not None)
         yield GaugeMetricFamily(
             "agentd_fleet_troubles",
-            "How much of the fleet's log is not as it should be.",
+            "Number of problems with the fleet on this node; `agentd status` describes them.",
             value=len(told["troubles"]),
         )
         yield from (newest, position, waits, incomplete)
         acknowledged = told["acknowledged"]
         yield GaugeMetricFamily(
             "agentd_fleet_name_taken",
-            "1 while this node does not acknowledge because another one has its name.",
+            "1 while this node does not acknowledge because another node has its name.",
             value=acknowledged["name_taken"],
         )
         yield GaugeMetricFamily(
             "agentd_fleet_acknowledged_timestamp_seconds",
-            "When this node last wrote its acknowledgement; 0 before the first time.",
+            "Unix time at which this node last wrote its acknowledgement; 0 before the first time.",
             value=acknowledged["written"] or 0.0,
         )
         yield CounterMetricFamily(
