@@ -57,7 +57,7 @@ class NameStatus:
     """How far this node has come with one name; replaced as a whole, so that any thread may read it.
 
     Attributes:
-        newest: the highest message number known to be in the log.
+        newest: the number of the newest message that was read; above `position` while some have to wait.
         position: the number up to which every handler has been given what concerns it.
         incomplete_since: the number after which messages were pruned that a handler never got, or None.
         waits: why reading is held up, "" if it is not.
@@ -133,6 +133,7 @@ class FollowedName:
         self._witness = witness
         self._clock = clock
         self._behind: set[str] = set()  # the handlers that did not get everything last time
+        self._newest = 0  # the number of the newest message that was read
         self._complete: bytes | None = None  # the head for which no message was found to be unread
         self._rests_until = 0.0  # monotonic: no listing of the log before then
 
@@ -209,7 +210,7 @@ class FollowedName:
             _log.warning("fleet.incomplete", event_name=self.name, since=incomplete)
         position = min((one.num for one in positions), default=0)
         self.status = NameStatus(
-            newest=max(before.newest, position),
+            newest=max(self._newest, *(one.num for one in positions), 0),
             position=position,
             incomplete_since=incomplete,
             waits=waits,
@@ -255,6 +256,7 @@ class FollowedName:
                 if usable:
                     self._witness.read(self.name, head, usable)
                     last = usable[-1].num
+                    self._newest = max(self._newest, last)
                 some = [one for one in usable if self._reader.concerns(one, live=live)]
                 read += len(some)
                 wanted = (some[-1:] or wanted) if part.latest else [*wanted, *some]

@@ -407,6 +407,18 @@ def test_a_snapshot_stands_for_many_large_payloads_that_are_lost(
     assert bench.waiting == ["all"]
 
 
+def test_the_newest_number_shows_how_far_a_name_is_behind(bench: Bench) -> None:
+    """Also while the message that comes next has to wait."""
+    bench.publish("a")
+    lost = bench.publish(b"x" * 40_000)
+    del bench.shelf.values[bench.shelf.keys_of.body(lost.sha256 or "")]
+    bench.publish("b")
+    bench.turn()
+
+    status = bench.follower.status["ban"]
+    assert (status.position, status.newest) == (1, 3)
+
+
 def test_a_message_whose_payload_is_not_there_waits(bench: Bench) -> None:
     """Or whose payload is another one."""
     large = b"x" * 40_000
