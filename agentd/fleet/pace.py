@@ -2,7 +2,7 @@
 
 A pure function of the times that it is given and of a random number; the relay does what it says.
 
-- Whoever wrote the newest message of a name goes on at once, so that there is mostly one writer without an
+- Whoever wrote the newest event of a name goes on at once, so that there is mostly one writer without an
   election, and no list of members is needed to find it.
 - The others wait, up to `_spread`, and most of them nearly so long: the density of the waits grows with time
   (the feedback suppression of multicast protocols: J. Nonnenmacher, E. Biersack, "Scalable feedback for large
@@ -56,7 +56,7 @@ class _Name:
     Attributes:
         since: when the event was heard that has waited longest; None if none waits.
         due: when it is this node's turn to write it.
-        wrote: when this node wrote the newest message; None if another node did.
+        wrote: when this node wrote the newest event; None if another node did.
         look: when the log is to be compared with what this node holds, or infinity.
         put_off: until when its log is left alone.
     """
@@ -129,13 +129,13 @@ class Pace:
     # ------------------------------------------------------------------ what came of it
 
     def wrote(self, name: str, now: float, took: float) -> None:
-        """This node wrote the newest message of that name, which took so many seconds."""
+        """This node wrote the newest event of that name, which took so many seconds."""
         self._of(name).wrote = now
         self._measure(took)
         self._collisions = 0
 
     def newest(self, name: str, *, ours: bool) -> None:
-        """The newest message of that name is from this node, or it is not."""
+        """The newest event of that name is from this node, or it is not."""
         one = self._of(name)
         if not ours and one.wrote is not None:
             one.wrote, one.since = None, None  # it waits like the others, from now on
@@ -143,7 +143,7 @@ class Pace:
             one.wrote = -math.inf
 
     def leads(self, name: str) -> bool:
-        """Whether the newest message of that name is from this node."""
+        """Whether the newest event of that name is from this node."""
         return self._of(name).wrote is not None
 
     def leave(self, name: str, now: float) -> None:

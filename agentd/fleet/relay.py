@@ -275,7 +275,7 @@ class Relay:
 
     def _note_writer(self, name: str) -> None:
         """Leave a backlog to the node that is at work on it."""
-        ours = self._log.publisher(name) == self._node()
+        ours = self._log.relayed_by(name) == self._node()
         self._pace.newest(name, ours=ours)
         if not ours and len(self._waiting[name]) > MOST_DRAFTS:
             self._pace.leave(name, self._timer())
@@ -424,7 +424,7 @@ class Relay:
             for one in self._waiting[name].values()
             if one.id in landed
         )
-        self._pace.newest(name, ours=self._log.publisher(name) == self._node())
+        self._pace.newest(name, ours=self._log.relayed_by(name) == self._node())
 
     def _look_first(self, name: str) -> None:
         """See whether the log is there, and whether another node is at work on what has piled up."""

@@ -54,7 +54,7 @@ class _View:
         is_settled: whether what comes next need not follow what was read before.
         numbers: of the oldest messages, ascending, as they were listed for pruning.
         oldest: the first of them.
-        newest: the number of the newest message that it has read, and who wrote it.
+        newest: the number of the newest event that it has read, and which node wrote it.
         issued: by publisher, the time of issue of the last message read; of a few publishers.
     """
 
@@ -74,7 +74,8 @@ class _View:
     def saw(self, message: Envelope) -> None:
         """Remember a message that is in the log."""
         self.learn([(mark(message.id), message.num)])
-        self.newest = max(self.newest, (message.num, message.publisher))
+        if message.event:
+            self.newest = max(self.newest, (message.num, message.publisher))
         self.date(message)
 
     def date(self, message: Envelope) -> None:
@@ -160,8 +161,8 @@ class Writer(Reader):
         marks = self._views.get(name, _View()).marks
         return {one: marks[mark(one)] for one in ids if mark(one) in marks}
 
-    def publisher(self, name: str) -> str:
-        """Who wrote the newest message that was read, "" if there is none; asks nothing."""
+    def relayed_by(self, name: str) -> str:
+        """The node that wrote the newest event that was read, "" if there is none; asks nothing."""
         return self._views.get(name, _View()).newest[1]
 
     def is_behind(self, name: str) -> bool:

@@ -29,6 +29,7 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     fired: list[float] = []
     published: list[float] = []
     watched: list[list[float]] = [[], []]
+    time.sleep(3 * PAUSE)  # what made the nodes warm was reloaded for, too
     for cycle in range(CYCLES):
         at = cycle % NODES
         consul = fleet.nodes[at].consul

@@ -386,6 +386,22 @@ def test_after_an_outage_a_node_waits_for_its_turn_again(node: Node, shared: Mod
     assert ids(shared) == ["a"]
 
 
+def test_whoever_wrote_the_newest_event_writes_the_next_one_at_once(node: Node, shared: ModelKV) -> None:
+    """Whatever was published in between: a publisher hears no events."""
+    node.members = 5
+    node.hear(heard("a"))
+    node.turn(node.turn() + 0.001)
+    draft = Draft(body=b"add 192.0.2.1", issued=1.0, publisher="ops@admin1")
+    Log(shared, KEYS).append(NAME, [draft], keep="all")
+    node.relay.saw(NAME, messages(shared))
+    node.turn(5.0)
+
+    node.hear(heard("b", 2))
+    node.turn()
+
+    assert ids(shared) == ["a", draft.id, "b"]
+
+
 # ---------------------------------------------------------------- what is not written
 
 

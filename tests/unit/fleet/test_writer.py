@@ -422,14 +422,15 @@ def test_messages_with_a_gap_before_them_do_not_hide_it(kv: ModelKV, log: Log) -
 
 
 def test_what_was_read_can_be_searched_without_a_question(kv: ModelKV, log: Log) -> None:
-    """And so can who wrote the newest of it."""
+    """And so can which node wrote the newest event; whoever publishes is no relay."""
     fill(another(kv), 3)
+    another(kv).append(NAME, [Draft(b"x", issued=NOW, publisher="ops")], keep="all")
     messages = [one for page in log.after(NAME, 0, log.head(NAME)) for one in page.messages]
-    assert (log.find(NAME, ["e1"]), log.publisher(NAME)) == ({}, "")
+    assert (log.find(NAME, ["e1"]), log.relayed_by(NAME)) == ({}, "")
     log.saw(NAME, messages)
     kv.reads = 0
     assert log.find(NAME, ["e1", "e9"]) == {"e1": messages[1].num}
-    assert (log.publisher(NAME), kv.reads) == ("lb1", 0)
+    assert (log.relayed_by(NAME), kv.reads) == ("lb1", 0)
 
 
 def test_nothing_is_written_if_all_that_is_due_is_there(kv: ModelKV, log: Log) -> None:
