@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,8 @@ def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(
     fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its old document stays, until somebody removes it; of two daemons on one agent both are there."""
-    fleet.consul.kv_put(fleet.keys.node("renamed"), render(acknowledgement(2, 20)))
+    later = replace(acknowledgement(2, 20), written=time.time() - 50)
+    fleet.consul.kv_put(fleet.keys.node("renamed"), render(later))
     fleet.register(2, name="renamed")
     status, found = seen(fleet, capsys)
     assert (status, troubles(found)) == (1, [("silent", fleet.node(2))])
@@ -348,3 +351,21 @@ def test_an_interrupt_leaves_the_terminal_as_it_was(fleet: Acknowledgers) -> Non
             os.close(terminal)
     assert seen.count(b"\x1b[?7l") == seen.count(b"\x1b[?7h") > 0
     assert b"Traceback" not in seen
+
+
+@pytest.mark.parametrize("command", ["fleet", "log", "tickets"])
+def test_a_plain_configuration_is_read_without_pydantic(
+    fleet: Acknowledgers, command: str, tmp_path: Path
+) -> None:
+    """Importing it takes longer than reading a thousand documents."""
+    file = tmp_path / "agentd.yaml"
+    file.write_text(f"consul: {{address: '{fleet.consul.url}'}}\nfleet: {{name: {fleet.keys.fleet}}}\n")
+    program = (
+        "import atexit, sys; from agentd.cli import main\n"
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
+        f"sys.exit(main({[command, '--config', str(file)]}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    modules = set(done.stderr.split())
+    assert "agentd.watch.client" in modules
+    assert not {"pydantic", "urllib3", "requests", "structlog"} & modules

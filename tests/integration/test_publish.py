@@ -537,6 +537,16 @@ class TestForget:
         assert fleet.command("log", "forget", "list", "--yes")[:2] == (0, "list: 0 messages forgotten\n")
         assert fleet.command("log", "forget", "list")[:2] == (0, "list: there are no messages to forget.\n")
 
+    def test_what_an_interrupted_run_left_goes_with_the_next(self, fleet: Fleet) -> None:
+        """The head is written first, so such messages are in nobody's way."""
+        number = fleet.publish("list", "x", "--keep", "all")
+        raw = fleet.message("list", number).raw
+        fleet.command("log", "forget", "list", "--yes")
+        fleet.consul.kv_put(fleet.keys.message("list", number), raw)
+        assert "1 message would be forgotten" in fleet.command("log", "forget", "list")[1]
+        assert fleet.command("log", "forget", "list", "--yes")[1] == "list: 1 message forgotten\n"
+        assert fleet.log.numbers("list") == []
+
     def test_those_before_a_number(self, fleet: Fleet) -> None:
         """That one stays."""
         numbers = [fleet.publish("list", "x", "--keep", "all") for _ in range(3)]
