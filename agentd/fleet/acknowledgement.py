@@ -1,56 +1,34 @@
-"""The document by which a node tells the fleet what is live on it, what it tried, and what became of that.
+"""The acknowledgement: what a node has in force, what it tried, and what became of that.
 
-Owns its form in Consul's KV store (`nodes/NODE`), and its bounds in both directions: whoever may write there
-may write anything. It neither reads nor writes Consul, and does not judge what a document says. Times are
-unix seconds; the numbers are those of messages in the log.
+Plain values; `acknowledgement_codec` turns them into the document in Consul and back. Nothing here judges
+what a document says. Times are unix seconds; numbers are those of messages in the log.
 """
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from agentd.errors import AgentdError
-from agentd.printable import printable
-
-T = TypeVar("T")
 FORMAT: Final = 1
-LARGEST: Final = 32 * 1024
-"""Bytes that a document may have."""
+"""The format of the document that this agentd writes."""
 EXEMPT: Final = "exempt"
-"""The outcome of a message that is older than a handler which does nothing belatedly."""
+"""The outcome of a message that is too old for a handler with `Handler.runs_once`."""
 ENDED_BADLY: Final = ("refused", "failed", "expired")
-"""The outcomes of messages that did not come into force, and will not by themselves."""
+"""The outcomes of messages that failed and will not be tried again."""
 MOST_FAILED: Final = 8
-"""Messages of one name of which it is told, beside the newest, that they did not come into force."""
-_TEXT: Final = 400  # characters of a reason
-_SHORT: Final = 80  # characters of one of many
-_NAME: Final = 128  # characters of a name, a digest, a version
-_PAST: Final = 640  # characters of a handler's states
-_MOST: Final = 256  # names, handlers and the like
-_REPORT: Final = 2048  # bytes of what one handler reports, as JSON
-_NONE: Final[Mapping[str, Any]] = {}
-_DEEPEST: Final = 6  # levels of what a handler reports
-_HIGHEST: Final = 9_000_000_000_000_000  # from there on a number is no time in milliseconds
-_LATEST: Final = 1e11  # unix seconds
-
-
-class DocumentError(AgentdError):
-    """It is not an acknowledgement, or one that cannot be read; the text says which part, and quotes none."""
+"""Most failed messages of a name to report, beside the newest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """The newest message of a name that a node has taken in hand.
+    """A message that a node has attempted.
 
     Attributes:
         num: its number.
-        outcome: applied, unchanged, refused, failed or expired; "exempt" if it is older than a handler that
-            does nothing belatedly; "" as long as there is none.
-        reason: why, or why there is none yet; "" if nothing is to be said.
+        outcome: applied, unchanged, refused, failed or expired; "exempt" if it is too old for a handler with
+            `Handler.runs_once`; "" while there is none.
+        reason: the reason for the outcome, or for its absence; may be "".
     """
 
     num: int
@@ -60,14 +38,14 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """How far a node is with one name of the log; of several handlers that take it, the one least far.
+    """How far a node has come with one name of the log; if several handlers take it, the slowest counts.
 
     Attributes:
-        live: the number in force, seen to be; None if none is.
-        tried: the newest one that was tried; None if none was.
-        provisional: how many events are applied that the log does not have yet.
-        incomplete_since: the number since which messages are missing for good; None if none are.
-        failed: the latest before `tried` that did not come into force, the newest first; at most a few.
+        live: the number in force, as proved; None if none is.
+        tried: the newest attempted message; None if none was attempted.
+        provisional: the number of events that are applied but not in the log yet.
+        incomplete_since: the number after which messages are missing for good; None if none are.
+        failed: the latest failed messages other than `tried`, newest first; at most `MOST_FAILED`.
     """
 
     live: int | None = None
@@ -77,21 +55,22 @@ class Name:
     failed: tuple[Tried, ...] = ()
 
     def tried_as(self, num: int) -> Tried | None:
-        """What became of this message, if that is told."""
+        """What became of this message; None if the node does not say."""
         return next((one for one in (self.tried, *self.failed) if one and one.num == num), None)
 
 
 @dataclass(frozen=True, slots=True)
 class HandlerReport:
-    """One configured handler of a node.
+    """One configured handler on a node.
 
     Attributes:
         names: the names of the log that it takes, sorted.
-        fingerprint: of what ought to be equal on all nodes with the same options; None: not to be compared.
-        outcome: of its last change that ended; "" if none did.
+        fingerprint: a summary of what should be equal on all nodes with the same options; None if there is
+            nothing to compare.
+        outcome: the outcome of the last change that ended; "" if none did.
         at: when that ended; None if none did.
-        drift: what does not hold outside the tree, in a sentence; "" if nothing is known.
-        report: what else the handler tells; see `Handler.report`.
+        drift: the drift outside the tree, in a sentence; "" if none is known.
+        report: what else the handler reports; see `Handler.report`.
         past: its latest states, by which nodes are compared; see `agentd.fleet.past`.
     """
 
@@ -106,24 +85,24 @@ class HandlerReport:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledgement:
-    """What one node tells.
+    """What one node acknowledges.
 
     Attributes:
         agentd: its version of agentd.
-        node_id: of its Consul agent, which tells two nodes of one name apart.
-        boot: of its machine; another one after each boot.
+        node_id: the ID of its Consul agent, which distinguishes two nodes of the same name.
+        boot: the ID of the machine's current boot.
         written: when the document was written, by the node's clock.
-        instance: of the daemon, another one after each start: it tells two daemons at one agent apart.
-        datacenter: of the node, where that is not the fleet's home; "" if it is.
-        generation: the current one; 0 before the first.
+        instance: the ID of the running daemon, which distinguishes two daemons at the same Consul agent.
+        datacenter: the node's datacenter, if it is not the fleet's home; otherwise "".
+        generation: the current generation; 0 before the first.
         names: the names of the log that the node takes.
         handlers: its configured handlers.
-        options: handler -> digest of its options: only those with equal ones are to be compared.
+        options: handler -> digest of its options; only handlers with equal digests are compared.
         drift: "tree" or "nginx" -> what is wrong there, in a sentence.
-        stopped: when agentd was stopped in an orderly way; nginx may still serve. None if it was not.
+        stopped: when agentd was shut down cleanly (nginx may still serve); None if it was not.
         paused: why the node takes nothing new at the moment; "" if it does. Reserved.
-        format: of the document.
-        unread: the parts of a document of a newer format that could not be read.
+        format: the format of the document.
+        unread: the parts of a document in a newer format that could not be read.
     """
 
     agentd: str
@@ -143,281 +122,9 @@ class Acknowledgement:
     unread: tuple[str, ...] = ()
 
     def reported(self, key: str) -> dict[str, Any]:
-        """What its handlers report under this key, by handler."""
+        """By handler, what it reports under this key."""
         return {name: one.report[key] for name, one in self.handlers.items() if key in one.report}
 
     def same_as(self, other: Acknowledgement | None) -> bool:
-        """Whether it says the same, whenever it was written."""
+        """Whether it says the same, apart from the time at which it was written."""
         return other is not None and replace(self, written=other.written) == other
-
-
-# ---------------------------------------------------------------- to bytes
-
-
-def render(document: Acknowledgement) -> bytes:
-    """As JSON, at most `LARGEST` bytes: long texts are cut; if that is not enough, reports and details go.
-
-    Raises:
-        DocumentError: it is too large even so.
-    """
-    data = _compact(_body(document, lean=False))
-    if len(data) > LARGEST:
-        data = _compact(_body(document, lean=True))
-    if len(data) <= LARGEST:
-        return data
-    raise DocumentError(
-        f"the acknowledgement has {len(data)} bytes, more than {LARGEST}: the node takes too many names"
-    )
-
-
-def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
-    return _given(
-        format=document.format,
-        agentd=document.agentd[:_NAME],
-        node_id=document.node_id[:_NAME],
-        boot=document.boot[:_NAME],
-        written=round(document.written, 3),
-        instance=document.instance[:_NAME],
-        datacenter=document.datacenter[:_NAME],
-        generation=document.generation,
-        names={name: _name(one, lean=lean) for name, one in document.names.items()},
-        handlers={name: _handler(one, lean=lean) for name, one in document.handlers.items()},
-        options=dict(document.options),
-        drift={name: _cut(text) for name, text in document.drift.items()},
-        stopped=None if document.stopped is None else round(document.stopped, 3),
-        paused=_cut(document.paused),
-    )
-
-
-def _name(one: Name, *, lean: bool) -> dict[str, Any]:
-    since = one.incomplete_since
-    return {
-        "live": one.live,
-        **_given(
-            tried=one.tried and _tried(one.tried, _SHORT if lean else _TEXT),
-            provisional=one.provisional,
-            failed=[] if lean else [_tried(each, _SHORT) for each in one.failed[:MOST_FAILED]],
-        ),
-        **({} if since is None else {"incomplete_since": since}),
-    }
-
-
-def _tried(one: Tried, most: int) -> dict[str, Any]:
-    return _given(num=one.num, outcome=one.outcome, reason=_cut(one.reason, most))
-
-
-def _handler(one: HandlerReport, *, lean: bool) -> dict[str, Any]:
-    small = not lean and len(_compact(dict(one.report))) <= _REPORT
-    return _given(
-        names=list(one.names),
-        fingerprint=one.fingerprint and one.fingerprint[:_NAME],
-        past="" if lean else one.past[:_PAST],
-        outcome=one.outcome,
-        at=None if one.at is None else round(one.at, 3),
-        drift=_cut(one.drift, _SHORT if lean else _TEXT),
-        report=dict(one.report) if small else {},
-    )
-
-
-def _given(**values: Any) -> dict[str, Any]:  # noqa: ANN401 (JSON)
-    """Those that say something."""
-    return {name: value for name, value in values.items() if value not in (None, "", 0, [], {})}
-
-
-def _cut(text: str, most: int = _TEXT) -> str:
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
-
-
-def _compact(value: Any) -> bytes:  # noqa: ANN401 (JSON)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-# ---------------------------------------------------------------- from bytes
-
-
-def parse(data: bytes) -> Acknowledgement:
-    """Read a document that anybody may have written. Its texts have no character that steers a terminal.
-
-    Of a newer format whatever is known is read; what has changed its form there is left out, and listed in
-    `unread`.
-
-    Raises:
-        DocumentError: it is no document, or a part of it cannot be read.
-    """
-    if len(data) > LARGEST:
-        raise DocumentError(f"it has {len(data)} bytes, more than {LARGEST}")
-    try:
-        body = json.loads(data, parse_constant=_finite, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise DocumentError("it is not JSON") from error
-    return _Reader().document(body)
-
-
-class _Reader:
-    """Takes one document apart; of a newer format, what has another form there counts as missing."""
-
-    def __init__(self) -> None:
-        self._newer = False
-        self._unread: list[str] = []
-
-    def document(self, top: object) -> Acknowledgement:
-        if not isinstance(top, dict):
-            raise DocumentError("it is not an object")
-        form = self._get(top, "", "format", _number, 0)
-        if not form:
-            raise DocumentError("it has no format")
-        self._newer = form > FORMAT
-        return Acknowledgement(
-            agentd=self._get(top, "", "agentd", _word, ""),
-            node_id=self._get(top, "", "node_id", _word, ""),
-            boot=self._get(top, "", "boot", _word, ""),
-            written=self._get(top, "", "written", _time, 0.0),
-            instance=self._get(top, "", "instance", _word, ""),
-            datacenter=self._get(top, "", "datacenter", _word, ""),
-            generation=self._get(top, "", "generation", _number, 0),
-            names=self._each(top, "names", self._name),
-            handlers=self._each(top, "handlers", self._handler),
-            options=self._each(top, "options", self._leaf(_word, "")),
-            drift=self._each(top, "drift", self._leaf(_text, "")),
-            stopped=self._get(top, "", "stopped", _maybe(_time), None),
-            paused=self._get(top, "", "paused", _text, ""),
-            format=form,
-            unread=tuple(self._unread),
-        )
-
-    def _name(self, holder: Mapping[str, Any], path: str, key: str) -> Name:
-        place, body = f"{path}.{key}", self._get(holder, path, key, _object, _NONE)
-        tried = self._get(body, place, "tried", _maybe(_object), None)
-        return Name(
-            live=self._get(body, place, "live", _maybe(_number), None),
-            tried=None if tried is None else self._tried(tried, f"{place}.tried"),
-            provisional=self._get(body, place, "provisional", _number, 0),
-            incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
-            failed=self._failed(body, place) if "failed" in body else (),
-        )
-
-    def _failed(self, body: Mapping[str, Any], place: str) -> tuple[Tried, ...]:
-        nothing: tuple[Mapping[str, Any], ...] = ()
-        found = self._get(body, place, "failed", _objects, nothing)
-        read = [self._tried(one, f"{place}.failed[{at}]") for at, one in enumerate(found[:MOST_FAILED])]
-        return tuple(one for one in read if one)
-
-    def _tried(self, body: Mapping[str, Any], place: str) -> Tried | None:
-        num = self._get(body, place, "num", _number, 0)
-        if not num:
-            return None
-        outcome = self._get(body, place, "outcome", _word, "")
-        return Tried(num, outcome, self._get(body, place, "reason", _text, ""))
-
-    def _handler(self, holder: Mapping[str, Any], path: str, key: str) -> HandlerReport:
-        place, body = f"{path}.{key}", self._get(holder, path, key, _object, _NONE)
-        return HandlerReport(
-            names=self._get(body, place, "names", _words, ()),
-            fingerprint=self._get(body, place, "fingerprint", _maybe(_word), None),
-            past=self._get(body, place, "past", _past, ""),
-            outcome=self._get(body, place, "outcome", _word, ""),
-            at=self._get(body, place, "at", _maybe(_time), None),
-            drift=self._get(body, place, "drift", _text, ""),
-            report=self._get(body, place, "report", _report, _NONE),
-        )
-
-    def _leaf(self, form: Callable[[object], T], default: T) -> Callable[[Mapping[str, Any], str, str], T]:
-        return lambda holder, path, key: self._get(holder, path, key, form, default)
-
-    def _each(
-        self, top: Mapping[str, Any], name: str, read: Callable[[Mapping[str, Any], str, str], T]
-    ) -> dict[str, T]:
-        holder = self._get(top, "", name, _object, _NONE)
-        return {_word(key): read(holder, name, key) for key in holder}
-
-    def _get(
-        self, holder: Mapping[str, Any], path: str, name: str, form: Callable[[object], T], default: T
-    ) -> T:
-        if name not in holder:
-            return default
-        try:
-            return form(holder[name])
-        except ValueError as error:
-            place = printable(f"{path}.{name}" if path else name)
-            if not self._newer:
-                raise DocumentError(f"{place} cannot be read: {error}") from error
-            self._unread.append(place)
-            return default
-
-
-def _object(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, dict) or len(value) > _MOST:
-        raise ValueError("not a small object")
-    return value
-
-
-def _word(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004 (one kind of error for all that is wrong)
-    return printable(value[:_NAME])[:_NAME]
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004 (likewise)
-    return printable(value[:_TEXT])[:_TEXT]
-
-
-def _past(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")  # noqa: TRY004 (likewise)
-    return printable(value[:_PAST])[:_PAST]
-
-
-def _report(value: object) -> Mapping[str, Any]:
-    plain: Mapping[str, Any] = _plain(_object(value))
-    return plain
-
-
-def _objects(value: object) -> tuple[Mapping[str, Any], ...]:
-    if not isinstance(value, list) or len(value) > _MOST:
-        raise ValueError("not a short list")
-    return tuple(map(_object, value))
-
-
-def _words(value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or len(value) > _MOST:
-        raise ValueError("not a short list")
-    return tuple(map(_word, value))
-
-
-def _number(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _HIGHEST:
-        raise ValueError("not a number in its range")
-    return value
-
-
-def _time(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _LATEST:
-        raise ValueError("not a time")
-    return float(value)
-
-
-def _maybe(form: Callable[[object], T]) -> Callable[[object], T | None]:
-    """The same, where `null` is allowed."""
-    return lambda value: None if value is None else form(value)
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError(f"{number[:20]} is not JSON")
-    return value
-
-
-def _plain(value: object, depth: int = _DEEPEST) -> Any:  # noqa: ANN401 (JSON)
-    """What a handler reports, with its texts as they may be shown."""
-    if depth < 0:
-        raise ValueError("nested too deeply")
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, list):
-        return [_plain(one, depth - 1) for one in value[:_MOST]]
-    if isinstance(value, dict):
-        return {_word(key): _plain(one, depth - 1) for key, one in _object(value).items()}
-    return value

@@ -22,7 +22,8 @@ from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
 from agentd.fleet import registration
-from agentd.fleet.acknowledgement import Acknowledgement, render
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.condition import Condition
 from agentd.fleet.keys import Keys
 from agentd.fleet.options import FleetOptions

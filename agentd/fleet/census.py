@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from agentd.errors import BadDocument, ConsulRefused, ConsulTooLarge, ConsulUnavailable, UnknownFormat
 from agentd.fleet.absence import Absences, parse_absences
-from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement_codec import DocumentError, parse
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.keys import Keys, is_node

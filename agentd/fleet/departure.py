@@ -15,7 +15,7 @@ import structlog
 from agentd.backoff import Backoff
 from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable, JournalError
 from agentd.fleet import registration
-from agentd.fleet.acknowledgement import DocumentError, parse
+from agentd.fleet.acknowledgement_codec import DocumentError, parse
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import KV, ConsulKV
 from agentd.journal.journal import Journal

@@ -15,7 +15,8 @@ from typing import Final
 import structlog
 
 from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
-from agentd.fleet.acknowledgement import Acknowledgement, DocumentError, parse
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement_codec import DocumentError, parse
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV, cas
 from agentd.watch.client import ConsulClient

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.commands.wait_for_fleet import tally
-from agentd.fleet.acknowledgement import render
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.census import Census
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from agentd.fleet.acknowledgement import Acknowledgement, Name, parse
+from agentd.fleet.acknowledgement import Acknowledgement, Name
+from agentd.fleet.acknowledgement_codec import parse
 from agentd.fleet.keys import Keys
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import Node, main_job

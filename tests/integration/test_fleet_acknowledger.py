@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agentd.fleet.acknowledgement import Acknowledgement, parse
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement_codec import parse
 from agentd.fleet.acknowledger import FAREWELL, Acknowledger
 from agentd.fleet.condition import Condition
 from agentd.fleet.keys import Keys

@@ -16,7 +16,7 @@ import pytest
 
 from agentd.cli import main
 from agentd.fleet.absence import Absence, Absences
-from agentd.fleet.acknowledgement import render
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.gone import DAYS
 from agentd.fleet.keys import Keys
 from agentd.fleet.registration import ensure, service_id

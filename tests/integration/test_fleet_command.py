@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
-from agentd.fleet.acknowledgement import Name, Tried, render
+from agentd.fleet.acknowledgement import Name, Tried
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.head import Head
 from agentd.watch import transport
 from tests.servers.acknowledgers import HANDLER, NAME, Acknowledgers, acknowledgement, acknowledgers

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from agentd.fleet.acknowledgement import Acknowledgement, render
+from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.departure import Departure
 from agentd.fleet.keys import Keys
 from agentd.fleet.registration import ensure, service_id

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from agentd.cli import main
-from agentd.fleet.acknowledgement import HandlerReport, render
+from agentd.fleet.acknowledgement import HandlerReport
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.registration import ensure, service_id
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from agentd.accounts import State
-from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried, render
+from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
+from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.envelope import Draft
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys

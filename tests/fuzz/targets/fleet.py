@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from agentd.errors import BadDocument, FleetError, UnknownFormat
-from agentd.fleet.acknowledgement import DocumentError, parse, render
+from agentd.fleet.acknowledgement_codec import DocumentError, parse, render
 from agentd.fleet.envelope import LARGEST, LARGEST_BODY, parse_envelope
 from agentd.fleet.head import LARGEST_HEAD, parse_head, parse_record
 from agentd.fleet.keys import POISONED, Keys

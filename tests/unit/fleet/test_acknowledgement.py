@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.fleet.acknowledgement import (
-    LARGEST,
-    Acknowledgement,
-    DocumentError,
-    HandlerReport,
-    Name,
-    Tried,
-    parse,
-    render,
-)
+from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
+from agentd.fleet.acknowledgement_codec import LARGEST, DocumentError, parse, render
 
 _WORDS = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
 _NUMBERS = st.integers(1, 8_999_999_999_999_999)
