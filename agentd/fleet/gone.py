@@ -22,7 +22,6 @@ from agentd.watch.client import ConsulClient
 
 DAYS: Final = 7
 """Days for which Consul must not have known a node before its document is removed."""
-_EVERY_NODE: Final = ("node", "read", "")
 _ADVICE: Final = 'add to the token\'s policy: node_prefix "" { policy = "read" }'
 
 
@@ -90,9 +89,9 @@ class Gone:
         documents = census.documents()
         if not documents.found:
             return None
-        if self._client.authorized(*_EVERY_NODE) is False:
+        if not self._sees("", None):
             raise ConsulRefused(f"telling which nodes are gone needs more rights: {_ADVICE}")
-        elsewhere = list(filter(self._sees_all, documents.datacenters))
+        elsewhere = list(filter(self._can_ask, documents.datacenters))
         catalogue = census.catalogue(elsewhere)
         if not catalogue.ids:
             raise ConsulUnavailable("Consul's catalogue is empty: no node counts as gone")
@@ -104,16 +103,23 @@ class Gone:
             )
         found: dict[str, Absence] = {}
         for node in sorted(nodes):
+            if not self._sees(node, documents.found[node].datacenter):
+                continue  # another rule takes from the token what the one for all gives
             index, before = documents.indexes[node], known.nodes.get(node)
             found[node] = before if before and before.index == index else Absence(index, 0)
         return found
 
-    def _sees_all(self, datacenter: str) -> bool:
-        """Whether the token may see all nodes there; the others would look as if Consul did not know them."""
-        home, self._client.dc = self._client.dc, datacenter
+    def _sees(self, node: str, datacenter: str | None) -> bool:
+        """Whether the token may see the node, or with "" all of them: others look as if they were gone."""
+        home, self._client.dc = self._client.dc, datacenter or self._client.dc
         try:
-            return self._client.authorized(*_EVERY_NODE) is not False
-        except (ConsulUnavailable, ConsulRefused):
-            return False
+            return self._client.authorized("node", "read", node) is not False
         finally:
             self._client.dc = home
+
+    def _can_ask(self, datacenter: str) -> bool:
+        """Whether all nodes of another datacenter can be seen."""
+        try:
+            return self._sees("", datacenter)
+        except (ConsulUnavailable, ConsulRefused):
+            return False

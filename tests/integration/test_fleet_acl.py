@@ -316,6 +316,20 @@ def test_who_may_not_see_all_nodes_forgets_none(
     assert strict.kv_get(fleet.keys.node(fleet.node(2))) is not None
 
 
+def test_a_node_that_alone_may_not_be_seen_is_not_gone(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The rule for all nodes does not hold for one that has a rule of its own."""
+    hidden = Rule("node", fleet.node(2), "deny")
+    fleet.join(2)
+    assert forget_gone(strict, fleet, [*rules("operator"), hidden], monkeypatch) == 0
+    assert "knows every node" in capsys.readouterr().out
+    assert strict.kv_get(fleet.keys.node(fleet.node(2))) is not None
+
+
 # ---------------------------------------------------------------- node and relay
 
 NODE = "lb-1"
