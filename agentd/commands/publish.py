@@ -229,7 +229,7 @@ class _Publication:
         """How the name is kept, or will be. Raises AgentdError if nobody says so, or two differ."""
         asked: Keep | None = self._arguments.keep
         if head is not None:
-            if not head.count:  # nothing stands in the way of another choice
+            if head.is_empty:  # nothing stands in the way of another choice
                 return asked or head.keep
             if asked not in (None, head.keep):
                 raise AgentdError(

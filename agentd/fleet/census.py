@@ -285,7 +285,9 @@ class Census:
                 heads[name] = parse_head(pair.value)
             except (BadDocument, UnknownFormat) as error:
                 unreadable[name] = str(error)
-        keys = {self._keys.message(name, head.newest): name for name, head in heads.items() if head.count}
+        keys = {
+            self._keys.message(name, head.newest): name for name, head in heads.items() if not head.is_empty
+        }
         messages: dict[str, Envelope] = {}
         for pair in self._some(list(keys)):
             try:
@@ -310,7 +312,7 @@ class Census:
             if message is not None:
                 made[name] = self.asked_by(message, some)
             elif head.newest:  # one that was forgotten nobody can be asked for
-                made[name] = Newest(name, head.newest, addressed=None if head.count else frozenset())
+                made[name] = Newest(name, head.newest, addressed=frozenset() if head.is_empty else None)
         return made
 
     def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:

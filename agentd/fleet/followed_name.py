@@ -11,7 +11,6 @@ have expired are skipped.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -32,7 +31,6 @@ MOST_WAITING: Final = 1024
 """Most messages of a name that may wait for one handler; the rest is read once there is room."""
 MOST_BYTES: Final = 4 * 1024 * 1024
 """Most bytes of such messages; the last one may exceed it."""
-_REST: Final = 60.0  # seconds between two listings of the log, if junk makes it look longer than it is
 
 _log = structlog.get_logger()
 
@@ -92,8 +90,8 @@ class Witness(Protocol):
         """Report that the whole log of the name was read."""
         ...
 
-    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
-        """The numbers of messages in the log that were never read; `numbers` lists those of all messages."""
+    def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
+        """Those of the numbers of all messages that were never read; None if it cannot tell now."""
         ...
 
 
@@ -134,8 +132,7 @@ class FollowedName:
         self._clock = clock
         self._behind: set[str] = set()  # the handlers that did not get everything last time
         self._newest = 0  # the number of the newest message that was read
-        self._complete: bytes | None = None  # the head for which no message was found to be unread
-        self._rests_until = 0.0  # monotonic: no listing of the log before then
+        self._looked = 0  # `mended` of the head for which unread messages were last looked for
 
     def join(self) -> None:
         """Record that the handlers follow the name, from now on if they did not before.
@@ -233,7 +230,7 @@ class FollowedName:
                 self._witness.saw(self.name, None)
             raise MustWait(f"its head cannot be used: {error}") from error
         self._witness.saw(self.name, head)
-        if head is None or not head.count:  # nothing was published, or all of it was forgotten
+        if head is None or head.is_empty:  # nothing was published, or all of it was forgotten
             return
         start = min(one.reads_from for one in self._positions(part.handlers))
         if head.newest > start:
@@ -294,30 +291,24 @@ class FollowedName:
         That happens when the log was lost, and somebody published before it was written back. With
         `keep: latest` it does not matter: the newest message was read.
         """
-        resting = time.monotonic() < self._rests_until
-        if self._kept.latest or raw is None or resting or self._complete == raw:
+        head = None if self._kept.latest or raw is None else parse_head(raw)
+        if head is None or head.mended == self._looked:
             return False
-        head = parse_head(raw)
-        numbers: list[int] = []
-
-        def listed() -> list[int]:
-            numbers.extend(self._reader.numbers())
-            return numbers
-
         late = 0
-        unread = self._witness.unread(self.name, head, listed)
+        numbers = self._reader.numbers()
+        unread = self._witness.unread(self.name, head, numbers)
+        if unread is None:
+            return False
         for reading in self._reader.portions(unread):
             usable, _ = self._reader.usable(reading, head.newest)
             if usable:
                 late += len(usable)
                 self._followed.owe(self.name, self._kept.handlers, numbers, [one.num for one in usable])
                 self._witness.read(self.name, head, usable)
-        self._complete = raw
+        self._looked = head.mended
         if late:
             _log.warning("fleet.followed_late", event_name=self.name, messages=late)
             self.fall_behind()
-        elif unread:  # nothing but junk
-            self._rests_until = time.monotonic() + _REST
         return late > 0
 
     # ------------------------------------------------------------------ queueing

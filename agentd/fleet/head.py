@@ -27,14 +27,21 @@ MOST_RECENT: Final = 60
 Keep = Literal["latest", "all"]
 """What is kept of a name: the newest message, which stands for those before it, or all that are in force."""
 
+LAST: Final = POISONED - 10**12
+"""The last number that a log may have reached whose head is made anew: there must be some left to go on."""
+
 _MOST_COUNTED: Final = 1_000_000
-_ROOM: Final = 10**12  # numbers that an empty log must have left: no message shows that its head is right
 _HEAD: Final = "the head"
 _FLEET: Final = "the fleet's record"
 
 
 def _is_position(value: object) -> bool:
     return (type(value) is int and value == 0) or is_number(value)
+
+
+def leaves_room(value: object) -> bool:
+    """Whether it can be the last number of a log that has no message to show for it."""
+    return _is_position(value) and cast("int", value) <= LAST
 
 
 def _are_steps(value: object) -> bool:
@@ -49,6 +56,7 @@ _SHAPE: Final = {
     "base": optional(_is_position),
     "cut": optional(_is_position),
     "snapshot": optional(_is_position),
+    "mended": optional(_is_position),
     "count": lambda value: type(value) is int and 0 <= value <= _MOST_COUNTED,
     "recent": optional(_are_steps),
     "inline": optional(lambda value: isinstance(value, str) and len(value) <= LARGEST_INLINE),
@@ -63,12 +71,15 @@ class Head:
         keep: which messages are kept.
         newest: the number of the newest message; it never falls. 0 if there never was one.
         oldest: the number of the oldest that is kept; 0 if none is.
-        count: how many are kept.
+        count: how many are kept, so that a writer knows when to prune; other keys among them may be counted.
         floor: what has a number up to this one was forgotten on purpose, and is not written back.
         base: what has a number up to this one is pruned; above it, what is missing was lost.
         cut: the highest number that was pruned although it was still in force: whoever has not come so far
             is incomplete, until a snapshot above it. 0 if none was.
         snapshot: the number of the newest snapshot, which stands for all before it; 0 if there is none.
+        mended: unix milliseconds at which the log was last changed otherwise than by appending: messages were
+            written back, or the head was made anew. Whoever finds another number than before compares the log
+            with what it holds. 0 for never.
         recent: the numbers of the newest messages, ascending, `newest` last.
         inline: the newest message as it lies in its key, if it is small.
     """
@@ -81,6 +92,7 @@ class Head:
     base: int = 0
     cut: int = 0
     snapshot: int = 0
+    mended: int = 0
     recent: tuple[int, ...] = ()
     inline: bytes | None = field(default=None, repr=False)
 
@@ -89,11 +101,17 @@ class Head:
 
         Then the keys below `messages/NAME/` do.
         """
-        if num >= self.newest:
+        if num >= self.newest or self.is_empty:
             return ()
-        if self.count == len(self.recent) or (self.recent and self.recent[0] <= num + 1):
-            return tuple(one for one in self.recent if one > num)
+        lowest = max(num, self.floor)
+        if self.recent and self.recent[0] <= max(self.oldest, lowest + 1):
+            return tuple(one for one in self.recent if one > lowest)
         return None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no message is kept."""
+        return not self.oldest
 
     def cut_for(self, keep: Keep) -> int:
         """`cut` for whoever needs that: for `all`, whatever a log of the latest has pruned was in force."""
@@ -121,6 +139,7 @@ class Head:
                 "base": self.base or None,
                 "cut": self.cut or None,
                 "snapshot": self.snapshot or None,
+                "mended": self.mended or None,
                 # From the newest back, each as the distance to the one after it: most are small.
                 "recent": [after - before for before, after in pairwise(recent)][::-1] or None,
                 "inline": None if inline is None else inline.decode("ascii"),
@@ -142,7 +161,7 @@ def parse_head(raw: bytes) -> Head:
     marks = {name: value.get(name) or 0 for name in ("floor", "base", "cut", "snapshot")}
     if (oldest == 0) != (count == 0) or max(oldest, *marks.values()) > newest or not (inline or "").isascii():
         raise BadDocument(f"{_HEAD} contradicts itself")
-    if not count and newest >= POISONED - _ROOM:
+    if not count and not leaves_room(newest):
         raise BadDocument(f"{_HEAD} leaves no number for a message")
     recent = _recent(newest, value.get("recent") or []) if count else ()
     if recent and (recent[0] < oldest or len(recent) > count):
@@ -152,6 +171,7 @@ def parse_head(raw: bytes) -> Head:
         newest=newest,
         oldest=oldest,
         count=count,
+        mended=value.get("mended") or 0,
         recent=recent,
         inline=inline.encode("ascii") if inline else None,
         **marks,

@@ -5,7 +5,7 @@ Pure: what of it is lost, and the head that the log has once that is back.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 
 from agentd.fleet.envelope import Envelope
@@ -41,13 +41,18 @@ class Held:
             if one.num > max(marks.floor, marks.base) and (one.num == last or not one.is_over(now))
         ]
 
-    def is_lost(self, head: Head | None, now: float) -> bool:
-        """Whether the log seems to be gone, or older than what is held; a second look is to confirm it."""
-        wanted = self.wanted(head, now)
+    def missing(
+        self, head: Head | None, numbers: Container[int], ids: Container[str], now: float
+    ) -> list[Envelope]:
+        """Those of the `wanted` that the log has neither at their number nor, by their ID, at another one."""
+        return [one for one in self.wanted(head, now) if one.num not in numbers and one.id not in ids]
+
+    def knows_more(self, head: Head | None) -> bool:
+        """Whether a mark of the log is lost: it stands in the head that is held, and not in this one."""
         if head is None:
-            return bool(wanted) or self.head.floor > 0
-        newest = wanted[-1].num if wanted else 0
-        return head.newest < newest or head.count < len(wanted) or head.floor < self.head.floor
+            return bool(self.messages) or self.head.floor > 0
+        held, found = ((one.floor, one.base, one.cut, one.snapshot) for one in (self.head, head))
+        return any(min(mark, head.newest) > known for mark, known in zip(held, found, strict=True))
 
     def merged(self, head: Head | None) -> Head:
         """The marks that hold, whichever of the two heads has them."""
@@ -57,6 +62,7 @@ class Held:
             head,
             keep="all" if "all" in (head.keep, self.head.keep) else "latest",
             newest=max(head.newest, self.head.newest),
+            inline=head.inline if head.newest >= self.head.newest else None,
             floor=max(head.floor, self.head.floor),
             base=max(head.base, self.head.base),
             cut=max(head.cut, self.head.cut),
@@ -64,13 +70,12 @@ class Held:
         )
 
 
-def listing(marks: Head, numbers: Collection[int], newest: bytes | None) -> Head:
+def listing(marks: Head, numbers: Collection[int]) -> Head:
     """A head with the same marks, for a log of these messages.
 
     Args:
-        marks: what the head says beside its numbers.
+        marks: what the head says beside its numbers; the newest message, if it is still that.
         numbers: of all messages that the log has; none is at or below `floor`.
-        newest: the newest of them, as it lies in Consul.
     """
     ordered = sorted(numbers)
     highest = ordered[-1] if ordered else marks.newest
@@ -84,5 +89,5 @@ def listing(marks: Head, numbers: Collection[int], newest: bytes | None) -> Head
         floor=min(marks.floor, highest),
         snapshot=min(marks.snapshot, highest),
         recent=tuple(ordered[-MOST_RECENT:]),
-        inline=newest,
+        inline=marks.inline if ordered and highest == marks.newest else None,
     )

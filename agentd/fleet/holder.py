@@ -45,6 +45,7 @@ class Holder:
         self._relay = relay
         self._timer = timer
         self._retry_at = -math.inf
+        self._mended: dict[str, int] = {}  # of the last head of a name
         self._whole = {name for name in memory.names() if memory.holds(name)}
 
     def saw(self, name: str, head: Head | None) -> None:
@@ -55,12 +56,12 @@ class Holder:
         """Whether to read the whole log of the name, since this node does not hold all it once read of it."""
         return name not in self._whole and self._timer() >= self._retry_at
 
-    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
-        """The numbers of messages in the log that this node never read; see `Memory.unread`."""
+    def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
+        """Those of the numbers that this node never read; see `Memory.unread`. None if it cannot tell now."""
         found: list[int] = []
         if name in self._whole:
             self._guarded(lambda: found.extend(self._memory.unread(name, head, numbers)))
-        return found
+        return found if name in self._whole else None
 
     def has_all(self, name: str) -> None:
         """Report that the whole log of the name was read."""
@@ -72,17 +73,27 @@ class Holder:
         self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
     ) -> None:
         """Store messages that were read and verified, or the bodies of some that were."""
-        if messages and messages[-1].num != head.newest:  # not read to the end yet
-            head = listing(head, [one.num for one in messages], None)
+        if (
+            messages and messages[-1].num != head.newest
+        ):  # not read to the end yet: its marks are not verified
+            head = listing(Head(head.keep), [one.num for one in messages])
         if messages or bodies:
-            self._guarded(lambda: self._memory.remember(name, head, messages, bodies))
+            self._guarded(lambda: self._remember(name, head, messages, bodies))
         if messages and self._relay:
             self._relay.saw(name, messages)
 
     def _suspect(self, name: str, head: Head | None) -> None:
+        is_mended = head is not None and head.mended != self._mended.get(name, 0)
         if head is not None:
+            self._mended[name] = head.mended
             self._memory.note(name, head)
-        if self._relay and self._memory.seems_lost(name, head):
+        if self._relay and (is_mended or self._memory.seems_lost(name, head)):
+            self._relay.suspect(name)
+
+    def _remember(
+        self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None
+    ) -> None:
+        if self._memory.remember(name, head, messages, bodies) and self._relay:
             self._relay.suspect(name)
 
     def _guarded(self, work: Callable[[], None]) -> None:

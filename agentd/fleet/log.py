@@ -10,11 +10,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Final
 
 from agentd.backoff import Backoff
 from agentd.errors import (
-    BadDocument,
     ConsulRefused,
     ConsulUnavailable,
     Contended,
@@ -23,24 +22,16 @@ from agentd.errors import (
     UnknownFormat,
 )
 from agentd.fleet.envelope import Draft, Envelope
-from agentd.fleet.head import Head, Keep, parse_head
+from agentd.fleet.head import Head, Keep
 from agentd.fleet.held import Held, listing
 from agentd.fleet.kv import MOST_READS, cas, delete
+from agentd.fleet.mending import Found, Now
 from agentd.fleet.writer import Writer, fitting
-from agentd.watch.kv import Operation
 
 PATIENCE: Final = 20.0
 """Seconds for which a command tries to write."""
 
 _TRIES: Final = 50
-
-
-class _Look(NamedTuple):
-    """The head of a name, and its index, 0 for none; not sound: it is made of the messages that there are."""
-
-    head: Head | None
-    at: int
-    is_sound: bool = True
 
 
 class Log(Writer):
@@ -84,8 +75,18 @@ class Log(Writer):
 
     def forgettable(self, name: str, before: int | None = None) -> int:
         """How many messages `forget` would delete now; raises as that does."""
-        _, floor = _limit(name, self._look(name), before)
-        return sum(num <= floor for num in self.numbers(name, consistent=True))
+        _, floor = self._limit(name, self._now(name, consistent=True), self._found(name), before)
+        return len(self.numbers(name, upto=floor, consistent=True))
+
+    def _limit(self, name: str, now: Now, found: Found, before: int | None) -> tuple[Head, int]:
+        """The head, and the highest number that is to be forgotten. Raises FleetError."""
+        if now.head is None and not found.numbers and not now.pruned.floor:
+            raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
+        head = self._head_of(now, found)
+        floor = head.newest if before is None else before
+        if floor > head.newest:
+            raise FleetError(f"the newest message of {name} is {head.newest}, not {floor}")
+        return head, floor
 
     def forget(self, name: str, before: int | None = None) -> int:
         """Forget all messages up to a number, for good: no node writes them back.
@@ -102,51 +103,23 @@ class Log(Writer):
             Contended: others write to it again and again.
         """
         for _ in range(_TRIES):
-            look = self._look(name)
-            head, floor = _limit(name, look, before)
-            numbers = self.numbers(name, consistent=True)
-            there, ids = self._there(name, numbers)
-            gone = [num for num in numbers if num <= floor]
-            left = [num for num in there if floor < num <= head.newest]
+            now, found = self._now(name, consistent=True), self._found(name)
+            head, floor = self._limit(name, now, found, before)
             marks = replace(head, floor=max(head.floor, floor), base=max(head.base, floor))
-            whole = listing(marks, left, head.inline if left and left[-1] == head.newest else None)
-            forgotten = [identity for identity, num in ids.items() if num <= floor]
-            operations = [
-                cas(self.keys.head(name), whole.render(), look.at),
-                self._remember(name, forgotten),
-            ]
+            whole = listing(marks, [num for num in found.numbers if marks.floor < num <= head.newest])
+            gone = [identity for identity, num in found.ids.items() if num <= floor]
+            operations = [cas(self.keys.head(name), whole.render(), now.index)]
+            operations += self._remember(name, now.pruned, gone, whole.floor)
             if not self.kv.write(operations).failures:
-                # Nobody reads them any more, so it does not matter if this ends half-way.
-                for at in range(0, len(gone), MOST_READS):
-                    some = gone[at : at + MOST_READS]
-                    self.kv.write([delete(self.keys.message(name, num)) for num in some])
-                return len(gone)
+                return self._delete_forgotten(name, whole.floor)
         raise Contended(f"others keep writing to the log of {name}: try again")
 
-    def _look(self, name: str) -> _Look:
-        """The head, or one made of the messages if what lies there is none that a node believes."""
-        key = self.keys.head(name)
-        pair = self.kv.pair(key, consistent=True)
-        if pair is None:
-            return _Look(None, 0)
-        keep: Keep = "latest"
-        try:
-            head = parse_head(pair.value)
-            if not head.count or self._there(name, [head.newest])[0]:
-                return _Look(head, pair.index)
-            keep = head.keep
-        except BadDocument:
-            pass
-        there, _ = self._there(name, self.numbers(name, consistent=True))
-        return _Look(listing(Head(keep), there, None), pair.index, is_sound=False)
-
-    def _remember(self, name: str, ids: Sequence[str]) -> Operation:
-        key = self.keys.pruned(name)
-        return {
-            "Verb": "set",
-            "Key": key,
-            "Value": self._pruned(self.kv.pair(key)).plus(ids, self._now()).render(),
-        }
+    def _delete_forgotten(self, name: str, floor: int) -> int:
+        """Delete what is forgotten; nobody reads it any more, so it does not matter if this ends half-way."""
+        gone = self.numbers(name, upto=floor, consistent=True)
+        for at in range(0, len(gone), MOST_READS):
+            self.kv.write([delete(self.keys.message(name, num)) for num in gone[at : at + MOST_READS]])
+        return len(gone)
 
     # ------------------------------------------------------------------ write back
 
@@ -177,15 +150,30 @@ class Log(Writer):
             Contended: others write at the same time; call again, after a pause.
             ConsulRefused: also if all messages are written back, but not their bodies.
         """
-        look = self._look(name)
-        if not look.is_sound or held.is_lost(look.head, self._now()):
+        is_lost, head, ids = self._compared(name, held)
+        if is_lost:
             pause()
             held = again() or held
-            look = self._look(name)
-            if not look.is_sound or held.is_lost(look.head, self._now()):
+            is_lost, head, ids = self._compared(name, held)
+            if is_lost:
                 return self._written_back(name, held, body)
-        self._settle(name, held, look.head, {})
+        self._settle(name, held, head, ids)
         return 0
+
+    def _compared(self, name: str, held: Held) -> tuple[bool, Head | None, dict[str, int]]:
+        """Whether the log lacks what is held; its head; the IDs of messages that came below what is held."""
+        now = self._now(name, consistent=True)
+        numbers = self.numbers(name, above=now.pruned.floor, consistent=True)
+        known = {one.num for one in held.messages}
+        # Those above are read as any news is.
+        late = [num for num in numbers if num <= held.head.newest and num not in known]
+        _, ids = self._there(name, late)
+        is_lost = (
+            held.knows_more(now.head)
+            or bool(held.missing(now.head, set(numbers), ids, self._clock()))
+            or not self._is_believed(name, now)
+        )
+        return is_lost, now.head, ids
 
     def _written_back(self, name: str, held: Held, body: Callable[[str], bytes | None]) -> int:
         done = 0
@@ -193,24 +181,26 @@ class Log(Writer):
         ids: dict[str, int] = {}
         there: set[int] = set()
         for _ in range(len(held.messages) + _TRIES):
-            look = self._look(name)
-            head = look.head
+            now = self._now(name, consistent=True)
+            found = self._found(name, max(now.pruned.floor, held.head.floor), there)
+            there, ids = set(found.numbers), ids | found.ids
+            head = self._head_of(now, found) if now.index or now.pruned.floor or there else None
             marks = held.merged(head)
-            numbers = {num for num in self.numbers(name, consistent=True) if num > marks.floor}
-            more, new_ids = self._there(name, sorted(numbers - there))
-            there, ids = (there & numbers).union(more), ids | new_ids
-            wanted = held.wanted(head, self._now())
-            missing = [one for one in wanted if one.num not in there and one.id not in ids]
+            missing = held.missing(head, there, ids, self._clock())
             some = missing[: fitting(one.raw for one in missing)]
-            whole = listing(marks, there | {one.num for one in some}, _inline(head, some))
-            is_whole = head is not None and (head.count, head.floor) == (whole.count, whole.floor)
-            if not missing and is_whole and look.is_sound:
-                self._settle(name, held, head, ids)
+            numbers = there.union(one.num for one in some)
+            whole = listing(marks, [num for num in numbers if num > marks.floor])
+            if some and some[-1].num == whole.newest:
+                whole = replace(whole, inline=some[-1].raw)
+            if now.head and not missing and now.head == _alike(whole, now.head):
+                self._delete_forgotten(name, whole.floor)
+                self._settle(name, held, now.head, ids)
                 if refused:
                     raise refused
                 return done
             refused = self._put_bodies(some, body) or refused
-            operations = [cas(self.keys.head(name), whole.render(), look.at)]
+            operations = [cas(self.keys.head(name), self._stamped(whole, now.head).render(), now.index)]
+            operations += self._remember(name, now.pruned, [], whole.floor)
             junk = self.kv.pairs([self.keys.message(name, one.num) for one in some])
             for one in some:
                 key = self.keys.message(name, one.num)
@@ -255,17 +245,6 @@ class Log(Writer):
         return self.bodies.sweep(referenced)
 
 
-def _inline(head: Head | None, some: Sequence[Envelope]) -> bytes | None:
-    if head and head.count and (not some or some[-1].num < head.newest):
-        return head.inline
-    return some[-1].raw if some else None
-
-
-def _limit(name: str, look: _Look, before: int | None) -> tuple[Head, int]:
-    """The head, and the highest number that is to be forgotten. Raises FleetError."""
-    if look.head is None:
-        raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
-    floor = look.head.newest if before is None else before
-    if floor > look.head.newest:
-        raise FleetError(f"the newest message of {name} is {look.head.newest}, not {floor}")
-    return look.head, floor
+def _alike(head: Head, other: Head) -> Head:
+    """The head, as far as it does not say what the log has."""
+    return replace(head, mended=other.mended, inline=other.inline)

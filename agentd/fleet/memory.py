@@ -78,8 +78,10 @@ class Memory:
         head: Head,
         messages: Iterable[Envelope] = (),
         bodies: Mapping[str, bytes] | None = None,
-    ) -> None:
+    ) -> bool:
         """Store what was read, in one transaction, and drop what the head says was pruned or forgotten.
+
+        Returns whether the writer of one of them did not see one that is stored: the log had lost that.
 
         Args:
             name: the kept name.
@@ -87,11 +89,13 @@ class Memory:
             messages: messages of that name, in any order.
             bodies: by SHA-256, the bodies that are stored apart from their messages.
         """
-        rows = _rows(name, messages)
+        read = list(messages)
+        rows = _rows(name, read)
         with self._file.transaction() as db:
             marks = Held(self._head(name) or head).merged(head)
             highest = max([self.highest(name), *(row[1] for row in rows)])
             db.execute("INSERT OR REPLACE INTO names VALUES (?, ?, ?)", (name, highest, _rendered(marks)))
+            went_on = any(_is_between(db, name, one.prev, one.num) for one in read)
             _insert(db, rows)
             db.executemany("DELETE FROM written WHERE name = ? AND num = ?", [row[:2] for row in rows])
             db.executemany(
@@ -102,6 +106,7 @@ class Memory:
             db.execute("DELETE FROM messages WHERE name = ? AND num <= ?", (name, lowest))
             _limit(db, name)
             self._highest[name] = highest
+        return went_on
 
     def wrote(self, name: str, keep: Keep, messages: Iterable[Envelope]) -> None:
         """Store what this node has written itself, in one transaction, so that it can be written back.
@@ -130,7 +135,7 @@ class Memory:
             self._highest[name] = highest
 
     def note(self, name: str, head: Head) -> None:
-        """Take over which messages a head says were pruned or forgotten, unless it has messages unknown here.
+        """Take over the marks of a head, unless it has messages unknown here.
 
         Otherwise messages that were forgotten while nothing new came would be written back. Writes only if
         the marks have changed.
@@ -139,7 +144,7 @@ class Memory:
             known = self._head(name)
             if known is None or head.newest > self.highest(name):
                 return
-            if head.floor > known.floor or head.base > known.base or head.cut > known.cut:
+            if Held(head).knows_more(known):
                 self.remember(name, head)
 
     def belong_to(self, fleet: str) -> None:
@@ -195,28 +200,30 @@ class Memory:
         """Whether any message of the name that was read is stored."""
         return bool(self._file.rows(f"{_READ} LIMIT 1", name, 0))
 
-    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
-        """The numbers of messages in the log that this node never read, ascending.
+    def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int]:
+        """Those of the numbers that this node never read, ascending.
 
         Empty if the copy is full, as the oldest messages were dropped from it then.
 
         Args:
             name: the kept name.
             head: its head; everything that was read up to it is stored.
-            numbers: lists the numbers of all messages; called only if the log has more than are stored.
+            numbers: the numbers of all messages.
         """
         lowest = max(head.floor, head.base)
         rows = self._file.rows(_READ, name, lowest)
-        if head.count <= len(rows) or len(rows) >= MOST_OF_NAME:
+        if len(rows) >= MOST_OF_NAME:
             return []
         ((size,),) = self._file.rows("SELECT sum(size) FROM messages")
         if (size or 0) > MOST_MESSAGES - LARGEST_ENVELOPE:
             return []
         known = {row[0] for row in rows}
-        return sorted(num for num in numbers() if lowest < num <= head.newest and num not in known)
+        return sorted(num for num in numbers if lowest < num <= head.newest and num not in known)
 
     def seems_lost(self, name: str, head: Head | None) -> bool:
-        """Whether Consul seems to have lost messages of a name: `held(name).is_lost`, but faster.
+        """Whether Consul may have lost messages of a name, so that `Log.write_back` should compare them.
+
+        What was lost before somebody published shows in what was published: see `remember`.
 
         Args:
             name: the kept name.
@@ -227,15 +234,15 @@ class Memory:
             if known is None:
                 return False
             marks = Held(known).merged(head)
-            ((count, newest),) = self._file.rows(
-                "SELECT count(*), max(num) FROM messages WHERE name = ?1 AND num > ?2 AND (expires IS NULL"
+            ((newest,),) = self._file.rows(
+                "SELECT max(num) FROM messages WHERE name = ?1 AND num > ?2 AND (expires IS NULL"
                 " OR expires > ?3 OR num = (SELECT max(num) FROM messages WHERE name = ?1))"
                 " AND num NOT IN (SELECT num FROM written WHERE name = ?1 AND abs(at - ?3) < ?4)",
                 name, max(marks.floor, marks.base), self._now(), _FRESH,
             )  # fmt: skip
         if head is None:
-            return count > 0 or known.floor > 0
-        return head.newest < (newest or 0) or head.count < count or head.floor < known.floor
+            return bool(newest) or known.floor > 0
+        return head.newest < (newest or 0) or Held(known).knows_more(head)
 
     def body(self, sha256: str) -> bytes | None:
         """The body with that digest; None if it is not stored."""
@@ -251,6 +258,11 @@ class Memory:
         with suppress(FleetError):
             return parse_head(rows[0][0]) if rows else None
         return None
+
+
+def _is_between(db: sqlite3.Connection, name: str, low: int, high: int) -> bool:
+    sql = "SELECT 1 FROM messages WHERE name = ? AND num > ? AND num < ?"
+    return db.execute(sql, (name, low, high)).fetchone() is not None
 
 
 def _rows(name: str, messages: Iterable[Envelope]) -> list[tuple[Any, ...]]:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from agentd.errors import FleetError, UnknownFormat
-from agentd.fleet.document import check_shape, is_time, read_document, render_document
+from agentd.fleet.document import check_shape, is_time, optional, read_document, render_document
 from agentd.fleet.envelope import Envelope
-from agentd.fleet.head import Head
+from agentd.fleet.head import Head, leaves_room
 
 LEAST: Final = 1024
 """Messages of a name that are kept in any case: four rings of an agent."""
@@ -111,10 +111,12 @@ class Pruned:
     """The IDs of events whose messages were pruned in the last hour: they are not written again.
 
     Attributes:
+        floor: of the head, in case the head is lost: what was forgotten would come back.
         groups: unix seconds, and the marks of the IDs that went then; the oldest first.
     """
 
     groups: tuple[tuple[float, tuple[int, ...]], ...] = ()
+    floor: int = 0
 
     @property
     def marks(self) -> frozenset[int]:
@@ -130,20 +132,25 @@ class Pruned:
             at, marks = groups[0]
             excess = sum(len(marks) for _, marks in groups) - _MOST_REMEMBERED
             groups[:1] = [(at, marks[excess:])] if len(marks) > excess else []
-        return Pruned(tuple(groups))
+        return replace(self, groups=tuple(groups))
 
     def render(self) -> bytes:
         """As it is written."""
         return render_document(
-            {"format": 1, "ids": [[round(at, 3), _joined(marks)] for at, marks in self.groups]}
+            {
+                "format": 1,
+                "floor": self.floor or None,
+                "ids": [[round(at, 3), _joined(marks)] for at, marks in self.groups],
+            }
         )
 
 
 def parse_pruned(raw: bytes) -> Pruned:
     """The list in these bytes. Raises UnknownFormat or BadDocument."""
     value = read_document(raw, largest=_LARGEST, formats=range(1, 2), what=_WHAT)
-    check_shape(value, {"ids": _are_groups}, _WHAT)
-    return Pruned(tuple((float(at), _split(text)) for at, text in value["ids"]))
+    check_shape(value, {"ids": _are_groups, "floor": optional(leaves_room)}, _WHAT)
+    groups = tuple((float(at), _split(text)) for at, text in value["ids"])
+    return Pruned(groups, value.get("floor") or 0)
 
 
 def _are_groups(value: Any) -> bool:  # noqa: ANN401 (any JSON)

@@ -69,11 +69,13 @@ class Reader:
 
     # ------------------------------------------------------------------ messages
 
-    def numbers(self, name: str, *, consistent: bool = False) -> list[int]:
-        """The numbers of the newest `MOST_LISTED` messages, ascending."""
+    def numbers(
+        self, name: str, *, above: int = 0, upto: int = POISONED, consistent: bool = False
+    ) -> list[int]:
+        """The numbers of the newest `MOST_LISTED` messages in that range, ascending, with those of junk."""
         listed = self.kv.keys(self.keys.messages(name), consistent=consistent)
         numbers = (self.keys.number_of(name, key) for key in listed)
-        return sorted(num for num in numbers if num)[-MOST_LISTED:]
+        return sorted(num for num in numbers if num and above < num <= upto)[-MOST_LISTED:]
 
     def message(self, name: str, num: int) -> Envelope | None:
         """The message with that number, None if there is none. Raises UnknownFormat or BadDocument."""
@@ -85,15 +87,17 @@ class Reader:
     def after(self, name: str, num: int, head: Head | None) -> Iterator[Reading]:
         """Yield all messages above `num` up to the newest, in order, one transaction's worth at a time.
 
+        What was forgotten is none of them, even if its key is still there.
+
         Args:
             name: the kept name.
             num: 0 for all messages.
             head: the head as read; if it lists the numbers, the keys need not be listed.
         """
-        numbers = head.above(num) if head else None
+        numbers: Sequence[int] | None = head.above(num) if head else None
         if numbers is None:
-            last = head.newest if head else POISONED
-            numbers = tuple(one for one in self.numbers(name) if num < one <= last)
+            marks = head or Head("all", POISONED)
+            numbers = self.numbers(name, above=max(num, marks.floor), upto=marks.newest)
         yield from self.portions(name, numbers)
 
     def portions(self, name: str, numbers: Sequence[int], *, consistent: bool = False) -> Iterator[Reading]:

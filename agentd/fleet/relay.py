@@ -379,7 +379,10 @@ class Relay:
 
     def _restore(self, name: str) -> None:
         """Write back what the log has lost of what this node holds."""
-        if (held := self._held(name)) is not None:
+        held = self._held(name)
+        if held is None:  # a log that is gone is begun anew: there is nothing to wait for
+            self._log.resume(name, None)
+        else:
             pause = partial(self._stop.wait, SECOND_LOOK)
             again = partial(self._held, name)
             count = self._log.write_back(name, held, body=self._body, pause=pause, again=again)

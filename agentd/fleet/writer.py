@@ -14,16 +14,17 @@ from itertools import accumulate, islice
 from typing import Final, NamedTuple
 
 from agentd.clock import unix_time
-from agentd.errors import BadDocument, Contended, FleetError, LogLost, UnknownFormat
+from agentd.errors import BadDocument, Contended, FleetError, LogLost
 from agentd.fleet.bodies import Bodies
 from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
-from agentd.fleet.head import MOST_RECENT, FleetRecord, Head, Keep, parse_head
-from agentd.fleet.held import Held, listing
+from agentd.fleet.head import MOST_RECENT, FleetRecord, Head, Keep
+from agentd.fleet.held import Held
 from agentd.fleet.keys import Keys, is_number
 from agentd.fleet.kv import KV, MOST_BYTES, MOST_READS, cas, delete
-from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, Pruned, is_due, mark, parse_pruned, plan
-from agentd.fleet.reader import MOST_LISTED, Reader, Reading
-from agentd.watch.kv import Operation, Pair
+from agentd.fleet.mending import Mender, Now, numbers_of, shows
+from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, is_due, mark, plan
+from agentd.fleet.reader import MOST_LISTED
+from agentd.watch.kv import Operation
 
 MOST_DRAFTS: Final = 30
 """Messages that one transaction writes."""
@@ -50,10 +51,11 @@ class _View:
         is_new: whether nothing has been read or written yet.
         is_partial: whether the IDs up to the cursor were not read, since nothing had to be searched.
         taken: numbers at which something lies that is no message.
-        suspect: whether to build the head anew, from the messages that there are.
+        suspect: whether to make the head anew, from the messages that there are.
         is_settled: whether what comes next need not follow what was read before.
         numbers: of the oldest messages, ascending, as they were listed for pruning.
         oldest: the first of them.
+        mended: of the head that they were listed for.
         newest: the number of the newest event that it has read, and which node wrote it.
         issued: by publisher, the time of issue of the last message read; of a few publishers.
     """
@@ -68,6 +70,7 @@ class _View:
     is_settled: bool = False
     numbers: list[int] = field(default_factory=list)
     oldest: list[Kept] = field(default_factory=list)
+    mended: int = 0
     newest: tuple[int, str] = (0, "")
     issued: dict[str, float] = field(default_factory=dict)
 
@@ -97,17 +100,7 @@ class _View:
             self.marks = dict(newest)
 
 
-@dataclass(slots=True)
-class _Now:
-    """What Consul has at this moment: the head's check-and-set is void once any of it has changed."""
-
-    head: Head
-    index: int
-    pruned: Pruned
-    has_record: bool
-
-
-class Writer(Reader):
+class Writer(Mender):
     """The log, to be read and appended to; one per thread, like the store that it is given.
 
     Each method may raise ConsulUnavailable (what was written is not known) or ConsulRefused, and
@@ -120,9 +113,8 @@ class Writer(Reader):
     """
 
     def __init__(self, kv: KV, keys: Keys, now: Callable[[], float] = unix_time) -> None:
-        super().__init__(kv, keys)
+        super().__init__(kv, keys, now)
         self.bodies = Bodies(kv, keys, now)
-        self._now = now
         self._views: dict[str, _View] = {}
 
     def resume(self, name: str, held: Held | None) -> None:
@@ -203,72 +195,60 @@ class Writer(Reader):
             BadDocument: a draft cannot be written.
         """
         view = self._views.setdefault(name, _View())
-        now = self._read_on(name, view, keep, fresh=all(one.via != "event" for one in drafts))
+        now = self._now(name)
+        head = self._read_on(name, view, now, keep, fresh=all(one.via != "event" for one in drafts))
         found = {one.id: self._landed(one, view, now) for one in drafts}
         unseen = {one.id: one for one in drafts if found[one.id] is None}
         if due is not None and unseen.keys().isdisjoint(due):
             unseen = {}
-        messages = self._write(name, view, now, list(unseen.values()), keep) if unseen else []
+        messages = self._write(name, view, now, head, list(unseen.values()), keep) if unseen else []
         if messages:
             wrote(messages)
         written = {one.id: Landed(one.num, written=True) for one in messages}
         return {identity: place for identity, place in found.items() if place} | written
 
-    def _landed(self, draft: Draft, view: _View, now: _Now) -> Landed | None:
+    def _landed(self, draft: Draft, view: _View, now: Now) -> Landed | None:
         marked = mark(draft.id)
         if marked in view.marks:
             return Landed(view.marks[marked], written=False)
         return Landed(0, written=False) if marked in now.pruned.marks else None
 
-    def _read_on(self, name: str, view: _View, keep: Keep, *, fresh: bool) -> _Now:
-        """Read what others have written, up to the head that a write will check.
+    def _read_on(self, name: str, view: _View, now: Now, keep: Keep, *, fresh: bool) -> Head:
+        """Read what others have written, up to the head that a write will check; returns that.
 
         Args:
             name: of the log.
             view: what was read before.
+            now: what Consul has.
             keep: for a log that is not there yet.
             fresh: the IDs to be written are new, so that nothing has to be searched for them.
         """
-        key, ids = self.keys.head(name), self.keys.pruned(name)
-        pairs = self.kv.pairs([key, ids, self.keys.record])
-        index = pairs[key].index if key in pairs else 0
-        pruned = self._pruned(pairs.get(ids))
-        try:
-            head = parse_head(pairs[key].value) if key in pairs else None
-        except BadDocument:
-            head = None
-        if head is None:  # there may be messages nevertheless
-            head, view.suspect = Head(keep), True
+        head = now.head or Head(keep)
+        if now.head is None or head.floor < now.pruned.floor:  # there may be messages nevertheless
+            view.suspect = True
         if not view.suspect:
             if head.newest < view.cursor:
                 raise LogLost(f"the log of {name} is gone, or older than before")
             if not fresh and view.is_partial:
                 view.cursor, view.is_partial = 0, False
             if fresh and view.is_new:
-                view.suspect = not self._has_newest(name, view, head)
+                newest = self._newest(name, head)
+                for message in newest.messages:
+                    view.date(message)
+                view.suspect = not shows(head, newest)
                 view.cursor = 0 if view.suspect else head.newest
                 view.is_partial = not view.suspect
             elif head.newest > view.cursor:
                 view.suspect = not self._search(name, view, head)
         if view.suspect:
-            head = self._rebuilt(name, view, head)
+            found = self._found(name, now.pruned.floor)
+            head = self._head_of(now, found, keep)
+            view.learn((mark(identity), num) for identity, num in found.ids.items())
+            view.taken = found.junk
+            if view.cursor > head.newest:
+                raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
         view.is_new = False
-        return _Now(head, index, pruned, self.keys.record in pairs)
-
-    @staticmethod
-    def _pruned(pair: Pair | None) -> Pruned:
-        """The list of what was pruned lately; a damaged one begins anew."""
-        try:
-            return parse_pruned(pair.value) if pair else Pruned()
-        except BadDocument:
-            return Pruned()
-
-    def _has_newest(self, name: str, view: _View, head: Head) -> bool:
-        """Whether the message that the head names is there: else nobody has believed it."""
-        reading = self.read(name, [head.newest] if head.count else [])
-        for message in reading.messages:
-            view.date(message)
-        return not head.count or head.newest in _there(reading)
+        return head
 
     def _search(self, name: str, view: _View, head: Head) -> bool:
         """Read all above the cursor; False if the newest is not there."""
@@ -281,54 +261,33 @@ class Writer(Reader):
                     raise LogLost(f"the log of {name} went on without what was in it before")
                 last = message.num
                 view.saw(message)
-            last = max([last, *(num for num in _there(reading) if num <= head.newest)])
-        if head.count and last != head.newest:
+            last = max([last, *(num for num in numbers_of(reading) if num <= head.newest)])
+        if not head.is_empty and last != head.newest:
             # Pruned since the head was read? Then the head has changed, and the write will see it.
             return self.head(name) != head
         view.cursor = head.newest
         view.is_settled = False
         return True
 
-    def _rebuilt(self, name: str, view: _View, head: Head) -> Head:
-        """The head as the messages show it: what stands there was not written by agentd, or is damaged."""
-        numbers = self.numbers(name, consistent=True)
-        there, ids = self._there(name, numbers)
-        view.learn((mark(identity), num) for identity, num in ids.items())
-        view.oldest, view.numbers, view.taken = [], [], frozenset(numbers).difference(there)
-        if view.cursor > max(there, default=0):
-            raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
-        return listing(Head(head.keep), there, None)
-
-    def _there(self, name: str, numbers: Sequence[int]) -> tuple[list[int], dict[str, int]]:
-        """At which of these numbers there is a message, and the IDs of those that can be read."""
-        there: list[int] = []
-        ids: dict[str, int] = {}
-        for reading in self.portions(name, numbers, consistent=True):
-            there += _there(reading)
-            ids |= {one.id: one.num for one in reading.messages}
-        return there, ids
-
     def _write(
-        self, name: str, view: _View, now: _Now, drafts: Sequence[Draft], keep: Keep
+        self, name: str, view: _View, now: Now, head: Head, drafts: Sequence[Draft], keep: Keep
     ) -> list[Envelope]:
-        messages = self._numbered(name, view, now.head.newest, drafts)
+        messages = self._numbered(name, view, head.newest, drafts)
         for draft, _ in zip(drafts, messages, strict=False):
             if len(draft.body) > LARGEST_BODY:
                 self.bodies.put(draft.body)
-        head = self._with(now.head, messages, keep)
+        head = self._with(head, messages, keep)
         prune = Prune()
         if is_due(head):
             head = self._with_oldest(name, view, head)
-            clock = self._now()
+            clock = self._clock()
             prune = plan(head, view.oldest, clock, view.confirmed(drafts[0].publisher, clock))
             head = self._without(head, view, prune)
         operations = [cas(self.keys.head(name), head.render(), now.index)]
         operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in messages]
         operations += [delete(self.keys.message(name, one.num)) for one in prune.gone]
-        if prune.gone:
-            ids = [one.found.id for one in prune.gone if isinstance(one.found, Envelope)]
-            pruned = now.pruned.plus(ids, self._now())
-            operations.append({"Verb": "set", "Key": self.keys.pruned(name), "Value": pruned.render()})
+        ids = [one.found.id for one in prune.gone if isinstance(one.found, Envelope)]
+        operations += self._remember(name, now.pruned, ids, head.floor)
         if not now.has_record:
             operations.append(cas(self.keys.record, FleetRecord().render(), 0))
         self._transact(name, view, operations)
@@ -340,7 +299,7 @@ class Writer(Reader):
     def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
         """As many of the drafts as one transaction takes, with their numbers."""
         messages: list[Envelope] = []
-        newest, now = max(newest, view.cursor, view.least), self._now()
+        newest, now = max(newest, view.cursor, view.least), self._clock()
         for draft in islice(drafts, MOST_DRAFTS):
             num = max(newest + 1, int(now * 1000))
             while num in view.taken:
@@ -358,7 +317,7 @@ class Writer(Reader):
         return replace(
             head,
             cut=head.cut_for(keep),
-            keep=keep if not head.count else "all" if "all" in (head.keep, keep) else "latest",
+            keep=keep if head.is_empty else "all" if "all" in (head.keep, keep) else "latest",
             newest=numbers[-1],
             oldest=head.oldest or numbers[0],
             count=head.count + len(numbers),
@@ -379,12 +338,14 @@ class Writer(Reader):
 
     def _with_oldest(self, name: str, view: _View, head: Head) -> Head:
         """Read the oldest messages, as many as one transaction may delete; the head, if it counted wrong."""
+        if view.mended != head.mended:  # there may be others below those that were listed
+            view.oldest, view.numbers, view.mended = [], [], head.mended
         view.oldest = [one for one in view.oldest if one.num >= head.oldest]
         view.numbers = [num for num in view.numbers if num >= head.oldest]
         if len(view.oldest) > PRUNED_AT_ONCE:
             return head
         if len(view.numbers) <= PRUNED_AT_ONCE:
-            view.numbers = [num for num in self.numbers(name) if head.oldest <= num <= head.newest]
+            view.numbers = self.numbers(name, above=head.oldest - 1, upto=head.newest)
             new = set(head.recent[-MOST_DRAFTS:]).difference(view.numbers)
             head = replace(head, count=len(view.numbers) + len(new))
         reading = self.read(name, view.numbers[:MOST_READS])
@@ -403,16 +364,10 @@ class Writer(Reader):
             head,
             oldest=oldest,
             count=max(1, head.count - len(prune.gone)),
-            base=last,
+            base=max(head.base, last),
             cut=max(head.cut, prune.cut),
             recent=tuple(num for num in head.recent if num >= oldest),
         )
-
-
-def _there(reading: Reading) -> list[int]:
-    """The numbers at which there is a message, also one that only a newer agentd can read."""
-    waiting = (num for num, error in reading.troubles.items() if isinstance(error, UnknownFormat))
-    return sorted([*(one.num for one in reading.messages), *waiting])
 
 
 def fitting(messages: Iterable[bytes]) -> int:

@@ -13,7 +13,7 @@ from typing import Literal
 from agentd.errors import ConsulRefused, ConsulUnavailable
 from agentd.watch.kv import MOST_OPERATIONS, Operation, Pair, Transaction
 
-Fault = Literal["none", "before", "after"]
+Fault = Literal["none", "before", "after", "refused"]
 
 _LARGEST_REQUEST = 512 * 1024
 
@@ -143,6 +143,8 @@ class ModelKV:
         fault: Fault = self.faults.popleft() if self.faults else "none"
         if fault == "before":
             raise ConsulUnavailable("no answer; nothing was written")
+        if fault == "refused":
+            raise ConsulRefused("permission denied")
         return fault
 
     @staticmethod

@@ -90,6 +90,7 @@ class Shelf:
                 oldest=head.oldest or num,
                 count=head.count + 1,
                 cut=head.cut,
+                mended=head.mended,
                 snapshot=num if message.snapshot else head.snapshot,
                 recent=recent,
                 inline=message.raw,

@@ -74,7 +74,6 @@ class Bench:
         self.bodies: list[int] = []
         self.given: list[Given] = []
         self.is_lacking = False
-        self.looks_back = False
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
         self.follower = self.restart()
@@ -123,11 +122,10 @@ class Bench:
         assert name == "ban"
         self.is_lacking = False
 
-    def unread(self, name: str, head: Head, numbers: Callable[[], Iterable[int]]) -> list[int]:
+    def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
         """See `Witness`."""
-        assert name == "ban"
-        lacking = head.count > len(set(self.numbers))
-        return sorted(set(numbers()).difference(self.numbers)) if self.looks_back and lacking else []
+        assert (name, head.keep) == ("ban", "all")
+        return sorted(set(numbers).difference(self.numbers))
 
     def publish(self, body: str | bytes, **more: Any) -> Envelope:  # noqa: ANN401 (as Shelf.publish)
         """Append to the log."""
@@ -444,7 +442,7 @@ def test_a_head_is_believed_only_with_its_message(bench: Bench) -> None:
     bench.publish("a")
     bench.shelf.head("ban", replace(bench.shelf.heads["ban"], newest=8 * 10**15, recent=(), inline=None))
     bench.turn()
-    assert bench.position == 0
+    assert bench.position == 1
     assert "is missing or unusable" in bench.waits
     assert bench.heads[-1] is None
 
@@ -569,7 +567,6 @@ def test_what_was_written_back_below_the_position_is_given(tmp_path: Path, *, on
     What follows in the log is given again, so that the order holds, unless the handler does each thing once.
     """
     bench = Bench(tmp_path, once=once)
-    bench.looks_back = True
     bench.publish("1")
     bench.turn()
     bench.handle()
@@ -582,6 +579,7 @@ def test_what_was_written_back_below_the_position_is_given(tmp_path: Path, *, on
     assert bench.waiting == ["4"]
 
     bench.shelf.values = values
+    bench.shelf.head("ban", replace(head, mended=1))
     bench.turn()
     for _ in range(3):
         bench.turn(news=False)
@@ -592,11 +590,11 @@ def test_what_was_written_back_below_the_position_is_given(tmp_path: Path, *, on
 
 
 def test_junk_among_the_messages_makes_nobody_list_them_again_and_again(bench: Bench) -> None:
-    """A head may count it."""
-    bench.looks_back = True
+    """Once for each time that the log was mended."""
     bench.publish("1")
     bench.publish("2")
     bench.shelf.values[bench.shelf.keys_of.message("ban", 1)] = b"junk"
+    bench.shelf.head("ban", replace(bench.shelf.heads["ban"], mended=1))
     bench.turn()
     bench.publish("3")
     asked = bench.shelf.asked

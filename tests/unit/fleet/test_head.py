@@ -31,6 +31,7 @@ def heads(draw: st.DrawFn) -> Head:
         base=draw(st.integers(0, newest)),
         snapshot=draw(st.integers(0, newest)),
         cut=draw(st.integers(0, newest)),
+        mended=draw(st.integers(0, POISONED - 1)),
         recent=tuple(numbers),
         inline=draw(st.none() | st.text(st.characters(max_codepoint=126), min_size=1).map(str.encode)),
     )
@@ -63,7 +64,7 @@ def test_a_message_that_does_not_fit_is_left_out() -> None:
 
 def test_recent_numbers_fill_a_gap() -> None:
     """One transaction then fetches what is missing."""
-    head = parse_head(changed(count=9))
+    head = parse_head(changed(count=9, oldest=2))
     assert head.recent == (3, 6, 7, 9)
     assert head.above(6) == (7, 9)
     assert head.above(2) == (3, 6, 7, 9)
@@ -92,7 +93,8 @@ def test_a_newer_head_is_not_understood() -> None:
         {"count": 2},
         {"recent": [0]}, {"recent": [-1]}, {"recent": [1] * 60}, {"recent": [9]}, {"recent": "1"},
         {"recent": {}},
-        {"recent": [7]}, {"floor": POISONED}, {"base": 10}, {"snapshot": -1}, {"cut": "x"}, {"inline": 7},
+        {"recent": [7]}, {"floor": POISONED}, {"base": 10}, {"snapshot": -1}, {"cut": "x"},
+        {"mended": POISONED}, {"inline": 7},
         {"inline": "x" * 2049},
         {"inline": "é"}, {"newest": POISONED - 1, "oldest": 0, "count": 0, "recent": []},
     ],

@@ -1,7 +1,8 @@
 """The promises of the log, for some nodes and a store that loses things, in any order of events.
 
-Each node hears, relays, follows, restarts, forgets its memory; the store fails before or after a write, is
-wiped, set back to a snapshot, and holds junk. Two writes meet when one begins within another.
+Each node hears, relays, follows, restarts, loses what it holds; their clocks differ. The store fails before
+or after a write, refuses it, is wiped, set back to a snapshot, loses single keys, and holds junk and what a
+newer agentd wrote, in place of any key. Two writes meet when one begins within another.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,85 +20,42 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentd.errors import BadDocument, ConsulError, Contended, FleetError, LogLost
+from agentd.errors import ConsulError, FleetError
 from agentd.fleet.envelope import Draft, Envelope, parse_envelope
-from agentd.fleet.head import LARGEST_HEAD, Head, parse_head
-from agentd.fleet.keys import POISONED, Keys
+from agentd.fleet.head import LARGEST_HEAD, LAST, Head, Keep, parse_head
+from agentd.fleet.keys import POISONED
 from agentd.fleet.log import Log
-from agentd.fleet.memory import FILE, Memory
+from agentd.fleet.memory import FILE
+from agentd.fleet.pruning import parse_pruned
 from agentd.watch.kv import MOST_OPERATIONS, Pair
 from tests.unit.conftest import ROOM
 from tests.unit.fleet.kv_model import Fault, ModelKV
+from tests.unit.fleet.node_model import KEYS, NAME, Node
 
 LOOKS = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 """More examples than in each run, and other ones each time."""
 NODES = 3
-NAME = "deploy"
-KEYS = Keys("prod")
 # So small that a few dozen events are pruned.
 LIMITS = {"LEAST": 6, "MOST": 12, "LATEST": 3, "PRUNED_AT_ONCE": 4}
+SKEW = 600.0
+"""Seconds by which a clock may be wrong."""
+SKEWS = st.sampled_from([0.0, 0.0, SKEW, -SKEW])
+NEWER = b'{"format":2}'
+JUNK = (b"junk", b"", b"[]", b'{"format":1}', NEWER)
+FAR = (1, POISONED - 1, POISONED, 9_999_999_999_999_999)
+"""Numbers at which no message is to be, though there could be one at some of them."""
+OTHERS = (
+    KEYS.record,
+    KEYS.pruned(NAME),
+    KEYS.swept,
+    KEYS.body("a" * 64),
+    KEYS.node("lb1"),
+    f"{KEYS.names}a/b",
+)
 
 
 def no_pause(_: float) -> None:
     """Time is not needed."""
-
-
-@dataclass
-class Node:
-    """One node: what it has heard and not yet found in the log, and what it holds."""
-
-    number: int
-    log: Log
-    memory: Memory
-    now: Callable[[], float]
-    pending: dict[str, Draft] = field(default_factory=dict)
-    is_lost: bool = False
-
-    def hear(self, draft: Draft) -> None:
-        """An event reached it."""
-        self.pending[draft.id] = draft
-
-    def relay(self) -> None:
-        """One try."""
-        try:
-            if self.is_lost:
-                self.write_back()
-            drafts = list(self.pending.values())
-            landed = self.log.append(NAME, drafts, keep="all", wrote=self.wrote) if drafts else {}
-        except LogLost:
-            self.is_lost = True
-        except (ConsulError, Contended):
-            return
-        else:
-            for identity in landed:
-                del self.pending[identity]
-
-    def wrote(self, messages: Sequence[Envelope]) -> None:
-        """It holds what it has written."""
-        self.memory.wrote(NAME, "all", messages)
-
-    def write_back(self) -> None:
-        """As the relay does; may raise what the log raises."""
-        if (held := self.memory.held(NAME)) is not None:
-            self.log.write_back(NAME, held, pause=lambda: None)
-        else:
-            self.log.resume(NAME, None)
-        self.is_lost = False
-
-    def follow(self) -> None:
-        """Read on; a head is believed with its message only."""
-        try:
-            head = self.log.head(NAME)
-        except BadDocument:
-            head = None
-        if head is None:
-            self.is_lost = self.is_lost or self.memory.seems_lost(NAME, None)
-            return
-        found = [one for page in self.log.after(NAME, 0, head) for one in page.messages]
-        if not head.count or (found and found[-1].num == head.newest):
-            self.is_lost = self.is_lost or self.memory.seems_lost(NAME, head)
-            self.memory.note(NAME, head)
-            self.memory.remember(NAME, head, found)
 
 
 class Fleet(RuleBasedStateMachine):
@@ -111,6 +68,11 @@ class Fleet(RuleBasedStateMachine):
         self.events = 0
         self.raw: dict[int, bytes] = {}
         self.highest = [0] * NODES
+        self.floors: set[int] = {0}
+        self.keep: Keep = "all"
+        self.was_latest = False
+        self.newer: dict[str, Pair | None] = {}
+        self.was_restored = False
         self.saved: dict[str, Pair] = {}
         self.directory = tempfile.TemporaryDirectory(prefix="agentd-", dir=ROOM)
         self.patches = [patch(f"agentd.fleet.pruning.{name}", value) for name, value in LIMITS.items()]
@@ -123,20 +85,24 @@ class Fleet(RuleBasedStateMachine):
         """The clock, the same for all."""
         return self.time
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(skews=st.lists(SKEWS, min_size=NODES, max_size=NODES))
+    def begin(self, skews: list[float]) -> None:
         """All nodes are there."""
-        for number in range(NODES):
+        for number, skew in enumerate(skews):
             path = Path(self.directory.name, str(number), FILE)
-            self.nodes.append(Node(number, Log(self.kv, KEYS, self.now), Memory(path, self.now), self.now))
+            self.nodes.append(Node(self.kv, path, lambda skew=skew: self.time + skew))  # type: ignore[misc]
 
     def teardown(self) -> None:
-        """Leave nothing."""
-        for node in self.nodes:
-            node.memory.close()
-        for one in self.patches:
-            one.stop()
-        self.directory.cleanup()
+        """Whatever happened, all is well in the end; then leave nothing."""
+        try:
+            if self.nodes:
+                self.settle()
+        finally:
+            for node in self.nodes:
+                node.memory.close()
+            for one in self.patches:
+                one.stop()
+            self.directory.cleanup()
 
     # ------------------------------------------------------------------ what the nodes do
 
@@ -179,23 +145,26 @@ class Fleet(RuleBasedStateMachine):
         self.nodes[number].follow()
 
     @rule(number=st.integers(0, NODES - 1))
-    def write_back(self, number: int) -> None:
-        """One suspects that something is lost."""
-        self.time += 1.0
-        with suppress(ConsulError, Contended):
-            self.nodes[number].write_back()
+    def restart(self, number: int) -> None:
+        """It compares the log with what it holds, as it does at each start."""
+        self.nodes[number].start()
 
-    @rule(number=st.integers(0, NODES - 1), resumed=st.booleans())
-    def restart(self, number: int, *, resumed: bool) -> None:
-        """What was heard is in the journal; what was read may be read again, or gone on from."""
-        node = self.nodes[number]
-        node.log, node.is_lost = Log(self.kv, KEYS, self.now), False
-        if resumed and (held := node.memory.held(NAME)):
-            node.log.resume(NAME, held)
+    @rule(number=st.integers(0, NODES - 1))
+    def lose_memory(self, number: int) -> None:
+        """What it holds is gone; the journal is not."""
+        self.nodes[number].lose_memory()
+        self.highest[number] = 0
+
+    @rule(keep=st.sampled_from(["all", "latest"]))
+    def reconfigure(self, keep: Keep) -> None:
+        """Of all nodes, and of who publishes."""
+        self.keep, self.was_latest = keep, self.was_latest or keep == "latest"
+        for node in self.nodes:
+            node.keep = keep
 
     # ------------------------------------------------------------------ what befalls the store
 
-    @rule(faults=st.lists(st.sampled_from(["none", "before", "after"]), min_size=1, max_size=4))
+    @rule(faults=st.lists(st.sampled_from(["none", "before", "after", "refused"]), min_size=1, max_size=4))
     def fail(self, faults: list[Fault]) -> None:
         """The next writes."""
         self.kv.faults.extend(faults)
@@ -209,6 +178,7 @@ class Fleet(RuleBasedStateMachine):
     def restore(self) -> None:
         """Set back to it; the first one is empty."""
         self.kv.restore(self.saved)
+        self.was_restored = True
 
     @rule()
     def spoil(self) -> None:
@@ -225,69 +195,133 @@ class Fleet(RuleBasedStateMachine):
         if KEYS.head(NAME) in self.kv.found:
             self.kv.put(KEYS.head(NAME), head.render())
 
-    @rule(ahead=st.integers(0, 2000))
-    def litter(self, ahead: int) -> None:
-        """Junk where a message is to be."""
-        key = KEYS.message(NAME, int(self.time * 1000) + ahead)
+    @rule(ahead=st.integers(0, 2000) | st.sampled_from(FAR), value=st.sampled_from(JUNK))
+    def litter(self, ahead: int, value: bytes = b"junk") -> None:
+        """Junk where a message is to be, or could be."""
+        num = ahead if ahead in FAR else int(self.time * 1000) + ahead
+        key = f"{KEYS.messages(NAME)}{num:016}"
         if key not in self.kv.found:
-            self.kv.put(key, b"junk")
+            self.kv.put(key, value)
 
-    @rule(count=st.integers(1, 3))
-    def publish(self, count: int) -> None:
+    @rule(key=st.sampled_from(OTHERS), value=st.sampled_from(JUNK))
+    def litter_elsewhere(self, key: str, value: bytes) -> None:
+        """Junk in any other place."""
+        if value != NEWER:
+            self.kv.put(key, value)
+
+    @rule(key=st.sampled_from([KEYS.head(NAME), KEYS.pruned(NAME)]))
+    def upgrade(self, key: str) -> None:
+        """A newer agentd writes, until it is taken back; nobody else may."""
+        if (found := self.kv.found.get(key)) is None or found.value != NEWER:
+            self.newer[key] = found
+        self.kv.put(key, NEWER)
+
+    @rule(count=st.integers(1, 3), skew=SKEWS)
+    def publish(self, count: int, skew: float = 0.0) -> None:
         """A command writes, which holds nothing."""
         self.time += 1.0
-        log = Log(self.kv, KEYS, self.now)
         for _ in range(count):
-            with suppress(ConsulError, Contended):
-                log.publish(NAME, Draft(b"y", issued=self.time, publisher="ops"), keep="all", pause=no_pause)
+            self.command(Draft(b"y", issued=self.time + skew, publisher="ops"), skew)
 
     @rule(part=st.floats(0, 1))
-    def forget(self, part: float) -> None:
+    def publish_again(self, part: float) -> None:
+        """Once more what was published before."""
+        self.time += 1.0
+        if there := self.messages():
+            old = there[int(part * (len(there) - 1))]
+            self.command(old.again(b"x", issued=self.time, publisher="ops"))
+
+    def command(self, draft: Draft, skew: float = 0.0) -> None:
+        """Publish, but where the number of a message that was lost would be used again.
+
+        The nodes know it, and a command does not; only if the log is ahead of its clock, it counts.
+        """
+        newest = max([0, *(one.num for one in self.messages())])
+        if not (self.was_restored and newest >= (self.time + skew) * 1000):
+            with suppress(ConsulError, FleetError):
+                log = Log(self.kv, KEYS, lambda: self.time + skew)
+                log.publish(NAME, draft, keep=self.keep, pause=no_pause)
+
+    @rule(part=st.floats(0, 1) | st.none())
+    def forget(self, part: float | None) -> None:
         """A command forgets the older ones, or all."""
         there = self.messages()
-        if self.head() and there:
-            with suppress(ConsulError, FleetError):
-                before = there[int(part * (len(there) - 1))].num
-                Log(self.kv, KEYS, self.now).forget(NAME, before)
+        before = None if part is None or not there else there[int(part * (len(there) - 1))].num
+        with suppress(ConsulError, FleetError):
+            Log(self.kv, KEYS, self.now).forget(NAME, before)
+        if (head := self.head()) and head.newest < LAST:  # not the poisoned one
+            self.floors.add(head.floor)
 
-    @rule()
-    def lose_head(self) -> None:
+    @rule(key=st.sampled_from([KEYS.head(NAME), KEYS.pruned(NAME), KEYS.record]))
+    def lose(self, key: str) -> None:
         """Somebody deleted it."""
-        self.kv.found.pop(KEYS.head(NAME), None)
+        self.kv.found.pop(key, None)
 
     @precondition(lambda self: self.nodes)
     @rule()
     def settle(self) -> None:
         """Nothing fails any more, and all nodes do what they do until nothing changes."""
+        self.was_restored = False
         self.kv.faults.clear()
-        for _ in range(6):
+        self.downgrade()
+        floor = self.floor()
+        for _ in range(8):
             for node in self.nodes:
-                for _ in range(4):
-                    self.time += 0.01
-                    with suppress(Contended):
-                        node.write_back()
+                for _ in range(3):
+                    self.time += 1.0
                     node.relay()
                 node.follow()
         assert not any(node.pending for node in self.nodes)
         self.complete()
+        self.forgotten(floor)
+
+    def downgrade(self) -> None:
+        """What a newer agentd wrote is as it was before."""
+        for key in (KEYS.head(NAME), KEYS.pruned(NAME)):
+            if (found := self.kv.found.get(key)) and found.value == NEWER:
+                self.kv.found.pop(key)
+                if pair := self.newer.get(key):
+                    self.kv.put(key, pair.value)
+        self.newer.clear()
+
+    def floor(self) -> int:
+        """Up to where it is known that messages were forgotten, wherever that stands."""
+        found = {held.head.floor for node in self.nodes if (held := node.memory.held(NAME))}
+        if head := self.head():
+            found.add(head.floor)
+        if pair := self.kv.found.get(KEYS.pruned(NAME)):
+            with suppress(FleetError):
+                found.add(parse_pruned(pair.value).floor)
+        return max(found & self.floors, default=0)
+
+    def forgotten(self, floor: int) -> None:
+        """What somebody knows to be forgotten is not in the log."""
+        if head := self.head():
+            assert not [one.num for one in self.read(head) if one.num <= floor]
 
     def complete(self) -> None:
         """Invariant 4: what a node holds, and is in force, is in the log; and the head tells of it all."""
-        floor = head.floor if (head := self.head()) else 0
-        there = {one.num: one for one in self.messages() if one.num > floor}
+        head = self.head()
+        there = {one.num: one for one in self.messages()}
         ids = {one.id for one in self.messages()}
-        nobody = True
         for node in self.nodes:
             held = node.memory.held(NAME)
-            nobody = nobody and held is None
-            for one in held.wanted(self.head(), self.time) if held else ():
-                assert one.num in there or one.id in ids
-        if head is not None and not nobody:
-            junk = len(self.kv.keys(KEYS.messages(NAME))) - len(there)
-            assert len(there) <= head.count <= len(there) + junk
-            assert head.oldest <= min(there, default=0)
-            assert not there or head.newest == max(there)
-            assert set(head.recent) <= set(there)
+            assert not held or not held.missing(head, there, ids, node.now())
+        if head is None:
+            return
+        real = {num for num in there if num > head.floor}
+        if any(node.memory.held(NAME) for node in self.nodes):
+            assert head.newest >= max(real, default=0)
+            assert set(head.recent) <= real | self.newer_numbers()
+            assert {one.num for one in self.read(head)} == real
+        newer = min(self.newer_numbers(), default=POISONED)
+        for node in self.nodes:
+            if not self.was_latest and not node.has_lost_memory:
+                assert {num for num in real if head.base < num < newer} <= node.given.keys()
+
+    def read(self, head: Head) -> list[Envelope]:
+        """As everybody reads the log."""
+        return [one for page in Log(self.kv, KEYS).after(NAME, 0, head) for one in page.messages]
 
     # ------------------------------------------------------------------ what always holds
 
@@ -300,9 +334,17 @@ class Fleet(RuleBasedStateMachine):
 
     def messages(self) -> list[Envelope]:
         """All that lie there."""
-        keys = sorted(key for key in self.kv.found if key.startswith(KEYS.messages(NAME)))
-        values = [self.kv.found[key].value for key in keys]
-        return [parse_envelope(value) for value in values if value != b"junk"]
+        found = []
+        for key in self.kv.keys(KEYS.messages(NAME)):
+            with suppress(FleetError):
+                found.append(parse_envelope(self.kv.found[key].value))
+        return found
+
+    def newer_numbers(self) -> set[int]:
+        """At which a newer agentd has written."""
+        keys = self.kv.keys(KEYS.messages(NAME))
+        numbers = {KEYS.number_of(NAME, key) for key in keys if self.kv.found[key].value == NEWER}
+        return {num for num in numbers if num}
 
     @invariant()
     def each_event_is_one_message(self) -> None:
@@ -312,9 +354,12 @@ class Fleet(RuleBasedStateMachine):
 
     @invariant()
     def a_message_never_changes(self) -> None:
-        """What is written back is verbatim, and no number is used twice."""
+        """What is written back is verbatim, and no number that a node has seen is used twice."""
+        for node in self.nodes:
+            for num, raw in node.given.items():
+                assert self.raw.setdefault(num, raw) == raw
         for one in self.messages():
-            assert self.raw.setdefault(one.num, one.raw) == one.raw
+            assert self.raw.get(one.num, one.raw) == one.raw
 
     @invariant()
     def no_number_falls(self) -> None:
@@ -345,7 +390,7 @@ TestFleet.settings = settings(
 def fleet() -> Iterator[Fleet]:
     """The model, whose steps the test takes."""
     model = Fleet()
-    model.begin()
+    model.begin([0.0] * NODES)
     yield model
     model.teardown()
 

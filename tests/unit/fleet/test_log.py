@@ -78,7 +78,7 @@ def test_publish_does_not_wait_for_a_write_back(kv: ModelKV, log: Log) -> None:
     """A command holds nothing; its number is above all that it has seen."""
     first = log.publish(NAME, draft(), keep="all", pause=no_pause)
     kv.restore({})
-    log._now = lambda: 5.0
+    log._clock = lambda: 5.0
     assert log.publish(NAME, draft(), keep="all", pause=no_pause) > first
 
 
@@ -106,6 +106,59 @@ def test_forget_keeps_what_is_newer(kv: ModelKV, log: Log) -> None:
     assert head
     assert (head.count, head.oldest, head.floor) == (2, messages(kv)[0].num, messages(kv)[0].num - 1)
     assert head.inline == messages(kv)[-1].raw
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        lambda kv: kv.found.pop(KEYS.head(NAME)),
+        lambda kv: kv.put(KEYS.head(NAME), b"junk"),
+        lambda kv: kv.found.pop(KEYS.pruned(NAME)),
+        lambda kv: kv.put(KEYS.pruned(NAME), b"junk"),
+        lambda kv: kv.found.pop(KEYS.record),
+    ],
+)
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_was_forgotten_stays_so_though_a_key_is_lost(
+    kv: ModelKV, log: Log, lose: Callable[[ModelKV], object], *, is_whole: bool
+) -> None:
+    """Also for a node that was away, and knows nothing of it; and whatever others write meanwhile."""
+    fill(log, 5)
+    away = held(kv)
+    log.forget(NAME, None if is_whole else away.messages[2].num)
+    left = [] if is_whole else ["e3", "e4"]
+    lose(kv)
+    new = another(kv).publish(NAME, draft(), keep="all", pause=no_pause)
+    another(kv).write_back(NAME, away, pause=no_pause)
+    assert [one.id for one in messages(kv)[:-1]] == left
+    assert messages(kv)[-1].num == new > away.head.newest
+    head = log.head(NAME)
+    assert head
+    assert head.floor == away.messages[-1 if is_whole else 2].num
+
+
+def test_what_came_back_is_forgotten_again_by_whoever_knows(kv: ModelKV, log: Log) -> None:
+    """A node that was away wrote it into a store that was wiped."""
+    fill(log, 3)
+    away = held(kv)
+    log.forget(NAME)
+    fill(log, 1, first=5)
+    there = held(kv)
+    kv.restore({})
+    assert another(kv).write_back(NAME, away, pause=no_pause) == 3
+    another(kv).write_back(NAME, there, pause=no_pause)
+    assert (ids(kv), len(kv.keys(KEYS.messages(NAME)))) == (["e5"], 1)
+    assert another(kv).write_back(NAME, away, pause=no_pause) == 0
+
+
+def test_what_is_forgotten_is_not_read_although_its_key_is_still_there(kv: ModelKV, log: Log) -> None:
+    """Consul may be gone when only the head has been written."""
+    fill(log, 70)
+    kv.faults.extend(["none", "before"])
+    with pytest.raises(ConsulUnavailable):
+        log.forget(NAME, messages(kv)[4].num)
+    assert len(kv.keys(KEYS.messages(NAME))) == 70
+    assert [one.id for one in messages(kv)] == [f"e{number}" for number in range(5, 70)]
 
 
 def test_forget_needs_a_log(log: Log) -> None:
@@ -139,7 +192,10 @@ def test_a_wiped_log_is_written_back_verbatim(kv: ModelKV, log: Log) -> None:
     for key, pair in before.items():
         if key.startswith((KEYS.messages(NAME), KEYS.bodies)):
             assert kv.found[key].value == pair.value
-    assert log.head(NAME) == memory.head
+    found = log.head(NAME)
+    assert found
+    assert found.mended > memory.head.mended
+    assert replace(found, mended=memory.head.mended) == memory.head
     assert kv.most <= 64
     relay.append(NAME, [event(300), event(5)], keep="all")
     assert ids(kv)[-1] == "e300"
@@ -199,6 +255,19 @@ def test_one_look_is_not_enough(kv: ModelKV, log: Log) -> None:
     kv.restore({})
     assert another(kv).write_back(NAME, memory, pause=lambda: kv.restore(before)) == 0
     assert kv.found == before
+
+
+def test_no_number_of_others_hides_a_loss(kv: ModelKV, log: Log) -> None:
+    """Neither of those that are over, nor of what was written since: the log is longer than before."""
+    log.append(NAME, [replace(event(n), expires=NOW + 5) for n in range(5)], keep="all")
+    snapshot = kv.snapshot()
+    fill(log, 2, first=5)
+    memory = held(kv)
+    kv.restore(snapshot)
+    later = another(kv, NOW + 9)
+    later.append(NAME, [event(number) for number in range(10, 20)], keep="all")
+    assert another(kv, NOW + 9).write_back(NAME, memory, pause=no_pause) == 2
+    assert ids(kv)[5:7] == ["e5", "e6"]
 
 
 def test_nothing_lost_is_nothing_written(kv: ModelKV, log: Log) -> None:

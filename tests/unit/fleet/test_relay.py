@@ -656,7 +656,7 @@ def test_what_was_written_and_lost_before_anybody_read_it_is_written_back(
     assert [one.raw for one in messages(shared)] == [one.raw for one in before]
     head = Reader(shared, KEYS).head(NAME)
     assert head
-    assert node.memory.unread(NAME, head, lambda: [one.num for one in before]) == [one.num for one in before]
+    assert node.memory.unread(NAME, head, [one.num for one in before]) == [one.num for one in before]
 
 
 def test_what_was_read_while_a_loss_was_looked_into_is_written_back_as_it_was(
@@ -668,18 +668,18 @@ def test_what_was_read_while_a_loss_was_looked_into_is_written_back_as_it_was(
     node.follow()
     whole = shared.snapshot()
     shared.restore({})
-    look = node.kv.pair
+    look = node.kv.pairs
 
-    def between(key: str, *, consistent: bool = False) -> Pair | None:
-        found = look(key, consistent=consistent)
-        monkeypatch.setattr(node.kv, "pair", look)
+    def between(keys: Iterable[str], *, consistent: bool = False) -> dict[str, Pair]:
+        found = look(keys, consistent=consistent)
+        monkeypatch.setattr(node.kv, "pairs", look)
         shared.restore(whole)
         write(shared, "b")
         node.follow()
         shared.restore({})
         return found
 
-    monkeypatch.setattr(node.kv, "pair", between)
+    monkeypatch.setattr(node.kv, "pairs", between)
     node.relay.suspect(NAME)
     node.hear(heard("b", 2))
     for _ in range(3):
@@ -687,6 +687,22 @@ def test_what_was_read_while_a_loss_was_looked_into_is_written_back_as_it_was(
 
     assert [(one.id, one.publisher) for one in messages(shared)] == [("a", "n1"), ("b", "n2")]
     assert node.waiting == []
+
+
+def test_a_log_of_which_nothing_is_held_is_begun_anew(
+    node: Node, shared: ModelKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both what Consul had and what this node held are gone: nobody can wait for either."""
+    node.hear(heard("a"))
+    node.turn()
+    shared.restore({})
+    monkeypatch.setattr(node.memory, "held", lambda _: None)
+
+    node.hear(heard("b", 2))
+    for _ in range(4):
+        node.turn(1.0)
+
+    assert (ids(shared), node.waiting) == (["b"], [])
 
 
 def test_what_others_wrote_below_what_this_node_wrote_is_not_written_again(

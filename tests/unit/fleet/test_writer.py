@@ -328,6 +328,39 @@ def test_junk_where_the_next_message_belongs_is_passed_over(kv: ModelKV, log: Lo
     assert ids(kv) == ["e1", "e2"]
 
 
+def test_junk_where_the_next_message_belongs_costs_no_mark(kv: ModelKV, log: Log) -> None:
+    """Or what was forgotten would come back."""
+    fill(log, 3)
+    log.forget(NAME, int(NOW * 1000) + 1)
+    before = log.head(NAME)
+    kv.put(KEYS.message(NAME, int(NOW * 1000) + 3), b"junk")
+    with pytest.raises(Contended):
+        log.append(NAME, [event(4)], keep="all")
+    log.append(NAME, [event(4)], keep="all")
+    after = log.head(NAME)
+    assert before
+    assert after
+    assert (after.floor, after.base, after.mended) == (before.floor, before.base, before.mended)
+
+
+def test_junk_of_higher_numbers_hides_no_message(
+    kv: ModelKV, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is."""
+    monkeypatch.setattr("agentd.fleet.reader.MOST_LISTED", 70)
+    fill(log, 70)
+    for number in range(1, 80):
+        kv.put(KEYS.message(NAME, POISONED - number), b"junk")
+    pages = log.after(NAME, 0, log.head(NAME))
+    assert sum(len(page.messages) for page in pages) == 70
+
+
+def test_what_lies_far_ahead_is_not_the_newest_of_a_log_without_a_head(kv: ModelKV, log: Log) -> None:
+    """It would leave no number."""
+    kv.put(KEYS.message(NAME, POISONED - 1), b'{"format":2}')
+    assert log.append(NAME, [event(1)], keep="all")["e1"].num == int(NOW * 1000)
+
+
 def test_no_number_left_is_told(kv: ModelKV, log: Log) -> None:
     """Somebody wrote a message with the last one."""
     draft = event(1).numbered("prod", NAME, POISONED - 1, 0)
