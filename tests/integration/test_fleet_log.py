@@ -388,3 +388,20 @@ def test_forgotten_is_not_written_back(kv: ConsulKV, log: Log, tmp_path: Path) -
         assert write_back(Log(kv, log.keys), memory) == 0
     assert messages(log) == []
     assert not kv.keys(log.keys.messages(NAME))
+
+
+def test_forgotten_stays_so_though_the_head_is_lost(kv: ConsulKV, log: Log, tmp_path: Path) -> None:
+    """With junk in the log, for a node that was away, and whatever is published meanwhile."""
+    fill(log, 100)
+    with closing(held(log, tmp_path)) as memory:
+        forgotten = messages(log)[69].num
+        assert log.forget(NAME, forgotten) == 70
+        kv.replace(log.keys.message(NAME, messages(log)[-1].num + 1), b"junk", 0, 0)
+        bring(Log(kv, log.keys), event(100))
+        kv.delete(log.keys.head(NAME))
+        bring(Log(kv, log.keys), event(101))
+        assert write_back(Log(kv, log.keys), memory) == 0
+    head = log.head(NAME)
+    assert head
+    assert head.floor == forgotten
+    assert [one.id for one in messages(log)] == [f"e{number}" for number in range(70, 102)]
