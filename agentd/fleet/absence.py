@@ -1,7 +1,6 @@
-"""The record of nodes that were missing from Consul's catalogue: how often they were looked for in vain.
+"""The record of how often nodes were missing from Consul's catalogue; `gone.py` writes it and says why.
 
-Owns its form in Consul's KV store, and its bounds: whoever may write there chose every byte. `gone.py` writes
-it, and says what it is for.
+Owns its form in Consul's KV store and its limits, since anybody with write access chooses every byte.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from agentd.fleet.document import check_shape, is_time, read_document, render_do
 from agentd.fleet.keys import is_node
 
 MOST: Final = 500
-"""Nodes that are recorded; others have their turn once some of these are removed."""
+"""Most nodes to record; others follow once some of these are removed."""
 _DAY: Final = 86400.0
 _LARGEST: Final = 256 * 1024
 _FORMATS: Final = range(1, 2)
@@ -25,11 +24,11 @@ _HIGHEST: Final = 1 << 63
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """One node that Consul does not know.
+    """One missing node.
 
     Attributes:
-        index: ModifyIndex of its document: with another one the node has acknowledged in the meantime.
-        looks: how often it was missing, a day apart.
+        index: ModifyIndex of its document; if that changes, the node has acknowledged again.
+        looks: how often it was missing, in checks a day apart.
     """
 
     index: int
@@ -37,16 +36,16 @@ class Absence:
 
     @property
     def days(self) -> int:
-        """For how many days, at least, it has been missing."""
+        """For how many days at least it has been missing."""
         return self.looks - 1
 
 
 @dataclass(frozen=True, slots=True)
 class Absences:
-    """All of them.
+    """All missing nodes.
 
     Attributes:
-        looked: unix time of the last look.
+        looked: unix time of the last check.
         nodes: node -> its absence.
     """
 
@@ -54,17 +53,17 @@ class Absences:
     nodes: Mapping[str, Absence] = field(default_factory=dict)
 
     def is_due(self, now: float) -> bool:
-        """Whether the last look was a day ago; no clock is a day ahead, so such a time is junk."""
+        """Whether the last check was a day ago. A time more than a day ahead is junk, and counts as due."""
         return abs(now - self.looked) >= _DAY
 
     def render(self) -> bytes:
-        """As it lies in Consul."""
+        """The document for Consul."""
         nodes = {node: [one.index, one.looks] for node, one in sorted(self.nodes.items())[:MOST]}
         return render_document({"format": 1, "looked": round(self.looked), "nodes": nodes})
 
 
 def parse_absences(raw: bytes) -> Absences:
-    """Read it; what cannot be read counts as never written, so that looking begins anew."""
+    """Parse the record; a malformed one counts as missing, so that counting starts over."""
     try:
         value = read_document(raw, largest=_LARGEST, formats=_FORMATS, what=_WHAT)
         check_shape(value, {"looked": is_time, "nodes": _are_nodes}, _WHAT)

@@ -1,9 +1,9 @@
-"""Reads what a fleet says of itself: documents, catalogue, heads with their newest messages.
+"""Reads the state of a fleet from Consul: documents, catalogue, and heads with their newest messages.
 
-Owns how much is read of what anybody may have written: junk is counted and told, and costs neither the rest
-nor the memory of whoever looks. Nothing here is judged (`standing.py`), and nothing written. Documents are
-read from any server, as the catalogue is; heads afterwards and from the leader, so that no document can know
-more than they do.
+Owns the limits on what is read, since anybody with write access may have written anything: junk is counted
+and reported, but hides nothing and uses little memory. Judges nothing (`standing.py` does) and writes
+nothing. Documents and catalogue are read from any server; the heads are read after them and from the leader,
+so that no document can be newer than the heads.
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from agentd.watch.kv import Pair, pair_of
 from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery, ServicesQuery
 
 AT_ONCE: Final = 60
-"""Keys that one transaction reads."""
+"""Most keys that one transaction reads."""
 MOST_KEYS: Final = 20_000
-"""Keys that are read one by one, where all together are too many bytes."""
+"""Most keys to read by transactions, if one answer with all of them would be too large."""
 MOST_BYTES: Final = 32 * 2**20
-"""Bytes of values that are then read before the rest counts as junk."""
+"""Most bytes of values to read that way; the rest counts as junk."""
 MOST_SERVICES: Final = 50
-"""Services that a message may mean whose nodes are asked for."""
-_SERF: Final = "serfHealth"  # Consul's own check, of whether the agent is a living member
+"""Most services matching a message's filter whose nodes are looked up."""
+_SERF: Final = "serfHealth"  # Consul's own check of whether the agent is alive
 _CRITICAL: Final = "critical"
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The heads, and their newest messages.
+    """The heads and their newest messages.
 
     Attributes:
         heads: name -> head.
-        messages: name -> newest message, where it can be read.
-        unreadable: name -> why its head, or its newest message, cannot be read.
-        junk: how many keys beside them are no head.
+        messages: name -> newest message, if it can be read.
+        unreadable: name -> why its head or its newest message cannot be read.
+        junk: how many keys among the heads are not heads.
     """
 
     heads: Mapping[str, Head]
@@ -59,15 +59,14 @@ class Heads:
 
 
 class Census:
-    """Reads one fleet. The client remains the caller's to close.
+    """Reads one fleet. The caller closes the client.
 
-    Each method may raise ConsulUnavailable or ConsulRefused.
+    Every method may raise ConsulUnavailable or ConsulRefused.
 
     Args:
-        client: asks the fleet's home datacenter.
-        keys: of the fleet.
-        consistent: read documents and catalogue from a leader that has made sure that it is one, rather than
-            from any server.
+        client: a client for the fleet's home datacenter.
+        keys: the fleet's keys.
+        consistent: read documents and catalogue in Consul's consistent mode, rather than from any server.
     """
 
     def __init__(self, client: ConsulClient, keys: Keys, *, consistent: bool = False) -> None:
@@ -82,9 +81,9 @@ class Census:
     # ------------------------------------------------------------------ documents
 
     def documents(self, index: int = 0, wait: float = 0.0) -> Documents:
-        """All documents; with an index, once one of them has changed, or after `wait` seconds.
+        """All documents. With an index, waits until one of them has changed, but at most `wait` seconds.
 
-        The keys come first: of a gigabyte that somebody put there Consul would make six in its memory.
+        Lists the keys first, since Consul would need six times as much memory to return a gigabyte of junk.
         """
         try:
             index, every = self._list(index, wait)
@@ -101,7 +100,7 @@ class Census:
         return self._read(index, pairs, len(every) - len(pairs))
 
     def _list(self, index: int, wait: float) -> tuple[int, list[str]]:
-        """The keys below the documents' prefix, and the index at which to wait for a change there."""
+        """The index to wait on for the next change below the documents' prefix, and the keys there."""
         path = f"/v1/kv/{self._keys.nodes}"
         answer = self._client.get(path, (("keys", ""), self._mode), index, wait)
         if answer.odd:
@@ -112,7 +111,7 @@ class Census:
         return answer.index, raw
 
     def _are_few(self, nodes: Iterable[str], others: int) -> bool:
-        """Whether there is little else than documents of nodes that the catalogue has."""
+        """Whether there is little besides the documents of catalogued nodes."""
         names = list(nodes)
         if len(names) + others <= AT_ONCE:
             return True
@@ -129,7 +128,7 @@ class Census:
         return self._read(index, pairs, len(answer.odd) + len(raw) - len(pairs))
 
     def _some(self, keys: Sequence[str]) -> list[Pair]:
-        """Those keys, until there are too many bytes."""
+        """Read the keys, up to `MOST_BYTES`."""
         pairs: list[Pair] = []
         size = 0
         for at in range(0, len(keys), AT_ONCE):
@@ -141,7 +140,7 @@ class Census:
         return pairs
 
     def _get(self, keys: Sequence[str]) -> list[Pair]:
-        """Those that are still there; if together they are too large, each by itself, or not at all."""
+        """Read the keys that still exist, in smaller requests if need be; skip a value that is too large."""
         wanted = list(keys)
         while wanted:
             try:
@@ -170,7 +169,7 @@ class Census:
                 absences = parse_absences(pair.value)
                 continue
             if node is None:
-                junk += pair.key != self._keys.nodes  # a "directory" that somebody made
+                junk += pair.key != self._keys.nodes  # that is a "directory" made in Consul's UI
                 continue
             indexes[node] = pair.index
             before = self._known.get(node)
@@ -186,10 +185,10 @@ class Census:
     # ------------------------------------------------------------------ catalogue
 
     def catalogue(self, elsewhere: Iterable[str] = ()) -> Catalogue:
-        """The nodes that Consul knows, and whether their agents, and agentd on them, are well.
+        """The nodes in the catalogue, and the health of their Consul agents and of agentd.
 
         Args:
-            elsewhere: the datacenters that are asked beside the home one.
+            elsewhere: datacenters to ask besides the home datacenter.
         """
         found = self._catalogue()
         self._ids = found.ids
@@ -198,7 +197,7 @@ class Census:
             self._client.dc = datacenter
             try:
                 there = self._catalogue()
-            except (ConsulUnavailable, ConsulRefused):  # that one alone is out of reach, or does not exist
+            except (ConsulUnavailable, ConsulRefused):  # only this datacenter is out of reach
                 there = None
             finally:
                 self._client.dc = home
@@ -219,14 +218,14 @@ class Census:
         )
 
     def _catalogued(self) -> Mapping[str, str]:
-        """The nodes that the catalogue had when it was read last."""
+        """The nodes in the catalogue when it was last read, with the IDs of their Consul agents."""
         return self.catalogue().ids if self._ids is None else self._ids
 
     def registered(self, nodes: Collection[str] | None = None) -> Registered:
-        """As which nodes the daemons of this fleet are registered: catalogued node -> names.
+        """The names under which daemons of this fleet are registered, by catalogued node.
 
         Args:
-            nodes: the only ones that matter; None for all. Of a few Consul is not asked for a thousand.
+            nodes: the nodes to ask for; None for all.
         """
         some = None
         if nodes is not None and len(nodes) <= AT_ONCE and all(map(is_node, nodes)):
@@ -242,7 +241,7 @@ class Census:
     def members(
         self, documents: Documents, catalogue: Catalogue, expected: frozenset[str] | None = None
     ) -> list[Member]:
-        """Every node that has a document, or is in the catalogue; see `members`."""
+        """All nodes with a document or in the catalogue; see `members`."""
         told = {one.node_id for one in documents.found.values()}
         lacking = {
             node
@@ -257,14 +256,14 @@ class Census:
         return members(self._keys.fleet, documents, catalogue, registered, expected)
 
     def nodes_of(self, service: str) -> frozenset[str]:
-        """The nodes that have an instance of this service, whatever its state."""
+        """The nodes with an instance of this service, healthy or not."""
         raw = ServiceQuery(service, passing=False).fetch(self._client).changes[0].raw or ()
         return frozenset(one["Node"]["Node"] for one in raw)
 
     # ------------------------------------------------------------------ heads
 
     def heads(self, names: Iterable[str] | None = None) -> Heads:
-        """The heads of all names, or of these, with their newest messages."""
+        """The heads of these names (None: of all names), with their newest messages."""
         if names is not None:
             return self._with_messages(self._some(list(map(self._keys.head, names))), 0)
         every = self._kv.keys(self._keys.names)
@@ -298,25 +297,25 @@ class Census:
                 if message.lies_at(self._keys, pair.key):
                     messages[message.name] = message
         for name in set(keys.values()) - messages.keys() - unreadable.keys():
-            unreadable[name] = "the message that its head points to is missing"
+            unreadable[name] = "its head points to a message that is missing"
         return Heads(heads, messages, unreadable, junk)
 
-    # ------------------------------------------------------------------ what is asked of whom
+    # ------------------------------------------------------------------ which message is for which nodes
 
     def newest(self, heads: Heads, nodes: Iterable[str]) -> dict[str, Newest]:
-        """What each name's newest message asks of these nodes."""
+        """The newest message of each name, and which of these nodes it is for."""
         some = list(nodes)
         made: dict[str, Newest] = {}
         for name, head in heads.heads.items():
             message = heads.messages.get(name)
             if message is not None:
                 made[name] = self.asked_by(message, some)
-            elif head.newest:  # one that was forgotten nobody can be asked for
+            elif head.newest:  # a forgotten message is for nobody
                 made[name] = Newest(name, head.newest, addressed=frozenset() if head.is_empty else None)
         return made
 
     def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:
-        """What a message asks of these nodes: nothing if it is not for them, or has no payload."""
+        """The message, and which of these nodes it is for: none, if it has no payload."""
         addressed = None if message.kind == "payload" else frozenset[str]()
         if addressed is None and (message.node or message.service or message.tag):
             addressed = frozenset(self._addressed(message, nodes))
@@ -332,10 +331,10 @@ class Census:
                 if _is_for(message, node, services):
                     yield node
         except BadDocument:
-            return  # no node can tell whether it is meant
+            return  # no node can use the filter
 
     def _services(self, message: Envelope) -> Mapping[str, Services]:
-        """Node -> its services, of those whose names the message means."""
+        """Node -> those of its services whose names match the message's filter."""
         every = ServicesQuery().fetch(self._client).changes[0].raw or {}
         named = replace(message, node="", tag="")
         meant = [name for name in every if _is_for(named, "", {"": [(name, ())]})]
@@ -359,7 +358,7 @@ def _parsed(value: bytes) -> Acknowledgement | str:
 
 
 def _pair(raw: Any) -> Pair | None:  # noqa: ANN401 (any JSON)
-    """The key, or None for what is none."""
+    """The key and its value; None if the answer has something else."""
     try:
         return pair_of(raw)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):

@@ -1,7 +1,7 @@
-"""What this node acknowledges at this moment, from its journal and what its handlers tell.
+"""Works out what this node has to acknowledge now, from the journal and what its handlers report.
 
-Only what somebody has seen is said: a number is live once its generation is proved, and not while what proves
-it, or the handler itself, finds that something does not hold. It reads the journal and nothing else.
+Claims nothing that was not proved: a number is live once its generation is proved, and only while neither the
+prover nor the handler itself finds drift. Reads the journal and nothing else.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DONE: Final = ("applied", "unchanged")
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The part of an acknowledgement that the node itself decides; see there."""
+    """The part of an `Acknowledgement` that comes from the journal and the handlers."""
 
     generation: int
     names: Mapping[str, Name]
@@ -39,14 +39,14 @@ class Condition:
 
 
 class Inspector:
-    """Looks at one configuration's handlers; any thread may call.
+    """Inspects the handlers of one configuration; any thread may call.
 
     Args:
-        handlers: the configured ones.
-        journal: of this node.
-        accounts: what the handlers tell.
-        generation: the current one.
-        damage: what is wrong with the tree, "" if nothing is.
+        handlers: the configured handlers.
+        journal: this node's journal.
+        accounts: what the handlers report.
+        generation: returns the current generation.
+        damage: returns what is wrong with the tree; "" if nothing is.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Inspector:
         self._provers = {one.name for one in handlers if one.type.proves}
 
     def look(self) -> Condition:
-        """What is the case now.
+        """The current condition.
 
         Raises:
             JournalError: the journal cannot be read.
@@ -97,7 +97,7 @@ class Inspector:
         )
 
     def _drift(self) -> dict[str, str]:
-        """By handler, what does not hold, in a sentence."""
+        """The drift by handler, in a sentence."""
         found: dict[str, list[str]] = {}
         for one in self._drifts.standing():
             found.setdefault(one.handler, []).append(f"{one.part}: {one.reason}")
@@ -129,7 +129,7 @@ class Inspector:
 
     def _report(self, handler: str, live: Mapping[str, int], drift: str) -> HandlerReport:
         account, ended = self._accounts.get(handler), self._numbers.ended(handler)
-        # It was asked about what is committed: that is to be what is live, and still the case.
+        # The account describes what was committed then: it counts only if just that is live.
         current = (
             account is not None
             and account.revision == self._commits.revision(handler)
@@ -148,7 +148,7 @@ class Inspector:
 
 
 def least(states: Iterable[Name]) -> Name:
-    """Of several handlers that take one name: what holds for all of them."""
+    """Combine the handlers that take one name: what holds for all of them."""
     every = list(states)
     states = [one for one in every if not (one.tried and one.tried.outcome == EXEMPT)] or every
     lives = [one.live for one in states]
@@ -168,7 +168,7 @@ def least(states: Iterable[Name]) -> Name:
 
 
 def _failures(those: Iterable[Tried | Attempted], tried: Tried | None) -> tuple[Tried, ...]:
-    """The newest of those that did not come into force, each once; without the one that is told anyway."""
+    """The newest failed messages, each once, without `tried`, which is reported anyway."""
     found = {
         one.num: Tried(one.num, one.outcome, one.reason)
         for one in those
@@ -180,16 +180,16 @@ def _failures(those: Iterable[Tried | Attempted], tried: Tried | None) -> tuple[
 def _shaken(
     one: ConfiguredHandler, provers: set[str], drift: Mapping[str, str], damage: str, *, back: bool
 ) -> str:
-    """Why nothing of the handler is known to be in force; "" if nothing speaks against it."""
+    """Why nothing of the handler can be said to be in force; "" if it can."""
     told = provers.intersection(one.entry.notify)
     if damage:
         return f"the tree is damaged: {damage}"
     if back and told:
-        return "an earlier generation was made current, and is not proved yet"
+        return "rolled back to an earlier generation, which is not proved yet"
     return next((drift[name] for name in (one.name, *sorted(told)) if name in drift), "")
 
 
 def _digest(one: ConfiguredHandler) -> str:
-    """The same on all nodes on which the handler is given the same, and makes the same of it."""
+    """A digest that is equal on nodes where the handler gets the same changes and has the same options."""
     entry = one.entry.model_dump(mode="json", include={"use", "on", "options"})
     return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Which nodes have come to something else than their like, after the same messages.
+"""Finds nodes whose results differ from those of nodes with the same options and the same messages.
 
-Owns whom a node is compared with, and which of those that differ is taken for wrong. Pure.
+Owns the choice of whom a node is compared with, and which side counts as wrong. Pure.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ from typing import Final
 from agentd.fleet.past import compare, latest, length
 
 SETTLED: Final = 30.0
-"""Seconds after which nodes that are alike must have come to the same: timed work does not fall together."""
-_MOST_CAMPS: Final = 8  # that are told from each other
+"""Seconds for which like nodes may differ, since timed work does not run on all of them at once."""
+_MOST_CAMPS: Final = 8  # groups of agreeing nodes to distinguish
 
 
 @dataclass(frozen=True, slots=True)
 class Lived:
-    """The past of one node's handler.
+    """The past of a handler on one node.
 
     Attributes:
+        node: the node's name.
         past: see `agentd.fleet.past`.
-        until: unix time until when its current state is known to have lasted.
+        until: unix time up to which its current state is known to have lasted.
     """
 
     node: str
@@ -33,9 +34,11 @@ class Lived:
 
 @dataclass(slots=True)
 class _Camp:
-    """Nodes of which none is known to disagree with the first one.
+    """Nodes that are not known to disagree with the first one.
 
     Attributes:
+        first: the node with which the others are compared.
+        nodes: all of them, including the first.
         size: how many of them are known to agree with it.
     """
 
@@ -45,10 +48,10 @@ class _Camp:
 
 
 def disagreeing(alike: Iterable[Lived]) -> Iterator[tuple[str, str]]:
-    """The nodes that disagree with most of their like, each with a sentence; if there is no most, all.
+    """Yield the nodes that disagree with the majority, each with a sentence; without a majority, all of them.
 
     Args:
-        alike: nodes with the same options of one handler.
+        alike: nodes on which one handler has the same options.
     """
     camps = list(_camps([one for one in alike if latest(one.past)]))
     if len(camps) < 2:  # noqa: PLR2004 (two that differ)
@@ -79,7 +82,7 @@ def _camps(nodes: Sequence[Lived]) -> Iterator[_Camp]:
 
 
 def _split(nodes: Sequence[Lived]) -> tuple[_Camp, list[Lived]]:
-    """Those that do not disagree with what most are at, and the others."""
+    """Separate the nodes that disagree with the most common state from the others."""
     at: dict[tuple[str, str] | None, list[Lived]] = defaultdict(list)
     for one in nodes:
         at[latest(one.past)].append(one)

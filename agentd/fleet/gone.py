@@ -1,10 +1,10 @@
-"""Removes the documents of nodes that Consul has not known for a week.
+"""Removes the documents of nodes that have been missing from Consul's catalogue for a week.
 
-Consul does not say since when it has not known a node. So whoever may write documents looks at most once a
-day, and records how often each node was missing from the catalogue while its document did not change. Looks
-are a day apart, so a wrong clock can add only one of them. Owns that nothing counts that was not seen: not
-without the right to see every node, not in a datacenter that cannot be asked, and not while the catalogue is
-empty or lacks most nodes, as one that is being rebuilt does.
+Consul does not say since when a node has been missing. So somebody with the right to write documents checks
+at most once a day, and records how often each node was missing while its document did not change. Checks are
+a day apart, so a wrong clock can add only one of them. Owns that nothing counts that was not seen: not
+without the right to see every node, not in a datacenter that does not answer, and not while the catalogue is
+empty or lacks most nodes, as it does while it is rebuilt.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from agentd.fleet.members import unknown_nodes
 from agentd.watch.client import ConsulClient
 
 DAYS: Final = 7
-"""Days for which Consul must not have known a node before its document is removed."""
+"""Days for which a node must be missing before its document is removed."""
 _ADVICE: Final = 'add to the token\'s policy: node_prefix "" { policy = "read" }'
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What one look found.
+    """The result of one check.
 
     Attributes:
         forgotten: the nodes whose documents were removed.
-        absent: the other nodes that Consul does not know, and for how many days, at least.
+        absent: the other missing nodes, and for how many days at least each has been missing.
     """
 
     forgotten: tuple[str, ...]
@@ -39,13 +39,11 @@ class Found:
 
 
 class Gone:
-    """Looks for the nodes of one fleet that are gone. The client remains the caller's to close.
-
-    Each method may raise ConsulUnavailable or ConsulRefused.
+    """Looks for nodes of one fleet that are gone. The caller closes the client.
 
     Args:
-        client: asks the fleet's home datacenter, with the right to write documents and to read all nodes.
-        keys: of the fleet.
+        client: a client for the fleet's home datacenter that may write documents and read all nodes.
+        keys: the fleet's keys.
     """
 
     def __init__(self, client: ConsulClient, keys: Keys) -> None:
@@ -54,14 +52,14 @@ class Gone:
         self._kv = ConsulKV(client)
 
     def remove(self, now: float) -> Found:
-        """Look, record it if that is due, and remove the documents of nodes that have been missing for long.
+        """Check, record the result if a day has passed, and remove the documents of nodes that are gone.
 
         Args:
             now: unix time.
 
         Raises:
-            ConsulUnavailable: also if the catalogue is empty or lacks most of the nodes.
-            ConsulRefused: also if the token may not see every node.
+            ConsulUnavailable: there was no answer, or the catalogue is empty or lacks most of the nodes.
+            ConsulRefused: the token lacks a right, such as to see every node.
         """
         pair = self._kv.pair(self._keys.absences, consistent=True)
         known = parse_absences(pair.value) if pair else Absences()
@@ -73,7 +71,7 @@ class Gone:
             if not self._kv.replace(
                 self._keys.absences, Absences(now, more).render(), 0, pair.index if pair else 0
             ):
-                raise ConsulUnavailable("somebody else is looking for nodes that are gone: try again")
+                raise ConsulUnavailable("somebody else is checking for nodes that are gone: try again")
             seen = more
         forgotten = [
             node
@@ -84,7 +82,7 @@ class Gone:
         return Found(tuple(forgotten), absent)
 
     def _look(self, known: Absences) -> dict[str, Absence] | None:
-        """The nodes that Consul does not know, as they were recorded so far; None if no node acknowledges."""
+        """The missing nodes, with what is recorded about them so far; None if no node acknowledges."""
         census = Census(self._client, self._keys, consistent=True)
         documents = census.documents()
         if not documents.found:
@@ -110,7 +108,7 @@ class Gone:
         return found
 
     def _sees(self, node: str, datacenter: str | None) -> bool:
-        """Whether the token may see the node, or with "" all of them: others look as if they were gone."""
+        """Whether the token may see the node ("" for every node); those it may not would seem to be gone."""
         home, self._client.dc = self._client.dc, datacenter or self._client.dc
         try:
             return self._client.authorized("node", "read", node) is not False

@@ -1,4 +1,4 @@
-"""The nodes of a fleet: what their documents say, joined with what Consul's catalogue has.
+"""The nodes of a fleet: their documents, joined with Consul's catalogue.
 
 Pure: `census.py` reads both, and `standing.py` judges what is here.
 """
@@ -15,7 +15,7 @@ from agentd.fleet.registration import service_id
 from agentd.fleet.standing import Member
 
 MOST_DATACENTERS: Final = 16
-"""Datacenters beside the home one whose catalogues are read."""
+"""Most datacenters, besides the home datacenter, whose catalogues are read."""
 _UNKNOWN: Final = "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
 
 Registered: TypeAlias = Mapping[str, Collection[str]]
@@ -24,15 +24,15 @@ Registered: TypeAlias = Mapping[str, Collection[str]]
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of the nodes, as far as they can be read.
+    """The documents of the nodes.
 
     Attributes:
-        index: where the next reading may block; 0 if it must not.
+        index: the index on which the next blocking query waits; 0 if it must not block.
         found: node -> document.
         unreadable: node -> why its document cannot be read.
         indexes: node -> ModifyIndex of its document.
-        absences: which nodes were missing from the catalogue, as far as somebody looked.
-        junk: how many keys below the prefix are no node's, or were not read.
+        junk: how many keys below the prefix belong to no node, or were not read.
+        absences: the record of nodes that were missing from the catalogue.
     """
 
     index: int
@@ -44,21 +44,21 @@ class Documents:
 
     @property
     def datacenters(self) -> list[str]:
-        """Where nodes are that are not in the home datacenter; as many as are looked at."""
+        """The datacenters of nodes outside the home datacenter, at most `MOST_DATACENTERS`."""
         return sorted({one.datacenter for one in self.found.values() if one.datacenter})[:MOST_DATACENTERS]
 
     def gone_for(self, node: str) -> int | None:
-        """For how many days the node was missing from the catalogue; None if nobody looked since it wrote."""
+        """For how many days the node has been missing from the catalogue; None if that was not checked."""
         found = self.absences.nodes.get(node)
         return found.days if found and found.index == self.indexes[node] else None
 
     @property
     def has_twins(self) -> bool:
-        """Whether two documents are of one Consul agent: of two daemons, or of one that was renamed."""
+        """Whether two documents have the same Consul agent: two daemons, or one that was renamed."""
         return len(self.newest_of_each_agent()) < len(self.found)
 
     def newest_of_each_agent(self) -> dict[str, str]:
-        """ID of an agent -> the node as which it acknowledged last."""
+        """ID of a Consul agent -> the node name of its newest document."""
         newest: dict[str, str] = {}
         for node, document in self.found.items():
             other = newest.get(document.node_id)
@@ -69,13 +69,13 @@ class Documents:
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What Consul knows of nodes; all of it empty if the token may see none.
+    """The nodes in Consul's catalogue; empty if the token may not see any.
 
     Attributes:
-        ids: node -> ID of its Consul agent, "" if it is not said.
-        down: the nodes whose agents have failed.
-        critical: the IDs of the services `agentd` that do not answer their health check.
-        unknown: other datacenters that cannot be asked.
+        ids: node -> ID of its Consul agent, "" if unknown.
+        down: the nodes whose Consul agents have failed.
+        critical: the IDs of services `agentd` whose health check fails.
+        unknown: other datacenters that could not be asked.
     """
 
     ids: Mapping[str, str]
@@ -89,7 +89,7 @@ class Catalogue:
         return {identity: node for node, identity in self.ids.items() if identity}
 
     def with_datacenter(self, name: str, there: Catalogue | None) -> Catalogue:
-        """This, and what another datacenter has; None if that cannot be asked."""
+        """Add the catalogue of another datacenter; None if it could not be asked."""
         if there is None:
             return replace(self, unknown=self.unknown | {name})
         told = {node: f"{node}.{name}" if node in self.ids else node for node in there.ids}
@@ -102,14 +102,14 @@ class Catalogue:
 
 
 def unknown_nodes(documents: Documents, catalogue: Catalogue, elsewhere: Iterable[str]) -> list[str]:
-    """The nodes that Consul knows neither by name nor by agent.
+    """The nodes that the catalogue has neither by name nor by Consul agent.
 
-    What a node acknowledges must be readable: else nobody knows in which datacenter it is.
+    Nodes with unreadable documents are left out, since their datacenter is unknown.
 
     Args:
-        documents: as read.
-        catalogue: as read.
-        elsewhere: the datacenters that were asked beside the home one.
+        documents: the documents.
+        catalogue: the catalogue.
+        elsewhere: the datacenters that were asked besides the home datacenter.
     """
     by_id, asked = catalogue.by_id, {"", *elsewhere} - catalogue.unknown
     return [
@@ -129,12 +129,12 @@ def members(
     """Join documents and catalogue.
 
     Args:
-        fleet: its name.
-        documents: as read.
-        catalogue: as read.
-        registered: as which nodes the daemons of this fleet are registered, where it matters: if there are
-            documents of one agent under two names, or nodes without a document.
-        expected: of the nodes without a document only these are to be told; None for all.
+        fleet: the fleet's name.
+        documents: the documents.
+        catalogue: the catalogue.
+        registered: the registered daemons of this fleet; needed only if two documents have the same Consul
+            agent, or if there are nodes without a document.
+        expected: the only nodes without a document to include; None for all.
     """
     by_id = catalogue.by_id
     newest = documents.newest_of_each_agent()
@@ -146,7 +146,7 @@ def members(
         agent = document.node_id if document else ""
         where = node if node in catalogue.ids else by_id.get(agent)
         if document and document.datacenter in catalogue.unknown:
-            silent = f"its datacenter {document.datacenter} cannot be asked about it"
+            silent = f"its datacenter {document.datacenter} does not answer"
         elif where is None:
             silent = _UNKNOWN if catalogue.ids else ""
         elif where in catalogue.down:

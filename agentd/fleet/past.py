@@ -1,8 +1,8 @@
-"""The latest states of one handler, as a document carries them, and how two nodes compare by them.
+"""The latest states of one handler, as carried in an acknowledgement, and how to compare two nodes by them.
 
-A state is how far the handler was in the log and what it had come to, from one moment on. Numbers move on
-while somebody looks, and no two documents need be of one moment; so it takes what nodes had come to a while
-ago to tell whether they come to the same. Pure. Times are of the nodes' own clocks, as are their timers.
+A state is a position in the log together with a fingerprint of the result, from one moment on. Two documents
+are hardly ever of the same moment, and positions move on, so only their recent past shows whether two nodes
+get the same results. Pure. Times come from the nodes' own clocks, as do their timers.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from typing import Final
 from agentd.accounts import State
 
 _DIGITS: Final = 6
-_RESTS: Final = 1.0  # seconds within which timed work, such as the end of an entry, falls together
-_NONE: Final = "-"  # the fingerprint of what is not to be compared
+_RESTS: Final = 1.0  # seconds by which timed work, such as the end of an entry, may differ between nodes
+_NONE: Final = "-"  # the fingerprint of a state that is not compared
 _STATE: Final = re.compile(r"([0-9a-f]{1,16})/([0-9a-f]{1,16}|-)/(-?[0-9]{1,11})")
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What two pasts say of each other.
+    """The result of comparing two pasts.
 
     Attributes:
-        agreed: whether both came to the same state at any time.
-        differing: seconds in all for which both were equally far, rested there, and were not at the same,
-            since the last moment at which one came to a state, or left one, that the other one had as well.
-        ours, theirs: what they had come to the last time that they differed so; "" if they did not.
+        agreed: whether both were ever in the same state.
+        differing: the total seconds for which both rested at the same position with different fingerprints,
+            since the last time that one of them entered or left a state that the other one had too.
+        ours, theirs: their fingerprints when they last differed; "" if they did not.
     """
 
     agreed: bool
@@ -43,7 +43,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True)
 class _Stay:
-    """A state, and until when it lasted; from `rests` on it was not about to become another by timed work."""
+    """A state and how long it lasted; from `rests` on, timed work was no longer about to change it."""
 
     place: str
     fingerprint: str
@@ -53,10 +53,10 @@ class _Stay:
 
 
 def encode(states: Iterable[State]) -> str:
-    """As a document has them, the current one last: `PLACE/FINGERPRINT/SECONDS` each.
+    """Encode states for a document, the current one last, each as `PLACE/FINGERPRINT/SECONDS`.
 
-    The seconds are those since the state before began, and of the first one the unix time. Fingerprints are
-    shortened to a digest.
+    The seconds count from the start of the state before; those of the first state are its unix time.
+    Fingerprints are shortened to a digest.
     """
     made, before = [], 0
     for one in states:
@@ -66,19 +66,19 @@ def encode(states: Iterable[State]) -> str:
 
 
 def latest(past: str) -> tuple[str, str] | None:
-    """Place and fingerprint of the current state; None if that is not to be compared."""
+    """The place and fingerprint of the current state; None if it is not compared."""
     found = _STATE.fullmatch(past.rpartition(" ")[2])
     return (found[1], found[2]) if found and found[2] != _NONE else None
 
 
 def undated(past: str) -> str:
-    """Only the current state, from the beginning of time: what a clock says that is ahead is of no use."""
+    """The current state alone, as if it had always lasted; for a node whose clock is wrong."""
     found = latest(past)
     return f"{found[0]}/{found[1]}/0" if found else ""
 
 
 def compare(ours: str, until: float, theirs: str, theirs_until: float) -> Compared:
-    """Compare two pasts, each with the unix time until when its current state is known to have lasted."""
+    """Compare two pasts; `until` is the unix time up to which the current state is known to have lasted."""
     here, there = _stays(ours, until), _stays(theirs, theirs_until)
     last = {(one.place, one.fingerprint): one for one in there}
     agreed = -math.inf
@@ -100,7 +100,7 @@ def compare(ours: str, until: float, theirs: str, theirs_until: float) -> Compar
 
 
 def _stays(past: str, until: float) -> list[_Stay]:
-    """What of it can be read: whoever may write there may write anything."""
+    """The well-formed states; anybody with write access may have written anything."""
     read = [_STATE.fullmatch(one) for one in past.split(" ")]
     states = [one for one in read if one]
     since = accumulate(float(one[3]) for one in states)
@@ -115,7 +115,7 @@ def _stays(past: str, until: float) -> list[_Stay]:
 
 
 def length(past: str, until: float) -> float:
-    """Seconds that it goes back."""
+    """Seconds that the past covers."""
     found = _stays(past, until)
     return until - found[0].start if found else 0.0
 

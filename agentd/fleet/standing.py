@@ -1,7 +1,7 @@
-"""Who runs what: from documents, catalogue and heads to what each node lacks, and how far one message is.
+"""Judges who runs what: what is wrong with each node, and how far one message has come.
 
-Owns the judgement, and the order in which troubles are told. Pure: it reads no server and no clock, and knows
-nothing of how a person is shown it. "Now" is that of whoever looks; times in documents are of other clocks.
+Owns the judgement, and the order in which troubles are listed. Pure: it talks to no server, reads no clock,
+and knows nothing of presentation. `now` is the viewer's time; times in documents come from the nodes' clocks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Trouble = Literal[
     "no agentd",
 ]
 TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined] # of a Literal
-"""The worst first."""
+"""All troubles, worst first."""
 _DONE: Final = ("applied", "unchanged")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -42,10 +42,12 @@ class Newest:
     """The newest message of a name.
 
     Attributes:
-        issued: unix time at its publisher; None if the message itself could not be read.
-        expires: unix time; None if it does not.
-        publisher: who wrote it.
-        source: by what: "event", "publish", ...
+        name: the name of the log.
+        num: its number.
+        issued: unix time by the publisher's clock; None if the message itself could not be read.
+        expires: unix time; None for never.
+        publisher: who published it.
+        source: how: "event", "publish", ...
         addressed: the nodes that it is for; None for all.
     """
 
@@ -58,7 +60,7 @@ class Newest:
     addressed: frozenset[str] | None = None
 
     def concerns(self, node: str, now: float) -> bool:
-        """Whether the node can be asked for it: it is for that node, and has not expired."""
+        """Whether the node should have it: it is for that node and has not expired."""
         return (self.addressed is None or node in self.addressed) and (
             self.expires is None or now < self.expires
         )
@@ -66,16 +68,18 @@ class Newest:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One node, as its own document and the catalogue have it.
+    """One node, according to its own document and the catalogue.
 
     Attributes:
-        document: what it acknowledges; None if it does not, or if that cannot be read.
-        unreadable: why its document cannot be read.
-        catalogued: whether the catalogue has the node.
-        node_id: according to the catalogue; "" if it does not say.
-        silent: why nothing is to be heard from it; "" if there is no sign of that.
-        runs_as: without a document: as which node its living daemon is registered; "" if none is.
-        gone: for how many days it was missing from the catalogue; None if that is not known, or it is there.
+        node: its name.
+        document: what it acknowledges; None if it has no document, or an unreadable one.
+        unreadable: why its document cannot be read; "" if it can be, or there is none.
+        catalogued: whether it is in the catalogue.
+        node_id: the ID of its Consul agent, according to the catalogue; "" if unknown.
+        silent: why it seems to be silent; "" if it does not.
+        runs_as: the node name under which a healthy daemon is registered there, if the node itself has no
+            document; otherwise "".
+        gone: for how many days it has been missing from the catalogue; None if it is there, or if unknown.
     """
 
     node: str
@@ -90,13 +94,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing in which a node differs from what it ought to be.
+    """One thing that is wrong with a node.
 
     Attributes:
+        trouble: what kind of trouble.
+        node: the node's name.
         subject: the name of the log, or the handler; "" for the node as a whole.
-        text: why, without what is the node's alone, so that equal ones can be folded; may be "".
-        live: the number in force, where the subject is a name.
-        gone: for how many days Consul has not known the node, as far as somebody looked.
+        text: why, without details of the single node, so that equal ones can be folded; may be "".
+        live: the number in force, if the subject is a name.
+        gone: for how many days the node has been missing from the catalogue, as far as is known.
     """
 
     trouble: Trouble
@@ -109,11 +115,12 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far one node is with one message.
+    """How far one node has come with one message.
 
     Attributes:
-        state: "confirmed"; "refused" for good; or "waiting", and still may.
-        reason: why not confirmed.
+        node: the node's name.
+        state: "confirmed", "refused" (for good), or "waiting".
+        reason: why it is not confirmed.
     """
 
     node: str
@@ -123,14 +130,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """All that was found.
+    """The result of a comparison.
 
     Attributes:
-        nodes: the nodes that count, sorted: of one handler only those that have it.
-        differences: the worst first, then by subject and node.
-        live: name -> number -> how many nodes have it in force; None: no message.
-        confirmed: name -> of the nodes that its newest message is for, how many have it in force, and how
-            many there are.
+        nodes: the nodes that were compared, sorted; for one handler, only those that have it.
+        differences: worst first, then by subject and node.
+        live: name -> number (None for none) -> how many nodes have it in force.
+        confirmed: name -> how many of the nodes that its newest message is for have it in force, and how many
+            there are.
     """
 
     nodes: tuple[str, ...]
@@ -140,14 +147,14 @@ class Standing:
 
     @property
     def agreeing(self) -> tuple[str, ...]:
-        """The nodes that differ in nothing."""
+        """The nodes without any difference."""
         differing = {one.node for one in self.differences}
         return tuple(node for node in self.nodes if node not in differing)
 
 
 @dataclass(frozen=True, slots=True)
 class _Log:
-    """What is known of the log at this moment; see `standing`."""
+    """The state of the log; see `standing`."""
 
     newest: Mapping[str, Newest]
     unreadable: Mapping[str, str]
@@ -161,14 +168,14 @@ def standing(
     handler: str | None = None,
     unreadable: Mapping[str, str] = _NONE,
 ) -> Standing:
-    """Compare all of them.
+    """Compare the nodes with each other and with the log.
 
     Args:
-        members: each node once. Their documents must have been read before `newest` was.
-        newest: by name. A name that is not there has no message.
+        members: each node once. Their documents must have been read before `newest`.
+        newest: the newest message of each name; names without messages are missing.
         now: unix time.
-        handler: judge only this configured handler, and the nodes that have it.
-        unreadable: name -> why its head cannot be read, so that nobody knows which message is the newest.
+        handler: compare only this configured handler, on the nodes that have it.
+        unreadable: name -> why its head cannot be read, so that its newest message is unknown.
     """
     members = list(members)
     counted = [one for one in members if _counts(one, handler)]
@@ -191,7 +198,7 @@ def standing(
 
 
 def _confirms(node: str, state: Name, newest: Newest | None) -> bool | None:
-    """Whether the node has the newest message in force; None if that is not for it."""
+    """Whether the node has the newest message in force; None if the message is not for it."""
     if newest is None:
         return False
     if _is_exempt(state, newest.num) or (newest.addressed is not None and node not in newest.addressed):
@@ -234,7 +241,7 @@ def _of_node(member: Member, log: _Log, handler: str | None, taken: Collection[s
         yield _without_document(member, taken)
     if document is None:
         return
-    if member.gone:  # what it acknowledged is history
+    if member.gone:  # its acknowledgement is history
         yield Difference("silent", member.node, "", member.silent, gone=member.gone)
         return
     yield from _as_a_whole(member, document)
@@ -280,7 +287,7 @@ def _of_name(member: Member, name: str, state: Name, log: _Log) -> Iterator[Diff
     if state.provisional:
         yield Difference("provisional", node, name, "applied events that are not in the log yet", state.live)
     if name in log.unreadable and newest is None:
-        text = f"which message is the newest is unknown: {log.unreadable[name]}"
+        text = f"its newest message is unknown: {log.unreadable[name]}"
         yield Difference("unreadable", node, name, text, state.live)
         return
     seen = max(state.live or 0, state.tried.num if state.tried else 0)
@@ -304,7 +311,7 @@ def _trouble(state: Name, num: int, found: Progress) -> Trouble | None:
 
 
 def progress(member: Member, newest: Newest) -> Progress:
-    """How far a node that takes the name is with this message, or with one that came after it."""
+    """How far a node has come with this message, or with a later one of the same name."""
     document = member.document
     if document is None or newest.name not in document.names:
         return Progress(
@@ -339,7 +346,7 @@ def _because(what: str, reason: str) -> str:
 
 
 def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member]:
-    """The nodes that a message waits for: they acknowledge its name, and it is for them."""
+    """The nodes that have to confirm a message: they take its name, and it is for them."""
     return [
         one
         for one in members
@@ -351,7 +358,7 @@ def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member
 
 
 def _is_exempt(state: Name, num: int) -> bool:
-    """Whether the node joined later, and does nothing belatedly."""
+    """Whether the message is too old for the node, which joined later and runs nothing belatedly."""
     return bool(state.tried and state.tried.outcome == EXEMPT and state.tried.num >= num)
 
 
@@ -359,7 +366,7 @@ def _is_exempt(state: Name, num: int) -> bool:
 
 
 def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> Iterator[Difference]:
-    """Nodes of equal options that have come to something else than their like, after the same messages."""
+    """Find nodes whose results differ from those of nodes with the same options and the same messages."""
     alike: dict[tuple[str, str], list[Lived]] = defaultdict(list)
     for one in members:
         document = one.document
@@ -369,7 +376,7 @@ def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> 
         for name, report in _handlers(one, handler).items():
             if any(_is_unlike(document.names.get(taken, Name())) for taken in report.names):
                 continue
-            # Written in the future: by a wrong clock, and nobody knows when.
+            # A document from the future comes from a wrong clock, so its times mean nothing.
             past = report.past if document.written < now + SETTLED else undated(report.past)
             alike[name, document.options.get(name, "")].append(Lived(one.node, past, until))
     for (name, _), those in alike.items():
@@ -378,5 +385,5 @@ def _disagreeing(members: Sequence[Member], now: float, handler: str | None) -> 
 
 
 def _is_unlike(state: Name) -> bool:
-    """Whether it is told already that the node lacks something, or has more."""
+    """Whether the node is known to lack messages, or to have applied others, which is listed anyway."""
     return bool(state.provisional) or state.incomplete_since is not None

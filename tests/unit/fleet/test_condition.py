@@ -222,7 +222,7 @@ def test_a_rollback_lowers_live_at_once_and_gives_the_old_number_when_proved(sta
     between = inspected.name
     settle(inspected.prover)
 
-    waits = "an earlier generation was made current, and is not proved yet"
+    waits = "rolled back to an earlier generation, which is not proved yet"
     assert between == Name(tried=Tried(6, "applied", waits))
     assert inspected.name == Name(live=5, tried=Tried(6, "applied", "it was rolled back"))
 

@@ -82,7 +82,7 @@ def test_nodes_of_other_datacenters_are_known_there() -> None:
     assert silent(given, both.with_datacenter("dc3", None)) == {
         "here": "",
         "there": "its Consul agent is down",
-        "down": "its datacenter dc3 cannot be asked about it",
+        "down": "its datacenter dc3 does not answer",
     }
 
 
