@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
+from agentd.fleet.past import latest
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode
 from tests.servers.ports import free_port
@@ -114,3 +115,27 @@ def test_who_leaves_is_no_longer_waited_for(fleet: Fleet, capsys: pytest.Capture
     capsys.readouterr()
     assert fleet.command("fire", "blocked", "add 192.0.2.7", "--wait", "--timeout", "5m") == 0
     assert "in force on 2 of 2 nodes" in capsys.readouterr().out
+
+
+def test_who_took_a_message_for_some_nodes_is_compared_with_its_like_alone(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until a snapshot, by which all come to the same."""
+    chosen = fleet.nodes[1].name
+
+    def states() -> list[tuple[str, str]]:
+        documents = fleet.seen(capsys)["documents"]
+        found = [latest(one["handlers"]["blacklist"]["past"]) for one in documents.values()]
+        return [one for one in found if one]
+
+    def publish(*words: str) -> None:
+        assert fleet.command("publish", "blocked", *words, "--wait", "--timeout", "5m") == 0
+
+    publish("add 192.0.2.1", "--keep", "all")
+    publish("add 192.0.2.2", "--node", f"^{chosen}$")
+    publish("add 192.0.2.3")
+    wait_until(lambda: len(set(states())) == 2, "the others to be elsewhere")
+    assert len({place for place, _ in states()}) == 2
+
+    publish("replace\nadd 192.0.2.4", "--snapshot")
+    wait_until(lambda: len(set(states())) == 1, "all of them to be at the same")
