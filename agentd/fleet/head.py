@@ -1,7 +1,7 @@
-"""What stands below `names/`, the one prefix that is watched: the head of each name, and the fleet's record.
+"""The keys below `names/`, the only prefix that nodes watch: the head of each name, and the fleet's record.
 
-Owns their format. A head says what a name's log holds; it is changed only by check-and-set, together with the
-messages that it tells of (`log.py`). A node believes a head only once it has the message that it names.
+Owns their format. A head summarises a name's log. It is changed only by check-and-set, in one transaction
+with the messages (`writer.py`). A node trusts a head only once it has read the newest message named there.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from agentd.fleet.keys import POISONED, is_number
 FORMAT: Final = 1
 FORMATS: Final = range(1, FORMAT + 1)
 LARGEST_HEAD: Final = 4 * 1024
-"""Bytes of a head: all nodes read each of them whenever one of them changes."""
+"""Most bytes of a head: every node reads all heads whenever one of them changes."""
 LARGEST_INLINE: Final = 2 * 1024
-"""Bytes of the newest message, if it stands in the head as well."""
+"""Most bytes of the newest message for a copy in the head."""
 MOST_RECENT: Final = 60
-"""Numbers that a head lists: as many messages as one read-only transaction fetches."""
+"""Most numbers that a head lists: as many messages as one read-only transaction fetches."""
 
 Keep = Literal["latest", "all"]
-"""What is kept of a name: the newest message, which stands for those before it, or all that are in force."""
+"""What is kept of a name: the newest message, which replaces earlier ones, or all that have not expired."""
 
 LAST: Final = POISONED - 10**12
-"""The last number that a log may have reached whose head is made anew: there must be some left to go on."""
+"""The highest number up to which a head is rebuilt: there must be numbers left for more messages."""
 
 _MOST_COUNTED: Final = 1_000_000
 _HEAD: Final = "the head"
@@ -40,7 +40,7 @@ def _is_position(value: object) -> bool:
 
 
 def leaves_room(value: object) -> bool:
-    """Whether it can be the last number of a log that has no message to show for it."""
+    """Whether this can be the last number of a log without a message that proves it."""
     return _is_position(value) and cast("int", value) <= LAST
 
 
@@ -70,18 +70,18 @@ class Head:
     Attributes:
         keep: which messages are kept.
         newest: the number of the newest message; it never falls. 0 if there never was one.
-        oldest: the number of the oldest that is kept; 0 if none is.
-        count: how many are kept, so that a writer knows when to prune; other keys among them may be counted.
-        floor: what has a number up to this one was forgotten on purpose, and is not written back.
-        base: what has a number up to this one is pruned; above it, what is missing was lost.
-        cut: the highest number that was pruned although it was still in force: whoever has not come so far
-            is incomplete, until a snapshot above it. 0 if none was.
-        snapshot: the number of the newest snapshot, which stands for all before it; 0 if there is none.
-        mended: unix milliseconds at which the log was last changed otherwise than by appending: messages were
-            written back, or the head was made anew. Whoever finds another number than before compares the log
-            with what it holds. 0 for never.
+        oldest: the number of the oldest kept message; 0 if none is kept.
+        count: the number of kept messages, by which a writer knows when to prune; may include junk.
+        floor: messages up to this number were forgotten on purpose, and are not written back.
+        base: messages up to this number were pruned; a missing message above it was lost.
+        cut: the highest number that was pruned while still in force; 0 if none was. A node that has not come
+            that far is incomplete, until there is a snapshot above it.
+        snapshot: the number of the newest snapshot, which replaces all messages before it; 0 if none.
+        mended: unix milliseconds at which the log was last changed other than by appending: messages were
+            written back, or the head was rebuilt. A node that sees a new value compares the log with its
+            copy. 0 for never.
         recent: the numbers of the newest messages, ascending, `newest` last.
-        inline: the newest message as it lies in its key, if it is small.
+        inline: the newest message, verbatim, if it is small.
     """
 
     keep: Keep
@@ -97,9 +97,9 @@ class Head:
     inline: bytes | None = field(default=None, repr=False)
 
     def above(self, num: int) -> tuple[int, ...] | None:
-        """The numbers of all kept messages above `num`, ascending; None if the head does not list them all.
+        """The numbers of all kept messages above `num`, ascending.
 
-        Then the keys below `messages/NAME/` do.
+        None if the head does not list them all: then the keys below `messages/NAME/` have to be listed.
         """
         if num >= self.newest or self.is_empty:
             return ()
@@ -114,12 +114,12 @@ class Head:
         return not self.oldest
 
     def cut_for(self, keep: Keep) -> int:
-        """`cut` for whoever needs that: for `all`, whatever a log of the latest has pruned was in force."""
+        """`cut` as it applies to `keep`: a log of the latest has pruned messages that `all` would need."""
         lost = self.keep == "latest" and keep == "all" and self.base > self.floor
         return max(self.cut, self.base) if lost else self.cut
 
     def render(self) -> bytes:
-        """As it is written: without the message if it would be too large, and without the oldest numbers."""
+        """The document for Consul, without the inline message if that makes it too large."""
         recent = self.recent[-MOST_RECENT:]
         if self.inline is not None and len(self.inline) <= LARGEST_INLINE:
             data = self._rendered(recent, self.inline)
@@ -140,7 +140,7 @@ class Head:
                 "cut": self.cut or None,
                 "snapshot": self.snapshot or None,
                 "mended": self.mended or None,
-                # From the newest back, each as the distance to the one after it: most are small.
+                # From the newest backwards, each as the distance to the next, which is mostly small.
                 "recent": [after - before for before, after in pairwise(recent)][::-1] or None,
                 "inline": None if inline is None else inline.decode("ascii"),
             }
@@ -148,11 +148,11 @@ class Head:
 
 
 def parse_head(raw: bytes) -> Head:
-    """The head in these bytes.
+    """Parse a head.
 
     Raises:
         UnknownFormat: a newer agentd wrote it.
-        BadDocument: it is no head, or one that leaves no number for the next message.
+        BadDocument: it is malformed, or leaves no number for the next message.
     """
     value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_HEAD)
     check_shape(value, _SHAPE, _HEAD)
@@ -184,18 +184,18 @@ def _recent(newest: int, steps: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class FleetRecord:
-    """The fleet's own record, `names/_fleet`: it is always there, so that an empty prefix is a loss.
+    """The fleet's own record, `names/_fleet`. It is always there, so an empty prefix means lost data.
 
     Attributes:
-        floor_format: the lowest format of messages that may still be written; 0 for any.
-        freeze: why nothing is to be applied, "" if nothing holds it up.
+        floor_format: the lowest message format that may be written; 0 for any.
+        freeze: why nothing may be applied at the moment; "" if it may.
     """
 
     floor_format: int = 0
     freeze: str = ""
 
     def render(self) -> bytes:
-        """As it is written."""
+        """The document for Consul."""
         return render_document(
             {"format": FORMAT, "floor_format": self.floor_format or None, "freeze": self.freeze or None}
         )
@@ -208,7 +208,7 @@ _RECORD: Final[dict[str, Any]] = {
 
 
 def parse_record(raw: bytes) -> FleetRecord:
-    """The fleet's record in these bytes. Raises UnknownFormat or BadDocument, as `parse_head`."""
+    """Parse the fleet's record. Raises UnknownFormat or BadDocument, as for `parse_head`."""
     value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_FLEET)
     check_shape(value, _RECORD, _FLEET)
     return FleetRecord(value.get("floor_format") or 0, value.get("freeze") or "")

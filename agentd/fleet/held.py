@@ -1,6 +1,6 @@
-"""What one node holds of a name's log, in case Consul loses it.
+"""Compares a node's copy of a name's log with what Consul has.
 
-Pure: what of it is lost, and the head that the log has once that is back.
+Pure. Works out which messages Consul has lost, and the head of the log once they are written back.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from agentd.fleet.head import MOST_RECENT, Head
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What a node holds of one name.
+    """A node's copy of one name's log.
 
     Attributes:
-        head: as it last saw it, and believed it.
-        messages: those that it holds, verbatim and ascending, each ID once; bodies are held apart.
+        head: the last head that was verified.
+        messages: the messages, verbatim and ascending, each ID once; bodies are stored separately.
     """
 
     head: Head
     messages: Sequence[Envelope] = ()
 
     def wanted(self, head: Head | None, now: float) -> list[Envelope]:
-        """The messages that must be in the log: in force, and neither forgotten nor pruned.
+        """The messages that must be in the log: not expired, forgotten or pruned.
 
-        The newest is one of them even if its time is over: the numbers go on from it.
+        The newest message must be there even if it has expired, since numbering continues from it.
 
         Args:
-            head: what Consul has now; None for nothing.
+            head: the head that Consul has now; None if it has none.
             now: unix seconds.
         """
         marks = self.merged(head)
@@ -44,18 +44,18 @@ class Held:
     def missing(
         self, head: Head | None, numbers: Container[int], ids: Container[str], now: float
     ) -> list[Envelope]:
-        """Those of the `wanted` that the log has neither at their number nor, by their ID, at another one."""
+        """The `wanted` messages that the log has neither at their number nor, under their ID, at another."""
         return [one for one in self.wanted(head, now) if one.num not in numbers and one.id not in ids]
 
     def knows_more(self, head: Head | None) -> bool:
-        """Whether a mark of the log is lost: it stands in the head that is held, and not in this one."""
+        """Whether this head has lost a mark that the copy has."""
         if head is None:
             return bool(self.messages) or self.head.floor > 0
         held, found = ((one.floor, one.base, one.cut, one.snapshot) for one in (self.head, head))
         return any(min(mark, head.newest) > known for mark, known in zip(held, found, strict=True))
 
     def merged(self, head: Head | None) -> Head:
-        """The marks that hold, whichever of the two heads has them."""
+        """The head that Consul has, with the higher of each mark in it and in the copy."""
         if head is None:
             return self.head
         return replace(
@@ -71,11 +71,11 @@ class Held:
 
 
 def listing(marks: Head, numbers: Collection[int]) -> Head:
-    """A head with the same marks, for a log of these messages.
+    """A head with the same marks, for a log with these messages.
 
     Args:
-        marks: what the head says beside its numbers; the newest message, if it is still that.
-        numbers: of all messages that the log has; none is at or below `floor`.
+        marks: a head whose marks to take, and its inline message if that is still the newest.
+        numbers: the numbers of all messages in the log; all above `floor`.
     """
     ordered = sorted(numbers)
     highest = ordered[-1] if ordered else marks.newest

@@ -1,7 +1,7 @@
-"""The log of a fleet, with all that is done to it.
+"""The log of a fleet, with all operations on it.
 
-Owns what goes beyond appending: publishing until it is done, forgetting, writing back what Consul lost,
-sweeping bodies. Whether and when is up to the callers.
+Owns what goes beyond appending: publishing with retries, forgetting, writing back what Consul lost, and
+sweeping bodies. The callers decide whether and when.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from agentd.fleet.mending import Found, Now
 from agentd.fleet.writer import Writer, fitting
 
 PATIENCE: Final = 20.0
-"""Seconds for which a command tries to write."""
+"""Seconds for which a command keeps trying to write."""
 
 _TRIES: Final = 50
 
 
 class Log(Writer):
-    """The log, to be read, written and kept in order; see `Writer` and `Reader` for arguments and errors."""
+    """Reads, writes and repairs the log; see `Writer` and `Reader` for arguments and errors."""
 
     def publish(
         self,
@@ -46,25 +46,25 @@ class Log(Writer):
         patience: float = PATIENCE,
         pause: Callable[[float], object] = time.sleep,
     ) -> int:
-        """Append one message, with as many tries as it takes; returns its number.
+        """Append one message, retrying until it is written. Returns its number.
 
         Args:
-            name: of the log.
+            name: the kept name.
             draft: the message.
             keep: see `append`.
-            patience: seconds after which it gives up.
-            pause: waits for so many seconds.
+            patience: seconds after which to give up.
+            pause: waits for the given number of seconds.
 
         Raises:
-            ConsulUnavailable: not within `patience`; the message may have been written.
-            Contended: not within `patience`; it was not written.
+            ConsulUnavailable: `patience` ran out; the message may have been written.
+            Contended: `patience` ran out; the message was not written.
         """
         waits, until = Backoff(0.05, 2.0), time.monotonic() + patience
         for attempt in range(1, _TRIES + 1):
             try:
                 return self.append(name, [draft], keep=keep)[draft.id].num
             except LogLost:
-                self.resume(name, None)  # a command holds nothing to write back: the nodes do
+                self.resume(name, None)  # the nodes will write back what was lost; a command has no copy
             except (Contended, ConsulUnavailable):
                 if attempt == _TRIES or time.monotonic() > until:
                     raise
@@ -74,12 +74,12 @@ class Log(Writer):
     # ------------------------------------------------------------------ forget
 
     def forgettable(self, name: str, before: int | None = None) -> int:
-        """How many messages `forget` would delete now; raises as that does."""
+        """How many messages `forget` would delete now; raises what that raises."""
         _, floor = self._limit(name, self._now(name, consistent=True), self._found(name), before)
         return len(self.numbers(name, upto=floor, consistent=True))
 
     def _limit(self, name: str, now: Now, found: Found, before: int | None) -> tuple[Head, int]:
-        """The head, and the highest number that is to be forgotten. Raises FleetError."""
+        """The head, and the highest number to forget. Raises FleetError."""
         if now.head is None and not found.numbers and not now.pruned.floor:
             raise FleetError(f"there is no log of {name}: `agentd log` lists the messages that there are")
         head = self._head_of(now, found)
@@ -89,18 +89,18 @@ class Log(Writer):
         return head, floor
 
     def forget(self, name: str, before: int | None = None) -> int:
-        """Forget all messages up to a number, for good: no node writes them back.
+        """Forget all messages up to a number for good: no node writes them back.
 
         Args:
-            name: of the log.
-            before: the highest that is forgotten; None for all that there are.
+            name: the kept name.
+            before: the highest number to forget; None for all messages.
 
         Returns:
-            How many were deleted.
+            How many messages were deleted.
 
         Raises:
-            FleetError: there is no log of that name, or none that goes so far.
-            Contended: others write to it again and again.
+            FleetError: there is no log of that name, or its newest message is older.
+            Contended: other writers were faster every time.
         """
         for _ in range(_TRIES):
             now, found = self._now(name, consistent=True), self._found(name)
@@ -115,7 +115,7 @@ class Log(Writer):
         raise Contended(f"others keep writing to the log of {name}: try again")
 
     def _delete_forgotten(self, name: str, floor: int) -> int:
-        """Delete what is forgotten; nobody reads it any more, so it does not matter if this ends half-way."""
+        """Delete what is forgotten. Nobody reads it any more, so an interruption does no harm."""
         gone = self.numbers(name, upto=floor, consistent=True)
         for at in range(0, len(gone), MOST_READS):
             self.kv.write([delete(self.keys.message(name, num)) for num in gone[at : at + MOST_READS]])
@@ -132,23 +132,23 @@ class Log(Writer):
         pause: Callable[[], object] = lambda: time.sleep(2.0),
         again: Callable[[], Held | None] = lambda: None,
     ) -> int:
-        """Write back, verbatim, what Consul has lost of a name, if two consistent looks say that it has.
+        """Write back verbatim what Consul has lost of a name, if two consistent reads confirm the loss.
 
-        A head that no node believes is made anew, too.
+        Also rebuilds a head that does not count.
 
         Args:
-            name: of the log.
-            held: what this node holds of it.
-            body: finds the body with that SHA-256 among what the node holds.
-            pause: waits between the two looks.
-            again: says what this node holds after the pause; None for the same.
+            name: the kept name.
+            held: this node's copy of the log.
+            body: returns the body with that SHA-256 from the node's copy; None if it has none.
+            pause: waits between the two reads.
+            again: returns the node's copy after the pause; None if it has not changed.
 
         Returns:
             How many messages were written back.
 
         Raises:
-            Contended: others write at the same time; call again, after a pause.
-            ConsulRefused: also if all messages are written back, but not their bodies.
+            Contended: others write at the same time; call again after a pause. ConsulRefused: the token lacks
+            a right; perhaps the messages were written back, but not the bodies.
         """
         is_lost, head, ids = self._compared(name, held)
         if is_lost:
@@ -161,11 +161,11 @@ class Log(Writer):
         return 0
 
     def _compared(self, name: str, held: Held) -> tuple[bool, Head | None, dict[str, int]]:
-        """Whether the log lacks what is held; its head; the IDs of messages that came below what is held."""
+        """Whether the log lacks messages of the copy; its head; the IDs of messages that the copy lacks."""
         now = self._now(name, consistent=True)
         numbers = self.numbers(name, above=now.pruned.floor, consistent=True)
         known = {one.num for one in held.messages}
-        # Those above are read as any news is.
+        # Messages above the copy are read like any news.
         late = [num for num in numbers if num <= held.head.newest and num not in known]
         _, ids = self._there(name, late)
         is_lost = (
@@ -213,7 +213,7 @@ class Log(Writer):
     def _put_bodies(
         self, messages: Sequence[Envelope], body: Callable[[str], bytes | None]
     ) -> ConsulRefused | None:
-        """Write the bodies that are held; the error, if the token may not: the messages come back anyway."""
+        """Write the bodies that the copy has. Returns a refusal, which must not hold up the messages."""
         try:
             for one in messages:
                 if one.sha256 and (content := body(one.sha256)) is not None:
@@ -225,12 +225,12 @@ class Log(Writer):
     # ------------------------------------------------------------------ clean up
 
     def sweep(self) -> int:
-        """Delete the bodies that no message has referred to for a day; returns how many.
+        """Delete the bodies that no message has referred to for a day. Returns how many.
 
-        The token must be allowed to read all messages: of what it may not see, nothing would be known.
+        The token must be allowed to read all messages, or bodies that are still needed would be deleted.
 
         Raises:
-            UnknownFormat: a newer agentd wrote a message, so that it is not known to what it refers.
+            UnknownFormat: a newer agentd wrote a message, so it is unknown to which body it refers.
         """
         referenced: set[str] = set()
         numbers: defaultdict[str, list[int]] = defaultdict(list)
@@ -246,5 +246,5 @@ class Log(Writer):
 
 
 def _alike(head: Head, other: Head) -> Head:
-    """The head, as far as it does not say what the log has."""
+    """The head with `mended` and `inline` of the other one, so that the rest can be compared."""
     return replace(head, mended=other.mended, inline=other.inline)

@@ -1,8 +1,8 @@
-"""Which head of a log counts, and what the messages show if none does.
+"""Decides whether the head of a log counts, and rebuilds it from the messages if it does not.
 
-A head counts if it can be read, the message that it names is there, and it has forgotten all that the list of
-pruned messages says is forgotten. No mark of another head is believed: anybody may have written it. Nothing
-is written here.
+A head counts if it can be read, its newest message is there, and its floor is not below that of the list of
+pruned messages. Nothing is taken from any other head, which anybody may have written. Nothing is written
+here.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from agentd.watch.kv import Operation
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """What Consul has of a log at this moment: the head's check-and-set is void once any of it has changed.
+    """What Consul has of a log now; the head's check-and-set fails once any of it has changed.
 
     Attributes:
-        head: None if there is none, or none that can be read.
-        index: of the head's key, 0 if there is none.
-        pruned: what was pruned lately.
-        has_record: whether the fleet has its record.
+        head: the head; None if it is missing or malformed.
+        index: ModifyIndex of the head's key; 0 if there is none.
+        pruned: the recently pruned messages.
+        has_record: whether the fleet's record is there.
     """
 
     head: Head | None
@@ -41,7 +41,7 @@ class Now:
 
 
 class Found(NamedTuple):
-    """What the messages themselves show: numbers, IDs with theirs, and the numbers at which there is junk."""
+    """The messages in a log: their numbers, the number of each ID, and the numbers with junk."""
 
     numbers: list[int]
     ids: dict[str, int]
@@ -49,11 +49,11 @@ class Found(NamedTuple):
 
 
 class Mender(Reader):
-    """The log, to be read whatever its head says; see `Reader`.
+    """Reads the log regardless of its head; see `Reader`.
 
     Args:
-        kv: where it lies.
-        keys: of the fleet.
+        kv: the store that holds it.
+        keys: the fleet's keys.
         now: the clock, in unix seconds.
     """
 
@@ -64,7 +64,7 @@ class Mender(Reader):
     def _now(self, name: str, *, consistent: bool = False) -> Now:
         key, ids = self.keys.head(name), self.keys.pruned(name)
         pairs = self.kv.pairs([key, ids, self.keys.record], consistent=consistent)
-        head, pruned = None, Pruned()  # what is damaged begins anew
+        head, pruned = None, Pruned()  # a damaged one counts as missing
         with suppress(BadDocument):
             head = parse_head(pairs[key].value) if key in pairs else None
         with suppress(BadDocument):
@@ -72,17 +72,17 @@ class Mender(Reader):
         return Now(head, pairs[key].index if key in pairs else 0, pruned, self.keys.record in pairs)
 
     def _is_believed(self, name: str, now: Now) -> bool:
-        """Whether the head counts; that there is none does if there never was a log."""
+        """Whether the head counts. A missing head counts if there was never a log."""
         if now.head is None:
             return not now.index and not now.pruned.floor
         return now.head.floor >= now.pruned.floor and shows(now.head, self._newest(name, now.head))
 
     def _newest(self, name: str, head: Head) -> Reading:
-        """The message that the head names, if it names one."""
+        """The head's newest message, if it has one."""
         return self.read(name, [] if head.is_empty else [head.newest])
 
     def _head_of(self, now: Now, found: Found, keep: Keep = "latest") -> Head:
-        """The head if it counts, or one as the messages show it; `keep` is for a log that has no head."""
+        """The head if it counts, or one rebuilt from the messages; `keep` is for a log without a head."""
         head, floor = now.head or Head(keep), now.pruned.floor
         is_believed = head.is_empty or head.newest in found.numbers
         if now.head and is_believed and head.floor >= floor:
@@ -94,12 +94,12 @@ class Mender(Reader):
         return self._stamped(made, head) if above else made
 
     def _stamped(self, head: Head, before: Head | None) -> Head:
-        """With a time of mending that is not that of the head before."""
+        """The head with a new time of mending, different from that of the head before."""
         stamp = int(self._clock() * 1000)
         return replace(head, mended=stamp + (before is not None and stamp == before.mended))
 
     def _found(self, name: str, floor: int = 0, known: Collection[int] = ()) -> Found:
-        """What lies above the floor; those that are known are not read again."""
+        """The messages above the floor; the numbers in `known` are not read again."""
         listed = self.numbers(name, above=floor, upto=LAST, consistent=True)
         there, ids = self._there(name, [num for num in listed if num not in known])
         found = {*there, *known}
@@ -107,7 +107,7 @@ class Mender(Reader):
         return Found(numbers, ids, frozenset(listed).difference(numbers))
 
     def _there(self, name: str, numbers: Sequence[int]) -> tuple[list[int], dict[str, int]]:
-        """At which of these numbers there is a message, and the IDs of those that can be read."""
+        """The numbers among these that have a message, and the IDs of those that can be read."""
         there: list[int] = []
         ids: dict[str, int] = {}
         for reading in self.portions(name, numbers, consistent=True):
@@ -116,7 +116,7 @@ class Mender(Reader):
         return there, ids
 
     def _remember(self, name: str, pruned: Pruned, ids: Sequence[str], floor: int) -> list[Operation]:
-        """Write down what was pruned, and forgotten, unless it is written already."""
+        """The operations that record what was pruned and forgotten; none if there is nothing new."""
         if not ids and pruned.floor == floor:
             return []
         value = replace(pruned, floor=floor).plus(ids, self._clock()).render()
@@ -124,11 +124,11 @@ class Mender(Reader):
 
 
 def shows(head: Head, newest: Reading) -> bool:
-    """Whether the message that the head names is there: else nobody has believed it."""
+    """Whether the head's newest message is there; otherwise the head does not count."""
     return head.is_empty or head.newest in numbers_of(newest)
 
 
 def numbers_of(reading: Reading) -> list[int]:
-    """The numbers at which there is a message, also one that only a newer agentd can read."""
+    """The numbers that have a message, including those that only a newer agentd can read."""
     waiting = (num for num, error in reading.troubles.items() if isinstance(error, UnknownFormat))
     return sorted([*(one.num for one in reading.messages), *waiting])

@@ -1,8 +1,8 @@
-"""Which messages of a name are no longer kept, and the memory of those that went lately.
+"""Decides which messages of a name are pruned, and remembers the IDs of those pruned recently.
 
-Pure rules. What is pruned is always the oldest: of a name that keeps the `latest`, all but a few (which
-`agentd publish --again` can bring back); of one that keeps `all`, what has expired, is a week old or stands
-before a snapshot, but never so much that a slow node's event would not be recognised any more.
+Pure rules. The oldest messages always go first. With `keep: latest` all but a few go (`agentd publish
+--again` can bring those back). With `keep: all` a message goes if it has expired, is a week old or precedes a
+snapshot, but enough stay to recognise the event of a slow node.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Head, leaves_room
 
 LEAST: Final = 1024
-"""Messages of a name that are kept in any case: four rings of an agent."""
+"""Messages of a name that are always kept: four times an agent's event ring."""
 MOST: Final = 4096
-"""Messages of a name that are kept at most, but for a few that are pruned together."""
+"""Most messages of a name, give or take a few, since several are pruned together."""
 LATEST: Final = 16
-"""Messages that are kept where the latest counts; twice as many before they are pruned."""
+"""Messages that stay with `keep: latest`; pruning starts at twice as many."""
 PRUNED_AT_ONCE: Final = 31
-"""Messages that one transaction deletes: with 30 new ones, head, list and record, 64 operations."""
+"""Most messages that one transaction deletes: with 30 new ones, head, list and record, 64 operations."""
 LONGEST: Final = 7 * 86400.0
-"""Seconds for which messages are kept."""
+"""Most seconds for which messages are kept."""
 
-_REMEMBERED: Final = 3600.0  # seconds for which the ID of a pruned message is known ...
-_MOST_REMEMBERED: Final = 1024  # ... but no more than so many
+_REMEMBERED: Final = 3600.0  # seconds for which the ID of a pruned message is remembered
+_MOST_REMEMBERED: Final = 1024  # IDs to remember
 _MARK: Final = 8  # bytes of an ID's digest
 _LARGEST: Final = 64 * 1024
 _WHAT: Final = "the list of pruned messages"
@@ -38,7 +38,7 @@ _WHAT: Final = "the list of pruned messages"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """One of the oldest messages: its number, and the message, or why it cannot be read; None: it is gone."""
+    """One of the oldest messages: its number, and the message or why it is unreadable (None: gone)."""
 
     num: int
     found: Envelope | FleetError | None
@@ -49,8 +49,8 @@ class Prune:
     """What to prune.
 
     Attributes:
-        gone: the oldest messages, ascending.
-        cut: the highest number among them that was still in force, 0 if none was.
+        gone: the messages to delete, ascending.
+        cut: the highest number among them that is still in force; 0 if none is.
     """
 
     gone: tuple[Kept, ...] = ()
@@ -58,20 +58,21 @@ class Prune:
 
 
 def is_due(head: Head) -> bool:
-    """Whether anything may have to go, so that the oldest messages are worth a look."""
+    """Whether there may be something to prune, so that the oldest messages have to be read."""
     if head.keep == "latest":
         return head.count > 2 * LATEST
     return head.count > LEAST or head.oldest < head.snapshot
 
 
 def plan(head: Head, oldest: Sequence[Kept], now: float, confirmed: float) -> Prune:
-    """Which of the oldest messages go.
+    """Choose which of the oldest messages to prune.
 
     Args:
-        head: as it will be with what is being appended.
+        head: the head including the messages that are being appended.
         oldest: the oldest messages, ascending.
         now: unix seconds.
-        confirmed: unix seconds that others agree to: a clock that is ahead must not make young messages old.
+        confirmed: unix seconds that other publishers confirm, so that a clock that is ahead does not make
+            young messages old.
     """
     gone: list[Kept] = []
     cut = 0
@@ -95,24 +96,24 @@ def _goes(head: Head, one: Kept, left: int, now: float, confirmed: float) -> boo
 
 
 def _is_in_force(one: Kept, now: float) -> bool:
-    """Whether somebody may still need it: also if only a newer agentd can tell."""
+    """Whether a node may still need it; True also for a message that only a newer agentd can read."""
     if isinstance(one.found, Envelope):
         return not one.found.is_over(now)
     return isinstance(one.found, UnknownFormat)
 
 
 def mark(identity: str) -> int:
-    """What is remembered of the ID of a message: a part of its digest."""
+    """A short digest of a message's ID, which is all that is remembered of it."""
     return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:_MARK], "big")
 
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """The IDs of events whose messages were pruned in the last hour: they are not written again.
+    """The IDs of messages that were pruned in the last hour, so that their events are not written again.
 
     Attributes:
-        floor: of the head, in case the head is lost: what was forgotten would come back.
-        groups: unix seconds, and the marks of the IDs that went then; the oldest first.
+        groups: for each pruning its unix time and the marks of the IDs, oldest first.
+        floor: a copy of the head's floor: without it, forgotten messages would return if the head is lost.
     """
 
     groups: tuple[tuple[float, tuple[int, ...]], ...] = ()
@@ -120,11 +121,11 @@ class Pruned:
 
     @property
     def marks(self) -> frozenset[int]:
-        """All of them."""
+        """The marks of all remembered IDs."""
         return frozenset(one for _, marks in self.groups for one in marks)
 
     def plus(self, ids: Iterable[str], now: float) -> Pruned:
-        """With these IDs; what is too old, or too much, is forgotten."""
+        """Add these IDs, and drop those that are too old or too many."""
         more = tuple(map(mark, ids))
         groups = [group for group in self.groups if group[0] > now - _REMEMBERED]
         groups += [(now, more)] if more else []
@@ -135,7 +136,7 @@ class Pruned:
         return replace(self, groups=tuple(groups))
 
     def render(self) -> bytes:
-        """As it is written."""
+        """The document for Consul."""
         return render_document(
             {
                 "format": 1,
@@ -146,7 +147,7 @@ class Pruned:
 
 
 def parse_pruned(raw: bytes) -> Pruned:
-    """The list in these bytes. Raises UnknownFormat or BadDocument."""
+    """Parse the list. Raises UnknownFormat or BadDocument."""
     value = read_document(raw, largest=_LARGEST, formats=range(1, 2), what=_WHAT)
     check_shape(value, {"ids": _are_groups, "floor": optional(leaves_room)}, _WHAT)
     groups = tuple((float(at), _split(text)) for at, text in value["ids"])

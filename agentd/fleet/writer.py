@@ -1,9 +1,9 @@
-"""Appending to the log: each ID at most once, whatever happens between a write and its answer.
+"""Appends to the log: each ID at most once, whatever happens between a write and its answer.
 
-Owns the transaction that changes a name's log: one check-and-set of its head, the messages that it tells of,
-and what is pruned for them, so that of two writers the second sees the first. After a conflict, a 5xx or a
-broken connection nothing is repeated blindly: the next call reads on, and finds what was written. It neither
-waits nor decides when to write.
+Owns the transaction that changes a name's log: a check-and-set of its head, the new messages, and the
+deletion of pruned ones, so that of two writers the second sees the first. After a conflict, a 5xx or a broken
+connection nothing is repeated blindly: the next call reads on and finds what was written. Neither waits nor
+decides when to write.
 """
 
 from __future__ import annotations
@@ -27,14 +27,19 @@ from agentd.fleet.reader import MOST_LISTED
 from agentd.watch.kv import Operation
 
 MOST_DRAFTS: Final = 30
-"""Messages that one transaction writes."""
-_PUBLISHERS: Final = 64
+"""Most messages that one transaction writes."""
+_PUBLISHERS: Final = 64  # publishers to remember
 LATE: Final = 60.0
-"""Seconds after which an event is late: no relay is that slow, so the log was out of reach meanwhile."""
+"""Seconds after which an event is late: no relay is that slow, so the log was out of reach."""
 
 
 class Landed(NamedTuple):
-    """Where a draft is in the log: its number, 0 if it is pruned already, and whether we just wrote it."""
+    """Where a draft is in the log.
+
+    Attributes:
+        num: its number; 0 if it is already pruned.
+        written: whether this call wrote it.
+    """
 
     num: int
     written: bool
@@ -46,18 +51,18 @@ class _View:
 
     Attributes:
         cursor: the number up to which it has read.
-        least: the number from which the next one goes on, whatever Consul has.
-        marks: of the IDs that it has read, each with its number.
+        least: new messages get higher numbers than this one, whatever Consul has.
+        marks: the marks of the IDs that it has read, with their numbers.
         is_new: whether nothing has been read or written yet.
-        is_partial: whether the IDs up to the cursor were not read, since nothing had to be searched.
-        taken: numbers at which something lies that is no message.
-        suspect: whether to make the head anew, from the messages that there are.
-        is_settled: whether what comes next need not follow what was read before.
-        numbers: of the oldest messages, ascending, as they were listed for pruning.
-        oldest: the first of them.
-        mended: of the head that they were listed for.
-        newest: the number of the newest event that it has read, and which node wrote it.
-        issued: by publisher, the time of issue of the last message read; of a few publishers.
+        is_partial: whether the IDs up to the cursor were not read, since they were not needed.
+        taken: numbers that are taken by junk.
+        suspect: whether the head has to be rebuilt from the messages.
+        is_settled: whether the next message need not be the successor of the last one read.
+        numbers: the numbers of the oldest messages, ascending, as listed for pruning.
+        oldest: the first of those messages.
+        mended: `Head.mended` when they were listed.
+        newest: the number of the newest event that was read, and the node that wrote it.
+        issued: by publisher, the time of issue of the last message read; for a few publishers.
     """
 
     cursor: int = 0
@@ -82,18 +87,18 @@ class _View:
         self.date(message)
 
     def date(self, message: Envelope) -> None:
-        """Remember when a message was issued."""
+        """Remember when its publisher last issued a message."""
         self.issued.pop(message.publisher, None)
         self.issued[message.publisher] = message.issued
         if len(self.issued) > _PUBLISHERS:
             del self.issued[next(iter(self.issued))]
 
     def confirmed(self, publisher: str, now: float) -> float:
-        """The time up to which another publisher than this one agrees; `now` if there is none."""
+        """The latest time, up to `now`, that another publisher confirms; `now` if there is no other."""
         return min(now, max((at for other, at in self.issued.items() if other != publisher), default=now))
 
     def learn(self, marks: Iterable[tuple[int, int]]) -> None:
-        """Remember where the message with that mark is; of too many, the newest."""
+        """Remember the numbers of these marks; if there are too many, only the newest."""
         self.marks.update(marks)
         if len(self.marks) > 2 * MOST_LISTED:
             newest = sorted(self.marks.items(), key=lambda one: one[1])[-MOST_LISTED:]
@@ -101,14 +106,14 @@ class _View:
 
 
 class Writer(Mender):
-    """The log, to be read and appended to; one per thread, like the store that it is given.
+    """Reads the log and appends to it; one instance per thread, as for its store.
 
-    Each method may raise ConsulUnavailable (what was written is not known) or ConsulRefused, and
-    UnknownFormat where a newer agentd wrote what would have to be changed.
+    Every method may raise ConsulUnavailable (a write may then have taken effect or not) or ConsulRefused, and
+    UnknownFormat if it would have to change something that a newer agentd wrote.
 
     Args:
-        kv: where it lies.
-        keys: of the fleet.
+        kv: the store that holds the log.
+        keys: the fleet's keys.
         now: the clock, in unix seconds.
     """
 
@@ -118,7 +123,7 @@ class Writer(Mender):
         self._views: dict[str, _View] = {}
 
     def resume(self, name: str, held: Held | None) -> None:
-        """Go on from what a node holds of the name, instead of reading the whole log; None begins anew."""
+        """Continue from the node's copy of the log, instead of reading all of it; None starts over."""
         known = self._views.get(name, _View())
         least = max(known.cursor, known.least)
         if held is None:
@@ -130,7 +135,7 @@ class Writer(Mender):
             view.date(one)
 
     def _settle(self, name: str, held: Held, head: Head | None, ids: Mapping[str, int]) -> None:
-        """Go on from what Consul has, once it was compared with what is held."""
+        """Continue from what Consul has, after it was compared with the node's copy."""
         self.resume(name, held)
         view = self._views[name]
         view.least = max(view.least, view.cursor)
@@ -138,27 +143,27 @@ class Writer(Mender):
         view.is_settled = True
         view.learn((mark(identity), num) for identity, num in ids.items())
 
-    # ------------------------------------------------------------------ what was read
+    # ------------------------------------------------------------------ what is known
 
     def saw(self, name: str, messages: Iterable[Envelope]) -> None:
-        """Take over messages that another reader of this node has read, in their order."""
+        """Take note of messages that another reader on this node has read, in order."""
         view = self._views.setdefault(name, _View())
         for message in messages:
             view.saw(message)
-            if message.prev == view.cursor:  # else some before it are not known here
+            if message.prev == view.cursor:  # otherwise there are unknown messages before it
                 view.cursor, view.is_settled = message.num, False
 
     def find(self, name: str, ids: Iterable[str]) -> dict[str, int]:
-        """Those of the IDs that are in the log as far as it was read, each with its number; asks nothing."""
+        """The IDs that are known to be in the log, with their numbers; makes no request."""
         marks = self._views.get(name, _View()).marks
         return {one: marks[mark(one)] for one in ids if mark(one) in marks}
 
     def relayed_by(self, name: str) -> str:
-        """The node that wrote the newest event that was read, "" if there is none; asks nothing."""
+        """The node that wrote the newest known event; "" if there is none. Makes no request."""
         return self._views.get(name, _View()).newest[1]
 
     def is_behind(self, name: str) -> bool:
-        """Whether others have written what was not read here; asks for the head alone. See `append`."""
+        """Whether others have written messages that were not read here; reads the head alone."""
         try:
             head = self.head(name)
         except BadDocument:
@@ -176,22 +181,22 @@ class Writer(Mender):
         due: Collection[str] | None = None,
         wrote: Callable[[Sequence[Envelope]], object] = lambda _: None,
     ) -> dict[str, Landed]:
-        """Bring the drafts into the log, in their order, each ID at most once; one try, one transaction.
+        """Append drafts that are not in the log yet, in order; makes one attempt, with one transaction.
 
         Args:
-            name: of the log.
-            drafts: what does not fit into one transaction is left for the next call.
-            keep: what to keep. Of a log that exists it can only make `all` of `latest`; the other way needs
-                a log that was forgotten.
-            due: IDs of some of them; if they are all there already, nothing is written. None: of all.
-            wrote: is given the messages as they were written, if any were, in their order.
+            name: the kept name.
+            drafts: the drafts; those that do not fit into one transaction are left for the next call.
+            keep: what to keep. For an existing log this can only turn `latest` into `all`; for the opposite,
+                the log has to be forgotten first.
+            due: IDs of some drafts; if all of these are in the log, nothing is written. None: all IDs.
+            wrote: called with the messages that were written, in order, if there are any.
 
         Returns:
             By ID, the drafts that are in the log now, whoever wrote them.
 
         Raises:
-            Contended: another writer was first; call again, after a pause.
-            LogLost: the log is older than what was read of it: see `write_back`.
+            Contended: another writer was faster; call again after a pause.
+            LogLost: the log is older than what was read of it; see `Log.write_back`.
             BadDocument: a draft cannot be written.
         """
         view = self._views.setdefault(name, _View())
@@ -214,17 +219,17 @@ class Writer(Mender):
         return Landed(0, written=False) if marked in now.pruned.marks else None
 
     def _read_on(self, name: str, view: _View, now: Now, keep: Keep, *, fresh: bool) -> Head:
-        """Read what others have written, up to the head that a write will check; returns that.
+        """Read what others have written, up to the head that a write will check. Returns that head.
 
         Args:
-            name: of the log.
+            name: the kept name.
             view: what was read before.
             now: what Consul has.
-            keep: for a log that is not there yet.
-            fresh: the IDs to be written are new, so that nothing has to be searched for them.
+            keep: for a log that does not exist yet.
+            fresh: whether the IDs to write are new, so that the log need not be searched for them.
         """
         head = now.head or Head(keep)
-        if now.head is None or head.floor < now.pruned.floor:  # there may be messages nevertheless
+        if now.head is None or head.floor < now.pruned.floor:  # there may be messages all the same
             view.suspect = True
         if not view.suspect:
             if head.newest < view.cursor:
@@ -251,19 +256,19 @@ class Writer(Mender):
         return head
 
     def _search(self, name: str, view: _View, head: Head) -> bool:
-        """Read all above the cursor; False if the newest is not there."""
+        """Read all messages above the cursor; False if the head's newest message is missing."""
         before, last = view.cursor, 0
         for reading in self.after(name, view.cursor, head):
             for message in reading.messages:
                 if message.num > head.newest:
                     break
                 if message.prev < before and not last and not view.is_settled:
-                    raise LogLost(f"the log of {name} went on without what was in it before")
+                    raise LogLost(f"the log of {name} was started over, without its earlier messages")
                 last = message.num
                 view.saw(message)
             last = max([last, *(num for num in numbers_of(reading) if num <= head.newest)])
         if not head.is_empty and last != head.newest:
-            # Pruned since the head was read? Then the head has changed, and the write will see it.
+            # If it was pruned since the head was read, then the head has changed, and the write will fail.
             return self.head(name) != head
         view.cursor = head.newest
         view.is_settled = False
@@ -297,7 +302,7 @@ class Writer(Mender):
         return messages
 
     def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
-        """As many of the drafts as one transaction takes, with their numbers."""
+        """Number as many of the drafts as fit into one transaction."""
         messages: list[Envelope] = []
         newest, now = max(newest, view.cursor, view.least), self._clock()
         for draft in islice(drafts, MOST_DRAFTS):
@@ -328,7 +333,7 @@ class Writer(Mender):
 
     def _transact(self, name: str, view: _View, operations: Sequence[Operation]) -> None:
         failures = self.kv.write(operations).failures
-        # If a message is there already, it is junk: nobody who writes one leaves the head as it was.
+        # A message key that exists already is junk: whoever writes a message changes the head, too.
         messages = self.keys.messages(name)
         view.suspect = any(operations[at]["Key"].startswith(messages) for at, _ in failures)
         if failures:
@@ -337,8 +342,8 @@ class Writer(Mender):
     # ------------------------------------------------------------------ prune
 
     def _with_oldest(self, name: str, view: _View, head: Head) -> Head:
-        """Read the oldest messages, as many as one transaction may delete; the head, if it counted wrong."""
-        if view.mended != head.mended:  # there may be others below those that were listed
+        """Read the oldest messages, as many as one transaction may delete. Returns the head, recounted."""
+        if view.mended != head.mended:  # there may be messages below the listed ones
             view.oldest, view.numbers, view.mended = [], [], head.mended
         view.oldest = [one for one in view.oldest if one.num >= head.oldest]
         view.numbers = [num for num in view.numbers if num >= head.oldest]
@@ -371,6 +376,6 @@ class Writer(Mender):
 
 
 def fitting(messages: Iterable[bytes]) -> int:
-    """How many of these messages, in their order, one transaction takes."""
+    """How many of these messages, in order, fit into one transaction."""
     sizes = accumulate(len(raw) for raw in islice(messages, MOST_DRAFTS))
     return sum(size <= MOST_BYTES for size in sizes)
