@@ -1,4 +1,4 @@
-"""Faults of a fleet: nodes killed while they catch up, rings that overflow, disks that fill, rights that go."""
+"""Faults of a fleet: nodes killed while they catch up, full rings, full disks, rights that go."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import base64
 import json
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 
 from agentd.fleet.envelope import Draft
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.log import Log
 from agentd.fleet.writer import MOST_DRAFTS
-from agentd.journal.entry import RELAY
-from tests.servers.consul import ConsulAgent
-from tests.servers.followers import FollowingNode, open_log, publish
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
+from tests.servers.consul import ConsulAgent, ConsulAnswerError
+from tests.servers.followers import FollowingNode, open_log
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -26,6 +30,7 @@ NewNode = Callable[..., FollowingNode]
 NewConsul = Callable[..., ConsulAgent]
 KILLS = 20
 MANY = 1000
+RING = 256
 
 
 @pytest.fixture
@@ -40,7 +45,7 @@ def new_node(directory: Path, fleet: str) -> Iterator[NewNode]:
     with ExitStack() as stack:
 
         def make(name: str, consul: ConsulAgent, **options: Any) -> FollowingNode:  # noqa: ANN401 (FollowingNode's own)
-            more = {"fleet": fleet, "consul": consul, "event": fleet} | options
+            more: dict[str, Any] = {"fleet": fleet, "consul": consul, "event": fleet} | options
             node = FollowingNode(directory / name, name, **more)
             stack.callback(node.stop)
             return node
@@ -83,7 +88,7 @@ def fill(consul: ConsulAgent, fleet: str, count: int) -> list[str]:
 def test_kill_9_while_it_catches_up_repeats_nothing_and_keeps_the_order(
     consul: ConsulAgent, fleet: str, new_node: NewNode, directory: Path
 ) -> None:
-    """A thousand messages, twenty random moments; a program may run twice only if a kill came during its run."""
+    """A thousand messages, twenty random moments; a kill repeats at most the program that ran."""
     done = directory / "done"
     node = new_node("n1", consul)
     node.config["handlers"]["run"] = commanding(fleet, done)
@@ -117,3 +122,167 @@ def test_kill_9_while_it_catches_up_repeats_nothing_and_keeps_the_order(
 
 def _is_longer(file: Path, size: int) -> bool:
     return file.exists() and file.stat().st_size > size
+
+
+# ---------------------------------------------------------------- without the log
+
+
+@pytest.fixture
+def strict(new_consul: NewConsul) -> ConsulAgent:
+    """Consul that denies what no rule grants."""
+    return new_consul(acl=True)
+
+
+@pytest.fixture
+def poor(strict: ConsulAgent) -> str:
+    """A token that may do all but touch the log."""
+    rights = {"event_prefix": "write", "agent_prefix": "read", "node_prefix": "read"}
+    return strict.make_token(" ".join(f'{one} "" {{policy = "{may}"}}' for one, may in rights.items()))
+
+
+@pytest.fixture
+def secret(directory: Path, poor: str) -> Path:
+    """The file with the token of the node."""
+    file = directory / "token"
+    file.write_text(poor)
+    return file
+
+
+@pytest.fixture
+def cut_off(
+    strict: ConsulAgent, secret: Path, new_node: NewNode, fleet: str, directory: Path
+) -> FollowingNode:
+    """A node that hears events, and may not touch the log; it runs a program for each as well."""
+    node = new_node("n1", strict, settings={"consul": {"address": strict.url, "token_file": str(secret)}})
+    node.config["handlers"]["run"] = commanding(fleet, directory / "done")
+    node.configure()
+    node.start()
+    node.agentd.await_listening()
+    return node
+
+
+def log_of(consul: ConsulAgent, fleet: str) -> list[str]:
+    """The payloads of the log, in order."""
+    try:
+        found = consul.get(f"/v1/kv/agentd/{fleet}/messages/{fleet}/?recurse")
+    except ConsulAnswerError:  # there is none yet
+        return []
+    envelopes = [json.loads(base64.b64decode(one["Value"])) for one in found]
+    return [base64.b64decode(one["body"]).decode() for one in envelopes]
+
+
+def fire(consul: ConsulAgent, name: str, payloads: Iterable[str]) -> None:
+    """Fire an event for each."""
+    for payload in payloads:
+        consul.fire(name, payload.encode())
+
+
+def has_applied(node: FollowingNode, count: int) -> bool:
+    """Whether the node has applied so many."""
+    return len(node.tally()) == count
+
+
+def missed(node: FollowingNode) -> int:
+    """How many events the node says that it missed."""
+    (line,) = [
+        one
+        for one in node.agentd.get("/metrics")[1].splitlines()
+        if one.startswith("agentd_events_missed_total")
+    ]
+    return int(float(line.split()[-1]))
+
+
+def test_more_than_a_ring_while_the_log_is_out_of_reach_is_counted_and_nothing_comes_twice(
+    cut_off: FollowingNode, strict: ConsulAgent, secret: Path, fleet: str, directory: Path
+) -> None:
+    """First while agentd runs, then while it does not; afterwards the log's order holds."""
+    node, done = cut_off, directory / "done"
+    for start in range(0, RING + 44, 50):  # no more at once than it hears
+        fire(strict, fleet, [f"a{number}" for number in range(start, start + 50)])
+        wait_until(partial(has_applied, node, start + 50), "the first events to be applied")
+    heard = node.tally()
+    wait_until(lambda: ran(done) == heard, "the program to run for each")
+    node.stop()
+    fire(strict, fleet, [f"b{number}" for number in range(RING + 44)])
+    node.start()
+    wait_until(lambda: len(node.tally()) == len(heard) + RING, "what the ring still has")
+    lost = missed(node)
+    wait_until(lambda: ran(done) == node.tally(), "the program to run for each")
+    provisional = node.tally()
+    secret.write_text(str(strict.token))
+    node.agentd.reload()
+
+    wait_until(lambda: len(log_of(strict, fleet)) == len(provisional), "all that was heard in the log")
+    wait_until(lambda: node.tally() == provisional + log_of(strict, fleet), "the log's order on top")
+    assert lost == 44
+    assert sorted(log_of(strict, fleet)) == sorted(provisional)
+    assert ran(done) == provisional
+
+
+# ---------------------------------------------------------------- rights
+
+
+def test_rights_that_go_and_come_back_lose_nothing(
+    strict: ConsulAgent, poor: str, new_node: NewNode, fleet: str, directory: Path
+) -> None:
+    """Without them events are applied as they are heard, and that is told; then the log has them, once."""
+    (policy,) = strict.request("GET", "/v1/acl/token/self", token=poor)["Policies"]
+    rules = strict.get(f"/v1/acl/policy/{policy['ID']}")["Rules"]
+
+    def grant(more: str) -> None:
+        strict.put(f"/v1/acl/policy/{policy['ID']}", {"Name": policy["Name"], "Rules": f"{rules} {more}"})
+
+    grant(f'key_prefix "agentd/{fleet}/" {{ policy = "write" }}')
+    (directory / "token").write_text(poor)
+    where = {"address": strict.url, "token_file": str(directory / "token"), "wait": "5s"}
+    node = new_node("n1", strict, settings={"consul": where})
+    node.config["handlers"]["run"] = commanding(fleet, directory / "done")
+    node.configure()
+    node.start()
+    node.agentd.await_listening()
+    fire(strict, fleet, ["1", "2"])
+    node.await_tally("1", "2")
+
+    grant("")
+    fire(strict, fleet, ["3", "4"])
+    node.await_tally("1", "2", "3", "4")
+    wait_until(
+        lambda: any(f'key_prefix "agentd/{fleet}/names/"' in one for one in told(node)["troubles"]),
+        "the rule",
+    )
+    publish_as_manager(strict, directory, fleet, "5")
+    grant(f'key_prefix "agentd/{fleet}/" {{ policy = "write" }}')
+    wait_until(lambda: sorted(log_of(strict, fleet)) == list("12345"), "all in the log")
+    fire(strict, fleet, ["6"])
+
+    wait_until(lambda: node.tally()[-1:] == ["6"], "the next event")
+    assert node.tally() == [*"1234", *log_of(strict, fleet)[2:]]
+    wait_until(lambda: sorted(ran(directory / "done")) == list("123456"), "the program to run once for each")
+    wait_until(lambda: not told(node)["troubles"], "the troubles to be over", pause=0.1)
+
+
+def publish_as_manager(consul: ConsulAgent, directory: Path, fleet: str, payload: str) -> None:
+    """Publish a message with all rights."""
+    secret = directory / "manager"
+    secret.write_text(str(consul.token))
+    options = ConsulOptions(address=consul.url, token_file=secret)
+    with closing(ConsulClient(options)) as client:
+        draft = Draft(payload.encode(), time.time(), "test")
+        Log(ConsulKV(client), Keys(fleet)).publish(fleet, draft, keep="all")
+
+
+def test_a_token_that_is_rotated_takes_effect_with_a_reload(
+    cut_off: FollowingNode, strict: ConsulAgent, secret: Path, fleet: str
+) -> None:
+    """What was heard with the old one, which lacked the rights, is in the log then; the old one may go."""
+    fire(strict, fleet, ["1", "2"])
+    cut_off.await_tally("1", "2")
+    secret.write_text(str(strict.token))
+
+    cut_off.agentd.reload()
+
+    wait_until(lambda: sorted(log_of(strict, fleet)) == ["1", "2"], "what was heard in the log")
+    fire(strict, fleet, ["3"])
+    wait_until(lambda: log_of(strict, fleet)[2:] == ["3"], "the next one in the log")
+    cut_off.await_tally("1", "2", *log_of(strict, fleet))
+    wait_until(lambda: not told(cut_off)["troubles"], "the troubles to be over", pause=0.1)
