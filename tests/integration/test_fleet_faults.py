@@ -21,8 +21,10 @@ from agentd.fleet.log import Log
 from agentd.fleet.writer import MOST_DRAFTS
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
+from tests.integration.test_faults import fill as fill_disk
+from tests.integration.test_faults import small_disk
 from tests.servers.consul import ConsulAgent, ConsulAnswerError
-from tests.servers.followers import FollowingNode, open_log
+from tests.servers.followers import FollowingNode, open_log, publish
 from tests.servers.ports import free_port
 from tests.servers.waiting import wait_until
 
@@ -70,7 +72,7 @@ def ran(done: Path) -> list[str]:
     return [base64.b64decode(json.loads(line)[0]["Payload"]).decode() for line in lines]
 
 
-def fill(consul: ConsulAgent, fleet: str, count: int) -> list[str]:
+def append(consul: ConsulAgent, fleet: str, count: int) -> list[str]:
     """Append so many messages; returns their payloads."""
     payloads = [str(number) for number in range(count)]
     with open_log(consul, fleet) as log:
@@ -95,7 +97,7 @@ def test_kill_9_while_it_catches_up_repeats_nothing_and_keeps_the_order(
     node.configure()
     node.start()
     node.stop()
-    payloads = fill(consul, fleet, MANY)
+    payloads = append(consul, fleet, MANY)
     draw = random.Random(20261127)
 
     for number in range(KILLS):
@@ -286,3 +288,86 @@ def test_a_token_that_is_rotated_takes_effect_with_a_reload(
     wait_until(lambda: log_of(strict, fleet)[2:] == ["3"], "the next one in the log")
     cut_off.await_tally("1", "2", *log_of(strict, fleet))
     wait_until(lambda: not told(cut_off)["troubles"], "the troubles to be over", pause=0.1)
+
+
+# ---------------------------------------------------------------- full disks
+
+
+def test_a_node_whose_disk_is_full_takes_nothing_until_there_is_room(
+    consul: ConsulAgent, fleet: str, new_node: NewNode
+) -> None:
+    """It says so, and acknowledges nothing that it does not have; then all comes in order, once."""
+    node = new_node("n1", consul)
+    with small_disk(node.directory / "state", "2m"):
+        node.start()
+        node.agentd.await_listening()
+        publish(consul, fleet, fleet, "1")
+        node.await_tally("1")
+        wait_until(lambda: acknowledged(consul, fleet) == numbers(consul, fleet)[-1], "the acknowledgement")
+        filler = node.directory / "state" / "filler"
+        fill_disk(filler)
+        publish(consul, fleet, fleet, *(f"{number}-{'x' * 20_000}" for number in range(2, 7)))
+        consul.fire(fleet, b"7")
+        wait_until(lambda: "full" in node.agentd.get("/readyz")[1], "the word")
+        wait_until(lambda: "full" in " ".join(told(node)["troubles"]), "the same of the fleet")
+        assert len(node.tally()) < 7
+        wait_until(
+            lambda: acknowledged(consul, fleet) == numbers(consul, fleet)[len(node.tally()) - 1],
+            "what is in force, and no more, to be acknowledged",
+        )
+
+        filler.unlink()
+
+        wait_until(lambda: len(node.tally()) == 7, "all of them")
+        assert [one[:1] for one in node.tally()] == list("1234567")
+        node.await_outcomes("tally", "applied", 7)
+        wait_until(lambda: acknowledged(consul, fleet) == numbers(consul, fleet)[-1], "the acknowledgement")
+        wait_until(lambda: node.agentd.get("/readyz")[0] == 200, "it to be ready")
+        wait_until(lambda: not told(node)["troubles"], "the troubles to be over", pause=0.1)
+        node.stop()
+
+
+def numbers(consul: ConsulAgent, fleet: str) -> list[int]:
+    """The numbers of the messages in the log."""
+    with open_log(consul, fleet) as log:
+        return list(log.numbers(fleet))
+
+
+def acknowledged(consul: ConsulAgent, fleet: str) -> int | None:
+    """The number that the node acknowledges as in force."""
+    document = json.loads(consul.kv_get(f"agentd/{fleet}/nodes/n1") or b'{"names": {}}')
+    found = document["names"].get(fleet, {}).get("live")
+    return None if found is None else int(found)
+
+
+def test_a_copy_of_the_log_that_finds_no_room_holds_up_nothing(
+    new_consul: NewConsul, fleet: str, new_node: NewNode
+) -> None:
+    """It is told; once there is room the node holds all again, and writes back what Consul loses."""
+    consul = new_consul()
+    where = {"address": f"{consul.address}:{consul.ports['http']}", "wait": "5s"}
+    node = new_node("n1", consul, settings={"consul": where})
+    state, small = node.directory / "state", node.directory / "small"
+    with small_disk(small, "1m"):
+        state.mkdir()
+        (state / "fleet.db").symlink_to(small / "fleet.db")
+        node.start()
+        node.agentd.await_listening()
+        publish(consul, fleet, fleet, "1")
+        node.await_tally("1")
+        fill_disk(small / "filler")
+        large = [f"{number}-{'x' * 30_000}" for number in range(2, 12)]
+        publish(consul, fleet, fleet, *large)
+        node.await_tally("1", *large)
+        wait_until(lambda: "copy of the log" in " ".join(told(node)["troubles"]), "the word")
+        consul.fire(fleet, b"12")
+        node.await_tally("1", *large, "12")
+        (small / "filler").unlink()
+        wait_until(lambda: not told(node)["troubles"], "the troubles to be over", pause=0.1)
+        before = log_of(consul, fleet)
+
+        consul.kv_delete(f"agentd/{fleet}/", recurse=True)
+
+        wait_until(lambda: log_of(consul, fleet) == before, "the log to be written back")
+        node.await_tally("1", *large, "12")
+        node.stop()
