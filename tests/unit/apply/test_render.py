@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from agentd.commands.dry_run import try_change
+from agentd.config.load import ConfiguredHandler, HandlerEntry
 from agentd.errors import PermanentError, TemporaryError
-from agentd.handler import Context
+from agentd.handler import Context, HandlerOptions
 from tests.servers.waiting import wait_until
 from tests.unit.apply.stand import Scribe, Stand, event, settle
 
@@ -21,8 +24,8 @@ class Renderer(Scribe):
         judge: may raise, given the names of what is stored.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, options: Any = None) -> None:  # noqa: ANN401 (as Scribe's)
+        super().__init__(options)
         self.rendered: list[str] = []
         self.judge: Callable[[str], object] = lambda _: None
 
@@ -99,6 +102,16 @@ def test_what_is_rendered_of_a_single_change_is_its_own(stand: Stand, renderer: 
 
     assert stand.files == {"rendered": b""}
     assert stand.outcomes == {"a": "applied"}
+
+
+def test_a_dry_run_shows_what_would_be_rendered(stand: Stand, renderer: Renderer) -> None:
+    """Not only what the call itself stages."""
+    attempts = stand.worker(renderer)._attempts
+    configured = ConfiguredHandler("scribe", HandlerEntry(use="tests:x"), Renderer, HandlerOptions())
+    told = try_change(attempts.begin().batch, configured, event("a", "store a=1"))
+
+    assert told["outcome"] == "changed"
+    assert [file["path"] for file in told["files"]] == ["rendered"]
 
 
 def test_a_change_that_cannot_be_rendered_is_refused_alone(stand: Stand, renderer: Renderer) -> None:
