@@ -1,7 +1,7 @@
-"""The one blocking query of the fleet, on the heads of all names, whatever their number.
+"""The fleet's only blocking query: on the heads of all names, however many there are.
 
-Owns how often a node is woken, and whether what it learns is news that it was waiting for, or what happened
-while nobody listened. It reads no message, and decides nothing about one.
+Owns how often a node wakes, and whether an answer is live: news that came while the node was listening, and
+not something that happened earlier. Reads no messages.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from agentd.watch.transport import Parameters
 
 _SHORTEST: Final = 0.2
 _A_NODE: Final = 1 / 2000
-"""Seconds for each node of the fleet: so often all of them together wake."""
+"""Seconds between two wakes of a node, for each node of the fleet: all together wake 2,000 times a second."""
 _BACKOFF: Final = wait_exponential(multiplier=0.25, max=1) + wait_random(0, 0.5)
-"""Waits between failed attempts: short, since events wait for the new leader."""
+"""Wait between failed attempts: short, since events are waiting for the new leader."""
 _AT_ONCE: Final = 1.0
-"""Seconds in which a query is answered whose answer was there before it was asked."""
+"""Seconds within which Consul answers a query whose answer was already there when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """What one answer says.
+    """One answer.
 
     Attributes:
-        values: by key, of all that lies below the prefix.
-        live: whether this node was listening when it came about; else it may be of any time since the node
-            listened last.
+        values: the values of all keys below the prefix, by key.
+        live: whether this node was listening when the change happened; otherwise it may have happened at any
+            time since the node last listened.
     """
 
     values: Mapping[str, bytes]
@@ -48,7 +48,7 @@ class Heads:
 
 @dataclass(slots=True)
 class _Sight:
-    """What the poller's thread knows of its last question."""
+    """What the poller's thread knows about its last query."""
 
     is_first: bool = True
     live: bool = False
@@ -56,14 +56,14 @@ class _Sight:
 
 
 class HeadsPoll:
-    """Polls the prefix, in a thread of its own.
+    """Polls the heads, in its own thread.
 
     Args:
-        prefix: of the heads.
-        options: where Consul is, with the fleet's home datacenter.
-        came: is given each answer that has news.
-        members: the number of the fleet's nodes, as far as the agent knows.
-        heartbeat: of the thread.
+        prefix: the prefix of the heads.
+        options: the section `consul:`, with the fleet's home datacenter.
+        came: called with each answer that has news.
+        members: returns the number of nodes, as far as the Consul agent knows.
+        heartbeat: the thread's heartbeat.
     """
 
     def __init__(
@@ -89,17 +89,17 @@ class HeadsPoll:
         self._poller.start()
 
     def close(self) -> None:
-        """End it, without waiting."""
+        """End the thread, without waiting for it."""
         self._poller.close()
 
     @property
     def status(self) -> PollerStatus:
-        """Of the poller."""
+        """The state of the blocking query."""
         return self._poller.status
 
     @property
     def too_large(self) -> bool:
-        """Whether so much lies below the prefix that the answer is not read."""
+        """Whether there is too much below the prefix to read the answer."""
         return self._sight.too_large
 
     def _connect(self) -> ConsulClient:
@@ -115,7 +115,7 @@ class HeadsPoll:
 
 
 class _Client(ConsulClient):
-    """Tells whether an answer was there before it was asked for."""
+    """Notes whether an answer was already there when it was asked for."""
 
     def __init__(self, options: ConsulOptions, sight: _Sight) -> None:
         super().__init__(options)

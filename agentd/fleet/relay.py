@@ -1,14 +1,13 @@
-"""From heard events to messages: what one node of the fleet heard reaches all of them through the log.
+"""Writes the events that this node hears to the log, so that they reach every node of the fleet.
 
-Owns the entries of the journal that wait for `RELAY`: events of kept names, which the dispatcher put there,
-and not into the mailboxes of their handlers. Each ends once the log has a message with its ID, whoever wrote
-it; what a kill interrupts is found in the journal again. When to write is up to `pace`, how is up to the log.
+Owns the journal entries that wait for `RELAY`: events of kept names, which the dispatcher queues there
+instead of for their handlers. An entry ends once the log has a message with the event's ID, whoever wrote it;
+after a kill the entries are still in the journal. `pace` decides when to write, `log` how.
 
-If the log cannot be reached, or may not be written, an event goes to its handlers as it was heard, marked
-provisional, and waits for the log nevertheless, whose order then holds.
+While the log cannot be reached or written, events go to their handlers provisionally. They still wait for the
+log, whose order applies in the end.
 
-It writes only what was heard: what lay in Consul's ring before this node remembers anything ends here, since
-nobody knows how old it is.
+Events that were in Consul's ring before the journal began are dropped, since their age is unknown.
 """
 
 from __future__ import annotations
@@ -47,57 +46,57 @@ from agentd.journal.entry import RELAY, Ending, Entry, Outcome
 from agentd.watch.changes import Event, Order
 
 PATIENCE: Final = 2.0
-"""Seconds for which the log may be out of reach until events are applied as they were heard."""
+"""Seconds for which the log may be out of reach before events are applied provisionally."""
 SECOND_LOOK: Final = 3.0
-"""Seconds after which a log that seems to be lost is looked at again."""
+"""Seconds after which a log that seems to be lost is read a second time."""
 _MOST_WAITING: Final = 1000  # events that are taken from the journal at a time; twice as many are held
 _PAUSE: Final = 30.0  # seconds after which the journal is looked into although nobody asked for it
 _FAILED: Final = 1.0
 _GRACE: Final = 90.0  # seconds that one turn may take: three requests, and room to spare
-_UNDATED: Final = "it was in Consul's ring before this node remembers anything: nobody knows how old it is"
-_NOT_KEPT: Final = "its name is not kept any more: its handlers have it as it was heard"
+_UNDATED: Final = "it was in Consul's event ring before this node's journal began: its age is unknown"
+_NOT_KEPT: Final = "its name is no longer kept: the handlers got it as an ordinary event"
 
 _log = structlog.get_logger()
 
 
 class Store(Protocol):
-    """What the relay needs of what this node holds of the log (`memory.Memory`)."""
+    """The part of this node's copy of the log that the relay needs (`memory.Memory`)."""
 
     def held(self, name: str) -> Held | None:
-        """What it holds of a name."""
+        """The copy of a name's log; None if there is none."""
         ...
 
     def body(self, sha256: str) -> bytes | None:
-        """The body with that digest, if it holds that."""
+        """The body with that digest; None if it is not stored."""
         ...
 
     def wrote(self, name: str, keep: Keep, messages: Sequence[Envelope]) -> None:
-        """Hold what this node has written, though it has not read it yet."""
+        """Store messages that this node has written, before it reads them back."""
         ...
 
 
 class Mailbox(Protocol):
-    """What the relay needs of the journal (`journal.Journal`)."""
+    """The part of the journal that the relay needs (`journal.Journal`)."""
 
     def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
-        """The oldest that wait."""
+        """The oldest waiting entries."""
         ...
 
     def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
-        """The newest that wait, after an entry."""
+        """The newest waiting entries after the one with this seq."""
         ...
 
     def backlog(self) -> Mapping[str, int]:
-        """How many wait, by handler."""
+        """The number of waiting entries, by handler."""
         ...
 
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
-        """Close them."""
+        """Close entries with their outcomes."""
         ...
 
 
 class _Heard(NamedTuple):
-    """An event that waits."""
+    """A waiting event."""
 
     order: Order
     id: str
@@ -111,10 +110,10 @@ class RelayStatus:
     """The state of the relay; replaced as a whole, so any thread may read it.
 
     Attributes:
-        waiting: events that are not in the log as far as is known.
-        provisional: those among them that their handlers have as they were heard.
-        relayed: events that this node wrote since its start.
-        collisions: its writes since then that failed because another node wrote at the same moment.
+        waiting: events that are not known to be in the log.
+        provisional: how many of them were given to their handlers provisionally.
+        relayed: events that this node has written since its start.
+        collisions: writes since then that failed because another node wrote at the same moment.
         trouble: why the log cannot be read or written now, or None.
         spoilt: name -> why its log cannot be used.
     """
@@ -128,18 +127,18 @@ class RelayStatus:
 
 
 class Relay:
-    """Writes what this node hears to the log, in a thread of its own.
+    """Writes the events that this node hears to the log, in its own thread.
 
     Args:
         journal: has the events that were heard.
-        log: of the fleet; for the relay's thread alone.
-        memory: what this node holds of it.
-        provisionally: has the handlers of an event apply it as it was heard; a second time it does nothing.
-        keep: of each name that is kept, what.
-        node: asks for this node's name in the fleet.
-        pace: when to write.
-        rules: the ACL rules that the token must have, as an operator adds them to its policy.
-        heartbeat: beats before anything that may take long.
+        log: the fleet's log; used by the relay's thread alone.
+        memory: this node's copy of the log.
+        provisionally: queues an event for its handlers provisionally; a second call has no effect.
+        keep: the kept names, and what is kept of each.
+        node: returns this node's name in the fleet.
+        pace: decides when to write.
+        rules: the ACL rules that the token needs, for messages.
+        heartbeat: the thread's heartbeat.
         timer: monotonic seconds.
     """
 
@@ -189,21 +188,21 @@ class Relay:
         self._thread.start()
 
     def wake(self) -> None:
-        """Something was heard; any thread may say so."""
+        """Look for newly heard events; any thread may call."""
         self._woken.set()
 
     def saw(self, name: str, messages: Sequence[Envelope]) -> None:
-        """These messages of the log were read, in their order; any thread may say so."""
+        """Take note of messages that were read from the log, in order; any thread may call."""
         self._read.append((name, messages))
         self._woken.set()
 
     def suspect(self, name: str) -> None:
-        """The log of that name may be gone, or older than before; any thread may say so."""
+        """Check whether the log of that name is lost or older than before; any thread may call."""
         self._suspects.append(name)
         self._woken.set()
 
     def stop(self) -> None:
-        """End the thread after its turn; what is not in the log by then stays in the journal."""
+        """End the thread after its turn; events that are not in the log by then stay in the journal."""
         self._stop.set()
         self._woken.set()
 
@@ -214,11 +213,11 @@ class Relay:
         return not self._thread.is_alive()
 
     def run(self) -> None:
-        """Take turns until `stop`; whatever goes wrong is logged, and the next turn tries again."""
+        """Take turns until `stop`; errors are logged, and the next turn tries again."""
         while not self._stop.is_set():
             try:
                 wait = self.turn()
-            except Exception as error:  # noqa: BLE001 (the loop must outlive any mistake)
+            except Exception as error:  # noqa: BLE001 (the loop must survive any bug)
                 trace = {} if isinstance(error, AgentdError) else {"exc_info": error}
                 _log.warning("fleet.relay_failed", error=_text(error), retry_in=_FAILED, **trace)
                 wait = _FAILED
@@ -226,13 +225,13 @@ class Relay:
             self._woken.clear()
 
     def turn(self) -> float:
-        """Do what is due now. Returns the seconds until something is, if nothing is heard or read."""
+        """Do what is due now. Returns the seconds until more is due, unless news comes first."""
         if self.look() <= 0.0:
             self._work()
         return self._rest()
 
     def look(self) -> float:
-        """Take over what was heard and read. Returns the seconds until Consul is to be asked."""
+        """Take over what was heard and read. Returns the seconds until a request to Consul is due."""
         if self._heartbeat is not None:
             self._heartbeat.beat(_GRACE)
         self._learn()
@@ -260,7 +259,7 @@ class Relay:
     # ------------------------------------------------------------------ what was heard and read
 
     def _learn(self) -> None:
-        """Take over what the follower has read; what waits and is among it need not be written."""
+        """Take over what the follower has read, and end the waiting events that are among it."""
         while self._suspects:
             self._pace.look(self._suspects.popleft(), self._timer())
         read: dict[str, dict[str, int]] = {}
@@ -274,14 +273,14 @@ class Relay:
             self._note_writer(name)
 
     def _note_writer(self, name: str) -> None:
-        """Leave a backlog to the node that is at work on it."""
+        """Leave a backlog to the node that is working on it."""
         ours = self._log.relayed_by(name) == self._node()
         self._pace.newest(name, ours=ours)
         if not ours and len(self._waiting[name]) > MOST_DRAFTS:
             self._pace.leave(name, self._timer())
 
     def _take(self) -> None:
-        """Take what was heard since the last time."""
+        """Take the events that were heard since the last time from the journal."""
         if self._after and (not self._more or self._held_count() > _MOST_WAITING // 2):
             found = self._journal.newest_events(RELAY, self._after, _MOST_WAITING)
             self._more = self._more or len(found) == _MOST_WAITING
@@ -312,7 +311,7 @@ class Relay:
             self._settle(waiting, self._log.find(name, [one.id for one in waiting]))
 
     def _line_up(self) -> None:
-        """Tell the pace what has waited longest of each name."""
+        """Tell the pace which event of each name has waited longest."""
         now = self._timer()
         for name, waiting in self._waiting.items():
             first = next(iter(waiting.values()), None)
@@ -322,11 +321,11 @@ class Relay:
         return sum(map(len, self._waiting.values()))
 
     def _all(self) -> list[_Heard]:
-        """What waits, of all names, in the order of firing as far as that is known."""
+        """All waiting events, in the order of firing as far as it is known."""
         return sorted((one for waiting in self._waiting.values() for one in waiting.values()), key=_order)
 
     def _shed(self) -> None:
-        """Hold no more than a few of what piles up: the journal has it, and it is found there again."""
+        """Limit the events held in memory; the others are still in the journal, and are read again later."""
         if self._held_count() <= 2 * _MOST_WAITING:
             return
         out = self._lost is not None
@@ -336,9 +335,9 @@ class Relay:
         self._more = self._more or bool(shed)
 
     def _settle(self, waiting: Iterable[_Heard], known: Mapping[str, int]) -> None:
-        """End what the log has, as far as it was read; `known`: its numbers, by ID."""
+        """End the events that the log has; `known` has the numbers of messages by ID."""
         self._end(
-            (one.entry, Outcome.UNCHANGED, f"the log has it as {known[one.id]}")
+            (one.entry, Outcome.UNCHANGED, f"already in the log as {known[one.id]}")
             for one in waiting
             if one.id in known
         )
@@ -355,7 +354,7 @@ class Relay:
     # ------------------------------------------------------------------ to the log
 
     def _work(self) -> None:
-        """Do what is due of each name; what is wrong with one of them holds up no other."""
+        """Do what is due for each name; trouble with one name does not hold up the others."""
         for name in self._keep:
             began = self._timer()
             try:
@@ -378,9 +377,9 @@ class Relay:
                 return
 
     def _restore(self, name: str) -> None:
-        """Write back what the log has lost of what this node holds."""
+        """Write back what the log has lost, from this node's copy."""
         held = self._held(name)
-        if held is None:  # a log that is gone is begun anew: there is nothing to wait for
+        if held is None:  # without a copy, a lost log is simply started over
             self._log.resume(name, None)
         else:
             pause = partial(self._stop.wait, SECOND_LOOK)
@@ -392,7 +391,7 @@ class Relay:
         self._pace.looked(name)
 
     def _held(self, name: str) -> Held | None:
-        with suppress(JournalError):  # then others write back; `Holder` tells of it
+        with suppress(JournalError):  # `Holder` reports it, and other nodes write back
             return self._memory.held(name)
         return None
 
@@ -423,14 +422,14 @@ class Relay:
         self._end(
             (one.entry, Outcome.APPLIED, f"written to the log as {written[one.id]}")
             if one.id in written
-            else (one.entry, Outcome.UNCHANGED, f"the log has it as {landed[one.id].num}")
+            else (one.entry, Outcome.UNCHANGED, f"already in the log as {landed[one.id].num}")
             for one in self._waiting[name].values()
             if one.id in landed
         )
         self._pace.newest(name, ours=self._log.relayed_by(name) == self._node())
 
     def _look_first(self, name: str) -> None:
-        """See whether the log is there, and whether another node is at work on what has piled up."""
+        """Check whether the log can be reached, and whether another node is working on the backlog."""
         began = self._timer()
         is_behind = self._log.is_behind(name)
         self._found(name, began)
@@ -438,12 +437,12 @@ class Relay:
             self._pace.leave(name, self._timer())
 
     def _hold(self, name: str, messages: Sequence[Envelope]) -> None:
-        """Hold what was written, before its entries end: nobody else could write it back until it is read."""
-        with suppress(JournalError):  # `Holder` tells of it
+        """Store what was written before its entries end: only this node could write it back yet."""
+        with suppress(JournalError):  # `Holder` reports it
             self._memory.wrote(name, self._keep[name], messages)
 
     def _drafts(self, name: str) -> dict[str, Draft]:
-        """What has waited longest, as much as one transaction may write, by ID, in the order of firing."""
+        """Drafts of the events that have waited longest, as many as fit into one write, in firing order."""
         drafts: dict[str, Draft] = {}
         unusable = []
         node = self._node()
@@ -463,10 +462,10 @@ class Relay:
         self._end(unusable)
         return drafts
 
-    # ------------------------------------------------------------------ when that does not work
+    # ------------------------------------------------------------------ when the log is out of reach
 
     def _found(self, name: str, began: float) -> None:
-        """The log of this name can be used; `began`: when it was asked, by the timer."""
+        """Note that the log of this name answered; `began` is when it was asked, by the timer."""
         now = self._timer()
         self._pace.answered(now, now - began)
         self._lost = None
@@ -474,11 +473,11 @@ class Relay:
             _log.info("fleet.reachable", event_name=name, waiting=self._held_count())
         if self._trouble is not None:
             self._trouble = None
-            for one in self._keep:  # it may be another Consul, or one that was restored
+            for one in self._keep:  # Consul may have been rebuilt or restored meanwhile
                 self.suspect(one)
 
     def _fail(self, error: ConsulError, began: float) -> None:
-        """The log did not answer, or said no; `began`: when it was asked, by the timer."""
+        """Note that the log did not answer, or refused; `began` is when it was asked, by the timer."""
         now = self._timer()
         if self._lost is None:
             self._lost = began
@@ -496,14 +495,14 @@ class Relay:
         self._trouble = reason
 
     def _spoil(self, name: str, error: FleetError) -> None:
-        """The log of this name cannot be used; the other names go on."""
+        """Note that the log of this name cannot be used; the other names continue."""
         self._pace.put_off(name, self._timer())
         if self._spoilt.get(name) != str(error):
             self._spoilt[name] = str(error)
             _log.warning("fleet.unusable", event_name=name, reason=str(error))
 
     def _give(self) -> None:
-        """Have events applied as they were heard, if the log is out of reach for too long."""
+        """Have events applied provisionally, if the log has been out of reach for too long."""
         if self._lost is not None and self._timer() - self._lost >= PATIENCE:
             self._tell("fleet.unreachable", self._reason)
         out = self._trouble is not None
@@ -520,5 +519,5 @@ def _order(heard: _Heard) -> Order:
 
 
 def _text(error: Exception) -> str:
-    """Only the text of an error that is ours cannot hold a payload."""
+    """The text of an error, for the log: that of a foreign error may contain a payload, so only its type."""
     return str(error) if isinstance(error, AgentdError) else type(error).__name__

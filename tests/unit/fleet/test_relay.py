@@ -283,7 +283,7 @@ def test_what_another_node_wrote_is_not_written_again(node: Node, shared: ModelK
 
     assert ids(shared, NAME) == ["a", "b"]
     first, second = messages(shared)
-    assert node.ending("a") == ("unchanged", f"the log has it as {first.num}")
+    assert node.ending("a") == ("unchanged", f"already in the log as {first.num}")
     assert node.ending("b") == ("applied", f"written to the log as {second.num}")
 
 
