@@ -131,7 +131,7 @@ def test_a_blocking_query_returns_with_the_change(
     consul: ConsulAgent, new_client: NewClient, key_prefix: str
 ) -> None:
     """A newer index ends the wait."""
-    client, query = new_client(consul.url, wait="20s"), KeyQuery(key_prefix + "k")
+    client, query = new_client(consul.url, wait=20.0), KeyQuery(key_prefix + "k")
     before = query.fetch(client)
     consul.kv_put(key_prefix + "k", b"a")
     after = query.fetch(client, before.index)

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class Watched:
         self.gate = threading.Event()
         self.gate.set()
         self.inside = threading.Event()
-        settings = ConsulOptions(address=address, wait=2.0, **options)
+        settings = replace(ConsulOptions(address=address, wait=2.0), **options)
         self.poller = Poller(query, lambda: ConsulClient(settings), self._take, stop=threading.Event())
 
     def _take(self, snapshot: Snapshot) -> None:
@@ -261,7 +262,7 @@ def test_a_node_that_is_cut_off_keeps_what_it_has(
 
 def test_closing_ends_a_poll_at_once(consul: ConsulAgent, watch: Watch) -> None:
     """A wait of a minute does not hold up the end."""
-    watched = watch(EventQuery(), consul.url, wait="60s")
+    watched = watch(EventQuery(), consul.url, wait=60.0)
     watched.until(lambda one: one.poller.status.answers, "contact")
     time.sleep(0.1)  # into the blocking request
     watched.poller.close()
