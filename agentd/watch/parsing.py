@@ -34,6 +34,7 @@ _NO_BRACKETS: Final = bytes(set(range(256)) - set(b'[]{}"'))
 # A text, a list or object without any text or further level in it, or the begin or end of one. Linear, and
 # without memory: nothing repeated has an alternative in it.
 _TOKEN: Final = re.compile(rb'"[^"]*"|[\[{][^"\[\]{}]*[\]}]|[\[\]{}]')
+_TWICE: Final = "a name is there twice"
 _BETWEEN: Final = b" \t\r\n,"  # items of a list
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 # What CPython takes for each, on 64 bits: a value in a list or object, an empty list, an object with a name.
@@ -95,7 +96,13 @@ def by_item(body: bytes) -> Parsed:
         return Parsed(items, _collect(body, masked, items.extend, b"[]"))
     if first == b"{":
         values: dict[str, Any] = {}
-        return Parsed(values, _collect(body, masked, values.update, b"{}"))
+
+        def add(more: dict[str, Any]) -> None:
+            if not values.keys().isdisjoint(more):
+                raise ValueError(_TWICE)
+            values.update(more)
+
+        return Parsed(values, _collect(body, masked, add, b"{}"))
     raise ValueError("it is neither a list nor an object, nor a plain value")
 
 
@@ -250,7 +257,7 @@ def _finite(text: str) -> float:
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError(_TWICE)
     return made
 
 

@@ -86,6 +86,16 @@ def test_plain_values_cost_no_object_beside_them(odd: bytes) -> None:
     assert [one.reason for one in parsed.odd] in ([NOT_AN_OBJECT], [])
 
 
+@pytest.mark.parametrize("between", [b"{}", b"[]", b'{"b": [1]}', b'1, "c": {}', b'1, "c": [], "d": {}'])
+@pytest.mark.parametrize("name", [b'"a"', b'"\\u0061"'])
+def test_a_repeated_name_is_odd_whatever_stands_between(between: bytes, name: bytes) -> None:
+    """The first one counts."""
+    first = b'{"a": ' + between
+    found = parse(first + b", " + name + b": 1}")
+    assert found.value == json.loads(first + b"}")
+    assert [one.reason for one in found.odd] == [NOT_JSON]
+
+
 @pytest.mark.parametrize("levels,found", [(31, 3), (32, 2), (5_000, 2)])
 @pytest.mark.parametrize("text", [b'"]"', b'"}"', b'"[", "{]]"', b'""', b'"\\"]"', b'"\\\\", "]"'])
 def test_brackets_in_texts_hide_no_depth(text: bytes, levels: int, found: int) -> None:
