@@ -72,14 +72,21 @@ class FollowingNode:
         self.configuration = directory / "agentd.yaml"
         self.configure()
         self._clock = directory / "clock"
+        self._status = ("127.0.0.1", port)
         environment = {}
         if clock_off is not None:
             self.set_clock(clock_off)
-            path = os.pathsep.join(map(str, (_SERVERS / "clock", _SERVERS.parents[1])))
-            environment = {"PYTHONPATH": path, "AGENTD_CLOCK_OFF": str(self._clock)}
-        self.agentd = AgentdProcess(
-            self.configuration, directory / "agentd.log", ("127.0.0.1", port), environment=environment
-        )
+            environment = _customized("clock") | {"AGENTD_CLOCK_OFF": str(self._clock)}
+        self.agentd = self._daemon(environment)
+
+    def _daemon(self, environment: Mapping[str, str]) -> AgentdProcess:
+        log = self.directory / "agentd.log"
+        return AgentdProcess(self.configuration, log, self._status, environment=environment)
+
+    def install(self, *, newer: bool) -> None:
+        """Stop it; the next start is of the next release, whose formats are newer, or of this one."""
+        self.stop()
+        self.agentd = self._daemon(_customized("newer") if newer else {})
 
     def set_clock(self, off: float) -> None:
         """Set its clock, ahead by so many seconds, of a node that was made with `clock_off`."""
@@ -133,6 +140,11 @@ class FollowingNode:
             journal.row_factory = sqlite3.Row
             rows = journal.execute("SELECT * FROM changes WHERE handler = ? ORDER BY seq", (handler,))
             return [dict(row) for row in rows]
+
+
+def _customized(name: str) -> dict[str, str]:
+    """The environment of a Python that is customized as that directory says."""
+    return {"PYTHONPATH": os.pathsep.join(map(str, (_SERVERS / name, _SERVERS.parents[1])))}
 
 
 @contextmanager
