@@ -277,6 +277,7 @@ class Attempt:
         context = self.batch.context(
             now,
             _log.bind(handler=attempts.name, change=entry.id),
+            mend=attempts.mend or not isinstance(entry.change, Timer),
             last_attempt=entry.attempts + 1 >= attempts.entry.retry.attempts,
             tasks=attempts.tasks.of(TIMED if isinstance(entry.change, Timer) else entry.id)
             if attempts.tasks

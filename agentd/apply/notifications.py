@@ -3,7 +3,8 @@
 `current` does not move during a proof. If the proof fails, the tree is flipped back; if there is nothing to
 flip back to, the reload stays pending and is retried until it succeeds. The handlers that a proving handler
 names in its own `notify` are notified after each proof: what they did to the old workers is gone. Before it,
-they look: what an operator did there a moment ago must be committed by then.
+they look: what an operator did there a moment ago must be committed by then. With `drift: report` a damaged
+tree is not restored for a notification, which waits: nginx must not read what nobody committed.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Notifications:
         newest = waiting[-1]
         if newest.not_before > now:
             return Pause(newest.not_before - now)
-        attempt = self._attempts.begin()
+        attempt = self._attempts.begin(mend=False)
         if not _is_rollback(newest) and (pause := attempt.hold(now)):  # nothing may join a rollback
             return pause
         if not self._proves:
@@ -42,7 +43,7 @@ class Notifications:
             self._attempts.take([newest], attempt)
             return None
         with self._committer.pinned(self._attempts.beat, self._attempts.settle_told):
-            self._prove(waiting, self._attempts.begin())
+            self._prove(waiting, self._attempts.begin(mend=False))
         return None
 
     def _prove(self, waiting: Sequence[Entry], attempt: Attempt) -> None:

@@ -251,7 +251,8 @@ class Worker:
         waiting = [entry for entry in waiting if not (entry.again and entry.not_before > now)] or waiting
         free = self._free(waiting, now)
         ripe = list(takewhile(lambda entry: entry.not_before <= now, free))
-        attempt = self._attempts.begin() if ripe else None
+        is_asked_for = any(not isinstance(entry.change, Timer) for entry in ripe)
+        attempt = self._attempts.begin(mend=is_asked_for) if ripe else None
         if attempt and (pause := attempt.hold(now)):
             return pause
         if self._supersedes and self._end_superseded(waiting, attempt):

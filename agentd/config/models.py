@@ -126,7 +126,7 @@ class Sections(Options):
         "mend",
         description="What to do when files in the tree, nginx, kernel sets, or servers set at run time are no"
         " longer as they were committed. mend: restore them. report: only report it; the next change, or a"
-        " restart of agentd, restores them.",
+        " restart or reload of agentd, restores them.",
     )
     log: LogOptions = Field(LogOptions(), description="Logging.")
     drain: Duration = Field(10.0, description="How long SIGTERM waits for work in progress.")

@@ -206,12 +206,9 @@ def test_a_damaged_tree_lowers_what_is_live_until_it_is_mended(new_told: Callabl
     told.publish(f"add {_FIRST}")
     num, _ = told.until_live()
     victim = next((told.node.nginx.tree / "current").resolve().rglob("tickets.conf"))
+    os.truncate(victim, 3)
 
-    def damaged(document: Acknowledgement) -> bool:
-        os.truncate(victim, 3)  # again, as what a change still has to do mends it
-        return "tree" in document.drift
-
-    during = told.until("the damage", damaged)
+    during = told.until("the damage", lambda one: "tree" in one.drift)
     told.publish(f"add {_SECOND}")  # what is new mends it
     after = told.until("the next", lambda one: (_of(one).live or 0) > num)
 
