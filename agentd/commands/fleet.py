@@ -1,7 +1,7 @@
-"""`agentd fleet`: who runs what. What differs comes first; the exit status is 1 while something does.
+"""`agentd fleet`: shows who runs what, differences first; the exit status is 1 while nodes differ.
 
-Owns the order of the readings, and how often they are made: only while somebody looks, from any server, at
-least 250 ms apart. Its verbs are in `fleet_forget.py` and `fleet_removal.py`.
+Owns the order and the rate of the readings: only while somebody watches, from any server, at least 250 ms
+apart. The verbs are in `fleet_forget.py` and `fleet_removal.py`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from agentd.watch.client import ConsulClient
 
 PAUSE: Final = 0.25
-"""Seconds between two readings, so that a thousand nodes that confirm are not a thousand readings."""
+"""Seconds between two readings, so that a thousand confirmations do not cause a thousand readings."""
 _LOOK: Final = 5.0  # seconds until ages and the catalogue are read again, though no document changed
 _MOST_NOTED: Final = 5
 
 
 def add_arguments(parser: Parser) -> None:
-    """What to look at; and the verbs."""
+    """Add the options and the verbs."""
     parser.add_example("agentd fleet", "agentd fleet blacklist --watch", "agentd fleet forget lb3")
     parser.usage = "%(prog)s [options] [HANDLER | VERB ...]"
     parser.add_argument(
@@ -77,10 +77,10 @@ def add_arguments(parser: Parser) -> None:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the table; 1 if nodes differ. Or do what the verb says.
+    """Print the table, or run the verb. Returns 1 if nodes differ.
 
     Raises:
-        AgentdError: there is no such handler; or as the verbs say.
+        AgentdError: no node has such a handler; or as for the verbs.
         ConsulRefused: the token lacks a right.
     """
     if arguments.verb == "forget":
@@ -95,7 +95,7 @@ def execute(arguments: Namespace, output: Output) -> int:
         view = _View(reached.name, reached.client, arguments.handler, arguments.service)
         if arguments.watch:
             _watch(view, output)
-        gc.disable()  # what is read lives until the end: to look through it again and again takes a while
+        gc.disable()  # everything read stays until the end, so that collecting would be a waste of time
         try:
             return _print(view.look(), output)
         finally:
@@ -132,7 +132,7 @@ def _watch(view: _View, output: Output) -> NoReturn:
 
 
 class _View:
-    """Looks at the fleet again and again; each time documents first, heads last."""
+    """Reads the fleet repeatedly, each time documents first and heads last."""
 
     def __init__(self, name: str, client: ConsulClient, handler: str | None, service: str | None) -> None:
         from agentd.fleet.census import Census  # noqa: PLC0415 (brings what parsing does without)
@@ -147,7 +147,7 @@ class _View:
         self._may_read = False
 
     def look(self, wait: float = 0.0) -> Found:
-        """All of it; with a `wait`, from the second time on, once a document changed or the wait is over.
+        """Read the fleet. From the second time on, wait for a change first, at most `wait` seconds.
 
         Raises:
             AgentdError: no node has the handler.
@@ -172,7 +172,7 @@ class _View:
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
 
     def _demand_rights(self) -> None:
-        """Consul leaves out what the token must not see, as that of a node which sees its own document alone.
+        """Require the right to read, since Consul just leaves out what the token may not see.
 
         Raises:
             ConsulRefused: with the rules to add.

@@ -1,7 +1,6 @@
-"""`agentd fleet forget`: removes what nodes acknowledged that will not come back.
+"""`agentd fleet forget`: removes the acknowledgements of nodes that will not come back.
 
-Owns that a node that may still be alive stays. Of several nodes all are forgotten, or none if there is
-anything against one.
+Never forgets a node that may still be alive. Several nodes are forgotten all together or not at all.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ _PURPOSE: Final = "forgetting a node"
 
 
 def forget(arguments: Namespace, output: Output) -> int:
-    """Remove their documents, or with `--gone` those of all nodes that Consul has not known for a week.
+    """Remove the nodes' documents, or with `--gone` those of all nodes that have been missing for a week.
 
     Args:
         arguments: `nodes`, `gone`, `force`, and the options of `add_fleet_arguments`.
         output: of the command.
 
     Raises:
-        AgentdError: a node has no document, or would write it again; or which nodes are gone cannot be told.
+        AgentdError: a node has no document, or would write it again; or it is unknown which nodes are gone.
         ConsulRefused: the token may not read or delete the documents; the text has the rules to add.
     """
     if bool(arguments.nodes) == arguments.gone:
@@ -88,7 +87,7 @@ def _gone(reached: ReachedFleet, output: Output) -> list[str]:
 
 
 def _refuse_alive(member: Member) -> None:
-    """Raises AgentdError if there is no sign that agentd does not run there any more."""
+    """Raises AgentdError unless there is a sign that agentd no longer runs there."""
     if member.document and member.document.stopped is None and not member.silent:
         raise AgentdError(
             f"agentd runs on {member.node} as far as anybody can tell, and would acknowledge again: stop it"

@@ -1,6 +1,6 @@
-"""Removes everything that a fleet keeps in Consul, once no node is configured for it any more.
+"""`agentd fleet remove`: removes everything that a fleet keeps in Consul, once no node uses it any more.
 
-Lists first what is there, and deletes nothing while a node still acknowledges: its relay would write again.
+Lists what is there first. Deletes nothing while a node still acknowledges, since its relay would write again.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _said(root: str, found: Mapping[str, int], left: Mapping[str, int], *, asked
 
 
 def _count(keys: Keys, found: Iterable[str]) -> dict[str, int]:
-    """How many keys there are of each sort."""
+    """The number of keys of each kind."""
     counts = Counter(
         _ABSENCES if key == keys.absences else key.removeprefix(keys.root).partition("/")[0] for key in found
     )
@@ -86,7 +86,7 @@ def _count(keys: Keys, found: Iterable[str]) -> dict[str, int]:
 
 
 def _refuse_while_alive(name: str, documents: Documents) -> None:
-    """Raises AgentdError while a node acknowledges; one whose document cannot be read may well do so."""
+    """Raises AgentdError while a node acknowledges, including nodes with an unreadable document."""
     stopped = {node for node, one in documents.found.items() if one.stopped is not None}
     alive = sorted(documents.indexes.keys() - stopped)
     if not alive:

@@ -1,7 +1,7 @@
-"""What `agentd fleet` shows: the differences, the worst first, and the rest in one line.
+"""Prints what `agentd fleet` shows: the differences, worst first, and the rest in one line.
 
-Owns how a thousand nodes fit on one screen: nodes with the same trouble share a line, lists end in a count.
-In a pipe nothing is cut, so that `grep` finds every node. Judges nothing.
+Owns how a thousand nodes fit on one screen: nodes with the same trouble share a line, and lists end in a
+count. In a pipe nothing is cut, so that `grep` finds every node. Judges nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Found:
 
     Attributes:
         now: unix time of the reading.
-        notes: what else somebody should know, such as junk that was not read.
+        notes: what else the user should know, such as junk that was ignored.
     """
 
     fleet: str
@@ -48,7 +48,7 @@ class Found:
 
 
 def document(found: Found) -> dict[str, Any]:
-    """All of it, for a program."""
+    """The whole reading as JSON types."""
     standing = found.standing
     nodes = {one.node: one for one in found.members}
     return {
@@ -70,7 +70,7 @@ def _names(found: Found) -> list[str]:
 
 
 def _is_whole(found: Found) -> bool:
-    """Whether no single handler was asked for."""
+    """Whether the reading covers all handlers."""
     return len(found.standing.nodes) == len(found.members)
 
 
@@ -111,9 +111,7 @@ def show(found: Found, output: Output) -> None:
     if standing.differences:
         output.line()
         rows = [row for group in _by_trouble(standing.differences, folded=width is not None) for row in group]
-        if (
-            width is None
-        ):  # the names come last: they may be a thousand, and the others need not wait for them
+        if width is None:  # the names come last, as there may be a thousand of them
             names_last = [[*row[:3], row[4], ", ".join(row[3])] for row in rows]
             output.table([*_COLUMNS[:3], _COLUMNS[4], _COLUMNS[3]], names_last)
         else:
@@ -136,9 +134,9 @@ def show(found: Found, output: Output) -> None:
 
 
 def _width() -> int | None:
-    """Characters of a line; None where nothing is to be cut, as in a pipe or a file.
+    """Characters in a line; None if nothing may be cut, as in a pipe or a file.
 
-    `watch` tells the size of its terminal by COLUMNS.
+    `watch` passes the size of its terminal in COLUMNS.
     """
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
@@ -162,7 +160,7 @@ def _row(name: str, found: Found, most: int | None) -> list[object]:
 
 
 def _by_trouble(differences: Iterable[Difference], *, folded: bool) -> Iterable[list[list[Any]]]:
-    """One line for each reason; folded: for the most frequent ones, and for all others together."""
+    """One line for each reason; if folded, for each of the most frequent reasons and one for the others."""
     for trouble, those in groupby(differences, key=lambda one: one.trouble):
         groups: dict[tuple[str, str], list[Difference]] = {}
         for one in those:
@@ -188,7 +186,7 @@ def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> 
 
 
 def _gone(same: Sequence[Difference]) -> str:
-    """For how many days Consul has not known those nodes."""
+    """For how many days these nodes have been missing from the catalogue."""
     days = {one.gone for one in same if one.gone}
     if not days:
         return ""
@@ -203,7 +201,7 @@ def _gone(same: Sequence[Difference]) -> str:
 
 
 def _held(subject: str, same: Sequence[Difference]) -> str:
-    """The number that those nodes have in force."""
+    """The number that these nodes have in force."""
     numbers = {one.live for one in same if one.live is not None}
     if not subject or not numbers:
         return ""
@@ -224,7 +222,7 @@ def _fitted(rows: Sequence[Sequence[Any]], width: int) -> list[list[object]]:
 
 
 def listed(nodes: Sequence[str], room: int) -> str:
-    """As many names as fit, at least one, and how many there are besides."""
+    """As many names as fit, at least one, and how many more there are."""
     shown: list[str] = []
     used = 0
     for at, node in enumerate(nodes):

@@ -1,7 +1,7 @@
-"""`agentd leave`: this node leaves the fleet for good: what it acknowledged goes, and its service.
+"""`agentd leave`: takes this node out of the fleet for good; removes its acknowledgement and its service.
 
-Owns that a daemon that runs is not cut off, and that the document of another node with the same name stays.
-nginx goes on as it is, and so does agentd at its next start, by which the node joins again.
+Refuses while the daemon runs, and never removes the document of another node with the same name. nginx keeps
+serving. The next start of agentd joins the fleet again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: Parser) -> None:
-    """Only where the fleet is."""
+    """Add the options that say which fleet."""
     parser.add_example("sudo agentd leave")
     add_fleet_arguments(parser)
 
@@ -61,15 +61,15 @@ def _configured(reached: ReachedFleet) -> bool:
 
 
 def _node(reached: ReachedFleet, agent: ConsulClient) -> str:
-    """The name under which this node acknowledges."""
+    """This node's name in the fleet."""
     return (reached.options and reached.options.node) or agent.self_info().node
 
 
 def _demand_rights(reached: ReachedFleet, agent: ConsulClient, node: str) -> None:
-    """Without the right to read it, the service looks as if it were not there.
+    """Require the rights first, since Consul hides a service that the token may not read.
 
     Raises:
-        ConsulRefused: with the rules to add; nothing has been removed then.
+        ConsulRefused: the token lacks a right; the text has the rules to add, and nothing has been removed.
     """
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.registration import RULE, SERVICE  # noqa: PLC0415 (as above)
@@ -86,7 +86,7 @@ def _demand_rights(reached: ReachedFleet, agent: ConsulClient, node: str) -> Non
 
 
 def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
-    """Remove the document; whether there was one."""
+    """Remove the document. Returns whether there was one."""
     from agentd.fleet.departure import take_back  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
@@ -95,7 +95,7 @@ def _remove(reached: ReachedFleet, agent: ConsulClient, node: str) -> bool:
 
 
 def _agent_id(agent: ConsulClient) -> str:
-    """The ID of the local agent; "" without the right to ask."""
+    """The ID of the local Consul agent; "" without the right to read it."""
     try:
         return agent.event_clock().node
     except ConsulRefused:

@@ -1,7 +1,7 @@
-"""`agentd log`: the messages that the fleet keeps, newest first; its verb is in `log_forget.py`.
+"""`agentd log`: lists the messages that the fleet keeps, newest first; the verb is in `log_forget.py`.
 
-A payload is never shown, only its size and digest. What lies in Consul may have been written by anybody: what
-cannot be read has a row that says so, and hides nothing else.
+Never shows a payload, only its size and digest. Anybody may have written what is in Consul: an unreadable
+message gets a row that says so, and hides nothing else.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _PURPOSE: Final = "reading the fleet's log"
 
 
 def add_arguments(parser: Parser) -> None:
-    """Which messages; and the verb."""
+    """Add the options and the verb."""
     parser.add_example("agentd log", "agentd log ip-blacklist --limit 100", "agentd log forget ip-blacklist")
     parser.usage = "%(prog)s [options] [NAME | VERB ...]"
     parser.add_argument(
@@ -70,7 +70,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the newest messages, or delete those of one name.
+    """Print the newest messages, or run the verb.
 
     Raises:
         AgentdError: nothing is kept under that name, or the head of the only name asked for cannot be read.
@@ -89,7 +89,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One message as far as it can be read; `wrong` says why it cannot."""
+    """One message, or in `wrong` why it cannot be read."""
 
     name: str
     num: int
@@ -115,7 +115,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             reverse=True,
         )[:limit]
         rows = _rows(reader, wanted)
-    if not any(row.message for row in rows):  # which is also how a log looks that the token must not see
+    if not any(row.message for row in rows):  # or the token may not see it
         demand(reached.client, "read", needed, _PURPOSE)
     if name is not None and not heads:
         raise AgentdError(
@@ -131,7 +131,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
 
 
 def check_name(name: str) -> None:
-    """Raises AgentdError for what can be the name of no log."""
+    """Raises AgentdError if no log can have that name."""
     from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (as above)
 
     if not is_kept_name(name):
@@ -139,7 +139,7 @@ def check_name(name: str) -> None:
 
 
 def _heads(reader: Reader, name: str | None) -> tuple[dict[str, Head], dict[str, str]]:
-    """The heads of that name, or of all; and why others cannot be read."""
+    """The heads of that name, or of all names, and why others cannot be read."""
     from agentd.fleet.head import Head  # noqa: PLC0415 (as above)
 
     found: Mapping[str, Head | FleetError | None]
@@ -155,7 +155,7 @@ def _heads(reader: Reader, name: str | None) -> tuple[dict[str, Head], dict[str,
 
 
 def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]:
-    """The numbers of the newest messages of a name, `limit` of them or all; the head lists some."""
+    """The numbers of the newest messages of a name, at most `limit`; the head lists some of them."""
     listed: Sequence[int] | None = head.above(0)
     if listed is None and len(head.recent) < limit:
         listed = reader.numbers(name)
@@ -163,7 +163,7 @@ def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]
 
 
 def _rows(reader: Reader, wanted: Sequence[tuple[int, str]]) -> list[_Row]:
-    """The messages in the order in which they are wanted; one request for each name."""
+    """The messages in the wanted order, with one request for each name."""
     found: dict[tuple[int, str], _Row] = {}
     for name in {name for _, name in wanted}:
         reading = reader.read(name, [num for num, one in wanted if one == name])
@@ -204,7 +204,7 @@ def _print(
 
 
 def _telling(cells: list[list[object]]) -> tuple[list[str], list[list[object]]]:
-    """The columns that say more than the usual of some row; the lines are long enough."""
+    """The columns that say something unusual about some row; the others would only make lines longer."""
     shown = [
         at
         for at, column in enumerate(_COLUMNS)

@@ -1,4 +1,4 @@
-"""`agentd log forget`: deletes the messages of a name for good, once it was told to with `--yes`."""
+"""`agentd log forget`: counts the messages of a name, and with `--yes` deletes them for good."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def forget(arguments: Namespace, output: Output) -> int:
         output: of the command.
 
     Raises:
-        AgentdError: nothing is kept under that name, or not that far.
+        AgentdError: nothing is kept under that name, or its newest message is older.
         ConsulRefused: the token may not read or delete them; the text has the rules to add.
     """
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (parsing does without)

@@ -1,8 +1,8 @@
 """`agentd publish`: writes a message to the fleet's log, without an event, from any host.
 
-Owns what is refused before anything is written: a payload that is too large, a name that nobody keeps, a
-message that a handler here would not take, one that a node of the fleet would not understand. The payload is
-never printed.
+Owns what is refused before anything is written: a payload that is too large, a name that no node keeps, a
+message that a handler on this node would refuse, or that another node would not understand. Never prints the
+payload.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SHOWN: Final = 5  # nodes that are named
 
 
 def add_arguments(parser: Parser) -> None:
-    """The name, the payload, whom it is for and for how long."""
+    """Add the options for the name, the payload, the nodes it is for, and its validity."""
     parser.add_example(
         'agentd publish ip-blacklist "add 192.0.2.7 10m"',
         "agentd publish deploy --reference https://builds.example/site.tar.gz --node '^web'",
@@ -108,12 +108,12 @@ def _ttl(text: str) -> float:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Try it here, write it, and print its name and number; with `--wait` also how far the fleet is with it.
+    """Try the message here, write it, and print its name and number; with `--wait` also the fleet's progress.
 
     Raises:
-        ConfigError: what was typed does not go together, or the configuration cannot be used.
-        AgentdError: it is not published, and why.
-        ConsulUnavailable: no answer; whether it was written is not known.
+        ConfigError: the options contradict each other, or the configuration is invalid.
+        AgentdError: the message is not published; the text says why.
+        ConsulUnavailable: there was no answer; the message may have been written.
     """
     from agentd.commands.upkeep import upkeep  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.envelope import LARGEST_BODY  # noqa: PLC0415 (as above)
@@ -137,7 +137,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 
 
 def _check(arguments: Namespace) -> None:
-    """Raises ConfigError for what does not go together."""
+    """Raises ConfigError if options contradict each other."""
     check_target(arguments)
     if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
         raise ConfigError(
@@ -161,7 +161,7 @@ def _typed(arguments: Namespace) -> bytes:
 
 
 class _Publication:
-    """One message on its way into the log of a fleet."""
+    """One message to be published."""
 
     def __init__(self, arguments: Namespace, reached: ReachedFleet) -> None:
         from agentd.commands.rehearsal import takers  # noqa: PLC0415 (parsing does without)
@@ -173,11 +173,11 @@ class _Publication:
         self._name: str = arguments.name
         self._reached = reached
         self._log = Log(ConsulKV(reached.client), Keys(reached.name))
-        # A configuration of another fleet says nothing about this one.
+        # The configuration of another fleet does not apply.
         self._takers = takers(reached.document if reached.options else None, self._name)
 
     def publish(self, typed: bytes | None) -> dict[str, Any]:
-        """Refuse it or write it; what is told of it. Raises what `execute` does."""
+        """Write the message, and return the result for `--json`. Raises what `execute` raises."""
         from agentd.digest import digest  # noqa: PLC0415 (as above)
         from agentd.fleet.keys import POISONED  # noqa: PLC0415 (as above)
 
@@ -188,7 +188,7 @@ class _Publication:
             draft = self._draft(typed)
             self._see_that_all_understand_it()
         num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
-        # Nearly as it will be; that there may be no number left is for the log to find out.
+        # Close enough to the final message for a check of its size and fields.
         message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0)
         matches = self._matching(message)
         tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
@@ -206,7 +206,7 @@ class _Publication:
         }
 
     def _head(self) -> Head | None:
-        """The head of the name, None if there is none, or none that can be read.
+        """The head of the name; None if it is missing or malformed.
 
         Raises:
             UnknownFormat: a newer agentd wrote it.
@@ -226,17 +226,17 @@ class _Publication:
         return head
 
     def _keep(self, head: Head | None) -> Keep:
-        """How the name is kept, or will be. Raises AgentdError if nobody says so, or two differ."""
+        """How the name is kept, or will be. Raises AgentdError if that is unknown or contradictory."""
         asked: Keep | None = self._arguments.keep
         if head is not None:
-            if head.is_empty:  # nothing stands in the way of another choice
+            if head.is_empty:  # an empty log can be kept in either way
                 return asked or head.keep
             if asked not in (None, head.keep):
                 raise AgentdError(
                     f"{self._name} is already kept, as {head.keep!r}: leave out --keep, or drop its messages"
                     f" first with `agentd log forget {self._name}`"
                 )
-            # Who began it may not have known that nodes need all messages.
+            # Whoever published first may not have known that nodes need all messages.
             return "all" if "all" in self._takers.values() else head.keep
         keep = asked or next(filter(None, self._takers.values()), None)
         if keep is None:
@@ -248,7 +248,7 @@ class _Publication:
         return keep
 
     def _draft(self, typed: bytes | None) -> Draft:
-        """What is to be written. Raises AgentdError."""
+        """The message to write. Raises AgentdError."""
         from agentd.fleet.envelope import Draft  # noqa: PLC0415 (as above)
 
         arguments, now = self._arguments, time.time()
@@ -267,7 +267,7 @@ class _Publication:
         )
 
     def _earlier(self, num: int, now: float, expires: float | None) -> Draft:
-        """An earlier message, to be written once more."""
+        """An earlier message, to be written again."""
         message = self._log.message(self._name, num)
         if message is None:
             raise AgentdError(
@@ -282,13 +282,13 @@ class _Publication:
         from agentd.commands.pinned_reference import pin  # noqa: PLC0415 (only a reference needs it)
         from agentd.commands.to_consul import consul_options  # noqa: PLC0415 (as above)
 
-        # A kv: reference is read where nodes read it: in their own datacenter, not in the fleet's.
+        # Nodes read a kv: reference in their own datacenter, not in the fleet's.
         here = consul_options(self._arguments)
         reference = self._arguments.reference
         return pin(reference, self._reached.document, here, fetch=not self._arguments.no_dry_run).encode()
 
     def _see_that_all_understand_it(self) -> None:
-        """Raises AgentdError if a node, or the fleet as a whole, does not take messages of our format."""
+        """Raises AgentdError if a node, or the fleet as a whole, does not accept messages in our format."""
         from agentd.fleet.envelope import FORMAT  # noqa: PLC0415 (as above)
 
         try:
@@ -321,7 +321,7 @@ class _Publication:
             )
 
     def _matching(self, message: Envelope) -> list[str] | None:
-        """The nodes that it is for; None for all, or if Consul does not say. Tells if there are none."""
+        """The nodes that the message is for; None for all, or if unknown. Warns if there are none."""
         try:
             found = matching(message, self._log.keys, self._reached.client)
         except ConsulError as error:
@@ -332,13 +332,13 @@ class _Publication:
         return found
 
     def _rehearse(self, message: Envelope, body: bytes) -> list[dict[str, str]]:
-        """Try it on the handlers here, as it would come out of the log. Raises AgentdError if one refuses."""
+        """Try the message on this node's handlers. Raises AgentdError if one of them would refuse it."""
         if not self._takers:
             return []
         from agentd.commands.rehearsal import INSTEAD, rehearse  # noqa: PLC0415 (as above)
         from agentd.fleet.receipt import event_of  # noqa: PLC0415 (as above)
 
-        if not any(self._takers.values()):  # least of all a secret is to stand where nobody asks for it
+        if not any(self._takers.values()):  # a payload, which may be secret, must not be stored for nothing
             raise AgentdError(
                 f"not published: {', '.join(self._takers)} here would not get it, since `keep:` is missing"
                 f" beside `event: {self._name}`: add it, or {INSTEAD}"
@@ -350,12 +350,12 @@ class _Publication:
         return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
 
     def _write(self, draft: Draft, keep: Keep, head: Head | None) -> int:
-        """Write it, and return its number; where the token lacks a right, say which."""
+        """Write the message, and return its number; if the token lacks a right, the error names it."""
         keys = self._log.keys
         prefixes = [keys.head(self._name), keys.messages(self._name), keys.pruned(self._name)]
         if draft.sha256:
             prefixes.append(keys.bodies)
-        if head is None:  # the first message of all brings the fleet's record along
+        if head is None:  # the very first message also writes the fleet's record
             prefixes.append(keys.record)
         try:
             with self._needs("write", *prefixes):
@@ -377,7 +377,7 @@ class _Publication:
 
 
 def publisher() -> str:
-    """Who publishes, and where, as far as this host knows."""
+    """Who publishes, as USER@HOST."""
     try:
         user = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # this user has no name

@@ -1,6 +1,6 @@
-"""A message on this node's own handlers before all nodes get it: a dry run, of which nothing is committed.
+"""Tries a message on this node's handlers before all nodes get it: a dry run that commits nothing.
 
-Whether a handler here takes it is read from the configuration alone; handlers are imported only if one does.
+The configuration tells whether a handler here takes the message; handlers are imported only if one does.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ def takers(document: Document | None, name: str) -> dict[str, Keep | None]:
 
 
 def rehearse(path: Path, handlers: Collection[str], change: Change) -> list[dict[str, Any]]:
-    """What each of these handlers would make of it, as `try_change` tells it.
+    """The outcome that each of these handlers would have, as returned by `try_change`.
 
     Args:
         path: the configuration file.
         handlers: the names of configured handlers.
-        change: what they are given.
+        change: the change to give to them.
 
     Raises:
         ConfigError: the configuration cannot be used.
-        AgentdError: a handler would not take it, or cannot be asked; it says how to do without.
+        AgentdError: a handler would refuse it, or cannot be tried; the text says how to publish anyway.
     """
     try:
         told = list(_rehearsed(path, handlers, change))
@@ -79,7 +79,7 @@ def _rehearsed(path: Path, handlers: Collection[str], change: Change) -> Iterato
         tree = open_tree(loaded.config)
         for configured in loaded.handlers:
             if configured.name in handlers:
-                # A node on which agentd has not run yet has no journal, and its handlers remember nothing.
+                # Before its first start, a node has no journal, and its handlers have empty stores.
                 store = journal.store(configured.name, configured.type.store_format) if journal else {}
                 try:
                     yield try_change(dry_batch(loaded, tree, configured, store), configured, change)

@@ -1,6 +1,6 @@
-"""Whom a message is for, in the words of `consul event`: a node, a service on it, a tag of that.
+"""The options that say which nodes a message is for, as for `consul event`: node, service and tag.
 
-Owns the three options, and finding out whether anybody matches: a message for nobody is most often a mistake.
+Also finds out which nodes match, since a message for none of them is usually a mistake.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _READ: Final = ' "" { policy = "read" }'
 
 
 def add_target_arguments(parser: Parser) -> None:
-    """Add the options, which `consul event` has as well."""
+    """Add the three options."""
     for flag, what in (
         ("--node", "only for nodes whose name matches this regular expression"),
         ("--service", "only for nodes with a service whose name matches"),
@@ -32,24 +32,24 @@ def add_target_arguments(parser: Parser) -> None:
 
 
 def check_target(arguments: Namespace) -> None:
-    """Refuse what names nobody. Raises ConfigError."""
+    """Refuse a combination that matches no node. Raises ConfigError."""
     if arguments.tag and not arguments.service:
         raise ConfigError(["--tag is that of a service: give --service as well"])
 
 
 def described(message: Envelope) -> str:
-    """Whom a message is for, in the words that were typed; "" for all nodes."""
+    """The options as typed; "" for all nodes."""
     given = {"node": message.node, "service": message.service, "tag": message.tag}
     return " ".join(f"{name}={value}" for name, value in given.items() if value)
 
 
 def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] | None:
-    """The names of the nodes that it is for now, sorted; None if it is for all.
+    """The names of the nodes that the message is for now, sorted; None for all.
 
-    Those of the fleet are the ones that acknowledge; while none does, all nodes in Consul's catalogue count.
+    The nodes of the fleet are those that acknowledge; while none does, all nodes in Consul's catalogue count.
 
     Raises:
-        ConsulUnavailable: Consul does not say.
+        ConsulUnavailable: Consul does not answer.
         ConsulRefused: the token may not see who matches; the text has the rule to add.
     """
     from agentd.fleet.census import Census  # noqa: PLC0415 (only a message with a target needs it)

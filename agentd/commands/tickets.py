@@ -1,7 +1,6 @@
 """`agentd tickets`: which session ticket key encrypts where, from what the nodes acknowledge.
 
-Owns that nodes that differ come first. Keys are known here by a short digest only; nothing else of them is in
-the documents.
+Lists nodes that differ first. Keys appear only as a short digest; the documents contain nothing else of them.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _NAMES: Final = 40  # characters of a list of nodes
 
 
 def add_arguments(parser: Parser) -> None:
-    """Of which handler."""
+    """Add the option for the handler."""
     parser.add_example("agentd tickets", "agentd tickets --json | jq '.[].ring[0]'")
     parser.add_argument(
         "--handler", type=argument_types.word, metavar="H", help="only the keys of this handler"
@@ -41,7 +40,7 @@ def add_arguments(parser: Parser) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a ring; times are unix seconds, None for what has not happened yet."""
+    """One key of a ring; times are unix seconds, None if something has not happened yet."""
 
     digest: str
     since: float | None
@@ -59,7 +58,7 @@ class Ring:
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """What rings are compared by."""
+        """The key by which rings are compared."""
         return tuple(key.digest for key in self.keys)
 
 
@@ -88,7 +87,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 
 
 def rings_of(found: Mapping[str, Acknowledgement]) -> list[Ring]:
-    """What the nodes report, as far as it can be read; a report is anything that a node wrote."""
+    """The rings that the nodes report; malformed parts of a report are left out."""
     return [
         Ring(node, handler, tuple(_keys(reported)))
         for node, document in sorted(found.items())
@@ -119,7 +118,7 @@ def _told(ring: Ring) -> dict[str, Any]:
 
 
 def groups(rings: Sequence[Ring]) -> list[list[Ring]]:
-    """Those with the same keys together, by handler; of each handler the fewest nodes first."""
+    """The rings grouped by handler and keys; for each handler, the smallest group first."""
     alike: dict[tuple[str, tuple[str, ...]], list[Ring]] = {}
     for one in rings:
         alike.setdefault((one.handler, one.digests), []).append(one)

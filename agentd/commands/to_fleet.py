@@ -1,7 +1,7 @@
-"""How a command reaches what a fleet keeps in Consul: which fleet, and a client of its home datacenter.
+"""How a command reaches a fleet's data in Consul: which fleet, and a client for its home datacenter.
 
-The fleet is that of the configuration file, or `--fleet NAME` on a machine that has none. Only the sections
-`fleet:` and `consul:` are read: what is wrong elsewhere in the file does not matter, and no handler is
+The fleet is the one in the configuration file, or `--fleet NAME` on a machine without that file. Only the
+sections `fleet:` and `consul:` are read: mistakes elsewhere in the file do not matter, and no handler is
 imported.
 """
 
@@ -29,8 +29,8 @@ class ReachedFleet(NamedTuple):
 
     Attributes:
         name: of the fleet.
-        client: asks the datacenter in which the fleet is at home; closed at the end.
-        options: the section `fleet:` of the configuration file if it is about this fleet, else None.
+        client: a client for the fleet's home datacenter; closed at the end.
+        options: the section `fleet:` of the configuration file, if it is for this fleet; otherwise None.
         document: the configuration file; None where there is none.
     """
 
@@ -41,7 +41,7 @@ class ReachedFleet(NamedTuple):
 
 
 def add_fleet_arguments(parser: Parser) -> None:
-    """Add the options that say which fleet, and where Consul is."""
+    """Add the options for the fleet and for reaching Consul."""
     parser.add_argument(
         "--fleet",
         type=lambda text: checked(parse_fleet_name, text),
@@ -53,7 +53,7 @@ def add_fleet_arguments(parser: Parser) -> None:
 
 @contextmanager
 def fleet(arguments: Namespace) -> Iterator[ReachedFleet]:
-    """The fleet, and a client that is closed at the end. Needs `add_fleet_arguments`.
+    """The fleet, with a client that is closed at the end. Needs `add_fleet_arguments`.
 
     Raises:
         ConfigError: no fleet is named, or what was given cannot be used.

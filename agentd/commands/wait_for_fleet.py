@@ -1,8 +1,8 @@
 """Waits until the nodes of a fleet confirm one message, for `agentd fire --wait` and `agentd publish --wait`.
 
-Owns who counts (the nodes that acknowledge the name, and for which the message is), when it is enough, when
-it cannot become enough any more, and what is said meanwhile: on standard error, since standard output belongs
-to the command. A node that refuses is final, and told at once.
+Owns who counts (the nodes that acknowledge the name, and that the message is for), when enough have
+confirmed, when enough no longer can, and the progress shown on standard error, since standard output belongs
+to the command. A refusal is final, and reported at once.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def add_wait_for_fleet(parser: Parser) -> None:
 
 
 def percentage(text: str) -> float:
-    """A part of the nodes, such as 90%, as a number above 0 and up to 1."""
+    """Parse a share of the nodes, such as 90%, to a number above 0 and up to 1."""
 
     def check(given: str) -> float:
         digits = given.removesuffix("%")
@@ -75,7 +75,7 @@ def percentage(text: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many nodes are how far; `needed` of them are enough."""
+    """How many nodes have confirmed, refused, or are waiting; `needed` confirmations are enough."""
 
     confirmed: tuple[Progress, ...]
     refused: tuple[Progress, ...]
@@ -84,27 +84,27 @@ class Tally:
 
     @property
     def nodes(self) -> int:
-        """How many count."""
+        """The number of nodes that count."""
         return len(self.confirmed) + len(self.refused) + len(self.waiting)
 
     @property
     def needed(self) -> int:
-        """How many must confirm."""
+        """The number of nodes that must confirm."""
         return max(1, math.ceil(self.quorum * self.nodes - 1e-9))  # 0.07 * 100 is a little more than 7
 
     @property
     def enough(self) -> bool:
-        """Whether so many have."""
+        """Whether enough have confirmed."""
         return len(self.confirmed) >= self.needed
 
     @property
     def hopeless(self) -> bool:
-        """Whether so many cannot any more."""
+        """Whether enough no longer can."""
         return len(self.confirmed) + len(self.waiting) < self.needed
 
 
 def tally(members: Sequence[Member], newest: Newest, now: float, quorum: float) -> Tally:
-    """Count; `now` is when the message was published: it may end while it is waited for."""
+    """Count; `now` is the time of publishing, since the message may expire during the wait."""
     from agentd.fleet.standing import progress, takers  # noqa: PLC0415 (parsing does without)
 
     found = sorted((progress(one, newest) for one in takers(members, newest, now)), key=lambda one: one.node)
@@ -116,11 +116,11 @@ def tally(members: Sequence[Member], newest: Newest, now: float, quorum: float) 
 
 
 class FleetWait:
-    """Waits for the fleet that takes one name.
+    """Waits for the nodes that take one name.
 
     Args:
         fleet: its name.
-        client: asks its home datacenter; remains the caller's to close.
+        client: a client for its home datacenter; the caller closes it.
         name: of the event.
         arguments: with those of `add_wait_for_fleet`.
     """
@@ -146,15 +146,15 @@ class FleetWait:
     # ------------------------------------------------------------------ before
 
     def begin(self) -> int:
-        """See that somebody will confirm; the number of the newest message, or 0.
+        """Check that some node will confirm. Returns the number of the newest message, or 0.
 
         Raises:
-            AgentdError: nobody keeps the name, so that nobody would.
-            ConsulRefused: the token may not read what they say.
+            AgentdError: no node keeps the name, so none would confirm.
+            ConsulRefused: the token may not read the acknowledgements.
         """
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-        # Consul leaves out what the token must not see: nobody would wait for those nodes.
+        # Consul leaves out what the token may not see, so those nodes would not be waited for.
         demand(self._client, "read", [self._keys.nodes, self._keys.names], "waiting for the fleet")
         documents = self._census.documents()
         if not any(self._name in one.names for one in documents.found.values()):
@@ -169,14 +169,14 @@ class FleetWait:
     # ------------------------------------------------------------------ after
 
     def find_event(self, identity: str, since: int) -> Newest:
-        """The message that a relay made of an event.
+        """Wait for the message that a relay makes of an event.
 
         Args:
             identity: the event's ID.
             since: what `begin` returned before it was fired.
 
         Raises:
-            AgentdError: within the timeout none did.
+            AgentdError: no relay did within the timeout.
         """
         from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
 
@@ -196,7 +196,7 @@ class FleetWait:
             time.sleep(_PAUSE)
 
     def published(self, num: int) -> Newest:
-        """The message of that number, which was just written."""
+        """The message with that number, which was just written."""
         from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
 
         message = Reader(self._kv, self._keys).message(self._name, num)
@@ -208,7 +208,7 @@ class FleetWait:
         return self._census.asked_by(message, self._census.documents().found)
 
     def report(self, newest: Newest, output: Output) -> tuple[bool, dict[str, Any]]:
-        """Wait, tell what happens meanwhile, then print how far the nodes are.
+        """Wait and show progress, then print how far the nodes are.
 
         Returns:
             Whether enough of them confirmed, and the same for a program.
@@ -253,7 +253,7 @@ class FleetWait:
 
 
 class _Teller:
-    """Says on standard error how far the nodes are: on a terminal in one line, else only what is final."""
+    """Shows progress on standard error: on a terminal in one line, otherwise only final results."""
 
     def __init__(self, stream: TextIO, what: str, *, quiet: bool) -> None:
         self._stream = stream

@@ -1,6 +1,6 @@
-"""The fleet: its place in Consul, the rights there, what it asks of Consul's servers, which events to keep.
+"""Checks the fleet: its log, the token's rights, the load on Consul's servers, and which events to keep.
 
-Each right is proved by asking for it. Only where `fleet:` is configured.
+Each right is tested by asking Consul. Runs only if `fleet:` is configured.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from agentd.watch.query import Right
 
 _SUBJECT: Final = "fleet"
 _OTHER_NODE: Final = "agentd-check-of-another-node"
-# What followers and acknowledgers keep to: one wake of all nodes per max(0.2 s, N/2000 s), and after the
-# first one document of a node per max(1 s, N/300 s).
+# The limits of followers and acknowledgers: one wake of every node per max(0.2 s, N/2000 s), and one document
+# of a node per max(1 s, N/300 s).
 _SHORTEST_WAKE: Final = 0.2
 _WAKES: Final = 2000
 _WRITES: Final = 300
-_HEAD: Final = 2048  # bytes of a head as it is read, most often
-_DOCUMENT: Final = 700  # bytes of a node's document, most often
+_HEAD: Final = 2048  # bytes of a typical head as it is read
+_DOCUMENT: Final = 700  # bytes of a typical document of a node
 
 
 def findings(loaded: Loaded) -> Iterator[Finding]:
@@ -43,7 +43,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     try:
         client = ConsulClient(home)
     except ConsulError:
-        return  # told by the check of Consul itself
+        return  # reported by the check of Consul itself
     try:
         info = _info(client)
         missing = list(_rights(client, options, options.node or (info.node if info else "")))
@@ -62,7 +62,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
 
 
 def _log(client: ConsulClient, options: FleetOptions) -> Iterator[Finding]:
-    """Whether the fleet's log is there and can be understood."""
+    """Whether the fleet's log is there and readable."""
     reader = Reader(ConsulKV(client), Keys(options.name))
     try:
         record = reader.record()
@@ -125,7 +125,7 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
 
 
 def _lost(right: Right, own: str) -> str:
-    """What goes wrong without it."""
+    """The consequence of lacking the right."""
     resource, access, segment = right
     if resource == "service":
         return "the fleet would not know whether it is healthy"
@@ -138,7 +138,7 @@ def _lost(right: Right, own: str) -> str:
 
 
 def _info(client: ConsulClient) -> AgentInfo | None:
-    """What the agent says of itself; None if the token may not ask."""
+    """The Consul agent's description of itself; None without the right to read it."""
     try:
         return client.self_info()
     except ConsulRefused:
@@ -146,7 +146,7 @@ def _info(client: ConsulClient) -> AgentInfo | None:
 
 
 def _load(info: AgentInfo | None, loaded: Loaded) -> Finding:
-    """What the fleet asks of Consul's servers, estimated for as many nodes as there are members."""
+    """The estimated load on Consul's servers, if every member runs agentd."""
     if info is None:
         text = "without agent:read, the number of nodes is unknown, and so is the load on Consul's servers"
         advice = f"give the token this rule: {rule(('agent', 'read', ''))}"
@@ -157,7 +157,7 @@ def _load(info: AgentInfo | None, loaded: Loaded) -> Finding:
 
 
 def load(nodes: int, names: int) -> str:
-    """The estimate in words, for so many nodes and kept names."""
+    """Describe the load of this many nodes and kept names."""
     read = nodes * max(1, names) * _HEAD
     wakes = 1 / max(_SHORTEST_WAKE, nodes / _WAKES)
     return (
@@ -176,7 +176,7 @@ def _bytes(count: int) -> str:
 
 
 def _kept(loaded: Loaded) -> Iterator[Finding]:
-    """What is recommended for each event, as far as a handler's kind tells."""
+    """The recommended `keep` of each event, as far as it follows from the handler."""
     for handler in loaded.handlers:
         for on in handler.entry.on:
             if isinstance(on, OnEvent) and on.event != "*" and not handler.type.secret_payload:
