@@ -401,12 +401,17 @@ def test_the_state_is_told(consul: ConsulAgent, fleet: str, new_follower: NewNod
     assert [told()[each] for each in ("name", "node", "troubles")] == [fleet, "node1", []]
     wait_until(partial(waits, 0), "the metric")
 
-    consul.kv_put(f"agentd/{fleet}/names/tally", b"poison")
+    def shows(told: Callable[[], bool]) -> Callable[[], bool]:
+        def shown() -> bool:
+            consul.kv_put(f"agentd/{fleet}/names/tally", b"poison")  # again: the node writes its own back
+            return told()
 
-    wait_until(partial(_is_behind, node), "the trouble")
-    wait_until(partial(waits, 1), "the metric")
-    status = node.agentd.command("status")
-    assert "! fleet: the log of tally waits: its head cannot be used" in status.stdout
+        return shown
+
+    wait_until(shows(partial(_is_behind, node)), "the trouble", pause=0.2)
+    wait_until(shows(partial(waits, 1)), "the metric", pause=0.2)
+    text = "! fleet: the log of tally waits: its head cannot be used"
+    wait_until(shows(lambda: text in node.agentd.command("status").stdout), "the command")
     publish(consul, fleet, "tally", "2")
     node.await_tally("1", "2")
     wait_until(lambda: not _is_behind(node), "the end of the trouble")
