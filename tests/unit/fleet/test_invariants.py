@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import patch
@@ -44,6 +44,9 @@ NEWER = b'{"format":2}'
 JUNK = (b"junk", b"", b"[]", b'{"format":1}', NEWER)
 FAR = (1, POISONED - 1, POISONED, 9_999_999_999_999_999)
 """Numbers at which no message is to be, though there could be one at some of them."""
+POISON = Head("all", POISONED - 1, 1, 5, POISONED - 2, POISONED - 2, recent=(POISONED - 1,))
+"""After which there could be no message."""
+EMPTY = Head("all", POISONED - 1, floor=POISONED - 1)
 OTHERS = (
     KEYS.record,
     KEYS.pruned(NAME),
@@ -180,41 +183,32 @@ class Fleet(RuleBasedStateMachine):
         self.kv.restore(self.saved)
         self.was_restored = True
 
-    @rule()
-    def spoil(self) -> None:
-        """Junk in place of the head."""
-        if KEYS.head(NAME) in self.kv.found:
-            self.kv.put(KEYS.head(NAME), b"junk")
+    @rule(what=st.sampled_from(["junk", "poison", "empty", "newer", "newer list", "lost", "lost list"]))
+    def damage(self, what: str) -> None:
+        """Somebody writes the head or the list of what was pruned, or deletes it."""
+        key = KEYS.pruned(NAME) if what.endswith("list") else KEYS.head(NAME)
+        found = self.kv.found.get(key)
+        if what.startswith("lost"):
+            self.kv.found.pop(key, None)
+        elif what.startswith("newer"):
+            if found is None or found.value != NEWER:
+                self.newer[key] = found  # until it is taken back
+            self.kv.put(key, NEWER)
+        elif found:
+            self.kv.put(key, {"junk": b"junk", "poison": POISON.render(), "empty": EMPTY.render()}[what])
 
-    @rule(empty=st.booleans())
-    def poison(self, empty: bool) -> None:  # noqa: FBT001 (Hypothesis passes by name)
-        """A head after which there could be no message."""
-        head = Head("all", POISONED - 1, 1, 5, POISONED - 2, POISONED - 2, recent=(POISONED - 1,))
-        if empty:
-            head = Head("all", POISONED - 1, floor=POISONED - 1)
-        if KEYS.head(NAME) in self.kv.found:
-            self.kv.put(KEYS.head(NAME), head.render())
-
-    @rule(ahead=st.integers(0, 2000) | st.sampled_from(FAR), value=st.sampled_from(JUNK))
-    def litter(self, ahead: int, value: bytes = b"junk") -> None:
-        """Junk where a message is to be, or could be."""
-        num = ahead if ahead in FAR else int(self.time * 1000) + ahead
-        key = f"{KEYS.messages(NAME)}{num:016}"
-        if key not in self.kv.found:
+    @rule(
+        key=st.integers(0, 2000) | st.sampled_from([*FAR, *OTHERS]),
+        value=st.sampled_from(JUNK),
+    )
+    def litter(self, key: int | str, value: bytes = b"junk") -> None:
+        """Junk where a message is to be, or could be, or in any other place."""
+        if isinstance(key, int):
+            num = key if key in FAR else int(self.time * 1000) + key
+            if (place := f"{KEYS.messages(NAME)}{num:016}") not in self.kv.found:
+                self.kv.put(place, value)
+        elif value != NEWER:
             self.kv.put(key, value)
-
-    @rule(key=st.sampled_from(OTHERS), value=st.sampled_from(JUNK))
-    def litter_elsewhere(self, key: str, value: bytes) -> None:
-        """Junk in any other place."""
-        if value != NEWER:
-            self.kv.put(key, value)
-
-    @rule(key=st.sampled_from([KEYS.head(NAME), KEYS.pruned(NAME)]))
-    def upgrade(self, key: str) -> None:
-        """A newer agentd writes, until it is taken back; nobody else may."""
-        if (found := self.kv.found.get(key)) is None or found.value != NEWER:
-            self.newer[key] = found
-        self.kv.put(key, NEWER)
 
     @rule(count=st.integers(1, 3), skew=SKEWS)
     def publish(self, count: int, skew: float = 0.0) -> None:
@@ -252,27 +246,23 @@ class Fleet(RuleBasedStateMachine):
         if (head := self.head()) and head.newest < LAST:  # not the poisoned one
             self.floors.add(head.floor)
 
-    @rule(key=st.sampled_from([KEYS.head(NAME), KEYS.pruned(NAME), KEYS.record]))
-    def lose(self, key: str) -> None:
-        """Somebody deleted it."""
-        self.kv.found.pop(key, None)
-
     @precondition(lambda self: self.nodes)
-    @rule()
-    def settle(self) -> None:
-        """Nothing fails any more, and all nodes do what they do until nothing changes."""
-        self.was_restored = False
+    @rule(away=st.sets(st.integers(0, NODES - 1), max_size=NODES - 1))
+    def settle(self, away: Collection[int] = ()) -> None:
+        """Nothing fails any more, and all nodes that are there do what they do until nothing changes."""
+        self.was_restored = self.was_restored and bool(away)
         self.kv.faults.clear()
         self.downgrade()
-        floor = self.floor()
+        nodes = [node for number, node in enumerate(self.nodes) if number not in away]
+        floor = self.floor(nodes)
         for _ in range(8):
-            for node in self.nodes:
+            for node in nodes:
                 for _ in range(3):
                     self.time += 1.0
                     node.relay()
                 node.follow()
-        assert not any(node.pending for node in self.nodes)
-        self.complete()
+        assert not any(node.pending for node in nodes)
+        self.complete(nodes)
         self.forgotten(floor)
 
     def downgrade(self) -> None:
@@ -284,9 +274,9 @@ class Fleet(RuleBasedStateMachine):
                     self.kv.put(key, pair.value)
         self.newer.clear()
 
-    def floor(self) -> int:
+    def floor(self, nodes: Sequence[Node]) -> int:
         """Up to where it is known that messages were forgotten, wherever that stands."""
-        found = {held.head.floor for node in self.nodes if (held := node.memory.held(NAME))}
+        found = {held.head.floor for node in nodes if (held := node.memory.held(NAME))}
         if head := self.head():
             found.add(head.floor)
         if pair := self.kv.found.get(KEYS.pruned(NAME)):
@@ -299,23 +289,23 @@ class Fleet(RuleBasedStateMachine):
         if head := self.head():
             assert not [one.num for one in self.read(head) if one.num <= floor]
 
-    def complete(self) -> None:
+    def complete(self, nodes: Sequence[Node]) -> None:
         """Invariant 4: what a node holds, and is in force, is in the log; and the head tells of it all."""
         head = self.head()
         there = {one.num: one for one in self.messages()}
         ids = {one.id for one in self.messages()}
-        for node in self.nodes:
+        for node in nodes:
             held = node.memory.held(NAME)
             assert not held or not held.missing(head, there, ids, node.now())
         if head is None:
             return
         real = {num for num in there if num > head.floor}
-        if any(node.memory.held(NAME) for node in self.nodes):
+        if any(node.memory.held(NAME) for node in nodes):
             assert head.newest >= max(real, default=0)
             assert set(head.recent) <= real | self.newer_numbers()
             assert {one.num for one in self.read(head)} == real
         newer = min(self.newer_numbers(), default=POISONED)
-        for node in self.nodes:
+        for node in nodes:
             if not self.was_latest and not node.has_lost_memory:
                 assert {num for num in real if head.base < num < newer} <= node.given.keys()
 
@@ -348,8 +338,8 @@ class Fleet(RuleBasedStateMachine):
 
     @invariant()
     def each_event_is_one_message(self) -> None:
-        """Invariant 1."""
-        counted = Counter(one.id for one in self.messages())
+        """Invariant 1; a key that is left of what was forgotten is no message."""
+        counted = Counter(one.id for one in self.messages() if one.num > max(self.floors))
         assert not counted or max(counted.values()) == 1
 
     @invariant()
@@ -416,3 +406,32 @@ def test_the_model_puts_no_junk_over_a_message(fleet: Fleet) -> None:
     fleet.settle()
 
     assert len(fleet.messages()) == 1
+
+
+@pytest.mark.parametrize("what", ["lost", "junk", "poison", "lost list"])
+def test_what_was_forgotten_while_nodes_were_away_stays_so(fleet: Fleet, what: str) -> None:
+    """With junk in the log, and the head lost when the only one that knows is a command."""
+    fleet.fire({0, 1, 2}, 4, ends=False)
+    fleet.settle()
+    fleet.forget(1.0)
+    fleet.litter(0)
+    fleet.publish(1)
+    fleet.damage(what)
+    fleet.publish(1)
+    fleet.settle()
+
+    assert {one.id for one in fleet.messages()}.isdisjoint({"e1", "e2", "e3", "e4"})
+
+
+def test_what_one_node_alone_knows_to_be_forgotten_is_forgotten_by_all(fleet: Fleet) -> None:
+    """The store is wiped, and the others, which were away, come back first."""
+    fleet.fire({0, 1, 2}, 4, ends=False)
+    fleet.settle()
+    fleet.forget(1.0)
+    fleet.settle(away={1, 2})
+    fleet.restore()
+    fleet.settle(away={0})
+    assert len(fleet.messages()) == 4
+    fleet.settle()
+
+    assert fleet.messages() == []
