@@ -158,7 +158,7 @@ def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]
     """The numbers of the newest messages of a name, at most `limit`; the head lists some of them."""
     listed: Sequence[int] | None = head.above(0)
     if listed is None and len(head.recent) < limit:
-        listed = reader.numbers(name)
+        listed = reader.numbers(name, above=head.floor, upto=head.newest)
     return (head.recent if listed is None else listed)[-limit:]
 
 

@@ -303,6 +303,19 @@ def test_of_two_that_write_back_both_add_what_they_hold(kv: ModelKV, log: Log) -
     assert len(ids(kv)) == 10
 
 
+def test_what_others_wrote_below_what_is_held_is_not_written_again(kv: ModelKV, log: Log) -> None:
+    """Another node wrote it while the log was lost, and a third one wrote back the rest."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.restore({})
+    another(kv, NOW - 9).append(NAME, [event(9)], keep="all")
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 3
+    relay = another(kv)
+    assert relay.write_back(NAME, memory, pause=no_pause) == 0
+    assert relay.append(NAME, [event(9)], keep="all")["e9"].written is False
+    assert ids(kv) == ["e9", "e0", "e1", "e2"]
+
+
 def test_a_writer_that_was_first_is_no_second_message(kv: ModelKV, log: Log) -> None:
     """The check-and-set of the head says so."""
     fill(log, 3)
