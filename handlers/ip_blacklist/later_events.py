@@ -16,9 +16,13 @@ from handlers.ip_blacklist.payload import ListOperation, Operation
 from handlers.ip_blacklist.ranges import Block
 
 MOST: Final = 2_000
-"""Records; an event that is overtaken by more operations than that is refused."""
+"""Records; an event that is overtaken by more operations than that is refused.
+
+Of too many, the `add` lines are forgotten first, which do not matter to an event that is only about lists.
+"""
 _KEY: Final = "overtaking"
 _FORGOTTEN: Final = "overtaking_forgotten"
+_FORGOTTEN_ADDS: Final = "overtaking_forgotten_adds"
 
 
 class LaterEvents:
@@ -61,9 +65,14 @@ class LaterEvents:
                 self.cleared = self.replaced = True
                 self.removed.clear()
 
-    def check(self) -> None:
-        """Raise PermanentError if what was done later is not known any more."""
-        if self._store.get(_FORGOTTEN, 0) > self._place:
+    def check(self, *, only_lists: bool) -> None:
+        """Raise PermanentError if what was done later is not known any more.
+
+        Args:
+            only_lists: whether this event leaves the entries alone.
+        """
+        forgotten = (_FORGOTTEN,) if only_lists else (_FORGOTTEN, _FORGOTTEN_ADDS)
+        if any(self._store.get(key, 0) > self._place for key in forgotten):
             raise PermanentError(
                 f"more than {MOST} operations of later events overtook it while it waited: fire it again"
             )
@@ -97,13 +106,19 @@ class LaterEvents:
         records = [record for record in self._store.get(_KEY, ()) if record[0] > oldest]
         if overtakes is not None:
             records += [[self._place, *done] for lists, one in operations for done in _records(lists, one)]
-        if gone := records[:-MOST]:
-            self._store[_FORGOTTEN] = max(record[0] for record in gone)
+        if len(records) > MOST:
+            self._forget(_FORGOTTEN_ADDS, [one for one in records if one[1] == "add"])
+            records = [one for one in records if one[1] != "add"]
+        self._forget(_FORGOTTEN, records[:-MOST])
+        self._store[_KEY] = records[-MOST:]
+        for key in (_KEY, _FORGOTTEN, _FORGOTTEN_ADDS):
+            known = self._store.get(key)
+            if not known or (key != _KEY and known <= oldest):
+                self._store.pop(key, None)
+
+    def _forget(self, key: str, records: Sequence[Sequence[Any]]) -> None:
         if records:
-            self._store[_KEY] = records[-MOST:]
-        else:
-            self._store.pop(_KEY, None)
-            self._store.pop(_FORGOTTEN, None)
+            self._store[key] = max(record[0] for record in records)
 
 
 def _records(lists: Sequence[str], operation: Operation | ListOperation) -> list[list[Any]]:

@@ -72,7 +72,7 @@ class Operations:
         if change.message:
             _check(change.message, operations)
         self._later = LaterEvents(context.store, context.place)
-        self._later.check()
+        self._later.check(only_lists=not any({ENTRIES, _REMOVED} & set(line.lists) for line in self._lines))
         self.added: set[Block] = set()
         self._over: list[Block] = []
         for line in self._lines:

@@ -146,18 +146,41 @@ def test_records_end_with_what_they_are_for() -> None:
     assert "overtaking" not in harness.store
 
 
-def test_too_much_to_remember(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An event that was overtaken by more than is remembered is refused, whatever it might undo."""
+@pytest.mark.parametrize(
+    "slow,verb",
+    [
+        ("load one https://lists.example/one", "remove"),
+        ("load one https://lists.example/one\nadd 192.0.2.9", "add"),
+    ],
+)
+def test_too_much_to_remember(monkeypatch: pytest.MonkeyPatch, slow: str, verb: str) -> None:
+    """An event that was overtaken by more than is remembered is refused if it might undo some of it."""
     monkeypatch.setattr(later_events, "MOST", 2)
     harness = node(held=True)
-    slow = fired("load one https://lists.example/one", number=1)
-    hand_over(harness, slow)
-    hand_over(harness, fired(*(f"add 192.0.2.{n}" for n in range(3)), number=2))
+    older = fired(slow, number=1)
+    hand_over(harness, older)
+    hand_over(harness, fired(*(f"{verb} 192.0.2.{n}" for n in range(3)), number=2))
     harness.tasks.finish()
 
     with pytest.raises(PermanentError, match="overtook it while it waited: fire it again"):
-        harness.handle(slow)
-    assert len(harness.store["overtaking"]) == 2
+        harness.handle(older)
+    assert len(harness.store.get("overtaking", ())) <= 2
+
+
+def test_however_many_entries_overtake_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It undoes none of them, so that a node which catches up refuses no list for them; a remove counts."""
+    monkeypatch.setattr(later_events, "MOST", 2)
+    harness = node(held=True)
+    slow = fired("load two https://lists.example/two", number=1)
+    hand_over(harness, slow)
+    hand_over(harness, fired("remove 192.0.2.2", *(f"add 192.0.2.{n}" for n in (0, 3)), number=2))
+    hand_over(harness, fired("add 192.0.2.0", number=3))
+    harness.tasks.finish()
+    harness.handle(slow)
+    harness.handle(fired("add 192.0.2.3", number=4))
+
+    assert blocked(harness)[0] == ["192.0.2.0", "192.0.2.1", "192.0.2.3"]
+    assert not [key for key in harness.store if key.startswith("overtaking")]
 
 
 def superseded(*payloads: str) -> dict[int, int]:
