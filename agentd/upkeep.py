@@ -17,6 +17,7 @@ from agentd.apply.commit import Committer
 from agentd.backoff import Backoff
 from agentd.config.load import Config
 from agentd.errors import DamagedError, JournalError, TreeError
+from agentd.journal.history import tidy
 from agentd.journal.journal import Journal
 
 _TIDY_EVERY: Final = 3600.0
@@ -69,7 +70,7 @@ class Upkeep:
         now = time.monotonic()
         if now >= self._tidy_at:
             self._tidy_at = now + _TIDY_EVERY
-            self._journal.tidy(keep=config.journal.keep, replayable=config.journal.replayable)
+            tidy(self._journal, keep=config.journal.keep, replayable=config.journal.replayable)
 
     def _check_tree(self, *, mend: bool) -> None:
         """Restore a tree that was deleted or damaged; reread all of it from time to time."""

@@ -20,6 +20,7 @@ from agentd.commands.output import Colour, Output
 from agentd.config.load import ConfiguredHandler
 from agentd.digest import digest
 from agentd.errors import AgentdError, PermanentError, TemporaryError
+from agentd.journal.history import replayable
 from agentd.journal.rows import change_of
 from agentd.report import log
 from agentd.watch.changes import Change, Timer
@@ -46,7 +47,7 @@ def execute(node: Node, identity: str, only: str | None, output: Output) -> int:
 def _found(node: Node, identity: str, only: str | None) -> Iterator[tuple[ConfiguredHandler, Change]]:
     """The change for each of its handlers."""
     configured = {handler.name: handler for handler in node.loaded.handlers}
-    for row in node.journal.replayable(identity, only):
+    for row in replayable(node.journal, identity, only):
         if row["handler"] not in configured:
             raise AgentdError(f"the handler {row['handler']!r} that received it is no longer configured")
         yield configured[row["handler"]], change_of(row)

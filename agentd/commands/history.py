@@ -10,6 +10,7 @@ from agentd.commands.output import Output, moment, shortened, span
 from agentd.commands.parser import Parser
 from agentd.commands.places import opened_journal, read_places
 from agentd.errors import AgentdError
+from agentd.journal.history import history
 
 _COLUMNS: Final = ("TIME", "HANDLER", "CHANGE", "OUTCOME", "GENERATION", "ATTEMPTS", "TOOK", "REASON")
 _REASON: Final = 100  # characters of a reason in the table; all of it with the ID
@@ -42,7 +43,7 @@ def add_arguments(parser: Parser) -> None:
 def execute(arguments: Namespace, output: Output) -> int:
     """Print the newest changes, or every detail of those with one ID."""
     with opened_journal(read_places(arguments.config).state) as journal:
-        rows = journal.history(limit=arguments.limit, handler=arguments.handler, identity=arguments.id)
+        rows = history(journal, limit=arguments.limit, handler=arguments.handler, identity=arguments.id)
     if arguments.id and not rows:
         raise AgentdError(
             f"no change in the journal has an ID that begins with {arguments.id!r}; see `agentd history`"

@@ -9,6 +9,7 @@ from agentd.commands.node import open_node
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.wait_for_outcome import report_outcomes
+from agentd.journal.history import replay
 
 
 def add_arguments(parser: Parser) -> None:
@@ -31,5 +32,5 @@ def execute(arguments: Namespace, output: Output) -> int:
     with open_node(arguments.config) as node:
         if arguments.dry_run:
             return dry_run.execute(node, arguments.id, arguments.handler, output)
-        entries = node.journal.replay(arguments.id, arguments.handler)
+        entries = replay(node.journal, arguments.id, arguments.handler)
         return int(not report_outcomes(node, entries, arguments.wait, output))

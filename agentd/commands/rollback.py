@@ -13,6 +13,7 @@ from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.wait_for_outcome import Queued, print_outcomes, wait_for_outcome
 from agentd.errors import AgentdError
+from agentd.journal.history import history
 from agentd.supervisor import provers
 
 
@@ -70,5 +71,5 @@ def _target(node: Node, asked: int | None) -> int:
 
 def _queued(node: Node, handler: str, to: int) -> Queued:
     """The notification that the rollback left for a handler: the newest one of that generation."""
-    rows = node.journal.history(handler=handler, identity=f"rollback-{to}", limit=1000)
+    rows = history(node.journal, handler=handler, identity=f"rollback-{to}", limit=1000)
     return handler, next(row["id"] for row in rows if row["id"].partition("#")[0] == f"rollback-{to}")

@@ -9,6 +9,7 @@ from agentd.commands.history import with_state
 from agentd.commands.node import Node, wait_for
 from agentd.commands.output import Output
 from agentd.journal.entry import Entry, Outcome
+from agentd.journal.history import history
 
 Queued = tuple[str, str]
 """Handler and ID of an entry."""
@@ -49,5 +50,5 @@ def _succeeded(row: dict[str, Any]) -> bool:
 
 def _row(node: Node, queued: Queued) -> dict[str, Any]:
     handler, identity = queued
-    rows = node.journal.history(handler=handler, identity=identity, limit=1000)
+    rows = history(node.journal, handler=handler, identity=identity, limit=1000)
     return next(row for row in rows if row["id"] == identity)

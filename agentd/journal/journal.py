@@ -1,8 +1,8 @@
-"""The node's memory: what was received, what is still pending, and how it ended.
+"""The node's memory: what was received, and what is still pending.
 
-A change is recorded here before it is handled, and closed with its outcome, so that a kill at any instruction
-loses nothing. The rows are also the workers' queues, to which commands add from other processes. What a
-commit means for the rows is up to `commits`.
+A change is recorded before it is handled and closed with its outcome, so a kill at any instruction loses
+nothing. The rows are also the workers' queues, to which commands in other processes add. `commits` owns what
+a commit means for the rows, `history` what has ended.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ from typing import Any, Final
 from agentd.clock import unix_time
 from agentd.errors import JournalError
 from agentd.journal.database import Database
-from agentd.journal.entry import RELAY, Ending, Entry, Outcome
+from agentd.journal.entry import Ending, Entry, Outcome
 from agentd.journal.numbers import note
-from agentd.journal.numbers import tidy as tidy_numbers
 from agentd.journal.rows import (
     STATE,
     WAITS,
-    change_of,
+    add_again,
     close,
     ending_of,
     entry_of,
@@ -33,27 +32,17 @@ from agentd.journal.rows import (
     is_state,
     kept,
     parsed,
+    read_entry,
 )
 from agentd.journal.store import unmarked
-from agentd.watch.changes import Change, Event
+from agentd.watch.changes import Change
 
-_FEWEST: Final = 10_000  # rows that are kept however old: an event may stay in Consul's ring for weeks
-_SHORTEST: Final = 4  # characters to which an id may be abbreviated
 _LONGEST_ID: Final = 120
-_HISTORY: Final = (
-    "seq, handler, id, kind, query, name, received, attempts, not_before, generation, outcome, reason, paths,"
-    " started, finished"
-)
-# Whether the generation of an open entry is proved, and only not verified yet.
-_LIVE: Final = (
-    "EXISTS (SELECT 1 FROM commits WHERE commits.generation = changes.generation AND commits.state = 'live')"
-    " AS live"
-)
 _IN_FORCE: Final = (Outcome.APPLIED, Outcome.UNCHANGED)
 NEWEST: Final = "SELECT max(seq) FROM changes WHERE kind <> 'event' GROUP BY handler, query"
-"""SQL: the newest row of each query, by which a state is recognized as new."""
+"""SQL: the newest row of each query, with which a state is compared to tell whether it is new."""
 SUPERSEDED: Final = "a newer state arrived"
-"""Why a state ends that was not handled yet."""
+"""The reason for which a state expires before it was handled."""
 
 
 class Journal:
@@ -62,14 +51,14 @@ class Journal:
     Args:
         path: the file; it and its directory are created if they are missing.
         clock: unix seconds.
-        opened: False to leave opening the file to a call of `database.open`.
+        opened: whether to open the file right away; otherwise call `database.open`.
 
     Attributes:
-        most: the most bytes that it may take on the disk, None for any number; see `limit`.
-        listed: the IDs of all events in Consul's ring, None if it was not asked yet.
+        most: the most bytes that it may take on disk; None for no limit. See `limit`.
+        listed: the IDs of all events in Consul's ring; None if Consul has not been asked yet.
 
     Raises:
-        JournalError: from every method, when the file cannot be read or written.
+        JournalError: from every method, if the file cannot be read or written.
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = unix_time, opened: bool = True) -> None:
@@ -96,17 +85,17 @@ class Journal:
     ) -> list[tuple[Change, list[str]]]:
         """Record each change for each of its handlers that does not have it yet.
 
-        An event is known by its ID. A state is new if it differs from the newest one of its query; if its
-        index is lower, Consul has lost its data, and the state is of the next epoch.
+        An event is recognised by its ID. A state is new if it differs from the newest one of its query; if
+        its index is lower, Consul has lost its data, and the state starts a new epoch.
 
         Args:
-            owed: changes, each with its handlers.
-            listed: the IDs of all events in Consul's ring, if those were listed; they are never pruned.
-            seen: a query, and what its poller is to remember of it, recorded with the changes.
-            ended: told of each older state that ends because it was still waiting.
+            owed: the changes, each with its handlers.
+            listed: the IDs of all events in Consul's ring, if they were listed; their rows are never deleted.
+            seen: a query and what its poller has to remember, recorded together with the changes.
+            ended: called with each older state that ends because it was still waiting.
 
         Returns:
-            What is new: each change with the handlers that did not have it.
+            The new changes, each with the handlers that did not have it.
 
         Raises:
             JournalError: nothing was recorded; ask Consul again.
@@ -131,10 +120,10 @@ class Journal:
         return news
 
     def refusal(self) -> str:
-        """Why nothing is received: while another process reads, whatever is written only lengthens the log.
+        """Why nothing can be received: while another process reads, the write-ahead log only grows.
 
         Returns:
-            "" if it is.
+            "" if changes can be received.
         """
         log = self.database
         if self.most is None or log.logged() <= self.most or log.flush(patience=0.1):
@@ -145,9 +134,9 @@ class Journal:
         )
 
     def _end_replaced(self, db: sqlite3.Connection, change: Change, handlers: Iterable[str]) -> list[Ending]:
-        """End the older states of the query that wait and that no worker has seen.
+        """End the older states of the query that are waiting and that no worker has seen.
 
-        Otherwise those that arrive while a handler is busy would pile up, each with its payload.
+        Otherwise states would pile up while a handler is busy, each with its payload.
         """
         if not is_state(change):
             return []
@@ -180,84 +169,44 @@ class Journal:
         return insert(db, handler, identity, change, self.clock())
 
     def queue(self, handler: str, change: Change) -> Entry:
-        """Add one change for one handler, even if it had it before, and return the entry."""
+        """Add a change for a handler, even if the handler already had it, and return the entry."""
         with self.database.transaction() as db:
             identity = free_id(db, handler, change.id)
             insert(db, handler, identity, change, self.clock())
-            return _read(db, handler, identity)
-
-    def replay(self, identity: str, handler: str | None = None) -> list[Entry]:
-        """Add a change again for the handlers that had it.
-
-        Args:
-            identity: its ID, or the beginning of it.
-            handler: only for this one.
-
-        Raises:
-            JournalError: there is no such change, or its payload has been wiped.
-        """
-        rows = self.replayable(identity, handler)
-        with self.database.transaction() as db:
-            return [self._again(db, row) for row in rows]
-
-    def replayable(self, identity: str, handler: str | None = None) -> list[sqlite3.Row]:
-        """For each handler the row that `replay` would add again. Arguments and errors are the same."""
-        rows = [
-            row
-            for row in self.find(identity)
-            if handler in (None, row["handler"]) and row["handler"] != RELAY
-        ]
-        if not rows:
-            raise JournalError(f"there is no change {identity!r} in the journal; `agentd history` lists them")
-        if wiped := [row for row in rows if row["body"] is None]:
-            if wiped[0]["kind"] != Event.kind:
-                raise JournalError(f"the payload of {identity!r} was wiped: a newer state has replaced it")
-            raise JournalError(
-                f"the payload of {identity!r} was wiped (by journal.replayable or journal.max_size, or with a"
-                " key that was retired); fire it again"
-            )
-        return rows
+            return read_entry(db, handler, identity)
 
     def try_again(self, seq: int, attempts: int, not_before: float) -> None:
-        """Add a state that has ended once more, to be tried until it succeeds or a newer one arrives.
+        """Add an ended state again, to be tried until it succeeds or a newer one arrives.
 
         Args:
-            seq: of the entry that ended.
+            seq: the entry that ended.
             attempts: failed attempts so far.
-            not_before: unix time of the next attempt at the earliest.
+            not_before: the earliest unix time of the next attempt.
         """
         with self.database.transaction() as db:
             row = db.execute("SELECT * FROM changes WHERE seq = ?", (seq,)).fetchone()
             if row is None or row["body"] is None:
                 return  # a newer one has arrived
-            added = self._again(db, row)
+            added = add_again(db, row, self.clock())
             db.execute(
                 "UPDATE changes SET again = 1, attempts = ?, not_before = ?, reason = ? WHERE seq = ?",
                 (attempts, not_before, row["reason"], added.seq),
             )
 
     def resume(self) -> None:
-        """At a start, or when the clock was set back: what was put off is tried at once."""
+        """Try everything that was deferred at once; called at a start, and after the clock was set back."""
         with self.database.transaction() as db:
             db.execute("UPDATE changes SET not_before = 0 WHERE outcome IS NULL AND not_before > 0")
 
-    def _again(self, db: sqlite3.Connection, row: sqlite3.Row) -> Entry:
-        change = change_of(row)
-        if isinstance(change, Event):
-            change = change.again(self.clock())  # whoever replays it wants it now
-        identity = free_id(db, row["handler"], row["id"])
-        insert(db, row["handler"], identity, change, self.clock())
-        return _read(db, row["handler"], identity)
-
     def reconfigured(self, handler: str, fingerprint: str, queries: Collection[str]) -> bool:
-        """Record how the handler is configured; if that changed, add the newest state of each query again.
+        """Record a handler's configuration; if it has changed, add the newest state of each query again.
 
         A handler that was removed and comes back counts as changed; a new one has no states yet.
 
         Args:
             handler: its name.
-            fingerprint: the same as long as its configuration is the same.
-            queries: its queries, as strings, whose states it still takes.
+            fingerprint: a digest of its configuration.
+            queries: the queries, as strings, whose states it still takes.
         """
         with self.database.transaction() as db:
             known = db.execute("SELECT fingerprint FROM configured WHERE handler = ?", (handler,)).fetchone()
@@ -268,7 +217,7 @@ class Journal:
             return True
 
     def owe_states(self) -> None:
-        """Add the newest state of each query again for every handler, because its files may be lost."""
+        """Add the newest state of each query again for every handler, since its files may be lost."""
         with self.database.transaction() as db:
             self._owe_states(db, "? IS NULL", None, None)
 
@@ -283,22 +232,22 @@ class Journal:
         ).fetchall()
         for row in rows:
             if queries is None or row["query"] in queries:
-                self._again(db, row)
+                add_again(db, row, self.clock())
 
-    # ------------------------------------------------------------------ what was seen
+    # ------------------------------------------------------------------ what pollers remember
 
     def seen(self, query: str) -> dict[str, Any] | None:
-        """What the query's poller is to remember, as `receive` recorded it; None if it never did."""
+        """What the query's poller has to remember, as recorded by `receive`; None if nothing was."""
         rows = self.database.rows("SELECT body FROM watched WHERE query = ?", query)
         return dict(parsed(rows[0]["body"])) if rows else None
 
     def remember(self, query: str, seen: Mapping[str, Any]) -> None:
-        """Record what the query's poller is to remember."""
+        """Record what the query's poller has to remember."""
         with self.database.transaction() as db:
             _remember(db, query, seen)
 
     def owed_events(self, taken: Collection[int] = ()) -> list[str]:
-        """The IDs of heard events that wait and are not among `taken` (seqs), the newest 256."""
+        """The IDs of the newest 256 waiting events, except the entries in `taken` (seqs)."""
         rows = self.database.rows(
             f"SELECT DISTINCT id FROM changes WHERE {WAITS} AND query = 'event'"  # noqa: S608 (a constant)
             " AND seq NOT IN (SELECT value FROM json_each(?)) ORDER BY seq DESC LIMIT 256",
@@ -309,8 +258,8 @@ class Journal:
     # ------------------------------------------------------------------ pending
 
     def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
-        """What waits for the handler, in order of arrival; from now on its worker decides how that ends."""
-        self._taken[handler] = math.inf  # until it is known how far this goes
+        """The entries that wait for the handler, in order of arrival; from now on its worker owns them."""
+        self._taken[handler] = math.inf  # until the query has returned
         rows = self.database.rows(
             f"SELECT * FROM changes WHERE handler = ? AND {WAITS} ORDER BY seq LIMIT ?",  # noqa: S608 (a constant)
             handler,
@@ -320,7 +269,7 @@ class Journal:
         return [entry_of(row) for row in rows]
 
     def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
-        """The newest events after an entry that wait for the handler, in order of arrival."""
+        """The newest events that wait for the handler, after the entry with this seq, in order of arrival."""
         rows = self.database.rows(
             f"SELECT * FROM changes WHERE handler = ? AND seq > ? AND kind = 'event' AND {WAITS}"  # noqa: S608 (a constant)
             " ORDER BY seq DESC LIMIT ?",
@@ -331,18 +280,18 @@ class Journal:
         return [entry_of(row) for row in reversed(rows)]
 
     def taken(self, handler: str) -> float:
-        """The last entry that was handed out by `pending`: all after it are unknown to the worker."""
+        """The seq of the last entry that `pending` returned: the worker has not seen later ones."""
         return self._taken.get(handler, 0)
 
     def begin(self, seq: int) -> None:
-        """Record that an entry is about to be handled; what cannot be recorded must not be begun."""
+        """Record that an entry is about to be handled. If this fails, it must not be handled."""
         with self.database.transaction() as db:
             db.execute(
                 "UPDATE changes SET started = ? WHERE seq = ? AND outcome IS NULL", (self.clock(), seq)
             )
 
     def defer(self, seqs: Iterable[int], reason: str, not_before: float, *, failed: bool) -> None:
-        """Retry at `not_before` (unix seconds); with `failed`, count an attempt."""
+        """Retry the entries at `not_before` (unix seconds); with `failed`, count an attempt."""
         with self.database.transaction() as db:
             db.executemany(
                 "UPDATE changes SET reason = ?, not_before = ?, attempts = attempts + ?"
@@ -351,14 +300,14 @@ class Journal:
             )
 
     def end(self, endings: Iterable[Ending]) -> list[Ending]:
-        """Close entries with their outcomes; return those that were still open."""
+        """Close entries with their outcomes. Returns those that were still open."""
         with self.database.transaction() as db:
             ended = [ending for ending in endings if close(db, ending, self.clock())]
             note(db, [one.entry.seq for one in ended if one.outcome in _IN_FORCE])
             return ended
 
     def backlog(self) -> dict[str, int]:
-        """The number of entries without an outcome, by handler."""
+        """The number of open entries, by handler."""
         rows = self.database.rows(
             "SELECT handler, count(*) AS n FROM changes WHERE outcome IS NULL GROUP BY handler"
         )
@@ -382,10 +331,10 @@ class Journal:
 
         Args:
             handler: its name.
-            known: the format that the store must have; None for any.
+            known: the format that the store has to have; None for any.
 
         Raises:
-            FormatError: it has another one.
+            FormatError: it has a different format.
         """
         rows = self.database.rows("SELECT body FROM store WHERE handler = ?", handler)
         return unmarked(handler, parsed(rows[0]["body"]), known) if rows else {}
@@ -395,76 +344,6 @@ class Journal:
         rows = self.database.rows("SELECT handler, body FROM store")
         return {row["handler"]: parsed(row["body"]) for row in rows}
 
-    # ------------------------------------------------------------------ history
-
-    def find(self, identity: str) -> list[sqlite3.Row]:
-        """For each handler the newest row of the change with this id, or whose id begins like this.
-
-        Raises:
-            JournalError: the ids of several changes begin like this.
-        """
-        rows = self.database.rows("SELECT * FROM changes WHERE id = ? ORDER BY seq", identity)
-        if not rows and len(identity) >= _SHORTEST:
-            rows = self.database.rows(
-                "SELECT * FROM changes WHERE substr(id, 1, ?) = ? AND kind NOT IN ('notification', 'timer')"
-                " ORDER BY seq",
-                len(identity),
-                identity,
-            )
-            if len({row["id"].partition("#")[0] for row in rows}) > 1:
-                raise JournalError(f"several IDs begin with {identity!r}; give more characters")
-        return list({row["handler"]: row for row in rows}.values())
-
-    def history(
-        self, *, limit: int = 50, handler: str | None = None, identity: str | None = None
-    ) -> list[dict[str, Any]]:
-        """What was received and how it ended, newest first, without payloads."""
-        rows = self.database.rows(
-            f"SELECT {_HISTORY}, {_LIVE} FROM changes WHERE (?1 IS NULL OR handler = ?1)"  # noqa: S608 (a constant)
-            " AND (?2 IS NULL OR substr(id, 1, length(?2)) = ?2) ORDER BY seq DESC LIMIT ?3",
-            handler,
-            identity,
-            limit,
-        )
-        return [dict(row) | {"paths": parsed(row["paths"]), "live": bool(row["live"])} for row in rows]
-
-    def tidy(self, *, keep: float, replayable: float) -> None:
-        """Wipe payloads after `replayable` seconds and delete rows after `keep` seconds, but nothing pending.
-
-        The newest state of each query keeps its payload. Rows of events that Consul still lists are kept;
-        until Consul has been asked since the start, those of all events are.
-        """
-        now = self.clock()
-        with self.database.transaction() as db:
-            db.execute(
-                "UPDATE changes SET body = NULL WHERE body IS NOT NULL AND finished < ?"  # noqa: S608 (a constant)
-                f" AND seq NOT IN ({NEWEST})",
-                (now - replayable,),
-            )
-            db.execute(
-                "UPDATE changes SET body = NULL WHERE body IS NOT NULL AND outcome IS NOT NULL"  # noqa: S608 (constants)
-                f" AND {STATE} AND seq NOT IN ({NEWEST})"
-            )
-            db.execute(
-                "DELETE FROM changes WHERE finished < ? AND (kind <> 'event' OR ?)"  # noqa: S608 (a constant)
-                " AND substr(id, 1, 36) NOT IN (SELECT value FROM json_each(?))"
-                f" AND seq <= (SELECT max(seq) FROM changes) - ? AND seq NOT IN ({NEWEST})",
-                (now - keep, self.listed is not None, json.dumps(sorted(self.listed or ())), _FEWEST),
-            )
-            db.execute(
-                "DELETE FROM commits WHERE state = 'done' AND at < ? AND seq < (SELECT max(seq) FROM commits)"
-                " AND generation < (SELECT max(generation) FROM commits)",
-                (now - keep,),
-            )
-            tidy_numbers(db)
-        self.database.owes_flush = not self.database.flush(patience=0.1)  # everybody waits for that
-        self.database.forget_aside(now - replayable)
-
 
 def _remember(db: sqlite3.Connection, query: str, seen: Mapping[str, Any]) -> None:
     db.execute("INSERT OR REPLACE INTO watched VALUES (?, ?)", (query, json.dumps(dict(seen))))
-
-
-def _read(db: sqlite3.Connection, handler: str, identity: str) -> Entry:
-    row = db.execute("SELECT * FROM changes WHERE handler = ? AND id = ?", (handler, identity)).fetchone()
-    return entry_of(row)

@@ -158,3 +158,19 @@ def ending_of(row: sqlite3.Row, outcome: Outcome, reason: str, now: float) -> En
         duration=max(0.0, now - (row["started"] or now)),
         waited=max(0.0, now - row["received"]),
     )
+
+
+def read_entry(db: sqlite3.Connection, handler: str, identity: str) -> Entry:
+    """The handler's entry with this ID, which must exist."""
+    row = db.execute("SELECT * FROM changes WHERE handler = ? AND id = ?", (handler, identity)).fetchone()
+    return entry_of(row)
+
+
+def add_again(db: sqlite3.Connection, row: sqlite3.Row, now: float) -> Entry:
+    """Add the change in this row once more, for the same handler."""
+    change = change_of(row)
+    if isinstance(change, Event):
+        change = change.again(now)  # its time to live starts over
+    identity = free_id(db, row["handler"], row["id"])
+    insert(db, row["handler"], identity, change, now)
+    return read_entry(db, row["handler"], identity)

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from agentd.errors import FormatError, JournalError
+from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.testing import event, key
 from agentd.tree.generation import Manifest
@@ -33,7 +34,7 @@ def journal_file(data: bytes) -> None:
             journal.database.open(mend=True)
             journal.pending("fuzz")
             journal.store("fuzz")
-            journal.history()
+            history(journal)
             journal.receive([(event("name", b"new"), ["fuzz"])], listed=[])
         finally:
             journal.close()

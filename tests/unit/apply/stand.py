@@ -23,6 +23,7 @@ from agentd.config.load import ConfiguredHandler, HandlerEntry
 from agentd.handler import Change, Context, Drift, Event, Handler, KeyState, Notification, Verdict
 from agentd.heartbeat import Heartbeat
 from agentd.journal.entry import Ending
+from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.nginx.inputs import Inputs
 from agentd.sources.fetcher import Sources
@@ -308,12 +309,12 @@ class Stand(Observer):
     @property
     def outcomes(self) -> Mapping[str, str | None]:
         """Outcome by change id, None while there is none; notifications and timers left out."""
-        rows = self.journal.history(limit=10_000)
+        rows = history(self.journal, limit=10_000)
         return {row["id"]: row["outcome"] for row in rows if row["kind"] not in ("notification", "timer")}
 
     def reason(self, identity: str) -> str:
         """Why a change ended as it did."""
-        return str(self.journal.history(identity=identity)[0]["reason"])
+        return str(history(self.journal, identity=identity)[0]["reason"])
 
 
 @dataclass(frozen=True)

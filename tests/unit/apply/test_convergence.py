@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentd.errors import PermanentError, TemporaryError
+from agentd.journal.history import history
 from agentd.nginx.inputs import Inputs
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle, state
 
@@ -27,7 +28,7 @@ def pass_time(stand: Stand, *workers: object, seconds: float = 60.0) -> None:
 
 def outcomes(stand: Stand) -> list[str | None]:
     """The outcomes of the states, in order of arrival."""
-    return [row["outcome"] for row in reversed(stand.journal.history()) if row["kind"] == "key"]
+    return [row["outcome"] for row in reversed(history(stand.journal)) if row["kind"] == "key"]
 
 
 def test_a_state_that_failed_is_applied_later(stand: Stand) -> None:

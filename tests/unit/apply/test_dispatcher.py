@@ -12,6 +12,7 @@ from agentd.apply.observer import Observer
 from agentd.errors import JournalError
 from agentd.handler import Change, Event
 from agentd.journal.entry import RELAY
+from agentd.journal.history import history, replay
 from agentd.watch.client import Answer
 from agentd.watch.query import Snapshot
 from tests.unit.apply.stand import Stand, event, state
@@ -101,7 +102,7 @@ def test_what_nobody_takes_is_counted(stand: Stand, tally: Tally) -> None:
     Dispatcher(stand.journal, (), observer=tally).deliver(snapshot(event("a")))
 
     assert tally.came == ["a"]
-    assert stand.journal.history() == []
+    assert history(stand.journal) == []
 
 
 def test_what_cannot_be_written_down_is_told_to_the_poller(
@@ -175,4 +176,4 @@ def test_what_waits_for_the_relay_is_not_replayed(stand: Stand, tally: Tally) ->
     Dispatcher(stand.journal, routes, observer=tally).deliver(snapshot(event("abcd", name="ban")))
 
     with pytest.raises(JournalError, match="no change"):
-        stand.journal.replay("abcd")
+        replay(stand.journal, "abcd")

@@ -6,6 +6,7 @@ import base64
 
 from agentd.errors import PermanentError, TemporaryError, UnderWay
 from agentd.handler import Event
+from agentd.journal.history import replay, tidy
 from agentd.journal.numbers import Attempted
 from tests.unit.apply.stand import Prover, Scribe, Stand, Verifier, drift, settle, step
 
@@ -229,7 +230,7 @@ def test_a_replayed_message_is_what_is_in_force(stand: Stand) -> None:
     stand.receive(message(5, "write A=1"), message(6, "write A=2"))
     settle(worker)
 
-    stand.journal.replay("block-5")
+    replay(stand.journal, "block-5")
     settle(worker)
 
     assert live(stand) == {"block": 5}
@@ -273,7 +274,7 @@ def test_numbers_of_long_ago_are_forgotten(stand: Stand) -> None:
         stand.receive(message(num, f"write A={num}"))
         settle(worker)
 
-    stand.journal.tidy(keep=1e9, replayable=1e9)
+    tidy(stand.journal, keep=1e9, replayable=1e9)
 
     kept = stand.journal.database.rows("SELECT num FROM numbers ORDER BY num")
     assert [row["num"] for row in kept] == list(range(14, 30))

@@ -18,6 +18,7 @@ from agentd.apply.worker import Worker
 from agentd.errors import JournalError, PermanentError
 from agentd.handler import Event
 from agentd.journal.entry import Ending, Outcome
+from agentd.journal.history import replay, replayable
 from agentd.journal.payloads import finish, forget, scrub
 from handlers.tls_ticket_keys import TicketKeys
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle, state
@@ -122,7 +123,7 @@ def test_a_replay_says_that_the_payload_was_wiped(stand: Stand) -> None:
     retire(stand, rotated(stand))
 
     with pytest.raises(JournalError, match=r"was wiped .*; fire it again"):
-        stand.journal.replay("old")
+        replay(stand.journal, "old")
 
 
 def test_a_payload_that_is_needed_stays(stand: Stand) -> None:
@@ -247,7 +248,7 @@ def test_a_clock_that_was_set_back_keeps_no_payload(stand: Stand) -> None:
     forget(stand.journal, "tickets", RETIRE)
 
     with pytest.raises(JournalError, match="wiped"):
-        stand.journal.replay("bad")
+        replay(stand.journal, "bad")
 
 
 def test_a_refused_payload_stays_no_longer_than_a_key(stand: Stand) -> None:
@@ -258,12 +259,12 @@ def test_a_refused_payload_stays_no_longer_than_a_key(stand: Stand) -> None:
 
     stand.clock.now += RETIRE - 1
     forget(stand.journal, "tickets", worker.payload_life or 0)
-    stand.journal.replayable("bad")
+    replayable(stand.journal, "bad")
     stand.clock.now += 2
     forget(stand.journal, "tickets", worker.payload_life or 0)
 
     with pytest.raises(JournalError, match="wiped"):
-        stand.journal.replayable("bad")
+        replayable(stand.journal, "bad")
 
 
 def test_a_reader_puts_off_the_end_of_the_log(stand: Stand) -> None:

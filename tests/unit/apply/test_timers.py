@@ -9,6 +9,7 @@ import pytest
 from agentd.apply.worker import IDLE
 from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Change, Context
+from agentd.journal.history import history
 from tests.unit.apply.stand import Scribe, Stand, event, settle, step
 
 
@@ -63,7 +64,7 @@ def test_timed_work_is_journalled_like_a_change(stand: Stand) -> None:
 
     settle(worker)
 
-    rows = [row for row in stand.journal.history() if row["kind"] == "timer"]
+    rows = [row for row in history(stand.journal) if row["kind"] == "timer"]
     assert [(row["outcome"], row["paths"]) for row in rows] == [("applied", ["time"])]
 
 
@@ -86,7 +87,7 @@ def test_timed_work_that_cannot_be_done_is_told_in_the_history(stand: Stand) -> 
 
     settle(worker)
 
-    rows = [row for row in stand.journal.history() if row["kind"] == "timer"]
+    rows = [row for row in history(stand.journal) if row["kind"] == "timer"]
     assert [(row["outcome"], row["reason"]) for row in rows] == [("refused", "the feed is broken")]
     assert stand.files == {}
     assert len(timer.asked) == 2
@@ -174,7 +175,7 @@ def test_timed_work_that_cannot_be_committed_waits(stand: Stand) -> None:
     settle(worker)
 
     assert "time" in stand.files
-    assert [row["outcome"] for row in stand.journal.history() if row["kind"] == "timer"] == ["applied"]
+    assert [row["outcome"] for row in history(stand.journal) if row["kind"] == "timer"] == ["applied"]
 
 
 def test_timed_work_is_done_while_a_change_waits_to_be_retried(stand: Stand) -> None:

@@ -6,6 +6,7 @@ from agentd.apply.worker import Worker
 from agentd.errors import TemporaryError
 from agentd.handler import Context, Drift, Verdict
 from agentd.journal.drift import Drifts
+from agentd.journal.history import history
 from tests.unit.apply.stand import Prover, Scribe, Stand, Verifier, drift, event, settle
 
 
@@ -43,7 +44,7 @@ def test_what_is_not_in_effect_waits_and_says_why(stand: Stand) -> None:
     assert stand.outcomes == {"a": None}
     assert stand.reason("a") == "not in effect: the thing: tickets are off in site.conf:3"
     assert stand.files == {"A": b"1"}
-    assert stand.journal.history()[0]["live"]
+    assert history(stand.journal)[0]["live"]
 
 
 def test_what_is_not_in_effect_is_asked_about_again(stand: Stand) -> None:

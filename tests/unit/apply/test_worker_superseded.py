@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from agentd.errors import TemporaryError
 from agentd.handler import Change, Context, Event
 from agentd.journal.followed import Followed
+from agentd.journal.history import replay
 from agentd.testing import message
 from tests.unit.apply.stand import Scribe, Stand, event, settle, state
 
@@ -88,7 +89,7 @@ def test_a_replay_is_never_superseded(stand: Stand) -> None:
     worker = stand.worker(Newest())
     stand.receive(event("a1", "write x=1"), event("a2", "write x=2"))
     settle(worker)
-    stand.journal.replay("a1")
+    replay(stand.journal, "a1")
 
     settle(worker)
 
@@ -132,7 +133,7 @@ def test_the_replay_of_a_message_is_never_superseded(stand: Stand) -> None:
         stand, message("deploy", "write x=1", num=1, id="a1"), message("deploy", "write x=2", num=2, id="a2")
     )
     settle(worker)
-    stand.journal.replay("a1")
+    replay(stand.journal, "a1")
 
     settle(worker)
 

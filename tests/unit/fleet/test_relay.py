@@ -30,6 +30,7 @@ from agentd.fleet.relay import PATIENCE, Relay
 from agentd.handler import Event
 from agentd.journal.entry import RELAY
 from agentd.journal.followed import Followed
+from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.watch.kv import Operation, Pair, Transaction
 from tests.unit.apply.stand import Stand, event
@@ -166,7 +167,7 @@ class Node:
 
     def ending(self, identity: str) -> tuple[str, str]:
         """How an event ended for the relay."""
-        (row,) = self.journal.history(handler=RELAY, identity=identity)
+        (row,) = history(self.journal, handler=RELAY, identity=identity)
         return row["outcome"], row["reason"]
 
 

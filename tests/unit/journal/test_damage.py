@@ -16,6 +16,7 @@ from agentd.errors import FormatError, JournalError
 from agentd.journal import database as module
 from agentd.journal.damage import set_aside
 from agentd.journal.entry import Ending, Outcome
+from agentd.journal.history import history, tidy
 from agentd.journal.journal import Journal
 from agentd.journal.schema import FORMAT
 from tests.unit.apply.stand import event
@@ -73,7 +74,7 @@ LOSSES: dict[str, Callable[[Path], object]] = {
 def test_a_journal_that_is_lost_is_written_again_whole(file: Path, loss: str) -> None:
     """Nothing that was done is forgotten, since the file is still open."""
     with closing(filled(file)) as journal:
-        before = journal.history(limit=1000)
+        before = history(journal, limit=1000)
         assert not journal.database.lost()
         LOSSES[loss](file)
         assert journal.database.lost()
@@ -81,11 +82,11 @@ def test_a_journal_that_is_lost_is_written_again_whole(file: Path, loss: str) ->
         journal.database.rescue()
 
         assert not journal.database.lost()
-        assert journal.history(limit=1000) == before
+        assert history(journal, limit=1000) == before
         journal.receive([(event("new"), ["h"])])
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     with closing(Journal(file)) as again:
-        assert len(again.history(limit=1000)) == EVENTS + 1
+        assert len(history(again, limit=1000)) == EVENTS + 1
         assert again.database.damage() == ""
 
 
@@ -97,7 +98,7 @@ def test_a_journal_is_not_lost_by_being_used(file: Path) -> None:
             assert journal.database.damage() == ""
             with closing(Journal(file)) as command:
                 command.receive([(event(f"c{number}"), ["h"])])
-            journal.tidy(keep=0.0, replayable=0.0)
+            tidy(journal, keep=0.0, replayable=0.0)
 
 
 def test_a_rescue_that_was_cut_short_is_finished(file: Path) -> None:
@@ -106,7 +107,7 @@ def test_a_rescue_that_was_cut_short_is_finished(file: Path) -> None:
     file.rename(file.with_name(".journal.db.rescued"))
 
     with closing(Journal(file)) as journal:
-        assert len(journal.history(limit=1000)) == EVENTS
+        assert len(history(journal, limit=1000)) == EVENTS
 
 
 def test_a_rescue_without_room_leaves_the_open_file_in_use(
@@ -119,7 +120,7 @@ def test_a_rescue_without_room_leaves_the_open_file_in_use(
             patch.setattr(module, "damage_of", lambda *_: "no room for it")
             with pytest.raises(JournalError, match="cannot be written again: no room for it"):
                 journal.database.rescue()
-        assert len(journal.history(limit=1000)) == EVENTS
+        assert len(history(journal, limit=1000)) == EVENTS
         journal.database._broken = ""
         journal.database.rescue()
         assert not journal.database.lost()
@@ -146,7 +147,7 @@ def test_a_damaged_journal_is_set_aside_at_the_start(file: Path, damage: str) ->
         told = journal.database.open(mend=True)
 
         assert "set aside as" in told
-        rows = {row["id"]: row["outcome"] for row in journal.history(limit=1000)}
+        rows = {row["id"]: row["outcome"] for row in history(journal, limit=1000)}
         expected = {f"e{n:03}": "applied" if n < EVENTS // 2 else None for n in range(EVENTS)}
         assert rows.items() <= expected.items()
         if damage.startswith(("overwritten", "truncated within")):
@@ -196,7 +197,7 @@ def test_a_sound_file_with_what_cannot_be_used_is_set_aside_as_well(file: Path, 
     with closing(journal):
         assert "set aside as" in journal.database.open(mend=True)
 
-        assert len(journal.history(limit=1000)) >= EVENTS // 2
+        assert len(history(journal, limit=1000)) >= EVENTS // 2
         assert "e298" in {entry.id for entry in journal.pending("h")}
         assert journal.receive([(event("new"), ["h"])])
     with closing(Journal(file)) as again:
@@ -287,8 +288,8 @@ def test_what_was_set_aside_is_not_kept_for_ever(tmp_path: Path) -> None:
     aside = set_aside(path)
     journal = Journal(path, clock=lambda: aside.stat().st_mtime + 100)
 
-    journal.tidy(keep=1000, replayable=200)
+    tidy(journal, keep=1000, replayable=200)
     before = aside.exists()
-    journal.tidy(keep=1000, replayable=50)
+    tidy(journal, keep=1000, replayable=50)
 
     assert (before, aside.exists()) == (True, False)

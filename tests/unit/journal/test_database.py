@@ -17,6 +17,7 @@ import pytest
 from agentd.errors import FormatError, JournalError
 from agentd.journal.commits import Commits
 from agentd.journal.followed import Followed
+from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.journal.rows import SAME_ID, same_id
 from agentd.journal.schema import FORMAT
@@ -153,7 +154,7 @@ def test_an_empty_file_becomes_a_journal(file: Path) -> None:
     Journal(file).close()
 
     with closing(Journal(file)) as journal:
-        assert journal.history() == []
+        assert history(journal) == []
     with closing(sqlite3.connect(file)) as database:
         assert database.execute("PRAGMA user_version").fetchone() == (FORMAT,)
 

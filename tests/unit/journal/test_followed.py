@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from agentd.errors import JournalError
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Position
+from agentd.journal.history import history, replay
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Numbers
 from agentd.watch.changes import Event, Message
@@ -101,7 +102,7 @@ def test_what_runs_once_does_not_run_again_in_the_order_of_the_log(
 
     assert waiting(journal, "run") == []
     assert ending.outcome is Outcome.UNCHANGED
-    assert journal.history(handler="run")[0]["outcome"] == "unchanged"
+    assert history(journal, handler="run")[0]["outcome"] == "unchanged"
 
 
 @pytest.mark.parametrize("outcome, live", [(Outcome.APPLIED, {"ban": 1}), (Outcome.FAILED, {})])
@@ -224,7 +225,7 @@ def test_a_replay_has_its_time_to_live_anew(journal: Journal, followed: Followed
     """Whoever replays it wants it now."""
     followed.give("ban", {"deny": False}, [message(1, issued=NOW - 99)], 1)
     end_all(journal)
-    [entry] = journal.replay("id-1")
+    [entry] = replay(journal, "id-1")
 
     assert isinstance(entry.change, Event)
     assert entry.change.message == Message(1, NOW - 99, NOW, replayed=True)

@@ -12,6 +12,7 @@ import pytest
 from agentd.errors import JournalError
 from agentd.handler import Event, Notification, Timer
 from agentd.journal.entry import Ending, Entry, Outcome
+from agentd.journal.history import history, replay, tidy
 from agentd.journal.journal import Journal
 from tests.unit.apply.stand import Clock, Stand, event, state
 
@@ -73,7 +74,7 @@ def test_an_event_keeps_its_epoch_and_that_it_has_no_date(journal: Journal) -> N
     journal.receive([(replace(event("a"), epoch=3, undated=True), ["h"])])
     (entry,) = journal.pending("h")
     close(journal, entry)
-    (again,) = journal.replay("a")
+    (again,) = replay(journal, "a")
 
     assert isinstance(entry.change, Event)
     assert isinstance(again.change, Event)
@@ -113,7 +114,7 @@ def test_a_state_that_returns_is_new_again(journal: Journal) -> None:
     news = [journal.receive([(state(value, 5), ["h"])]) for value in ("1", "2", "1")]
 
     assert all(news)
-    assert len({row["id"] for row in journal.history()}) == 3
+    assert len({row["id"] for row in history(journal)}) == 3
 
 
 def test_a_failed_transaction_takes_in_nothing(journal: Journal) -> None:
@@ -139,7 +140,7 @@ def test_a_replay_owes_the_change_again(journal: Journal) -> None:
     journal.receive([(event("abcdef", "x"), ["one", "two"])])
     close(journal, *journal.pending("one"), *journal.pending("two"))
 
-    made = journal.replay("abcd", "two")
+    made = replay(journal, "abcd", "two")
 
     assert [(entry.handler, entry.id) for entry in made] == [("two", "abcdef#2")]
     assert journal.pending("two")[0].change == event("abcdef", "x")
@@ -154,7 +155,7 @@ def test_a_replay_needs_an_id_that_names_one_change(journal: Journal, identity: 
     journal.receive([(event("abcd-1"), ["h"]), (event("abcd-2"), ["h"])])
 
     with pytest.raises(JournalError, match=complaint):
-        journal.replay(identity)
+        replay(journal, identity)
 
 
 def test_a_replay_says_when_the_payload_is_gone(journal: Journal, stand: Stand) -> None:
@@ -162,10 +163,10 @@ def test_a_replay_says_when_the_payload_is_gone(journal: Journal, stand: Stand) 
     journal.receive([(event("abcd"), ["h"])])
     close(journal, *journal.pending("h"))
     stand.clock.now += 100
-    journal.tidy(keep=1000, replayable=10)
+    tidy(journal, keep=1000, replayable=10)
 
     with pytest.raises(JournalError, match="was wiped"):
-        journal.replay("abcd")
+        replay(journal, "abcd")
 
 
 # ---------------------------------------------------------------- reconfiguration
@@ -250,8 +251,8 @@ def test_an_entry_ends_once(journal: Journal) -> None:
     second = journal.end([Ending(entry, Outcome.APPLIED, "second")])
 
     assert (len(first), len(second)) == (1, 0)
-    assert journal.history()[0]["outcome"] == "refused"
-    assert journal.history()[0]["reason"] == "first"
+    assert history(journal)[0]["outcome"] == "refused"
+    assert history(journal)[0]["reason"] == "first"
 
 
 def test_an_ended_entry_is_not_put_off(journal: Journal) -> None:
@@ -262,20 +263,20 @@ def test_an_ended_entry_is_not_put_off(journal: Journal) -> None:
 
     journal.defer([entry.seq], "late", 5.0, failed=True)
 
-    assert journal.history()[0]["attempts"] == 0
+    assert history(journal)[0]["attempts"] == 0
 
 
 def test_history_is_newest_first_and_has_no_payloads(journal: Journal) -> None:
     """And can be narrowed to a handler or an id."""
     journal.receive([(event("a1", "secret"), ["one", "two"]), (event("b1", "secret"), ["one"])])
 
-    everything = journal.history()
-    narrowed = journal.history(handler="one", identity="a")
+    everything = history(journal)
+    narrowed = history(journal, handler="one", identity="a")
 
     assert [row["id"] for row in everything] == ["b1", "a1", "a1"]
     assert [(row["handler"], row["id"]) for row in narrowed] == [("one", "a1")]
     assert "c2VjcmV0" not in str(everything)
-    assert len(journal.history(limit=2)) == 2
+    assert len(history(journal, limit=2)) == 2
 
 
 # ---------------------------------------------------------------- tidying
@@ -288,7 +289,7 @@ def test_payloads_are_wiped_from_the_file_itself(journal: Journal, stand: Stand)
     held = _holds(journal.path, event("a", "correct horse battery").raw["Payload"])
     stand.clock.now += 100
 
-    journal.tidy(keep=1000, replayable=10)
+    tidy(journal, keep=1000, replayable=10)
 
     assert held
     assert not _holds(journal.path, event("a", "correct horse battery").raw["Payload"])
@@ -303,7 +304,7 @@ def test_what_is_owed_is_never_wiped(journal: Journal, stand: Stand) -> None:
     journal.receive([(event("a", "x"), ["h"])])
     stand.clock.now += 1e9
 
-    journal.tidy(keep=1, replayable=1)
+    tidy(journal, keep=1, replayable=1)
 
     assert journal.pending("h")[0].change == event("a", "x")
 
@@ -313,7 +314,7 @@ def test_the_newest_state_of_a_query_is_never_wiped(journal: Journal, stand: Sta
     journal.reconfigured("h", "1", {"key:a", "key:b"})
     _applied(journal, "old", "new")
     stand.clock.now += 1e9
-    journal.tidy(keep=1, replayable=1)
+    tidy(journal, keep=1, replayable=1)
 
     journal.reconfigured("h", "2", {"key:a"})
 
@@ -324,15 +325,15 @@ def test_old_rows_go_but_not_those_of_events_that_consul_still_lists(
     journal: Journal, stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An event that it lists would otherwise be taken for a new one."""
-    monkeypatch.setattr("agentd.journal.journal._FEWEST", 0)
+    monkeypatch.setattr("agentd.journal.history._FEWEST", 0)
     changes = [(event(f"{n:036}"), ["h"]) for n in range(5)]
     journal.receive(changes, listed=[f"{3:036}"])
     close(journal, *journal.pending("h"))
     stand.clock.now += 100
 
-    journal.tidy(keep=10, replayable=10)
+    tidy(journal, keep=10, replayable=10)
 
-    assert [row["id"] for row in journal.history()] == [f"{3:036}"]
+    assert [row["id"] for row in history(journal)] == [f"{3:036}"]
     assert journal.receive(changes[3:4]) == []
 
 
@@ -340,16 +341,16 @@ def test_rows_of_events_stay_until_consul_was_asked(
     journal: Journal, stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon that starts while Consul is down does not know what it lists."""
-    monkeypatch.setattr("agentd.journal.journal._FEWEST", 0)
+    monkeypatch.setattr("agentd.journal.history._FEWEST", 0)
     journal.receive([(event("a"), ["h"])])
     journal.queue("h", Timer("timer", {"at": 1.0}))
     close(journal, *journal.pending("h"))
     journal.queue("h", Timer("timer", {"at": 2.0}))
     stand.clock.now += 100
 
-    journal.tidy(keep=10, replayable=10)
+    tidy(journal, keep=10, replayable=10)
 
-    assert [row["id"] for row in journal.history()] == ["timer-2.000000", "a"]
+    assert [row["id"] for row in history(journal)] == ["timer-2.000000", "a"]
 
 
 def test_the_last_ten_thousand_rows_stay(journal: Journal, stand: Stand) -> None:
@@ -358,9 +359,9 @@ def test_the_last_ten_thousand_rows_stay(journal: Journal, stand: Stand) -> None
     close(journal, *journal.pending("h"))
     stand.clock.now += 1e9
 
-    journal.tidy(keep=1, replayable=1)
+    tidy(journal, keep=1, replayable=1)
 
-    assert len(journal.history()) == 1
+    assert len(history(journal)) == 1
 
 
 # ---------------------------------------------------------------- the file
@@ -395,7 +396,7 @@ def test_two_processes_may_have_it_open(tmp_path: Path) -> None:
     daemon, command = Journal(tmp_path / "journal.db"), Journal(tmp_path / "journal.db")
     daemon.receive([(event("abcd"), ["h"])])
 
-    command.replay("abcd")
+    replay(command, "abcd")
 
     assert [entry.id for entry in daemon.pending("h")] == ["abcd", "abcd#2"]
     daemon.close()

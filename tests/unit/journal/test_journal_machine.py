@@ -21,6 +21,7 @@ from agentd.apply.worker import Worker
 from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Change, Context
 from agentd.journal.entry import Outcome
+from agentd.journal.history import history, replay, tidy
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle
 from tests.unit.conftest import ROOM
 from tests.unit.tree.trees import generations
@@ -130,7 +131,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def rows(self) -> list[dict[str, Any]]:
         """What the journal holds of the events."""
-        return [row for row in self.stand.journal.history(limit=10_000) if row["kind"] == "event"]
+        return [row for row in history(self.stand.journal, limit=10_000) if row["kind"] == "event"]
 
     def log(self, handler: str) -> list[str]:
         """What is in the current generation."""
@@ -152,7 +153,7 @@ class CoreMachine(RuleBasedStateMachine):
         identity = data.draw(st.sampled_from(sorted(self.received)))
         if all(row["id"] != identity for row in self.replayable()):
             return
-        self.stand.journal.replay(identity)
+        replay(self.stand.journal, identity)
         self.replays[identity] += 1
 
     def replayable(self) -> list[dict[str, Any]]:
@@ -213,7 +214,7 @@ class CoreMachine(RuleBasedStateMachine):
             self.stand.restart()
             self.wire()
         elif what == "tidy":
-            self.stand.journal.tidy(keep=10, replayable=5)
+            tidy(self.stand.journal, keep=10, replayable=5)
         else:
             shutil.rmtree(self.stand.tree.path)
             self.stand.tree.restore()

@@ -12,6 +12,7 @@ import pytest
 from agentd.errors import JournalError
 from agentd.journal.commits import Commits
 from agentd.journal.entry import Ending, Outcome
+from agentd.journal.history import history, replay, tidy
 from agentd.journal.journal import Journal
 from agentd.journal.lapsed import lapsed
 from agentd.journal.limit import Trimmed, trim
@@ -113,7 +114,7 @@ def test_a_replay_of_a_superseded_state_says_so(journal: Journal) -> None:
     journal.receive([(state("y", 2), ["h"])])
 
     with pytest.raises(JournalError, match="a newer state has replaced it"):
-        journal.replay(entry.id)
+        replay(journal, entry.id)
 
 
 def test_superseded_states_do_not_make_the_file_grow(journal: Journal) -> None:
@@ -145,7 +146,7 @@ def test_the_oldest_history_goes_first(journal: Journal) -> None:
     """What is dropped is counted, and the newest stays."""
     dropped = sum(one.rows for one in flood(journal, 150))
 
-    left = [int(row["id"]) for row in journal.history(limit=1000)]
+    left = [int(row["id"]) for row in history(journal, limit=1000)]
     assert left == list(range(149, dropped - 1, -1))
     assert dropped > 50
 
@@ -164,7 +165,7 @@ def test_what_has_not_ended_is_not_history(journal: Journal) -> None:
     flood(journal, 150)
 
     assert journal.pending("other") == in_hand
-    assert [row["query"] for row in journal.history(limit=1000)][-2:] == ["key:site", "event"]
+    assert [row["query"] for row in history(journal, limit=1000)][-2:] == ["key:site", "event"]
     assert bodies(journal)[:2] == [True, True]
 
 
@@ -290,9 +291,9 @@ def test_a_long_reason_is_kept_with_both_its_ends(journal: Journal) -> None:
     why = f"begin{'x' * MIB}end"
 
     journal.defer([entry.seq for entry in waiting], why, 0.0, failed=True)
-    put_off = [row["reason"] for row in journal.history(limit=100)]
+    put_off = [row["reason"] for row in history(journal, limit=100)]
     journal.end([Ending(entry, Outcome.FAILED, why) for entry in waiting])
-    failed = [row["reason"] for row in journal.history(limit=100)]
+    failed = [row["reason"] for row in history(journal, limit=100)]
 
     assert on_disk(journal) < 8 * MIB
     for reason in (*put_off, *failed):
@@ -317,7 +318,7 @@ def test_nobody_waits_for_a_reader_when_the_journal_is_tidied(journal: Journal) 
         reader.execute("SELECT count(*) FROM changes").fetchone()
         end(journal)
         began = time.monotonic()
-        journal.tidy(keep=0, replayable=0)
+        tidy(journal, keep=0, replayable=0)
         took = time.monotonic() - began
         owed = journal.database.owes_flush
     finish(journal)

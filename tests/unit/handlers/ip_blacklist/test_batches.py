@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agentd.apply.worker import Worker
 from agentd.handler import PermanentError
+from agentd.journal.history import history
 from agentd.testing import HandlerHarness
 from agentd.testing import event as fired_event
 from handlers.ip_blacklist import entries, handler
@@ -60,7 +61,7 @@ def told(options: Mapping[str, Any], groups: Iterable[Sequence[str]]) -> dict[st
             number += len(group)
             stand.receive(*events)
             settle(worker)
-        rows = stand.journal.history(limit=1000)
+        rows = history(stand.journal, limit=1000)
         ended = {row["id"]: (row["outcome"], row["reason"]) for row in rows if row["kind"] == "event"}
         return {"files": stand.files, "store": stand.journal.store("scribe"), "ended": ended}
 
