@@ -24,6 +24,7 @@ _ROOM: Final = 4 * 1024 * 1024
 _BEGIN: Final = 0.9  # of the limit, at most
 _UNTIL: Final = 0.9  # of where it begins
 _AT_ONCE: Final = 500
+_ROW: Final = 250  # bytes of a row beside its payload, with its place in the indexes, about
 _SECONDS: Final = 0.5
 # As `journal.NEWEST`, but asked of a few rows it need not look at all.
 _NEWEST: Final = (
@@ -72,6 +73,7 @@ class Trimmed:
         rows: entries that ended, whole.
         payloads: payloads of entries whose row stays.
         endings: what was open, and had to end.
+        freed: bytes of `endings`, about: their rows go as history, at the next call.
         size: bytes on the disk now.
         most: the limit, None if there is none.
     """
@@ -79,6 +81,7 @@ class Trimmed:
     rows: int = 0
     payloads: int = 0
     endings: list[Ending] = field(default_factory=list)
+    freed: int = 0
     size: int = 0
     most: int | None = None
 
@@ -106,10 +109,16 @@ def trim(journal: Journal) -> Trimmed:
     if done.size <= begin:
         return done
     deadline = time.monotonic() + _SECONDS
-    steps: list[_Step] = [_history, *(partial(_open, sort) for sort in _SORTS)]
+    steps: list[_Step] = [_history]
+    if (
+        journal.listed is not None
+    ):  # else hardly any history may go, and whatever is open would make up for it
+        steps += [partial(_open, sort) for sort in _SORTS]
     for step in steps:
         after = 0
-        while (much := database.used() - round(begin * _UNTIL)) > 0 and time.monotonic() < deadline:
+        while (
+            much := database.used() - done.freed - round(begin * _UNTIL)
+        ) > 0 and time.monotonic() < deadline:
             after = step(journal, done, after, much)
             if not after:
                 break  # nothing more of this: what comes next has to go
@@ -131,7 +140,7 @@ def _some(journal: Journal, which: str, after: int, much: int) -> list[sqlite3.R
         _AT_ONCE,
     )
     for count, row in enumerate(rows, 1):
-        much -= row["size"] or 0
+        much -= _ROW + (row["size"] or 0)
         if much <= 0:
             return rows[:count]
     return rows
@@ -160,7 +169,7 @@ def _open(sort: _Sort, journal: Journal, done: Trimmed, after: int, much: int) -
     """End some of what is open and is not in a worker's hands. Returns as `_history` does."""
     rows = _some(journal, sort.which, after, much)
     with journal.database.transaction() as db:
-        for seq in (row["seq"] for row in rows):
+        for seq, size in ((row["seq"], row["size"]) for row in rows):
             row = db.execute(f"SELECT * FROM changes WHERE seq = ? AND {sort.which}", (seq,)).fetchone()  # noqa: S608 (a constant)
             if row and row["generation"] is None and seq <= journal.taken(row["handler"]):
                 continue  # its worker has it
@@ -168,6 +177,7 @@ def _open(sort: _Sort, journal: Journal, done: Trimmed, after: int, much: int) -
             if ending and close(db, ending, journal.clock()):
                 db.execute("UPDATE changes SET body = NULL WHERE seq = ?", (seq,))
                 done.endings.append(ending)
+                done.freed += _ROW + (size or 0)
     return int(rows[-1]["seq"]) if rows else 0
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import json
 import random
+import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
@@ -19,6 +21,7 @@ from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
 from agentd.fleet.writer import MOST_DRAFTS
+from agentd.journal.entry import RELAY
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.integration.test_faults import fill as fill_disk
@@ -33,6 +36,7 @@ NewConsul = Callable[..., ConsulAgent]
 KILLS = 20
 MANY = 1000
 RING = 256
+FLOOD = 6000
 
 
 @pytest.fixture
@@ -163,14 +167,18 @@ def cut_off(
     return node
 
 
-def log_of(consul: ConsulAgent, fleet: str) -> list[str]:
-    """The payloads of the log, in order."""
+def messages_of(consul: ConsulAgent, fleet: str) -> list[dict[str, Any]]:
+    """The messages of the log, in order."""
     try:
         found = consul.get(f"/v1/kv/agentd/{fleet}/messages/{fleet}/?recurse")
     except ConsulAnswerError:  # there is none yet
         return []
-    envelopes = [json.loads(base64.b64decode(one["Value"])) for one in found]
-    return [base64.b64decode(one["body"]).decode() for one in envelopes]
+    return [json.loads(base64.b64decode(one["Value"])) for one in found]
+
+
+def log_of(consul: ConsulAgent, fleet: str) -> list[str]:
+    """The payloads of the log, in order."""
+    return [base64.b64decode(one["body"]).decode() for one in messages_of(consul, fleet)]
 
 
 def fire(consul: ConsulAgent, name: str, payloads: Iterable[str]) -> None:
@@ -371,3 +379,53 @@ def test_a_copy_of_the_log_that_finds_no_room_holds_up_nothing(
         wait_until(lambda: log_of(consul, fleet) == before, "the log to be written back")
         node.await_tally("1", *large, "12")
         node.stop()
+
+
+# ---------------------------------------------------------------- a full journal
+
+
+def test_a_journal_that_is_full_of_what_waits_for_the_log_loses_nothing_silently(
+    cut_off: FollowingNode, strict: ConsulAgent, secret: Path, fleet: str
+) -> None:
+    """The oldest goes, no more than must, and is told as expired; the log has all the rest, once."""
+    node = cut_off
+    first = strict.fire(fleet, b"0")
+    node.await_tally("0")
+    node.stop()
+    heard = hear(node, FLOOD)
+    node.config["journal"] = {"max_size": "8M"}
+    node.configure()
+    secret.write_text(str(strict.token))
+
+    node.start()
+
+    wait_until(lambda: all(row["outcome"] for row in node.history(RELAY)), "none to wait any more", pause=0.2)
+    kept, gone = [one["id"] for one in messages_of(strict, fleet)], expired(node)
+    assert len(kept) == len(set(kept))
+    assert {*kept, *gone} == {*heard, first}
+    assert len(kept) > FLOOD // 3
+    assert gone
+
+
+def hear(node: FollowingNode, count: int) -> list[str]:
+    """Have so many events wait for the log on a stopped node, like the one that does; returns their IDs."""
+    identities = [str(uuid.uuid4()) for _ in range(count)]
+    with closing(sqlite3.connect(node.directory / "state" / "journal.db")) as db, db:
+        db.row_factory = sqlite3.Row
+        row = dict(db.execute("SELECT * FROM changes WHERE handler = ?", (RELAY,)).fetchone())
+        del row["seq"]
+        columns = ", ".join(row)
+        marks = ", ".join(f":{name}" for name in row)
+        for number, identity in enumerate(identities, 1):
+            event = json.loads(row["body"])
+            event["ID"], event["LTime"] = identity, event["LTime"] + number
+            event["Payload"] = base64.b64encode(f"{number}-{'x' * 300}".encode()).decode()
+            values = row | {"id": event["ID"], "body": json.dumps(event)}
+            db.execute(f"INSERT INTO changes ({columns}) VALUES ({marks})", values)  # noqa: S608 (its own columns)
+    return identities
+
+
+def expired(node: FollowingNode) -> list[str]:
+    """The IDs of the events that the node says it could not keep for the log."""
+    lines = [json.loads(line) for line in node.agentd.log_lines() if '"handler.expired"' in line]
+    return [line["change"] for line in lines if line["handler"] == RELAY]
