@@ -1,6 +1,6 @@
-"""What the handlers tell the fleet of themselves: the last account of each, and what it was before.
+"""What the handlers report to the fleet: the last account of each, and its earlier states.
 
-It asks nobody; that is up to the handlers' workers. It forgets all with the process.
+The handlers' workers ask for the accounts; they are kept here, in memory only.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 MOST_STATES: Final = 24
-"""States of one handler that are remembered."""
+"""Most states of a handler to remember."""
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What one handler told.
+    """What one handler reported.
 
     Attributes:
-        revision: that of its files and store when it was asked (see `Commits.revision`).
+        revision: the revision of its files and store at that time (see `Commits.revision`).
         fingerprint: see `Handler.fingerprint`.
         report: see `Handler.report`.
-        trouble: why it could not be had; "" if it was.
-        place: how far it was in the fleet's log (see `Followed.place`).
+        trouble: why the report failed; "" if it did not.
+        place: how far the handler had come in the fleet's log (see `Followed.place`).
     """
 
     revision: int
@@ -35,12 +35,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What one handler had come to.
+    """A state of one handler.
 
     Attributes:
-        place: how far it was in the fleet's log.
-        fingerprint: as it told it then; None: not to be compared.
-        since: unix time from which that was so, until the next state began.
+        place: how far it had come in the fleet's log.
+        fingerprint: its fingerprint; None if there is nothing to compare.
+        since: unix time at which the state began; it lasts until the next one.
     """
 
     place: str
@@ -52,7 +52,7 @@ class Accounts:
     """The last account of each handler; any thread may call any method.
 
     Args:
-        news: called when one differs from the one before.
+        news: called when an account differs from the one before.
     """
 
     def __init__(self, news: Callable[[], None]) -> None:
@@ -61,15 +61,15 @@ class Accounts:
         self._states: dict[str, deque[State]] = {}
 
     def get(self, handler: str) -> Account | None:
-        """The last one, None as long as there is none."""
+        """The handler's last account; None if there is none yet."""
         return self._last.get(handler)
 
     def states(self, handler: str) -> tuple[State, ...]:
-        """The latest states of the handler, the current one last."""
+        """The handler's latest states, the current one last."""
         return tuple(self._states.get(handler, ()))
 
     def put(self, handler: str, account: Account, at: float) -> None:
-        """Keep it instead of the one before; `at` is the unix time."""
+        """Replace the handler's account; `at` is the unix time."""
         before = self._last.get(handler)
         states = self._states.setdefault(handler, deque(maxlen=MOST_STATES))
         if not states or (states[-1].place, states[-1].fingerprint) != (account.place, account.fingerprint):

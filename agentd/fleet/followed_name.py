@@ -91,7 +91,7 @@ class Witness(Protocol):
         ...
 
     def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
-        """Those of the numbers of all messages that were never read; None if it cannot tell now."""
+        """Which of the numbers of all messages were never read; None if unknown at the moment."""
         ...
 
 
@@ -373,5 +373,5 @@ class FollowedName:
 
 
 def _fits(many: int, size: int) -> bool:
-    """Whether another message may wait beside so many of so many bytes."""
+    """Whether another message may wait in addition to this many, of this many bytes."""
     return many < MOST_WAITING and size < MOST_BYTES

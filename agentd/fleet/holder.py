@@ -57,7 +57,7 @@ class Holder:
         return name not in self._whole and self._timer() >= self._retry_at
 
     def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
-        """Those of the numbers that this node never read; see `Memory.unread`. None if it cannot tell now."""
+        """Which of these numbers this node never read; see `Memory.unread`. None if unknown at the moment."""
         found: list[int] = []
         if name in self._whole:
             self._guarded(lambda: found.extend(self._memory.unread(name, head, numbers)))

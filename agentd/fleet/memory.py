@@ -81,7 +81,7 @@ class Memory:
     ) -> bool:
         """Store what was read, in one transaction, and drop what the head says was pruned or forgotten.
 
-        Returns whether the writer of one of them did not see one that is stored: the log had lost that.
+        Returns whether a writer did not see a message that is stored here, so that the log must have lost it.
 
         Args:
             name: the kept name.
@@ -201,7 +201,7 @@ class Memory:
         return bool(self._file.rows(f"{_READ} LIMIT 1", name, 0))
 
     def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int]:
-        """Those of the numbers that this node never read, ascending.
+        """Which of these numbers this node never read, ascending.
 
         Empty if the copy is full, as the oldest messages were dropped from it then.
 
@@ -223,7 +223,7 @@ class Memory:
     def seems_lost(self, name: str, head: Head | None) -> bool:
         """Whether Consul may have lost messages of a name, so that `Log.write_back` should compare them.
 
-        What was lost before somebody published shows in what was published: see `remember`.
+        `remember` notices messages that were lost before somebody published.
 
         Args:
             name: the kept name.

@@ -25,7 +25,7 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         live: whether this node was following the log when the message was written.
     """
     issued = min(message.issued, now + MOST_AHEAD)
-    # The one clock by which it was late cannot be ahead of itself or behind.
+    # One clock measured by how much it was late, so no other clock distorts that.
     start = max(issued, now - message.late) if live else issued
     expires = None if message.expires is None else start + message.expires - message.issued
     said = Message(

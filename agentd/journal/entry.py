@@ -9,14 +9,14 @@ from typing import Final
 from agentd.watch.changes import Change
 
 RELAY: Final = "fleet:relay"
-"""For whom a heard event waits whose name is kept: until it is in the fleet's log. No configured handler can
-have this name."""
+"""The handler name under which events of kept names wait until they are in the fleet's log. No configured
+handler can have this name."""
 SUPERSEDED_BY: Final = "superseded by "
-"""What the reason begins with where a later message stands for one that ended as expired."""
+"""How the reason begins for a message that expired because a later one replaces it."""
 BEFORE_START: Final = (
     "it is older than this handler, which does not do what was to be done before its first start"
 )
-"""The reason for which a handler that does nothing twice lets a message end as expired."""
+"""The reason for a message that expired because it is older than a handler with `Handler.runs_once`."""
 
 
 class Outcome(StrEnum):

@@ -26,7 +26,7 @@ _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped onc
 _MOST_OWED: Final = 256
 _MOST_TARGETED: Final = 64
 _PLACE: Final = 6  # hex digits
-_UNSET: Final = 86400.0  # seconds; who sets a clock by more than that had never set it
+_UNSET: Final = 86400.0  # seconds: a clock that is stepped by more was not set before
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
 
@@ -36,16 +36,16 @@ class Position:
 
     Attributes:
         num: the number up to which it was given every message that concerns it; 0 before the first.
-        joined: unix time at which it first followed the name; earlier if the clock was ahead then.
-        there: the number of the newest message when it first read the log, None before that.
+        joined: unix time at which it first followed the name; corrected if the clock was ahead at that time.
+        there: the number of the newest message when it first read the log; None before that.
         provisional: the IDs of events that it was given provisionally, and whose messages have not come yet.
         owed: numbers up to `num` that it still has to be given: its queue was lost with the journal, or a
             message came late.
         late: the number of a message that entered the log after later ones were given. What is owed from
             there on is given again, in the log's order. None if there is no such message.
         incomplete_since: the number after which messages were pruned that it never got, or None.
-        snapshot: the number of the last snapshot that it was given; 0 if it was given none.
-        targeted: the latest messages that it was given and that are for some nodes only.
+        snapshot: the number of the last snapshot that it was given; 0 if none.
+        targeted: the latest messages that it was given that are for some nodes only.
     """
 
     num: int = 0
@@ -96,7 +96,7 @@ class Position:
             return replace(self, joined=now if abs(now - self.joined) > _UNSET else self.joined, there=there)
         if self.joined <= now:
             return self
-        # The clock was set back since then, so only the newest message of that time says when it was.
+        # The clock was set back since then: the newest message at that time tells better when it was.
         return replace(self, joined=min(now, (self.there or 0) / 1000))
 
     def predates(self, message: Message, now: float) -> bool:
@@ -110,7 +110,7 @@ class Position:
         )
 
     def targeted_below(self, num: int) -> list[int]:
-        """What it took, up to this message, that other nodes did not, and that no snapshot undid."""
+        """The targeted messages up to this one that no snapshot has replaced since."""
         first = self.snapshot if self.snapshot <= num else 0
         return [one for one in self.targeted if first <= one <= num]
 
@@ -149,10 +149,10 @@ class Followed:
         return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
 
     def place(self, handler: str, names: Iterable[str]) -> str:
-        """How far in the log a handler is with these names, as a digest.
+        """A digest of how far a handler has come in the logs of these names.
 
-        It is the same on two nodes if they have committed the same messages, as far as those can be told
-        from the numbers: those that are for some nodes only count, where nothing has replaced them.
+        Equal on two nodes that have committed the same messages. Messages that are for some nodes only count
+        as well, unless a later message has replaced them.
         """
         numbers, positions = Numbers(self._database).committed(handler), self.positions()
         found: list[tuple[str, int, list[int]]] = []
@@ -198,7 +198,7 @@ class Followed:
             upto: the number up to which `messages` has everything new that concerns this node.
             cut: the number up to which messages were pruned before they expired; see `Head`.
             latest: whether each message replaces the ones before it.
-            there: the number of the newest message if this node did not follow the log so far, else 0.
+            there: the number of the newest message if this node did not follow the log before; otherwise 0.
         """
         given, now = Given(), self._clock()
         queued: dict[int, list[str]] = {}
@@ -373,7 +373,7 @@ def _moved(at: Position, news: Sequence[Event], upto: int, cut: int, *, latest: 
     snapshots = [one.index for one in news if one.message and one.message.snapshot]
     if any(one > cut for one in snapshots):
         incomplete = None
-    # Of `latest` a message stands for those before it, and its number says which it is.
+    # With `latest` a message replaces the ones before it, so its number says everything.
     targeted = {one.index for one in news if one.message and one.message.targeted and not latest}
     targeted |= {one for one in at.targeted if not snapshots or one >= at.snapshot}
     came = {one.id for one in news}
