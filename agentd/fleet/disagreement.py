@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentd.fleet.past import compare, latest, length
+from agentd.fleet.past import Compared, Stay, began, compare, latest, stays
 
 SETTLED: Final = 30.0
 """Seconds for which like nodes may differ, since timed work does not run on all of them at once."""
@@ -30,6 +30,14 @@ class Lived:
     node: str
     past: str
     until: float
+
+    def stays(self) -> list[Stay]:
+        """The past, read."""
+        return stays(self.past, self.until)
+
+    def compared(self, reference: Sequence[Stay]) -> Compared:
+        """With another node's."""
+        return compare(self.stays(), reference)
 
 
 @dataclass(slots=True)
@@ -60,11 +68,11 @@ def disagreeing(alike: Iterable[Lived]) -> Iterator[tuple[str, str]]:
     right, second = camps[:2]
     tied = right.size == second.size
     for camp in camps:
-        reference = second.first if camp is right else right.first
         if camp is right and not tied:
             continue
+        reference = (second if camp is right else right).first.stays()
         for one in camp.nodes:
-            found = compare(one.past, one.until, reference.past, reference.until)
+            found = one.compared(reference)
             if found.differing >= SETTLED:
                 others = (
                     "others on nodes like it" if tied else f"{found.theirs} on {right.size} nodes like it"
@@ -79,6 +87,8 @@ def _camps(nodes: Sequence[Lived]) -> Iterator[_Camp]:
             return
         camp, left = _split(left)
         yield camp
+    if left:
+        yield _Camp(left[0], left)
 
 
 def _split(nodes: Sequence[Lived]) -> tuple[_Camp, list[Lived]]:
@@ -87,12 +97,10 @@ def _split(nodes: Sequence[Lived]) -> tuple[_Camp, list[Lived]]:
     for one in nodes:
         at[latest(one.past)].append(one)
     most = max(at.values(), key=len)
-    first = max(most, key=lambda one: length(one.past, one.until))
-    camp, others = _Camp(first, [*most], len(most)), []
-    for one in nodes:
-        if at[latest(one.past)] is most:
-            continue
-        found = compare(one.past, one.until, first.past, first.until)
+    camp, others = _Camp(min(most, key=lambda one: began(one.past)), [*most], len(most)), list[Lived]()
+    reference = camp.first.stays()
+    for one in (each for those in at.values() if those is not most for each in those):
+        found = one.compared(reference)
         if found.differing >= SETTLED:
             others.append(one)
         else:

@@ -11,17 +11,16 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentd.accounts import State
 
 _DIGITS: Final = 6
 _RESTS: Final = 1.0  # seconds by which timed work, such as the end of an entry, may differ between nodes
 _NONE: Final = "-"  # the fingerprint of a state that is not compared
-_STATE: Final = re.compile(r"([0-9a-f]{1,16})/([0-9a-f]{1,16}|-)/(-?[0-9]{1,11})")
+_STATE: Final = re.compile(r"(?<!\S)([0-9a-f]{1,16})/([0-9a-f]{1,16}|-)/(-?[0-9]{1,11})(?!\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +40,8 @@ class Compared:
     theirs: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Stay:
-    """A state and how long it lasted; from `rests` on, timed work was no longer about to change it."""
+class Stay(NamedTuple):
+    """A state, and until when it lasted; from `rests` on it was not about to become another by timed work."""
 
     place: str
     fingerprint: str
@@ -77,20 +75,19 @@ def undated(past: str) -> str:
     return f"{found[0]}/{found[1]}/0" if found else ""
 
 
-def compare(ours: str, until: float, theirs: str, theirs_until: float) -> Compared:
-    """Compare two pasts; `until` is the unix time up to which the current state is known to have lasted."""
-    here, there = _stays(ours, until), _stays(theirs, theirs_until)
-    last = {(one.place, one.fingerprint): one for one in there}
+def compare(ours: Sequence[Stay], theirs: Sequence[Stay]) -> Compared:
+    """Compare the pasts of two nodes."""
+    last = {one[:2]: one for one in theirs}
     agreed = -math.inf
-    for one in here:
-        if same := last.get((one.place, one.fingerprint)):
+    for one in ours:
+        if same := last.get(one[:2]):
             meeting = max(one.start, same.start), min(one.end, same.end)
             agreed = max(agreed, *meeting)
-    places: dict[str, list[_Stay]] = defaultdict(list)
-    for each in there:
+    places: dict[str, list[Stay]] = defaultdict(list)
+    for each in theirs:
         places[each.place].append(each)
     differing, found = 0.0, ("", "")
-    for one in here:
+    for one in ours:
         for other in places.get(one.place, ()):
             together = min(one.end, other.end) - max(one.rests, other.rests, agreed)
             if together > 0 and one.fingerprint != other.fingerprint:
@@ -99,25 +96,29 @@ def compare(ours: str, until: float, theirs: str, theirs_until: float) -> Compar
     return Compared(agreed > -math.inf, differing, *found)
 
 
-def _stays(past: str, until: float) -> list[_Stay]:
-    """The well-formed states; anybody with write access may have written anything."""
-    read = [_STATE.fullmatch(one) for one in past.split(" ")]
-    states = [one for one in read if one]
-    since = accumulate(float(one[3]) for one in states)
-    found = [(one[1], one[2], start) for one, start in zip(states, since, strict=True)]
-    ends = [*(since for _, _, since in found[1:]), until]
-    before = ["", *(place for place, _, _ in found)]
-    return [
-        _Stay(place, fingerprint, since, max(since, end), since + _RESTS * (place == last))
-        for (place, fingerprint, since), end, last in zip(found, ends, before, strict=False)
-        if fingerprint != _NONE
-    ]
+def stays(past: str, until: float) -> list[Stay]:
+    """What of a past can be read: whoever may write there may write anything.
+
+    Args:
+        past: as `encode` made it.
+        until: unix time until when its current state is known to have lasted.
+    """
+    found: list[Stay] = []
+    place = fingerprint = ""
+    rests = start = now = 0.0
+    for one in [*_STATE.findall(past), ("", "", None)]:
+        now = until if one[2] is None else now + float(one[2])
+        if fingerprint not in ("", _NONE):
+            found.append(Stay(place, fingerprint, start, max(start, now), rests))
+        start, rests = now, now + _RESTS * (one[0] == place)
+        place, fingerprint, _ = one
+    return found
 
 
-def length(past: str, until: float) -> float:
-    """Seconds that the past covers."""
-    found = _stays(past, until)
-    return until - found[0].start if found else 0.0
+def began(past: str) -> float:
+    """Unix time from which on it tells anything."""
+    found = _STATE.match(past)
+    return float(found[3]) if found else math.inf
 
 
 def _digest(fingerprint: str | None) -> str:

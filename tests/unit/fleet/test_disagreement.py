@@ -148,6 +148,13 @@ def test_two_against_two_are_all_told() -> None:
     assert [node for node, _ in disagreeing(nodes)] == ["0", "2", "1", "3"]
 
 
+def test_where_all_differ_all_are_told() -> None:
+    """However many they are, as before the first rotation of the ticket keys."""
+    nodes = [Lived(str(n), encode([State("1", f"{n}", START)]), START + 60) for n in range(30)]
+
+    assert len(list(disagreeing(nodes))) == 30
+
+
 def test_junk_is_compared_with_nobody() -> None:
     """Whoever may write there may write anything."""
     good = encode([State("1", "a", START)])
