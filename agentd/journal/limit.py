@@ -24,7 +24,9 @@ _ROOM: Final = 4 * 1024 * 1024
 _BEGIN: Final = 0.9  # of the limit, at most
 _UNTIL: Final = 0.9  # of where it begins
 _AT_ONCE: Final = 500
-_ROW: Final = 250  # bytes of a row beside its payload, with its place in the indexes, about
+_ROW: Final = (
+    500  # bytes of a row beside its payload, with its place in the indexes and what pages waste, about
+)
 _SECONDS: Final = 0.5
 # As `journal.NEWEST`, but asked of a few rows it need not look at all.
 _NEWEST: Final = (

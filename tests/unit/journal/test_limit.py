@@ -192,6 +192,21 @@ def test_events_that_wait_end_as_expired_if_they_are_too_much(journal: Journal) 
     assert len(journal.pending("h", 1000)) + len(endings) == 150
 
 
+@pytest.mark.parametrize("listed", [[], None])
+def test_of_small_events_that_wait_no_more_end_than_have_to(
+    journal: Journal, listed: list[str] | None
+) -> None:
+    """Also before Consul's ring was listed, when no row of an event may go: then none of them ends."""
+    waiting = [(event(f"{number:036d}", "x" * 600), ["h"]) for number in range(6000)]
+    journal.receive(waiting, listed=listed)
+
+    for _ in range(5):  # each is bounded in time
+        trim(journal)
+
+    left = journal.backlog()["h"]
+    assert left == 6000 if listed is None else 1800 < left < 3000
+
+
 def test_what_others_write_meanwhile_ends_nothing_that_waits(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
