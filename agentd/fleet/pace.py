@@ -6,11 +6,12 @@ A pure function of the times that it is given and of a random number; the relay 
   election, and no list of members is needed to find it.
 - The others wait, up to `_spread`, and most of them nearly so long: the density of the waits grows with time
   (the feedback suppression of multicast protocols: J. Nonnenmacher, E. Biersack, "Scalable feedback for large
-  groups", 1999). So the first of any number comes early, and the second only when the first is done.
+  groups", 1999). So the first of any number comes early, and the second only when the first is done. The
+  spread is long, and its density steep: nearly all are to learn from their followers what the first one wrote.
 - The longer a write takes, the longer all of that: the next one is to see it.
 - What counts is the event of a name that has waited longest. A node whose time has come reads the log, and
   writes only if that event is still not in it; but then all that it has.
-- While another node works on a backlog, it is left to that node, unless that takes too long.
+- While another node works on a backlog, it is left to that node, but for what that node has not heard.
 - A write that failed waits, each time twice as long: at most one node writes at any moment, or nobody does.
 """
 
@@ -24,10 +25,10 @@ from typing import Final
 
 from agentd.backoff import Backoff
 
-_STEEP: Final = 3.0
-"""Beside ln N, how steeply the density of the waits grows; what is greater makes the first one later."""
-_LONGEST_SPREAD: Final = 0.5
-_SPREAD: Final = 0.04  # seconds, times the root of the number of nodes
+_FIRST: Final = 0.015  # seconds, times the root of the number of nodes, until the first of them comes, ...
+_LATEST_FIRST: Final = 0.2  # ... but at most so many
+_SPREAD: Final = 5.0
+"""Times that, until the last one would come: before, its follower is to bring what the first one wrote."""
 _ROUNDS: Final = 16  # the spread is at least as long as so many writes take, ...
 _FEW: Final = 10  # of fewer nodes it is shorter, as fewer pairs of them can write at the same moment, ...
 _HEAD_START: Final = 3  # ... after so many, which are the writer's, ...
@@ -36,8 +37,10 @@ _SLOWEST: Final = 0.05  # seconds that count at most of one write
 _SMOOTH: Final = 8
 _PAUSE: Final = 0.0005  # seconds a node, ...
 _LONGEST_PAUSE: Final = 0.1  # ... for which the writer collects what comes after a write
-_LEFT: Final = 2.0
+_LEFT: Final = 10.0
 """Seconds since it was heard, up to twice as many, for which an event is left to a node that is at work."""
+_PASSED: Final = 1.0
+"""Seconds by which that node has gone beyond an event that it has not heard."""
 _OUT_OF_REACH: Final = 0.5  # seconds: of an answer that took longer, others were waiting as well
 _COLLIDED: Final = 0.002  # seconds a node
 _LONGEST: Final = 2.0  # seconds until a write that failed is tried again
@@ -146,10 +149,14 @@ class Pace:
         """Whether the newest event of that name is from this node."""
         return self._of(name).wrote is not None
 
-    def leave(self, name: str, now: float) -> None:
-        """Another node is at work on what has piled up of that name; it is left to it for a few seconds."""
+    def leave(self, name: str, now: float, done: float) -> None:
+        """Another node is at work on what has piled up of that name; it is left to it, for a while.
+
+        `done`: when the youngest event that is in the log was heard. What is much older, that node did not
+        hear.
+        """
         one = self._of(name)
-        if one.since is not None:
+        if one.since is not None and done < one.since + _PASSED:
             latest = one.since + _LEFT * (1 + self._chance())
             one.due = max(one.due, min(now + self._wait(), latest))
 
@@ -204,8 +211,8 @@ class Pace:
         nodes = self._nodes()
         if nodes == 1:
             return 0.0
-        spread = max(min(_LONGEST_SPREAD, _SPREAD * math.sqrt(nodes)), _ROUNDS * self._round)
+        spread = max(_SPREAD * min(_LATEST_FIRST, _FIRST * math.sqrt(nodes)), _ROUNDS * self._round)
         spread *= min(1.0, nodes / _FEW) ** 2
-        steep = math.log(nodes) + _STEEP
+        steep = math.log(nodes) / (1.0 - 1.0 / _SPREAD)  # of so many, about one comes within the first part
         late = math.log1p(self._chance() * math.expm1(steep)) / steep
         return _HEAD_START * self._round + spread * late

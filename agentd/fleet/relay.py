@@ -12,6 +12,7 @@ Events that were in Consul's ring before the journal began are dropped, since th
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -169,6 +170,7 @@ class Relay:
         self._timer = timer
         self._waiting: dict[str, dict[int, _Heard]] = {name: {} for name in self._keep}  # as they were heard
         self._given: set[int] = set()
+        self._done: dict[str, float] = {}  # name -> when the latest event that the log has was heard
         self._after = 0
         self._more = False  # whether more of them may wait in the journal
         self._suspects: deque[str] = deque()
@@ -277,7 +279,7 @@ class Relay:
         ours = self._log.relayed_by(name) == self._node()
         self._pace.newest(name, ours=ours)
         if not ours and len(self._waiting[name]) > MOST_DRAFTS:
-            self._pace.leave(name, self._timer())
+            self._pace.leave(name, self._timer(), self._done.get(name, -math.inf))
 
     def _take(self) -> None:
         """Take the events that were heard since the last time from the journal."""
@@ -336,11 +338,10 @@ class Relay:
 
     def _settle(self, waiting: Iterable[_Heard], known: Mapping[str, int]) -> None:
         """End the events that the log has; `known` has the numbers of messages by ID."""
-        self._end(
-            (one.entry, Outcome.UNCHANGED, f"already in the log as {known[one.id]}")
-            for one in waiting
-            if one.id in known
-        )
+        found = [one for one in waiting if one.id in known]
+        self._end((one.entry, Outcome.UNCHANGED, f"already in the log as {known[one.id]}") for one in found)
+        for one in found:
+            self._done[one.event.name] = max(one.at, self._done.get(one.event.name, one.at))
 
     def _end(self, ended: Iterable[tuple[Entry, Outcome, str]]) -> None:
         endings = [Ending(entry, outcome, reason) for entry, outcome, reason in ended]
@@ -434,7 +435,7 @@ class Relay:
         is_behind = self._log.is_behind(name)
         self._found(name, began)
         if is_behind and len(self._waiting[name]) > MOST_DRAFTS:  # the follower will bring what it wrote
-            self._pace.leave(name, self._timer())
+            self._pace.leave(name, self._timer(), self._done.get(name, -math.inf))
 
     def _hold(self, name: str, messages: Sequence[Envelope]) -> None:
         """Store what was written before its entries end: only this node could write it back yet."""

@@ -12,20 +12,22 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
 
+from agentd.errors import ConsulUnavailable
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
-from agentd.fleet.reader import Reader
+from agentd.fleet.reader import Reader, Reading
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.bench.rows import Row
 from tests.servers.consul import ConsulAgent
 from tests.servers.simulated_fleet import Plan, run
 from tests.servers.simulated_node import NAME, Seen
+from tests.servers.waiting import wait_until
 
 NODES = int(os.environ.get("FLEET_NODES", "200"))
 EVENTS = int(os.environ.get("FLEET_EVENTS", "1000"))
@@ -175,13 +177,16 @@ def _run(
 
 
 def _written(plan: Plan, agent: str) -> Counter[str]:
-    """How often each event is in the log."""
-    client = ConsulClient(ConsulOptions(address=agent))
-    try:
+    """How often each event is in the log; waits for a leader."""
+    with closing(ConsulClient(ConsulOptions(address=agent))) as client:
         reader = Reader(ConsulKV(client), Keys(plan.fleet))
-        return Counter(one.id for found in reader.after(NAME, 0, None) for one in found.messages)
-    finally:
-        client.close()
+
+        def read() -> list[Reading]:
+            with suppress(ConsulUnavailable):
+                return list(reader.after(NAME, 0, None))
+            return []
+
+        return Counter(one.id for found in wait_until(read, "the log") for one in found.messages)
 
 
 def _leader(servers: Sequence[ConsulAgent]) -> ConsulAgent:

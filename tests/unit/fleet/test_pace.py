@@ -23,13 +23,13 @@ def pace(nodes: int, chance: Callable[[], float] | float = 0.5) -> Pace:
 
 
 @given(NODES, CHANCE)
-def test_an_event_waits_at_most_half_a_second(nodes: int, chance: float) -> None:
+def test_an_event_waits_at_most_a_second(nodes: int, chance: float) -> None:
     """However large the fleet, and whoever else may have heard it."""
     waiting = pace(nodes, chance)
 
     waiting.waits("ban", 100.0, 100.0)
 
-    assert 100.0 <= waiting.due <= 100.5 + 1e-6
+    assert 100.0 <= waiting.due <= 101.0 + 1e-6
 
 
 def test_a_node_alone_does_not_wait() -> None:
@@ -65,7 +65,7 @@ def test_of_a_few_nodes_each_waits_only_a_moment() -> None:
 
     waiting.waits("ban", 100.0, 100.0)
 
-    assert 100.0 < waiting.due < 100.03
+    assert 100.0 < waiting.due < 100.05
 
 
 def test_who_wrote_the_newest_message_goes_on_at_once() -> None:
@@ -110,7 +110,7 @@ def test_however_long_writes_take_an_event_waits_about_a_second_at_most(
 
     slow.waits("ban", 100.0, 100.0)
 
-    assert slow.due <= 101.0
+    assert slow.due <= 101.2
 
 
 def test_who_sees_another_one_write_waits_again() -> None:
@@ -344,7 +344,7 @@ def test_a_log_that_cannot_be_used_holds_up_no_other_name() -> None:
 
 
 @given(NODES, st.integers(1, 200), CHANCE)
-def test_a_backlog_is_left_to_the_node_at_work_for_four_seconds_at_most(
+def test_a_backlog_is_left_to_the_node_at_work_for_twenty_seconds_at_most(
     nodes: int, times: int, chance: float
 ) -> None:
     """However often it is seen to write: what it has not heard must be written as well."""
@@ -353,9 +353,20 @@ def test_a_backlog_is_left_to_the_node_at_work_for_four_seconds_at_most(
     first = waiting.due
 
     for at in range(times):
-        waiting.leave("ban", 100.0 + at / 10)
+        waiting.leave("ban", 100.0 + at / 5, 100.5)
 
-    assert first <= waiting.due <= 104.0
+    assert first <= waiting.due <= 120.0
+
+
+def test_what_the_node_at_work_has_not_heard_is_not_left_to_it() -> None:
+    """It has written what came a second later."""
+    waiting = pace(200)
+    waiting.waits("ban", 100.0, 100.0)
+    due = waiting.due
+
+    waiting.leave("ban", 101.5, 101.1)
+
+    assert waiting.due == due
 
 
 def test_only_the_backlog_of_its_name_is_left() -> None:
@@ -365,7 +376,7 @@ def test_only_the_backlog_of_its_name_is_left() -> None:
     waiting.waits("deploy", 100.0, 100.0)
     due = waiting.due
 
-    waiting.leave("ban", 100.3)
+    waiting.leave("ban", 100.3, 100.2)
 
     assert waiting.due == due
     assert waiting.ripe("ban", due) is None
