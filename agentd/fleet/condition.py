@@ -19,9 +19,10 @@ from agentd.fleet.past import encode
 from agentd.journal.commits import Commits
 from agentd.journal.drift import Drifts
 from agentd.journal.entry import BEFORE_START, Outcome
-from agentd.journal.followed import Followed, Position
+from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Attempted, Numbers
+from agentd.journal.position import Position
 from agentd.watch.changes import LOG
 
 _DONE: Final = ("applied", "unchanged")

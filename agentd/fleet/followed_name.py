@@ -23,8 +23,9 @@ from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.name_reader import MustWait, NameReader
 from agentd.fleet.receipt import event_of
-from agentd.journal.followed import Followed, Given, Position
+from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
+from agentd.journal.position import Position
 from agentd.watch.changes import Event
 
 MOST_WAITING: Final = 1024

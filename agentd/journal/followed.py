@@ -11,112 +11,21 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agentd.errors import JournalError
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Numbers, note
+from agentd.journal.position import Position
 from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
-from agentd.watch.changes import LOG, Event, Message
+from agentd.watch.changes import LOG, Event
 
 _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
 _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
-_MOST_TARGETED: Final = 64
 _PLACE: Final = 6  # hex digits
-_UNSET: Final = 86400.0  # seconds: a clock that is stepped by more was not set before
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far one handler has come in the log of one name.
-
-    Attributes:
-        num: the number up to which it was given every message that concerns it; 0 before the first.
-        joined: unix time at which it first followed the name; corrected if the clock was ahead at that time.
-        there: the number of the newest message when it first read the log; None before that.
-        provisional: the IDs of events that it was given provisionally, and whose messages have not come yet.
-        owed: numbers up to `num` that it still has to be given: its queue was lost with the journal, or a
-            message came late.
-        late: the number of a message that entered the log after later ones were given. What is owed from
-            there on is given again, in the log's order. None if there is no such message.
-        incomplete_since: the number after which messages were pruned that it never got, or None.
-        snapshot: the number of the last snapshot that it was given; 0 if none.
-        targeted: the latest messages that it was given that are for some nodes only.
-    """
-
-    num: int = 0
-    joined: float = 0.0
-    there: int | None = None
-    provisional: tuple[str, ...] = ()
-    owed: tuple[int, ...] = ()
-    late: int | None = None
-    incomplete_since: int | None = None
-    snapshot: int = 0
-    targeted: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, kept: Mapping[str, Any]) -> Position:
-        """Parse what `kept` returned. Raises JournalError if it is something else."""
-        try:
-            since, late, there = kept.get("incomplete_since"), kept.get("late"), kept.get("there")
-            return cls(
-                num=int(kept["num"]),
-                joined=float(kept["joined"]),
-                there=None if there is None else int(there),
-                provisional=tuple(map(str, kept.get("provisional", ()))),
-                owed=tuple(map(int, kept.get("owed", ()))),
-                late=None if late is None else int(late),
-                incomplete_since=None if since is None else int(since),
-                snapshot=int(kept.get("snapshot", 0)),
-                targeted=tuple(map(int, kept.get("targeted", ()))),
-            )
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise JournalError("a position in the fleet's log cannot be read: restart agentd") from error
-
-    def kept(self) -> dict[str, Any]:
-        """The position as JSON types, without empty fields."""
-        return {key: value for key, value in asdict(self).items() if value not in (None, ())}
-
-    @property
-    def reads_from(self) -> int:
-        """The number after which to read the log."""
-        return min(self.num, *(one - 1 for one in self.owed)) if self.owed else self.num
-
-    def wants(self, num: int) -> bool:
-        """Whether it still has to be given this message."""
-        return num > self.num or num in self.owed
-
-    def at(self, now: float, there: int | None = None) -> Position:
-        """The same position at unix time `now`. For `there` see `Followed.give`."""
-        if there is not None and self.there is None:
-            return replace(self, joined=now if abs(now - self.joined) > _UNSET else self.joined, there=there)
-        if self.joined <= now:
-            return self
-        # The clock was set back since then: the newest message at that time tells better when it was.
-        return replace(self, joined=min(now, (self.there or 0) / 1000))
-
-    def predates(self, message: Message, now: float) -> bool:
-        """Whether a message is older than the handler's first start; `now` is unix time.
-
-        A message that was there when the log was first read cannot be from the future: then one of the two
-        clocks is wrong, and the message is old.
-        """
-        return message.counts_from < self.joined or (
-            message.num <= (self.there or 0) and message.issued > now
-        )
-
-    def targeted_below(self, num: int) -> list[int]:
-        """The targeted messages up to this one that no snapshot has replaced since."""
-        first = self.snapshot if self.snapshot <= num else 0
-        return [one for one in self.targeted if first <= one <= num]
-
-    def repeats(self, num: int) -> bool:
-        """Whether it has to be given this message again."""
-        return self.late is not None and num >= self.late and num in self.owed
 
 
 @dataclass(slots=True)
@@ -217,7 +126,7 @@ class Followed:
                     else:
                         queued.setdefault(message.index, []).append(handler)
                 reach = 0 if latest or (once and _is_before_start(cut, before)) else cut
-                _write(db, handler, name, _moved(before, news, upto, reach, latest=latest))
+                _write(db, handler, name, before.moved(news, upto, reach, latest=latest))
         given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
         return given
 
@@ -363,31 +272,6 @@ def _is_before_start(num: int, at: Position) -> bool:
     A number is at least the time at which it was assigned, in unix milliseconds.
     """
     return at.num == 0 and num <= max(at.joined * 1000, at.there or 0)
-
-
-def _moved(at: Position, news: Sequence[Event], upto: int, cut: int, *, latest: bool) -> Position:
-    """The position after these messages, which are all the new ones up to number `upto`."""
-    incomplete = at.incomplete_since
-    if at.num < cut and incomplete is None:
-        incomplete = at.num
-    snapshots = [one.index for one in news if one.message and one.message.snapshot]
-    if any(one > cut for one in snapshots):
-        incomplete = None
-    # With `latest` a message replaces the ones before it, so its number says everything.
-    targeted = {one.index for one in news if one.message and one.message.targeted and not latest}
-    targeted |= {one for one in at.targeted if not snapshots or one >= at.snapshot}
-    came = {one.id for one in news}
-    owed = tuple(one for one in at.owed if one > upto)
-    return replace(
-        at,
-        num=max(at.num, upto),
-        provisional=tuple(one for one in at.provisional if one not in came),
-        owed=owed,
-        late=at.late if owed else None,
-        incomplete_since=incomplete,
-        snapshot=max(at.snapshot, *snapshots, 0),
-        targeted=tuple(sorted(targeted)[-_MOST_TARGETED:]),
-    )
 
 
 def _fleet(db: sqlite3.Connection) -> str:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from agentd.errors import JournalError
 from agentd.journal.entry import Ending, Outcome
-from agentd.journal.followed import Followed, Position
+from agentd.journal.followed import Followed
 from agentd.journal.history import history, replay
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Numbers
+from agentd.journal.position import Position
 from agentd.watch.changes import Event, Message
 from tests.unit.conftest import ROOM
 
