@@ -101,6 +101,14 @@ class Departure:
                 ) from error
             else:
                 _log.info("fleet.left", fleet=one.fleet, node=one.node)
+                if not goes_on and client.authorized("service", "write", registration.SERVICE) is False:
+                    _log.warning(
+                        "fleet.not_left",
+                        fleet=one.fleet,
+                        node=one.node,
+                        reason="the token may not see whether the service agentd is still registered: add"
+                        f" {registration.RULE} to its policy, and run `agentd leave --fleet {one.fleet}`",
+                    )
         self._memberships.remove(one)
 
 

@@ -13,13 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from agentd.cli import main
 from agentd.fleet.absence import Absence, Absences
 from agentd.fleet.acknowledgement_codec import render
+from agentd.fleet.departure import Departure
 from agentd.fleet.gone import DAYS
 from agentd.fleet.keys import Keys
 from agentd.fleet.registration import ensure, service_id
+from agentd.journal.journal import Journal
+from agentd.journal.memberships import Membership, Memberships
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.servers.acknowledgers import Acknowledgers, acknowledgement, acknowledgers
@@ -273,6 +277,42 @@ def test_a_viewer_who_forgets_a_node_is_told_the_rule(
     assert main(["fleet", "forget", fleet.node(0), "--force", *where]) == 1
     assert f'"{fleet.keys.node(fleet.node(0))}" {{ policy = "write" }}' in capsys.readouterr().err
     assert strict.kv_get(fleet.keys.node(fleet.node(0))) is not None
+
+
+def depart(strict: ConsulAgent, tmp_path: Path, wanted: list[Rule], expected: str) -> tuple[str, str]:
+    """Start without the fleet, with these rights; the fleet, and what is told of that until `expected` is."""
+    name = f"acl-{free_port()}"
+    leaving(strict, name, tmp_path / "agentd.yaml")
+    secret = token(strict, name, wanted, "lb-1")
+    with closing(Journal(tmp_path / "journal.db")) as journal, capture_logs() as logs:
+        Memberships(journal).add(Membership(name, "dc1", "lb-1"))
+        options = ConsulOptions(address=strict.url).typed(token=secret, verify=True)
+        departure = Departure(journal, options)
+        departure.start(None)
+        wait_until(lambda: expected in [one["event"] for one in logs], f"{expected} to be told")
+        departure.close()
+    return name, " ".join(str(one.get("reason", "")) for one in logs)
+
+
+def test_the_policy_of_a_node_is_enough_to_leave_by_its_configuration(
+    strict: ConsulAgent, tmp_path: Path
+) -> None:
+    """It takes document and service back, and has nothing to complain of."""
+    name, told = depart(strict, tmp_path, rules("node"), "fleet.left")
+
+    assert left(strict, name) == [True, True]
+    assert not told
+
+
+@pytest.mark.parametrize("segment", ["agentd/FLEET/nodes/NODE", "agentd"])
+def test_what_a_node_may_not_take_back_is_told(segment: str, strict: ConsulAgent, tmp_path: Path) -> None:
+    """With the rule; a service that cannot be seen is not taken for one that is not there."""
+    wanted = [rule for rule in rules("node") if rule.segment != segment]
+
+    name, told = depart(strict, tmp_path, wanted, "fleet.not_left")
+
+    missing = segment.replace("FLEET", name).replace("NODE", "lb-1")
+    assert f'"{missing}" {{ policy = "write" }}' in told
 
 
 def forget_gone(
