@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
 from agentd.commands import argument_types
-from agentd.commands.output import Output, Screen
+from agentd.commands.output import Output, Screen, span
 from agentd.commands.parser import Parser
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.errors import AgentdError, ConsulUnavailable
@@ -168,7 +168,7 @@ class _View:
         now = time.time()
         asked = self._census.newest(heads, documents.found)
         judged = standing(every, asked, now, self._handler, heads.unreadable)
-        notes = list(self._notes(documents, catalogue, heads))
+        notes = [*self._notes(documents, catalogue, heads), *_ahead(documents, now)]
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
 
     def _demand_rights(self) -> None:
@@ -218,6 +218,18 @@ class _View:
                 f"{newer[0]}{more} acknowledged in a newer format, which was read only in part:"
                 " upgrade agentd here"
             )
+
+
+def _ahead(documents: Documents, now: float) -> Iterator[str]:
+    """The nodes whose document is from the future; that a clock is behind shows in no document."""
+    from agentd.fleet.receipt import CLOCKS_APART  # noqa: PLC0415 (parsing does without)
+
+    ahead = sorted(((one.written - now, node) for node, one in documents.found.items()), reverse=True)
+    wrong = [(off, node) for off, node in ahead if off > CLOCKS_APART]
+    if wrong:
+        off, node = wrong[0]
+        more = f" and those of {len(wrong) - 1} more nodes" if wrong[1:] else ""
+        yield f"the clock of {node}{more} is ahead of this host's, by {span(off)}: check that both run NTP"
 
 
 def _known(handler: str, documents: Documents) -> None:

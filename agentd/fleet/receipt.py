@@ -11,6 +11,8 @@ from typing import Final
 from agentd.fleet.envelope import Envelope
 from agentd.watch.changes import LOG, Event, Message
 
+CLOCKS_APART: Final = 60.0
+"""Seconds by which clocks differ so much that it is worth a warning; NTP keeps them within one."""
 MOST_AHEAD: Final = 3600.0
 """Most seconds by which a publisher's clock is assumed to be ahead of this node's."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from agentd.cli import main
 from tests.servers.consul import ConsulAgent
+from tests.servers.followers import publish
 
 BASE = 'agent_prefix "" { policy = "read" } event_prefix "" { policy = "read" }'
 
@@ -97,3 +100,14 @@ def test_a_home_datacenter_that_is_not_there_is_told(consul: ConsulAgent, check:
     (found,) = (one for one in check(consul, datacenter="elsewhere") if one["subject"] == "fleet")
     assert found["level"] == "FAIL"
     assert "cannot be reached in the datacenter elsewhere" in found["text"]
+
+
+def test_a_clock_that_is_off_is_told(new_consul: Callable[..., ConsulAgent], check: Check) -> None:
+    """By a message from the future: its publisher's clock is ahead, or this one's is behind."""
+    consul = new_consul()
+    publish(consul, "prod", "ip-blacklist", "add 198.51.100.7", issued=time.time() + 600)
+    (found,) = [one for one in check(consul) if one["subject"] == "fleet clock"]
+    assert found["level"] == "warn"
+    assert re.search("of ip-blacklist, from test, is [0-9]+ m [0-9]+ s in the future", found["text"])
+    publish(consul, "prod", "ip-blacklist", "add 198.51.100.8")
+    assert not [one for one in check(consul) if one["subject"] == "fleet clock"]

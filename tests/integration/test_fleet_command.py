@@ -239,6 +239,17 @@ def test_forget_removes_who_is_gone_and_refuses_who_is_alive(
     assert not documents(fleet)
 
 
+def test_a_node_whose_clock_is_ahead_is_noted(
+    fleet: Acknowledgers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no difference: perhaps the clock of whoever looks is behind."""
+    fleet.acknowledge(1, 20, written=time.time() + 600)
+    status, found = seen(fleet, capsys)
+    assert status == 0
+    (note,) = [one for one in found["notes"] if "clock" in one]
+    assert note.startswith(f"the clock of {fleet.node(1)} is ahead of this host's, by ")
+
+
 def test_an_empty_fleet_is_not_a_healthy_one(consul: ConsulAgent, capsys: pytest.CaptureFixture[str]) -> None:
     """Its name may be wrong."""
     status = main(["fleet", "--fleet", "nowhere", "--http-addr", consul.url])

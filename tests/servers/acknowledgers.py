@@ -34,7 +34,8 @@ def acknowledgement(number: int, live: int | None, **fields: Any) -> Acknowledge
         },
         "options": {HANDLER: "0123456789abcdef", "nginx-reload": "0123456789abcdef"},
     }
-    return Acknowledgement("0.1.0", agent_id(number), "b" * 36, time.time() - 100, **(values | fields))
+    values["written"] = time.time() - 100
+    return Acknowledgement("0.1.0", agent_id(number), "b" * 36, **(values | fields))
 
 
 def report(fingerprint: str) -> HandlerReport:

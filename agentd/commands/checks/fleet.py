@@ -5,17 +5,22 @@ Each right is tested by asking Consul. Runs only if `fleet:` is configured.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from agentd.commands.checks.consul import rule
 from agentd.commands.checks.finding import Finding
+from agentd.commands.output import span
 from agentd.config.load import ConfiguredHandler, Loaded, OnEvent
 from agentd.errors import BadDocument, ConsulError, ConsulRefused, UnknownFormat
+from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.options import FleetOptions
 from agentd.fleet.reader import Reader
+from agentd.fleet.receipt import CLOCKS_APART
 from agentd.fleet.registration import RULE, SERVICE
 from agentd.watch.client import AgentInfo, ConsulClient
 from agentd.watch.query import Right
@@ -76,6 +81,21 @@ def _log(client: ConsulClient, options: FleetOptions) -> Iterator[Finding]:
         return
     state = "its log is there" if record else "nothing has been written to its log yet"
     yield Finding("ok", _SUBJECT, f"{options.name}: {state}, below {reader.keys.root}")
+    yield from _clocks(reader)
+
+
+def _clocks(reader: Reader) -> Iterator[Finding]:
+    """Whether the newest messages are from the future; that a clock is behind shows in no message."""
+    now = time.time()
+    for name, head in reader.heads().items():
+        with suppress(BadDocument, UnknownFormat):
+            message = reader.message(name, head.newest) if isinstance(head, Head) and head.count else None
+            if message and message.issued - now > CLOCKS_APART:
+                off = span(message.issued - now)
+                text = f"message {message.num} of {name}, from {message.publisher}, is {off} in the future"
+                advice = "check that both hosts run NTP: a time to live and --ttl are off by as much"
+                yield Finding("warn", f"{_SUBJECT} clock", text, advice)
+                return
 
 
 # ---------------------------------------------------------------- rights
