@@ -33,7 +33,7 @@ _SHORTEST_WAKE: Final = 0.2
 _WAKES: Final = 2000
 _WRITES: Final = 300
 _HEAD: Final = 2048  # bytes of a typical head as it is read
-_DOCUMENT: Final = 700  # bytes of a typical document of a node
+_DOCUMENT: Final = 900  # bytes of a document of a busy node
 
 
 def findings(loaded: Loaded) -> Iterator[Finding]:
