@@ -295,7 +295,6 @@ class Relay:
         now = self._timer()
         fresh: dict[str, list[_Heard]] = {}
         for entry in found:
-            self._after = max(self._after, entry.seq)
             event = entry.change
             if entry.seq in self._waiting.get(getattr(event, "name", ""), ()):
                 continue
@@ -309,6 +308,7 @@ class Relay:
                 self._waiting[event.name][entry.seq] = heard
                 fresh.setdefault(event.name, []).append(heard)
         self._end(ended)
+        self._after = max([self._after, *(entry.seq for entry in found)])
         for name, waiting in fresh.items():
             self._settle(waiting, self._log.find(name, [one.id for one in waiting]))
 

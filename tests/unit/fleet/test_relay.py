@@ -220,6 +220,11 @@ def raises(error: BaseException) -> Callable[[], None]:
     return fail
 
 
+def raises_journal_error(*_: object) -> None:
+    """As a full disk does."""
+    raise JournalError("full")
+
+
 # ---------------------------------------------------------------- into the log
 
 
@@ -371,6 +376,38 @@ def test_a_backlog_whose_log_has_moved_on_costs_one_question(node: Node, shared:
     assert len(node.waiting) == 100
 
 
+def test_a_backlog_is_written_even_if_the_follower_never_reads_on(node: Node, shared: ModelKV) -> None:
+    """It may be stuck, and then the log looks as if others were at work for ever."""
+    node.members = 200
+    node.hear(*(heard(f"e{at:03}", at) for at in range(100)))
+    node.turn()
+    write(shared, "e000")
+
+    for _ in range(50):
+        node.turn(0.5)
+
+    assert sorted(ids(shared)) == [f"e{at:03}" for at in range(100)]
+
+
+def test_what_the_node_at_work_has_not_heard_is_written_in_the_midst_of_its_work(
+    node: Node, shared: ModelKV
+) -> None:
+    """Where more comes all the time than one transaction takes, a backlog never ends."""
+    node.members = 200
+    node.hear(heard("old"))
+    turns = 0
+    while "old" not in ids(shared) and turns < 20:
+        turns += 1
+        names = [f"e{turns:02}{at:02}" for at in range(40)]
+        node.hear(*(heard(one, turns + 1) for one in names))
+        node.turn(0.25)
+        write(shared, names[0])
+        node.relay.saw(NAME, messages(shared))
+
+    assert "old" in ids(shared)
+    assert turns < 12
+
+
 def test_after_an_outage_a_node_waits_for_its_turn_again(node: Node, shared: ModelKV) -> None:
     """All nodes find a new leader at the same moment."""
     node.members = 200
@@ -414,6 +451,23 @@ def test_what_lay_in_the_ring_at_the_first_start_is_never_written(node: Node, sh
 
     assert (ids(shared), node.waiting) == ([], [])
     assert node.ending("a")[0] == "expired"
+
+
+def test_what_could_not_be_ended_is_ended_once_the_journal_works(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not passed over because its turn was interrupted."""
+    node.hear(heard("first"))
+    node.turn()
+    node.hear(replace(heard("a"), undated=True))
+    with monkeypatch.context() as broken:
+        broken.setattr(node.journal, "end", raises_journal_error)
+        with pytest.raises(JournalError):
+            node.turn()
+
+    node.turn()
+
+    assert (node.waiting, node.ending("a")[0]) == ([], "expired")
 
 
 def test_a_payload_that_cannot_be_read_is_refused(node: Node, shared: ModelKV) -> None:
