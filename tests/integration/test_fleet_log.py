@@ -405,3 +405,25 @@ def test_forgotten_stays_so_though_the_head_is_lost(kv: ConsulKV, log: Log, tmp_
     assert head
     assert head.floor == forgotten
     assert [one.id for one in messages(log)] == [f"e{number}" for number in range(70, 102)]
+
+
+def test_what_a_restored_snapshot_brings_back_is_forgotten_again(
+    new_consul: Callable[..., ConsulAgent], keys: Keys, tmp_path: Path
+) -> None:
+    """By a node that was there when it was forgotten; also for those that come later, and for a new one."""
+    agent = new_consul()
+    with store(agent) as kv:
+        log = Log(kv, keys)
+        fill(log, 40)
+        snapshot(agent, "save", tmp_path / "old.snap")
+        log.forget(NAME, messages(log)[29].num)
+        fill(log, 40, first=40)
+        expected = messages(log)
+        with closing(held(log, tmp_path)) as memory:
+            snapshot(agent, "restore", tmp_path / "old.snap")
+            bring(Log(kv, keys), event(100))
+            assert memory.seems_lost(NAME, log.head(NAME))
+            assert write_back(log, memory) == 40
+        found = messages(log)
+    assert found[: len(expected)] == expected
+    assert [one.id for one in found[len(expected) :]] == ["e100"]
