@@ -44,8 +44,14 @@ class Held:
     def missing(
         self, head: Head | None, numbers: Container[int], ids: Container[str], now: float
     ) -> list[Envelope]:
-        """The `wanted` messages that the log has neither at their number nor, under their ID, at another."""
-        return [one for one in self.wanted(head, now) if one.num not in numbers and one.id not in ids]
+        """The `wanted` messages that the log has neither at their number nor, under their ID, at another.
+
+        Above the newest number of the log the ID does not count: nodes that have come so far would miss
+        whatever is written below.
+        """
+        newest = head.newest if head else 0
+        lost = (one for one in self.wanted(head, now) if one.num not in numbers)
+        return [one for one in lost if one.id not in ids or one.num > newest]
 
     def knows_more(self, head: Head | None) -> bool:
         """Whether this head has lost a mark that the copy has."""

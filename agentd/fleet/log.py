@@ -188,7 +188,8 @@ class Log(Writer):
             marks = held.merged(head)
             missing = held.missing(head, there, ids, self._clock())
             some = missing[: fitting(one.raw for one in missing)]
-            numbers = there.union(one.num for one in some)
+            moved = [ids[one.id] for one in some if one.id in ids]
+            numbers = there.union(one.num for one in some).difference(moved)
             whole = listing(marks, [num for num in numbers if num > marks.floor])
             if some and some[-1].num == whole.newest:
                 whole = replace(whole, inline=some[-1].raw)
@@ -201,6 +202,7 @@ class Log(Writer):
             refused = self._put_bodies(some, body) or refused
             operations = [cas(self.keys.head(name), self._stamped(whole, now.head).render(), now.index)]
             operations += self._remember(name, now.pruned, [], whole.floor)
+            operations += [delete(self.keys.message(name, num)) for num in moved]
             junk = self.kv.pairs([self.keys.message(name, one.num) for one in some])
             for one in some:
                 key = self.keys.message(name, one.num)

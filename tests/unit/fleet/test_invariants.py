@@ -435,3 +435,17 @@ def test_what_one_node_alone_knows_to_be_forgotten_is_forgotten_by_all(fleet: Fl
     fleet.settle()
 
     assert fleet.messages() == []
+
+
+def test_no_node_misses_what_another_writes_whose_clock_is_behind(fleet: Fleet) -> None:
+    """It had an event of its own left when the store was wiped, which the others knew."""
+    fleet.nodes[0].now = lambda: fleet.time - SKEW
+    fleet.nodes[0].start()
+    fleet.fire({0, 1}, 1, ends=False)
+    fleet.settle(away={0})
+    fleet.restore()
+    fleet.settle()
+    fleet.fire({0}, 1, ends=False)
+    fleet.settle()
+
+    assert all({one.num for one in fleet.messages()} <= node.given.keys() for node in fleet.nodes)

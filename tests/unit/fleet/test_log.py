@@ -238,6 +238,18 @@ def test_what_was_heard_again_meanwhile_is_not_written_back(kv: ModelKV, log: Lo
     assert sorted(ids(kv)) == ["e0", "e1", "e2"]
 
 
+def test_the_log_goes_on_above_what_a_node_has_reached(kv: ModelKV, log: Log) -> None:
+    """A node whose clock is behind wrote the newest message anew: the others would miss what comes next."""
+    fill(log, 2)
+    memory = held(kv)
+    kv.restore({})
+    late = another(kv, NOW - 600)
+    late.append(NAME, [event(1)], keep="all")
+    another(kv).write_back(NAME, memory, pause=no_pause)
+    assert [one.raw for one in messages(kv)] == [one.raw for one in memory.messages]
+    assert another(kv, NOW - 600).append(NAME, [event(2)], keep="all")["e2"].num > memory.head.newest
+
+
 def test_what_has_expired_stays_away(kv: ModelKV, log: Log) -> None:
     """Except the newest, from whose number the log goes on."""
     drafts = [replace(event(n), expires=NOW + 5) for n in range(3)]
