@@ -255,7 +255,7 @@ class Worker:
         attempt = self._attempts.begin(mend=is_asked_for) if ripe else None
         if attempt and (pause := attempt.hold(now)):
             return pause
-        if self._supersedes and self._end_superseded(waiting, attempt):
+        if self._supersedes and self._end_superseded(waiting, attempt, now):
             return None
         if not ripe:
             later = [entry.not_before - now for entry in waiting if entry.not_before > now]
@@ -286,13 +286,17 @@ class Worker:
         self._attempts.end(old, Outcome.EXPIRED, SUPERSEDED)
         return _without(waiting, old)
 
-    def _end_superseded(self, waiting: list[Entry], attempt: Attempt | None) -> bool:
+    def _end_superseded(self, waiting: list[Entry], attempt: Attempt | None, now: float) -> bool:
         """End the events that are superseded according to the handler. Returns whether there were any.
 
-        What supersedes them may be far behind them.
+        What supersedes them may be far behind them. What is too old to be handled supersedes nothing.
         """
         waiting = [*waiting, *self._attempts.journal.newest_events(self.name, waiting[-1].seq)]
-        entries = {entry.id: entry for entry in waiting if _may_be_superseded(entry)}
+        entries = {
+            entry.id: entry
+            for entry in waiting
+            if _may_be_superseded(entry) and not self._too_old(entry, now)
+        }
         # Each under the ID of its entry: an event may wait both as it was heard and as the log has it.
         events = [
             replace(entry.change, raw=entry.change.raw | {"ID": entry.id})
@@ -311,29 +315,30 @@ class Worker:
         return bool(old)
 
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:
-        """All except those that have waited too long, or of which nobody knows how long.
+        """All except those that are too old, which end here."""
+        ages = {entry.seq: self._too_old(entry, now) for entry in entries}
+        for reason in filter(None, dict.fromkeys(ages.values())):
+            old = [entry for entry in entries if ages[entry.seq] == reason]
+            self._attempts.end(old, Outcome.EXPIRED, reason)
+        return [entry for entry in entries if not ages[entry.seq]]
 
-        Those that were begun in time, and waited for a task since then, are not too old.
+    def _too_old(self, entry: Entry, now: float) -> str:
+        """Why it has waited too long, or may have, since nobody knows how long; "" if it has not.
+
+        What was begun in time, and waited for a task since then, has not.
         """
-        over = [one for one in entries if one.seq not in self._attempts.aside and _is_over(one, now)]
-        self._attempts.end(over, Outcome.EXPIRED, "its publisher gave it a time to live, which is over")
-        entries = _without(entries, over)
+        if is_state(entry.change) or entry.seq in self._attempts.aside:
+            return ""
+        if _is_over(entry, now):
+            return "its publisher gave it a time to live, which is over"
         limit = self._attempts.entry.expire_after
         if limit is None:
-            return entries
-        old = [
-            entry
-            for entry in entries
-            if now - _counts_from(entry) > limit
-            and not is_state(entry.change)
-            and entry.seq not in self._attempts.aside
-        ]
-        self._attempts.end(old, Outcome.EXPIRED, f"waited longer than {limit:g} s")
-        undated = [
-            one for one in _without(entries, old) if isinstance(one.change, Event) and one.change.undated
-        ]
-        self._attempts.end(undated, Outcome.EXPIRED, f"of unknown age, and expire_after is {limit:g} s")
-        return _without(entries, [*old, *undated])
+            return ""
+        if now - _counts_from(entry) > limit:
+            return f"waited longer than {limit:g} s"
+        if isinstance(entry.change, Event) and entry.change.undated:
+            return f"of unknown age, and expire_after is {limit:g} s"
+        return ""
 
 
 def _without(entries: list[Entry], gone: list[Entry]) -> list[Entry]:

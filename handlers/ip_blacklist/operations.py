@@ -220,7 +220,10 @@ def superseded(waiting: Sequence[Event], options: BlacklistOptions) -> Mapping[s
     cleared: dict[str, str] = {}
     for event in reversed(waiting):
         try:
-            lines = [_line(one, options) for one in parse_payload(event.payload, lambda _: None)]
+            operations = parse_payload(event.payload, lambda _: None)
+            lines = [_line(one, options) for one in operations]
+            if event.message:
+                _check(event.message, operations)
         except PermanentError:
             continue  # it is refused when it is handled
         targets = {name for line in lines for name in line.lists}

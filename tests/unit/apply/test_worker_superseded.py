@@ -70,6 +70,24 @@ def test_what_supersedes_may_be_behind_a_long_backlog(stand: Stand) -> None:
     assert stand.reason("a0") == "superseded by a2499"
 
 
+def test_what_is_too_old_supersedes_nothing(stand: Stand) -> None:
+    """Since it is not handled, nothing would be left of what came before it."""
+    worker = stand.worker(Newest(), expire_after=60.0)
+    over = stand.clock.now - 1
+    give(
+        stand,
+        message("deploy", "write x=1", num=1, issued=over, id="a1"),
+        message("deploy", "write x=2", num=2, issued=over - 10, expires=over, id="a2"),
+        message("deploy", "write x=3", num=3, issued=over - 100, id="a3"),
+    )
+
+    settle(worker)
+
+    assert stand.outcomes == {"a1": "applied", "a2": "expired", "a3": "expired"}
+    assert stand.reason("a2") == "its publisher gave it a time to live, which is over"
+    assert stand.reason("a3") == "waited longer than 60 s"
+
+
 def test_a_newer_event_ends_the_wait_of_one_that_is_retried(stand: Stand) -> None:
     """What failed for now does not hold back what makes it void."""
     scribe = Newest()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.handler import Event, PermanentError, UnderWay
-from agentd.testing import HandlerHarness, event
+from agentd.testing import HandlerHarness, event, message
 from handlers.ip_blacklist import later_events
 from handlers.ip_blacklist.handler import IPBlacklist
 
@@ -211,3 +212,19 @@ def superseded(*payloads: str) -> dict[int, int]:
 def test_a_clear_ends_what_it_undoes(payloads: list[str], found: dict[int, int]) -> None:
     """All lines of the older event must be undone, and the later event must not be one that can fail."""
     assert superseded(*payloads) == found
+
+
+@pytest.mark.parametrize(
+    "payload,more",
+    [
+        ("clear entries", {"expires": 2_000_000_000.0}),
+        ("replace", {"expires": 2_000_000_000.0}),
+        ("clear entries", {"snapshot": True}),
+    ],
+)
+def test_a_message_that_is_refused_undoes_nothing(payload: str, more: dict[str, Any]) -> None:
+    """One that expires may only add, and a snapshot begins with `replace`."""
+    harness = node(held=True)
+    waiting = [message("block", "add 192.0.2.1", num=1), message("block", payload, num=2, **more)]
+
+    assert not harness.handler.superseded(waiting, harness._attempt()[0])
