@@ -245,10 +245,11 @@ class Relay:
         self._give()
         self._shed()
         self._line_up()
+        waiting = self._journal.backlog().get(RELAY, 0) if self._more else self._held_count()
         self.status = replace(
             self.status,
-            waiting=self._journal.backlog().get(RELAY, 0) if self._more else self._held_count(),
-            provisional=len(self._given),
+            waiting=waiting,
+            provisional=min(len(self._given), waiting),  # the journal may have ended some to make room
             trouble=self._trouble,
             spoilt=dict(self._spoilt),
         )

@@ -28,7 +28,7 @@ from agentd.fleet.pace import SELDOM, Pace
 from agentd.fleet.reader import Reader
 from agentd.fleet.relay import PATIENCE, Relay
 from agentd.handler import Event
-from agentd.journal.entry import RELAY
+from agentd.journal.entry import RELAY, Ending, Outcome
 from agentd.journal.followed import Followed
 from agentd.journal.history import history
 from agentd.journal.journal import Journal
@@ -918,6 +918,22 @@ def test_a_long_outage_holds_only_a_few_of_what_piles_up(
 
     assert (node.waiting, sorted(ids(shared))) == ([], names)
     assert node.relay.status.provisional == 0
+
+
+def test_what_a_full_journal_ended_does_not_count_as_provisional(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for the log any more."""
+    monkeypatch.setattr(relay_module, "_MOST_WAITING", 10)
+    node.kv.trouble = ConsulUnavailable("no leader")
+    for at in range(0, 100, 10):
+        node.hear(*(heard(f"e{number}", 1 + number) for number in range(at, at + 10)))
+        node.turn(1.0)
+    gone = node.journal.newest_events(RELAY, 50)
+    node.journal.end([Ending(entry, Outcome.EXPIRED, "the journal is full") for entry in gone])
+    node.turn(1.0)
+    left = 100 - len(gone)
+    assert (node.relay.status.waiting, node.relay.status.provisional) == (left, left)
 
 
 def test_what_is_held_may_be_out_of_reach(node: Node, shared: ModelKV) -> None:
