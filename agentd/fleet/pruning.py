@@ -91,8 +91,18 @@ def _goes(head: Head, one: Kept, left: int, now: float, confirmed: float) -> boo
         return left > LATEST
     if one.num < head.snapshot or (left > MOST and head.count >= MOST + PRUNED_AT_ONCE):
         return True
-    old = isinstance(one.found, Envelope) and one.found.issued < confirmed - LONGEST
+    old = isinstance(one.found, Envelope) and _written(one.found, confirmed) < confirmed - LONGEST
     return left > LEAST and (old or not _is_in_force(one, now))
+
+
+def _written(message: Envelope, confirmed: float) -> float:
+    """The earliest time at which a message may have been written.
+
+    If its publisher's clock was behind, its number shows the time that those before it had reached, unless
+    one of their clocks was far ahead.
+    """
+    reached = message.num / 1000
+    return max(message.issued, reached) if reached < confirmed + LONGEST else message.issued
 
 
 def _is_in_force(one: Kept, now: float) -> bool:

@@ -183,12 +183,20 @@ def test_pruned_messages_are_those_beyond_the_most(kv: ModelKV, log: Log) -> Non
 
 def test_what_is_old_goes_but_not_below_the_least(kv: ModelKV, log: Log) -> None:
     """Four rings of an agent stay, however old."""
-    fill(log, LEAST + 300, issued=NOW - 8 * 86400)
+    fill(another(kv, NOW - 8 * 86400), LEAST + 6, issued=NOW - 8 * 86400)
     fill(log, 300, first=5000)
     head = log.head(NAME)
     assert head
     assert head.count == len(ids(kv)) == LEAST
     assert head.cut == head.base > 0
+
+
+def test_a_message_of_a_node_whose_clock_is_behind_is_not_old(kv: ModelKV, log: Log) -> None:
+    """Those before it show when it was written."""
+    log.append(NAME, [replace(event(0), expires=NOW - 1)], keep="all")
+    fill(another(kv, NOW - 30 * 86400), LEAST, first=100, issued=NOW - 30 * 86400)
+    fill(log, 30, first=9000)
+    assert len(ids(kv)) == LEAST + 30
 
 
 def test_a_writer_whose_clock_is_ahead_deletes_nothing_young(kv: ModelKV, log: Log) -> None:
