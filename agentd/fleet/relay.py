@@ -1,8 +1,9 @@
 """Writes the events that this node hears to the log, so that they reach every node of the fleet.
 
-Owns the journal entries that wait for `RELAY`: events of kept names, which the dispatcher queues there
-instead of for their handlers. An entry ends once the log has a message with the event's ID, whoever wrote it;
-after a kill the entries are still in the journal. `pace` decides when to write, `log` how.
+The dispatcher queues events of kept names for the relay instead of for their handlers. An entry ends once the
+log has a message with the event's ID, whoever wrote it; after a kill the entries are still in the journal.
+The `backlog` knows what waits, `pace` when to write, and `log` how. Owns the thread, and what happens while
+the log is out of reach.
 
 While the log cannot be reached or written, events go to their handlers provisionally. They still wait for the
 log, whose order applies in the end.
@@ -12,16 +13,14 @@ Events that were in Consul's ring before the journal began are dropped, since th
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -34,28 +33,23 @@ from agentd.errors import (
     FleetError,
     JournalError,
     LogLost,
-    PermanentError,
 )
-from agentd.fleet.envelope import Draft, Envelope
+from agentd.fleet.backlog import Backlog, Mailbox
+from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Keep
 from agentd.fleet.held import Held
 from agentd.fleet.log import Log
 from agentd.fleet.pace import Pace
-from agentd.fleet.writer import MOST_DRAFTS
 from agentd.heartbeat import Heartbeat
-from agentd.journal.entry import RELAY, Ending, Entry, Outcome
-from agentd.watch.changes import Event, Order
+from agentd.watch.changes import Event
 
 PATIENCE: Final = 2.0
 """Seconds for which the log may be out of reach before events are applied provisionally."""
 SECOND_LOOK: Final = 3.0
 """Seconds after which a log that seems to be lost is read a second time."""
-_MOST_WAITING: Final = 1000  # events that are taken from the journal at a time; twice as many are held
 _PAUSE: Final = 30.0  # seconds after which the journal is looked into although nobody asked for it
 _FAILED: Final = 1.0
 _GRACE: Final = 90.0  # seconds that one turn may take: three requests, and room to spare
-_UNDATED: Final = "it was in Consul's event ring before this node's journal began: its age is unknown"
-_NOT_KEPT: Final = "its name is no longer kept: the handlers got it as an ordinary event"
 
 _log = structlog.get_logger()
 
@@ -74,36 +68,6 @@ class Store(Protocol):
     def wrote(self, name: str, keep: Keep, messages: Sequence[Envelope]) -> None:
         """Store messages that this node has written, before it reads them back."""
         ...
-
-
-class Mailbox(Protocol):
-    """The part of the journal that the relay needs (`journal.Journal`)."""
-
-    def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
-        """The oldest waiting entries."""
-        ...
-
-    def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
-        """The newest waiting entries after the one with this seq."""
-        ...
-
-    def backlog(self) -> Mapping[str, int]:
-        """The number of waiting entries, by handler."""
-        ...
-
-    def end(self, endings: Iterable[Ending]) -> list[Ending]:
-        """Close entries with their outcomes."""
-        ...
-
-
-class _Heard(NamedTuple):
-    """A waiting event."""
-
-    order: Order
-    id: str
-    entry: Entry
-    event: Event
-    at: float  # by the timer
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,21 +122,15 @@ class Relay:
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         self.status = RelayStatus()
-        self._journal = journal
+        self._backlog = Backlog(journal, keep, provisionally, timer)
         self._log = log
         self._memory = memory
-        self._provisionally = provisionally
         self._keep = dict(keep)
         self._node = node
         self._pace = pace
         self._rules = rules
         self._heartbeat = heartbeat
         self._timer = timer
-        self._waiting: dict[str, dict[int, _Heard]] = {name: {} for name in self._keep}  # as they were heard
-        self._given: set[int] = set()
-        self._done: dict[str, float] = {}  # name -> when the latest event that the log has was heard
-        self._after = 0
-        self._more = False  # whether more of them may wait in the journal
         self._suspects: deque[str] = deque()
         self._read: deque[tuple[str, Sequence[Envelope]]] = deque()
         self._spoilt: dict[str, str] = {}
@@ -237,19 +195,21 @@ class Relay:
         if self._heartbeat is not None:
             self._heartbeat.beat(_GRACE)
         self._learn()
-        self._take()
+        self._backlog.take(self._log.find)
         self._line_up()
         return max(0.0, self._pace.due - self._timer())
 
     def _rest(self) -> float:
         self._give()
-        self._shed()
+        self._backlog.shed(given_only=self._lost is not None)
         self._line_up()
-        waiting = self._journal.backlog().get(RELAY, 0) if self._more else self._held_count()
+        waiting = self._backlog.waiting
         self.status = replace(
             self.status,
             waiting=waiting,
-            provisional=min(len(self._given), waiting),  # the journal may have ended some to make room
+            provisional=min(
+                self._backlog.provisional, waiting
+            ),  # the journal may have ended some to make room
             trouble=self._trouble,
             spoilt=dict(self._spoilt),
         )
@@ -271,7 +231,7 @@ class Relay:
             self._log.saw(name, messages)
             read.setdefault(name, {}).update((one.id, one.num) for one in messages)
         for name, known in read.items():
-            self._settle(self._waiting[name].values(), known)
+            self._backlog.settle(name, known)
             self._line_up()
             self._note_writer(name)
 
@@ -279,79 +239,14 @@ class Relay:
         """Leave a backlog to the node that is working on it."""
         ours = self._log.relayed_by(name) == self._node()
         self._pace.newest(name, ours=ours)
-        if not ours and len(self._waiting[name]) > MOST_DRAFTS:
-            self._pace.leave(name, self._timer(), self._done.get(name, -math.inf))
-
-    def _take(self) -> None:
-        """Take the events that were heard since the last time from the journal."""
-        if self._after and (not self._more or self._held_count() > _MOST_WAITING // 2):
-            found = self._journal.newest_events(RELAY, self._after, _MOST_WAITING)
-            self._more = self._more or len(found) == _MOST_WAITING
-        else:
-            found = self._journal.pending(RELAY, _MOST_WAITING)
-            self._more = len(found) == _MOST_WAITING
-            if not self._more:
-                self._given.intersection_update(entry.seq for entry in found)
-        ended = []
-        now = self._timer()
-        fresh: dict[str, list[_Heard]] = {}
-        for entry in found:
-            event = entry.change
-            if entry.seq in self._waiting.get(getattr(event, "name", ""), ()):
-                continue
-            if not isinstance(event, Event) or event.undated:
-                ended.append((entry, Outcome.EXPIRED, _UNDATED))
-            elif event.name not in self._keep:
-                self._provisionally(event)
-                ended.append((entry, Outcome.UNCHANGED, _NOT_KEPT))
-            else:
-                heard = _Heard(event.order, event.id, entry, event, now)
-                self._waiting[event.name][entry.seq] = heard
-                fresh.setdefault(event.name, []).append(heard)
-        self._end(ended)
-        self._after = max([self._after, *(entry.seq for entry in found)])
-        for name, waiting in fresh.items():
-            self._settle(waiting, self._log.find(name, [one.id for one in waiting]))
+        if not ours and self._backlog.is_long(name):
+            self._pace.leave(name, self._timer(), self._backlog.done(name))
 
     def _line_up(self) -> None:
         """Tell the pace which event of each name has waited longest."""
         now = self._timer()
-        for name, waiting in self._waiting.items():
-            first = next(iter(waiting.values()), None)
-            self._pace.waits(name, None if first is None else first.at, now)
-
-    def _held_count(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
-    def _all(self) -> list[_Heard]:
-        """All waiting events, in the order of firing as far as it is known."""
-        return sorted((one for waiting in self._waiting.values() for one in waiting.values()), key=_order)
-
-    def _shed(self) -> None:
-        """Limit the events held in memory; the others are still in the journal, and are read again later."""
-        if self._held_count() <= 2 * _MOST_WAITING:
-            return
-        out = self._lost is not None
-        shed = [one for one in self._all()[_MOST_WAITING:] if one.entry.seq in self._given or not out]
-        for one in shed:
-            del self._waiting[one.event.name][one.entry.seq]
-        self._more = self._more or bool(shed)
-
-    def _settle(self, waiting: Iterable[_Heard], known: Mapping[str, int]) -> None:
-        """End the events that the log has; `known` has the numbers of messages by ID."""
-        found = [one for one in waiting if one.id in known]
-        self._end((one.entry, Outcome.UNCHANGED, f"already in the log as {known[one.id]}") for one in found)
-        for one in found:
-            self._done[one.event.name] = max(one.at, self._done.get(one.event.name, one.at))
-
-    def _end(self, ended: Iterable[tuple[Entry, Outcome, str]]) -> None:
-        endings = [Ending(entry, outcome, reason) for entry, outcome, reason in ended]
-        if not endings:
-            return
-        self._journal.end(endings)
-        for ending in endings:
-            self._waiting.get(getattr(ending.entry.change, "name", ""), {}).pop(ending.entry.seq, None)
-            self._given.discard(ending.entry.seq)
+        for name in self._keep:
+            self._pace.waits(name, self._backlog.first(name), now)
 
     # ------------------------------------------------------------------ to the log
 
@@ -407,12 +302,12 @@ class Relay:
             self._look_first(name)
         began = self._timer()
         ripe = self._pace.ripe(name, began)
-        drafts = {} if ripe is None else self._drafts(name)
+        drafts = [] if ripe is None else self._backlog.drafts(name, self._node())
         if not drafts:
             return
-        due = [one.id for one in self._waiting[name].values() if one.at <= (ripe or 0.0)]
+        due = self._backlog.heard_until(name, ripe or 0.0)
         landed = self._log.append(
-            name, list(drafts.values()), keep=self._keep[name], due=due, wrote=partial(self._hold, name)
+            name, drafts, keep=self._keep[name], due=due, wrote=partial(self._hold, name)
         )
         self._found(name, began)
         written = {event: place.num for event, place in landed.items() if place.written}
@@ -421,13 +316,7 @@ class Relay:
             self._pace.wrote(name, now, now - began)
             self.status = replace(self.status, relayed=self.status.relayed + len(written))
             _log.info("fleet.relayed", event_name=name, events=len(written), num=max(written.values()))
-        self._end(
-            (one.entry, Outcome.APPLIED, f"written to the log as {written[one.id]}")
-            if one.id in written
-            else (one.entry, Outcome.UNCHANGED, f"already in the log as {landed[one.id].num}")
-            for one in self._waiting[name].values()
-            if one.id in landed
-        )
+        self._backlog.land(name, landed)
         self._pace.newest(name, ours=self._log.relayed_by(name) == self._node())
 
     def _look_first(self, name: str) -> None:
@@ -435,34 +324,13 @@ class Relay:
         began = self._timer()
         is_behind = self._log.is_behind(name)
         self._found(name, began)
-        if is_behind and len(self._waiting[name]) > MOST_DRAFTS:  # the follower will bring what it wrote
-            self._pace.leave(name, self._timer(), self._done.get(name, -math.inf))
+        if is_behind and self._backlog.is_long(name):  # the follower will bring what the other node wrote
+            self._pace.leave(name, self._timer(), self._backlog.done(name))
 
     def _hold(self, name: str, messages: Sequence[Envelope]) -> None:
         """Store what was written before its entries end: only this node could write it back yet."""
         with suppress(JournalError):  # `Holder` reports it
             self._memory.wrote(name, self._keep[name], messages)
-
-    def _drafts(self, name: str) -> dict[str, Draft]:
-        """Drafts of the events that have waited longest, as many as fit into one write, in firing order."""
-        drafts: dict[str, Draft] = {}
-        unusable = []
-        node = self._node()
-        longest = islice(self._waiting[name].values(), MOST_DRAFTS)
-        for _, identity, entry, event, _ in sorted(longest, key=_order):
-            try:
-                drafts[identity] = Draft(
-                    body=event.payload,
-                    issued=entry.received,
-                    publisher=node,
-                    via="event",
-                    id=identity,
-                    ltime=event.ltime,
-                )
-            except PermanentError as error:
-                unusable.append((entry, Outcome.REFUSED, str(error)))
-        self._end(unusable)
-        return drafts
 
     # ------------------------------------------------------------------ when the log is out of reach
 
@@ -472,7 +340,7 @@ class Relay:
         self._pace.answered(now, now - began)
         self._lost = None
         if self._trouble is not None or self._spoilt.pop(name, None) is not None:
-            _log.info("fleet.reachable", event_name=name, waiting=self._held_count())
+            _log.info("fleet.reachable", event_name=name, waiting=self._backlog.held)
         if self._trouble is not None:
             self._trouble = None
             for one in self._keep:  # Consul may have been rebuilt or restored meanwhile
@@ -493,7 +361,7 @@ class Relay:
 
     def _tell(self, event: str, reason: str) -> None:
         if self._trouble is None:
-            _log.warning(event, reason=reason, waiting=self._held_count())
+            _log.warning(event, reason=reason, waiting=self._backlog.held)
         self._trouble = reason
 
     def _spoil(self, name: str, error: FleetError) -> None:
@@ -507,17 +375,7 @@ class Relay:
         """Have events applied provisionally, if the log has been out of reach for too long."""
         if self._lost is not None and self._timer() - self._lost >= PATIENCE:
             self._tell("fleet.unreachable", self._reason)
-        out = self._trouble is not None
-        if not out and not self._spoilt:
-            return
-        for one in self._all():
-            if one.entry.seq not in self._given and (out or one.event.name in self._spoilt):
-                self._provisionally(one.event)
-                self._given.add(one.entry.seq)
-
-
-def _order(heard: _Heard) -> Order:
-    return heard.order
+        self._backlog.give(self._spoilt if self._trouble is None else self._keep)
 
 
 def _text(error: Exception) -> str:

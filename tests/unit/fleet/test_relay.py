@@ -900,14 +900,14 @@ def test_a_long_outage_holds_only_a_few_of_what_piles_up(
     node: Node, shared: ModelKV, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of it is given as it was heard, told, and written once the log is back, while more is heard."""
-    monkeypatch.setattr(relay_module, "_MOST_WAITING", 40)
+    monkeypatch.setattr("agentd.fleet.backlog.MOST_AT_ONCE", 40)
     node.kv.trouble = ConsulUnavailable("no leader")
     names = [f"e{number:03}" for number in range(400)]
     for at in range(0, 400, 20):
         node.hear(*(heard(one, 1 + int(one[1:])) for one in names[at : at + 20]))
         node.turn(1.0)
     node.turn(1.0)
-    assert sum(map(len, node.relay._waiting.values())) <= 80
+    assert node.relay._backlog.held <= 80
     assert (node.given, node.relay.status.waiting, node.relay.status.provisional) == (names, 400, 400)
 
     node.kv.trouble = None
@@ -924,7 +924,7 @@ def test_what_a_full_journal_ended_does_not_count_as_provisional(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It does not wait for the log any more."""
-    monkeypatch.setattr(relay_module, "_MOST_WAITING", 10)
+    monkeypatch.setattr("agentd.fleet.backlog.MOST_AT_ONCE", 10)
     node.kv.trouble = ConsulUnavailable("no leader")
     for at in range(0, 100, 10):
         node.hear(*(heard(f"e{number}", 1 + number) for number in range(at, at + 10)))
