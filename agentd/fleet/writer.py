@@ -60,7 +60,7 @@ class _View:
         is_settled: whether the next message need not be the successor of the last one read.
         numbers: the numbers of the oldest messages, ascending, as listed for pruning.
         oldest: the first of those messages.
-        mended: `Head.mended` when they were listed.
+        mended: `Head.mended` of the log as it was read.
         newest: the number of the newest event that was read, and the node that wrote it.
         issued: by publisher, the time of issue of the last message read; for a few publishers.
     """
@@ -129,7 +129,8 @@ class Writer(Mender):
         if held is None:
             self._views[name] = _View(least=least)
             return
-        view = self._views[name] = _View(cursor=held.head.newest, least=least, is_new=False)
+        view = _View(cursor=held.head.newest, least=least, is_new=False, mended=held.head.mended)
+        self._views[name] = view
         view.learn((mark(one.id), one.num) for one in held.messages)
         for one in held.messages:
             view.date(one)
@@ -141,6 +142,7 @@ class Writer(Mender):
         view.least = max(view.least, view.cursor)
         view.cursor = min(view.cursor, head.newest if head else 0)
         view.is_settled = True
+        view.mended = head.mended if head else 0
         view.learn((mark(identity), num) for identity, num in ids.items())
 
     # ------------------------------------------------------------------ what is known
@@ -234,6 +236,8 @@ class Writer(Mender):
         if not view.suspect:
             if head.newest < view.cursor:
                 raise LogLost(f"the log of {name} is gone, or older than before")
+            if not (fresh or view.is_new or head.mended == view.mended):
+                raise LogLost(f"messages came into the log of {name} below what was read")
             if not fresh and view.is_partial:
                 view.cursor, view.is_partial = 0, False
             if fresh and view.is_new:
@@ -246,13 +250,19 @@ class Writer(Mender):
             elif head.newest > view.cursor:
                 view.suspect = not self._search(name, view, head)
         if view.suspect:
-            found = self._found(name, now.pruned.floor)
-            head = self._head_of(now, found, keep)
-            view.learn((mark(identity), num) for identity, num in found.ids.items())
-            view.taken = found.junk
-            if view.cursor > head.newest:
-                raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
+            head = self._rebuilt(name, view, now, keep)
         view.is_new = False
+        view.mended = head.mended
+        return head
+
+    def _rebuilt(self, name: str, view: _View, now: Now, keep: Keep) -> Head:
+        """Read all messages; the head if it counts, or one rebuilt from them."""
+        found = self._found(name, now.pruned.floor)
+        head = self._head_of(now, found, keep)
+        view.learn((mark(identity), num) for identity, num in found.ids.items())
+        view.oldest, view.numbers, view.taken = [], [], found.junk
+        if view.cursor > head.newest:
+            raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
         return head
 
     def _search(self, name: str, view: _View, head: Head) -> bool:
@@ -343,8 +353,6 @@ class Writer(Mender):
 
     def _with_oldest(self, name: str, view: _View, head: Head) -> Head:
         """Read the oldest messages, as many as one transaction may delete. Returns the head, recounted."""
-        if view.mended != head.mended:  # there may be messages below the listed ones
-            view.oldest, view.numbers, view.mended = [], [], head.mended
         view.oldest = [one for one in view.oldest if one.num >= head.oldest]
         view.numbers = [num for num in view.numbers if num >= head.oldest]
         if len(view.oldest) > PRUNED_AT_ONCE:

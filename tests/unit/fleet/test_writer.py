@@ -428,6 +428,21 @@ def test_a_log_that_went_on_without_its_end_is_lost(kv: ModelKV, log: Log) -> No
         log.append(NAME, [event(4)], keep="all")
 
 
+def test_what_came_below_what_was_read_is_not_written_again(kv: ModelKV, log: Log) -> None:
+    """While the log was lost, a node whose clock is behind wrote it; the newest message is the same again."""
+    log.append(NAME, [event(1)], keep="all")
+    head = log.head(NAME)
+    assert head
+    held = Held(head, [one for page in log.after(NAME, 0, head) for one in page.messages])
+    kv.restore({})
+    another(kv, now=NOW - 600).append(NAME, [event(2)], keep="all")
+    another(kv).write_back(NAME, held, pause=lambda: None)
+    with pytest.raises(LogLost):
+        log.append(NAME, [event(2)], keep="all")
+    log.write_back(NAME, held, pause=lambda: None)
+    assert log.append(NAME, [event(2)], keep="all")["e2"].written is False
+
+
 def test_a_restart_goes_on_from_what_is_held(kv: ModelKV, log: Log) -> None:
     """Without reading it all, and without a second message."""
     fill(log, 90)
