@@ -21,6 +21,8 @@ Place: TypeAlias = tuple[str | int, ...]
 _MESSAGES: Final = {
     "extra_forbidden": "unknown field",
     "unexpected_keyword_argument": "unknown field",
+    "invalid_key": "unknown field",
+    "path_type": "a path is needed here",
     "missing": "this field is required",
     "dict_type": "a map is needed here",
     "model_type": "a map is needed here",

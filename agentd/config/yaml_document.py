@@ -29,6 +29,7 @@ _DEEPEST: Final = 100
 """Maps and lists within each other."""
 _MOST_VALUES: Final = 1_000_000
 """Values of one file, each counted again wherever an alias repeats it."""
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class _Rules(Composer, SafeConstructor, Resolver):
@@ -167,6 +168,7 @@ def _count(node: yaml.Node, known: dict[int, int]) -> int:
     elif isinstance(node, yaml.SequenceNode):
         total = 1 + sum(_count(item, known) for item in node.value)
     else:
+        _check_text(node)
         total = 1
     if total > _MOST_VALUES:
         raise _problem(f"more than {_MOST_VALUES:,} values, aliases included", node.start_mark)
@@ -179,9 +181,16 @@ def _check_keys(node: yaml.MappingNode) -> None:
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode):
             raise _problem("a key must be a plain name", key.start_mark)
+        _check_text(key)
         if key.value in seen:
             raise _problem(f"{key.value!r} is given twice", key.start_mark)
         seen.add(key.value)
+
+
+def _check_text(node: yaml.Node) -> None:
+    r"""What "\0" and "\ud800" stand for is in no path, argument, address or header."""
+    if "\0" in node.value or _SURROGATE.search(node.value):
+        raise _problem("text must not contain NUL or surrogates", node.start_mark)
 
 
 def _problem(text: str, mark: Any) -> yaml.constructor.ConstructorError:  # noqa: ANN401 (either parser's)

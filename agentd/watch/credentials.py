@@ -39,7 +39,8 @@ class Credentials:
 
     def _read(self) -> str:
         if self._file is None:
-            return _checked(self._given.encode(), self._name) if self._given else ""
+            given = self._given.encode(errors="surrogateescape")  # as it is in the environment
+            return _checked(given, self._name) if given else ""
         try:
             with self._file.open("rb") as file:
                 token = file.read(_LONGEST + 1)

@@ -52,6 +52,8 @@ def parse_address(address: str) -> Endpoint:
         return Endpoint("http", socket=parts.path)
     if parts.scheme not in _PORTS or not parts.hostname or parts.path not in ("", "/") or parts.query:
         raise ValueError(wrong)
+    if not parts.hostname.isascii():
+        raise ValueError(f"{wrong}; the name of a host is ASCII")
     port = _PORTS[parts.scheme] if given is None else given
     return Endpoint(parts.scheme, parts.hostname, port)
 

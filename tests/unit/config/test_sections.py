@@ -69,6 +69,8 @@ def test_status_may_be_switched_off(file: Path) -> None:
         ("tree: {keep: 1}", "agentd.yaml:1: tree.keep: "),
         ("status: {address: '0.0.0.0:1'}", "agentd.yaml:1: status.address: "),
         ("status: {address: 7}", "agentd.yaml:1: status.address: "),
+        ("tree: {5: x}", "agentd.yaml:1: tree.5: unknown field"),
+        ("tree: {path: []}", "agentd.yaml:1: tree.path: a path is needed here"),
         ("tree: 7", "agentd.yaml:1: tree: a map is needed here"),
         ("stat: /s", "agentd.yaml:1: stat: unknown field"),
         ("- a", "agentd.yaml:1: the file must be a map"),

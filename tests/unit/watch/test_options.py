@@ -28,7 +28,18 @@ def test_an_address_is_taken_apart(address: str, printed: str) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["", "http://", "ftp://x", "unix://relative", "http://x/ui", "x:99999", "x:port", "http://x?a=b"],
+    [
+        "",
+        "http://",
+        "ftp://x",
+        "unix://relative",
+        "http://x/ui",
+        "x:99999",
+        "x:port",
+        "http://x?a=b",
+        "\u0663s",
+        "https://\udcff",
+    ],
 )
 def test_anything_else_is_refused(address: str) -> None:
     """What is no address is a problem of the file, not of the first request."""

@@ -255,6 +255,13 @@ def test_a_token_file_must_hold_one_token(tmp_path: Path, content: bytes) -> Non
         Credentials(ConsulOptions(token_file=file))
 
 
+def test_a_token_from_the_environment_may_be_any_bytes() -> None:
+    """Python has surrogates for those that are not UTF-8; they are refused like other text."""
+    options = ConsulOptions().typed(token="\udcff", verify=True, names={"token_file": "CONSUL_HTTP_TOKEN"})
+    with pytest.raises(ConsulRefused, match=r"^CONSUL_HTTP_TOKEN must hold one token and nothing else$"):
+        Credentials(options)
+
+
 def test_a_token_file_that_is_missing_is_said_plainly(tmp_path: Path) -> None:
     """The operator learns which file, and why."""
     with pytest.raises(ConsulRefused, match="none cannot be read: No such file"):
