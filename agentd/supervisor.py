@@ -50,12 +50,12 @@ _SETTLE: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What the fleet is told of the daemon as a whole.
+    """What the fleet's acknowledgement needs from the daemon as a whole.
 
     Attributes:
-        version: of agentd.
-        damage: what is wrong with the tree, "" if nothing is.
-        status: the address and port of the HTTP endpoints; None if there are none.
+        version: agentd's version.
+        damage: returns what is wrong with the tree; "" if nothing is.
+        status: returns the address and port of the HTTP endpoints; None if there are none.
     """
 
     version: str
@@ -201,11 +201,11 @@ class Supervisor:
         return [*(poller.status for poller in self._pollers.values()), *fleet]
 
     def fleet(self) -> dict[str, Any] | None:
-        """The state of what is done for the fleet, of JSON's types; None without one."""
+        """The state of the fleet's threads, as JSON types; None without a fleet."""
         return self._fleet.status() if self._fleet else None
 
     def changed(self) -> None:
-        """What this node acknowledges may have changed; does not wait."""
+        """Check soon whether there is something new to acknowledge; does not wait."""
         if self._fleet:
             self._fleet.changed()
 
@@ -221,8 +221,8 @@ class Supervisor:
         """End the pollers, finish what is waiting, end the workers.
 
         Handlers that others notify end last. Workers that are still busy after `seconds` must stop; what they
-        did not finish stays in the journal. The fleet is told that agentd was stopped, unless this is a
-        reload: with the next configuration the node may go on in it, or leave it.
+        did not finish stays in the journal. The acknowledgement then says that agentd was stopped, unless
+        this is a reload, after which the node stays in the fleet or leaves it.
 
         Returns:
             The handlers that are still inside a call.
@@ -247,7 +247,7 @@ class Supervisor:
         return left
 
     def _leave_fleets(self) -> None:
-        """Take back what this node left in Consul when it had a fleet."""
+        """Remove what this node left in Consul when it had a fleet."""
         with suppress(JournalError):  # the next start tries again
             if Memberships(self._committer.journal).every():
                 from agentd.fleet.departure import Departure  # noqa: PLC0415 (only where there is something)
@@ -260,7 +260,7 @@ class Supervisor:
         self._committer.trim()
 
     def _new_fleet(self) -> Fleet | None:
-        """What does the fleet's part; what it needs is only imported where there is one."""
+        """The fleet's threads; their modules are imported only if a fleet is configured."""
         config = self.loaded.config
         if config.fleet is None:
             return None
@@ -289,7 +289,7 @@ class Supervisor:
         )
 
     def _given(self, given: Given) -> None:
-        """Messages of the log were queued."""
+        """Wake the handlers for which messages of the log were queued."""
         for ending in given.endings:
             self._committer.observer.ended(ending)
         self._committer.observer.notified(sorted({name for _, names in given.queued for name in names}))

@@ -23,7 +23,7 @@ from agentd.watch.changes import Change, Event
 from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
-_NO_RELAY: Final = "this node does not relay any more: its handlers were given it as it was heard"
+_NO_RELAY: Final = "this node no longer relays: the handlers got the event directly"
 _FILTERS: Final = ("NodeFilter", "ServiceFilter", "TagFilter")
 _log = structlog.get_logger()
 
@@ -56,11 +56,11 @@ def routes(handlers: Iterable[ConfiguredHandler]) -> tuple[Route, ...]:
 
 
 class Dispatcher:
-    """Writes what pollers deliver into the journal, and says which handlers got something.
+    """Writes what pollers deliver to the journal, and reports which handlers got something.
 
-    An event whose name is kept is only the doorbell of the fleet's log: it waits for the relay, and comes to
-    its handlers through the log. One with a node, service or tag filter is listed only by the agents that
-    match, so that it is not kept, and goes to the handlers as it was heard.
+    An event of a kept name is only a signal: it waits for the relay, and reaches its handlers through the
+    fleet's log. An event with a node, service or tag filter is listed only by the agents that match, so it is
+    not kept, and goes to the handlers directly.
 
     Args:
         journal: has the mailboxes.
@@ -105,12 +105,12 @@ class Dispatcher:
             _say(change, takers)
 
     def release(self) -> None:
-        """This node does not relay any more: whatever waits for that goes to its handlers as it was heard.
+        """Give the events that wait for the relay to their handlers, since this node no longer relays.
 
-        Those that follow the log get it provisionally: others may have written it.
+        Handlers that follow the log get them provisionally, since other nodes may have written them.
 
         Raises:
-            JournalError: it waits on.
+            JournalError: they keep waiting.
         """
         while entries := self._journal.pending(RELAY):
             owed = []

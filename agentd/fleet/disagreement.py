@@ -32,11 +32,11 @@ class Lived:
     until: float
 
     def stays(self) -> list[Stay]:
-        """The past, read."""
+        """The states of its past."""
         return stays(self.past, self.until)
 
     def compared(self, reference: Sequence[Stay]) -> Compared:
-        """With another node's."""
+        """Compare it with another node."""
         return compare(self.stays(), reference)
 
 

@@ -41,7 +41,7 @@ class Compared:
 
 
 class Stay(NamedTuple):
-    """A state, and until when it lasted; from `rests` on it was not about to become another by timed work."""
+    """A state and how long it lasted; from `rests` on, timed work was no longer about to change it."""
 
     place: str
     fingerprint: str
@@ -97,11 +97,11 @@ def compare(ours: Sequence[Stay], theirs: Sequence[Stay]) -> Compared:
 
 
 def stays(past: str, until: float) -> list[Stay]:
-    """What of a past can be read: whoever may write there may write anything.
+    """The well-formed states of a past; anybody with write access may have written anything.
 
     Args:
-        past: as `encode` made it.
-        until: unix time until when its current state is known to have lasted.
+        past: the encoded past.
+        until: unix time up to which its current state is known to have lasted.
     """
     found: list[Stay] = []
     place = fingerprint = ""
@@ -116,7 +116,7 @@ def stays(past: str, until: float) -> list[Stay]:
 
 
 def began(past: str) -> float:
-    """Unix time from which on it tells anything."""
+    """The unix time at which the past begins."""
     found = _STATE.match(past)
     return float(found[3]) if found else math.inf
 
