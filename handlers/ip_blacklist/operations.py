@@ -108,19 +108,25 @@ class Operations:
         self._later.record([(line.lists, line.operation) for line in self._lines], self._context.overtakes)
 
     def _downloads(self, *, force: bool) -> dict[int, Task[Version | None]]:
-        """Those of all lines, by number, under way at the same time."""
+        """Those of all lines, by number, under way at the same time.
+
+        One that was overtaken is only spared if nothing else depends on whether the event is refused for it.
+        """
+        spared = self._later.lists if all(self._later.lists >= {*line.lists} for line in self._lines) else ()
         return {
             number: self._context.task(
                 f"load {line.lists[0]} (line {number})",
                 self._lists.fetching(line.lists[0], line.reference, force=force),
             )
             for number, line in enumerate(self._lines, start=1)
-            if line.operation.verb == "load" and line.lists[0] not in self._later.lists
+            if line.operation.verb == "load" and line.lists[0] not in spared
         }
 
     def _change_list(self, line: _Line, download: Task[Version | None] | None, *, force: bool) -> None:
         name = line.lists[0]
         if name in self._later.lists:
+            if download is not None:
+                download.result()
             self._context.log.info("blacklist.overtaken", list=name, line=line.operation.verb)
             return
         self._feeds.overtaken(name, self._context.now)

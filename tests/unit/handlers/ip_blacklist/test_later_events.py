@@ -26,7 +26,7 @@ LINES = st.one_of(
     st.builds(
         "load {} https://lists.example/{}".format,
         st.sampled_from(sorted(LISTS)),
-        st.sampled_from(sorted(LISTS)),
+        st.sampled_from([*LISTS, "gone"]),
     ),
     st.builds("clear {}".format, st.sampled_from([*LISTS, "entries"])),
 )
@@ -36,6 +36,7 @@ def node(*, held: bool) -> HandlerHarness:
     """A node that has started, with nothing blocked."""
     made = HandlerHarness(IPBlacklist, OPTIONS)
     made.payloads |= {f"https://lists.example/{name}": content for name, content in LISTS.items()}
+    made.payloads["https://lists.example/gone"] = PermanentError("no such list")
     made.tasks.held = held
     made.initial()
     return made
@@ -50,11 +51,13 @@ def blocked(harness: HandlerHarness) -> tuple[list[str], list[str]]:
 
 
 def hand_over(harness: HandlerHarness, change: Event) -> bool:
-    """Whether it was applied; if not, it waits."""
+    """Whether it has ended, applied or refused; if not, it waits."""
     try:
         harness.handle(change)
     except UnderWay:
         return False
+    except PermanentError as error:
+        assert str(error) == "no such list"  # noqa: PT017 (as often as not there is none)
     return True
 
 
@@ -75,7 +78,7 @@ def test_the_order_of_arrival_decides(
     events = [fired(*lines, number=number) for number, lines in enumerate(payloads)]
     straight, waiting = node(held=False), node(held=True)
     for one in events:
-        straight.handle(one)
+        hand_over(straight, one)
 
     left = [one for one in events if not hand_over(waiting, one)]
     if restarts:
@@ -121,7 +124,6 @@ def test_a_later_event_is_not_undone(payloads: list[str], expected: list[str]) -
 def test_what_was_overtaken_is_not_loaded() -> None:
     """A later load of the same list wins, also over one whose download fails."""
     harness = node(held=True)
-    harness.payloads["https://lists.example/gone"] = PermanentError("no such list")
     old, new = fired("load one https://lists.example/gone", number=1), fired("clear one", number=2)
 
     assert not hand_over(harness, old)
@@ -130,6 +132,18 @@ def test_what_was_overtaken_is_not_loaded() -> None:
 
     assert hand_over(harness, old)
     assert [line.event for line in harness.log] == ["blacklist.overtaken"]
+
+
+def test_an_event_is_refused_for_a_list_that_was_overtaken() -> None:
+    """Else its other lines would be in force only where it was overtaken."""
+    harness = node(held=True)
+    old = fired("load one https://lists.example/gone\nadd 192.0.2.3", number=1)
+    hand_over(harness, old)
+    hand_over(harness, fired("clear one", number=2))
+    harness.tasks.finish()
+
+    with pytest.raises(PermanentError, match="no such list"):
+        harness.handle(old)
 
 
 def test_records_end_with_what_they_are_for() -> None:
