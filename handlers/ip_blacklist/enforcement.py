@@ -6,6 +6,7 @@ lists name is theirs to say.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -28,6 +29,8 @@ _NEVER: Final = "blacklist/never."
 _NEVER_IPV4: Final = f"{_NEVER}ipv4"
 _NEVER_IPV6: Final = f"{_NEVER}ipv6"
 _INCLUDE: Final = "blacklist/blacklist.conf"
+_DENY: Final = "deny_lines"
+"""In the store: how many there are, or may be at most before they are written again."""
 
 
 def stage(
@@ -63,6 +66,33 @@ def stage_entries(context: Context, blocked: Mapping[int, Sequence[Range]]) -> N
     """Stage the entries' files for nginx, by address width, merged."""
     context.files.write(FILE_IPV4, _encoded(geo.few_range_lines(blocked[IPV4])), MODE)
     context.files.write(FILE_IPV6, _encoded(geo.cidr_lines(blocked[IPV6])), MODE)
+
+
+def denies_fit(context: Context, options: BlacklistOptions, more: float, holes: int) -> bool:
+    """Note that blocks are added or removed, until `stage` counts the `deny` lines.
+
+    Args:
+        context: of the attempt.
+        options: of the blacklist.
+        more: the number of blocks; infinite if it is not known.
+        holes: the number of exempt ranges that may lie in them.
+
+    Returns:
+        Whether there are certainly not more than `most_deny`. What is left of a block, or of one that it is
+        cut out of, is at most one line for each of its bits and holes.
+    """
+    if "deny" not in options.outputs:
+        return True
+    count = context.store.get(_DENY, math.inf) + more * IPV6 * (1 + holes)
+    if count > options.most_deny:
+        return False
+    context.store[_DENY] = count
+    return True
+
+
+def forget_denies(context: Context) -> None:
+    """What is exempt has changed: how many `deny` lines there are shows when they are written again."""
+    context.store.pop(_DENY, None)
 
 
 def blocking(context: Context, block: Block) -> dict[str, list[Range]]:
@@ -149,6 +179,7 @@ def _check_deny(context: Context, most: int) -> None:
         count = sum(1 for _ in lines)
     if count > most:
         raise Guarded(f"{count} `deny` lines are more than most_deny, {most}; use nginx's geo", ("entries",))
+    context.store[_DENY] = count
 
 
 def _encoded(lines: Iterable[str]) -> bytes:

@@ -31,7 +31,7 @@ from handlers.ip_blacklist.guards import GUARDS, Guarded
 from handlers.ip_blacklist.lists import FEED, MODE, Lists, Loaded
 from handlers.ip_blacklist.operations import Operations
 from handlers.ip_blacklist.options import BlacklistOptions
-from handlers.ip_blacklist.payload import ListOperation, parse_payload
+from handlers.ip_blacklist.payload import ListOperation, Operation, parse_payload
 from handlers.ip_blacklist.ranges import IPV4, IPV6, Range, merge, parse_cidr, subtract
 from handlers.ip_blacklist.unwritten import Unwritten
 
@@ -86,7 +86,10 @@ class IPBlacklist(Handler):
         """Apply an event's operations, all of them or none; exempt the instances of a service."""
         if isinstance(change, ServiceState):
             addresses = {instance.address for instance in change.instances}
-            context.store.setdefault("services", {})[change.query] = sorted(addresses)
+            services, now = context.store.setdefault("services", {}), sorted(addresses)
+            if services.get(change.query) != now:
+                services[change.query] = now
+                enforcement.forget_denies(context)
         elif isinstance(change, Event):
             self._apply(change, context)
         else:
@@ -108,6 +111,7 @@ class IPBlacklist(Handler):
         if self._unreported:
             told, self._unreported = "; ".join(self._unreported), []
             raise PermanentError(told)
+        self._stage_unwritten(context)  # of events with which it is committed
         feeds = self._feeds(context)
         fetches = feeds.tasks(now)
         look = self._look(now, context)
@@ -222,6 +226,10 @@ class IPBlacklist(Handler):
                 self._limit(len(before), len(current), context)
             if counts:
                 self._coverage(context).note(lists.parts())
+            if (current != before or counts) and not self._denies_fit(lines, context):
+                self._stage_unwritten(context)
+                self._see_node(context)
+                self._stage(context)
         except PermanentError as error:
             self._note(error)
             raise
@@ -235,6 +243,12 @@ class IPBlacklist(Handler):
             raise Guarded(f"{why}: `remove` some, `clear entries`, or raise it", ("entries",))
         if why := self._coverage(context).objection(self._lists(context).parts()):
             raise Guarded(why, ("addresses",))
+
+    def _denies_fit(self, lines: Sequence[Operation | ListOperation], context: Context) -> bool:
+        """Whether there are few enough `deny` lines for certain; of a list nobody knows before."""
+        more = math.inf if any(isinstance(one, ListOperation) for one in lines) else len(lines)
+        holes = sum(map(len, self._never(context).values()))
+        return enforcement.denies_fit(context, self.options, more, holes)
 
     # ------------------------------------------------------------------ timed work
 

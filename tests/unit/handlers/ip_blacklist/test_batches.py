@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given, settings
@@ -17,7 +18,7 @@ from agentd.handler import PermanentError
 from agentd.journal.history import history
 from agentd.testing import HandlerHarness
 from agentd.testing import event as fired_event
-from handlers.ip_blacklist import entries, handler
+from handlers.ip_blacklist import enforcement, entries, handler
 from handlers.ip_blacklist.handler import IPBlacklist
 from tests.unit.apply.stand import Stand, event, settle
 from tests.unit.conftest import ROOM
@@ -34,6 +35,8 @@ lines = st.one_of(
     # Nothing that is only cleared: what that supersedes is not handled at all if it still waits.
     st.sampled_from(["clear entries\nadd 198.51.100.70", "add 127.0.0.1", "nonsense"]),
 )
+deny = {"outputs": ["deny"], "most_deny": 4}
+limits = st.sampled_from([{}, deny, {"most_addresses": 24}, {"most_networks": 3}, {"most_entries": 3}])
 payloads = st.lists(st.lists(lines, min_size=1, max_size=3).map("\n".join), min_size=2, max_size=8)
 
 
@@ -66,7 +69,7 @@ def told(options: Mapping[str, Any], groups: Iterable[Sequence[str]]) -> dict[st
         return {"files": stand.files, "store": stand.journal.store("scribe"), "ended": ended}
 
 
-@given(payloads, st.sampled_from([{}, {"most_addresses": 24}, {"most_networks": 3}, {"most_entries": 3}]))
+@given(payloads, limits)
 @settings(max_examples=60, deadline=None)
 def test_a_batch_leaves_what_its_events_leave_one_by_one(fired: list[str], options: dict[str, int]) -> None:
     """Also where some of them are refused, for what they are or for what there would be after them."""
@@ -92,6 +95,32 @@ def test_what_an_output_has_no_room_for_is_refused_alone() -> None:
     assert told_together["files"]["blacklist/deny.rules"].count(b"deny") == 3
 
 
+def test_what_a_later_event_would_make_fit_is_refused_as_if_it_had_come_alone() -> None:
+    """Else a node that catches up would block what others have refused."""
+    options = {"outputs": ["deny"], "most_deny": 3}
+    fired = [
+        "add 198.51.100.1",
+        "\n".join(f"add 203.0.113.{2 * n}" for n in range(4)),
+        "remove 203.0.113.2\nremove 203.0.113.4\nremove 203.0.113.6",
+    ]
+
+    assert told(options, [fired]) == told(options, [[one] for one in fired])
+
+
+def test_a_few_events_make_no_deny_lines_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As long as there are certainly not too many, they are made once a commit."""
+    stage = Mock(wraps=enforcement.stage)
+    monkeypatch.setattr(enforcement, "stage", stage)
+    with node({"outputs": ["deny"]}) as (stand, worker):
+        stand.receive(*(event(f"e{n}", f"add 198.51.100.{2 * n}") for n in range(9)))
+        settle(worker)
+        stage.reset_mock()
+        stand.receive(*(event(f"f{n}", f"remove 198.51.100.{2 * n}") for n in range(9)))
+        settle(worker)
+
+    assert stage.call_count == 1
+
+
 def test_a_batch_begins_without_what_has_expired_since() -> None:
     """Nor does what expired come back with it."""
     with node({}) as (stand, worker):
@@ -106,6 +135,20 @@ def test_a_batch_begins_without_what_has_expired_since() -> None:
 
         assert held == b"198.51.100.2-198.51.100.4 1;\n"
         assert stand.files["blacklist/ipv4.ranges"] == b"198.51.100.2-198.51.100.3 1;\n"
+
+
+def test_timed_work_in_a_batch_sees_what_events_before_it_did() -> None:
+    """When something has expired, what is blocked is counted anew."""
+    blacklist = HandlerHarness(IPBlacklist, {"never_block_node": False})
+    blacklist.initial()
+    blacklist.handle(fired_event("block", "add 198.51.100.1 1m"))
+    blacklist.now += 61
+    context = blacklist._attempt()[0]
+    blacklist.handler.handle(fired_event("block", "add 198.51.100.4/30", ltime=2), context)
+
+    blacklist.handler.due(blacklist.now, context)
+
+    assert context.store["covered_by_entries"] == [4, 0]
 
 
 def test_a_list_between_others_is_judged_by_what_they_have_blocked() -> None:
