@@ -166,7 +166,7 @@ class _View:
         if self._handler:
             _known(self._handler, documents)
         now = time.time()
-        asked = self._census.newest(heads, documents.found)
+        asked = self._census.newest(heads, documents.each)
         judged = standing(every, asked, now, self._handler, heads.unreadable)
         notes = [*self._notes(documents, catalogue, heads), *_ahead(documents, now)]
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)

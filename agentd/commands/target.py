@@ -58,10 +58,10 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
     if not (message.node or message.service):
         return None
     census = Census(client, keys)
-    nodes = set(census.documents().indexes)
+    nodes = census.documents().each
     if not nodes:
         demand(client, "read", [keys.nodes], "knowing the nodes of the fleet")
-        nodes = set(census.catalogue().ids)
+        nodes = dict.fromkeys(census.catalogue().ids)
     if not nodes:  # at least the agent's own is there
         raise ConsulRefused(f"the token may not see the nodes{_ADD} node_prefix{_READ}")
     found = sorted(census.asked_by(message, nodes).addressed or ())

@@ -205,7 +205,7 @@ class FleetWait:
         return self._newest(message)
 
     def _newest(self, message: Envelope) -> Newest:
-        return self._census.asked_by(message, self._census.documents().found)
+        return self._census.asked_by(message, self._census.documents().each)
 
     def report(self, newest: Newest, output: Output) -> tuple[bool, dict[str, Any]]:
         """Wait and show progress, then print how far the nodes are.

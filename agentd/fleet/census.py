@@ -9,7 +9,7 @@ so that no document can be newer than the heads.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from agentd.fleet.kv import ConsulKV
 from agentd.fleet.members import Catalogue, Documents, Registered, members
 from agentd.fleet.registration import SERVICE, node_of
 from agentd.fleet.standing import Member, Newest
-from agentd.fleet.target import Services, matches
+from agentd.fleet.target import Service, Services, matches
 from agentd.watch.client import ConsulClient
 from agentd.watch.kv import Pair, pair_of
 from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery, ServicesQuery
@@ -192,15 +192,10 @@ class Census:
         """
         found = self._catalogue()
         self._ids = found.ids
-        home = self._client.dc
         for datacenter in elsewhere:
-            self._client.dc = datacenter
-            try:
-                there = self._catalogue()
-            except (ConsulUnavailable, ConsulRefused):  # only this datacenter is out of reach
-                there = None
-            finally:
-                self._client.dc = home
+            there = None
+            with suppress(ConsulUnavailable, ConsulRefused), self._asking(datacenter):
+                there = self._catalogue()  # else only this datacenter is out of reach
             found = found.with_datacenter(datacenter, there)
         return found
 
@@ -302,20 +297,24 @@ class Census:
 
     # ------------------------------------------------------------------ which message is for which nodes
 
-    def newest(self, heads: Heads, nodes: Iterable[str]) -> dict[str, Newest]:
-        """The newest message of each name, and which of these nodes it is for."""
-        some = list(nodes)
+    def newest(self, heads: Heads, nodes: Mapping[str, Acknowledgement | None]) -> dict[str, Newest]:
+        """The newest message of each name, and which of these nodes it is for; see `asked_by`."""
         made: dict[str, Newest] = {}
         for name, head in heads.heads.items():
             message = heads.messages.get(name)
             if message is not None:
-                made[name] = self.asked_by(message, some)
+                made[name] = self.asked_by(message, nodes)
             elif head.newest:  # a forgotten message is for nobody
                 made[name] = Newest(name, head.newest, addressed=frozenset() if head.is_empty else None)
         return made
 
-    def asked_by(self, message: Envelope, nodes: Iterable[str]) -> Newest:
-        """The message, and which of these nodes it is for: none, if it has no payload."""
+    def asked_by(self, message: Envelope, nodes: Mapping[str, Acknowledgement | None]) -> Newest:
+        """The message, and which of these nodes it is for: none, if it has no payload.
+
+        Args:
+            message: a message of the log.
+            nodes: the nodes with their documents; a node without one is looked up by its name.
+        """
         addressed = None if message.kind == "payload" else frozenset[str]()
         if addressed is None and (message.node or message.service or message.tag):
             addressed = frozenset(self._addressed(message, nodes))
@@ -324,29 +323,61 @@ class Census:
             addressed,
         )  # fmt: skip
 
-    def _addressed(self, message: Envelope, nodes: Iterable[str]) -> Iterator[str]:
+    def _addressed(self, message: Envelope, nodes: Mapping[str, Acknowledgement | None]) -> Iterator[str]:
+        by_name = replace(message, service="", tag="")
+        asked: dict[str, dict[str, list[Service]] | None] = {}
         try:
-            services = self._services(message) if message.service or message.tag else {}
-            for node in nodes:
-                if _is_for(message, node, services):
+            for node, document in nodes.items():
+                there = document.datacenter if document else ""
+                if there not in asked and (message.service or message.tag):
+                    asked[there] = self._services(message, there)
+                services = asked.get(there, {})
+                # A node may have another name in the fleet than its agent, so the agent's ID counts.
+                agent = document.node_id if document else node
+                if services is None:  # perhaps it has the service, so it must not be left out
+                    found = _is_for(by_name, node, ())
+                else:
+                    found = _is_for(message, node, services.get(agent, ()))
+                if found:
                     yield node
         except BadDocument:
             return  # no node can use the filter
 
-    def _services(self, message: Envelope) -> Mapping[str, Services]:
-        """Node -> those of its services whose names match the message's filter."""
-        every = ServicesQuery().fetch(self._client).changes[0].raw or {}
+    def _services(self, message: Envelope, datacenter: str) -> dict[str, list[Service]] | None:
+        """Consul agent, by ID and by name -> those of its services whose names match the message's filter.
+
+        None if another datacenter ("" for the home datacenter) cannot be asked.
+        """
         named = replace(message, node="", tag="")
-        meant = [name for name in every if _is_for(named, "", {"": [(name, ())]})]
-        found: dict[str, list[tuple[str, Sequence[str]]]] = {}
-        for name in meant[:MOST_SERVICES]:
-            for one in ServiceQuery(name, passing=False).fetch(self._client).changes[0].raw or ():
-                found.setdefault(one["Node"]["Node"], []).append((name, one["Service"].get("Tags") or ()))
+        found: dict[str, list[Service]] = {}
+        try:
+            with self._asking(datacenter):
+                every = ServicesQuery().fetch(self._client).changes[0].raw or {}
+                meant = [name for name in every if _is_for(named, "", [(name, ())])]
+                for name in meant[:MOST_SERVICES]:
+                    for one in ServiceQuery(name, passing=False).fetch(self._client).changes[0].raw or ():
+                        service = name, one["Service"].get("Tags") or ()
+                        for agent in {one["Node"].get("ID") or "", one["Node"]["Node"]} - {""}:
+                            found.setdefault(agent, []).append(service)
+        except (ConsulUnavailable, ConsulRefused):
+            if not datacenter:
+                raise
+            return None
         return found
 
+    @contextmanager
+    def _asking(self, datacenter: str) -> Iterator[None]:
+        """Ask another datacenter meanwhile; "" stands for the home datacenter."""
+        home = self._client.dc
+        self._client.dc = datacenter or home
+        try:
+            yield
+        finally:
+            self._client.dc = home
 
-def _is_for(message: Envelope, node: str, services: Mapping[str, Services]) -> bool:
-    return matches(message, lambda: node, lambda: services.get(node, ()))
+
+def _is_for(message: Envelope, node: str, services: Services) -> bool:
+    return matches(message, lambda: node, lambda: services)
 
 
 def _parsed(value: bytes) -> Acknowledgement | str:

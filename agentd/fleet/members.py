@@ -47,6 +47,11 @@ class Documents:
         """The datacenters of nodes outside the home datacenter, at most `MOST_DATACENTERS`."""
         return sorted({one.datacenter for one in self.found.values() if one.datacenter})[:MOST_DATACENTERS]
 
+    @property
+    def each(self) -> dict[str, Acknowledgement | None]:
+        """Node -> document, None for one that cannot be read."""
+        return {node: self.found.get(node) for node in self.indexes}
+
     def gone_for(self, node: str) -> int | None:
         """For how many days the node has been missing from the catalogue; None if that was not checked."""
         found = self.absences.nodes.get(node)

@@ -16,8 +16,10 @@ from typing import Any, Final
 from agentd.errors import BadDocument
 from agentd.fleet.envelope import Envelope
 
-Services = Sequence[tuple[str, Sequence[str]]]
-"""The services on this node, each as its name and its tags."""
+Service = tuple[str, Sequence[str]]
+"""A service on a node: its name and its tags."""
+Services = Sequence[Service]
+"""The services on one node."""
 
 _LONGEST: Final = 256  # characters of a name that are searched
 _MOST_WAYS: Final = 1 << 17  # to match a filter, that Python may have to try from each character on

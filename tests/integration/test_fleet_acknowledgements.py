@@ -430,3 +430,10 @@ def test_a_node_in_another_datacenter_is_judged_by_what_that_knows(
         assert seen() == []
         away_is_known = json.loads(node.agentd.command("fleet", "--json").stdout)["documents"]["far"]
         assert away_is_known["datacenter"] == "dc2"
+
+        away.put("/v1/agent/service/register", {"Name": "edge"})
+        wait_until(
+            lambda: away.get("/v1/health/service/edge"), "the service in its catalogue", seconds=_WAITS
+        )
+        words = ["publish", "other", "x", "--keep", "all", "--service", "edge", "--json"]
+        assert json.loads(node.agentd.command(*words).stdout)["matches"] == ["far"]

@@ -366,6 +366,18 @@ class TestTarget:
         finally:
             fleet.consul.deregister(service)
 
+    def test_a_node_that_is_not_called_like_its_agent_has_its_services(self, fleet: Fleet) -> None:
+        """As where `fleet.node` is set; a node that is called like that agent has none of them."""
+        service = f"edge-{fleet.name}"
+        fleet.consul.put("/v1/agent/service/register", {"Name": service})
+        fleet.acknowledge("lb1", node_id=fleet.client.self_info().node_id)
+        fleet.acknowledge(fleet.consul.node, node_id="00000000-0000-0000-0000-000000000001")
+        try:
+            told = fleet.json("publish", "list", "x", "--keep", "all", "--service", f"^{service}$")
+            assert told["matches"] == ["lb1"]
+        finally:
+            fleet.consul.deregister(service)
+
 
 class TestAgain:
     """An earlier message, once more."""
