@@ -295,6 +295,8 @@ class FollowedName:
         head = None if self._kept.latest or raw is None else parse_head(raw)
         if head is None or head.mended == self._looked:
             return False
+        if head.newest < max(one.num for one in self._positions(self._kept.handlers)):
+            return False  # what follows has to be given again, and is not written back yet
         late = 0
         numbers = self._reader.numbers()
         unread = self._witness.unread(self.name, head, numbers)

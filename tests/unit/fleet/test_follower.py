@@ -590,6 +590,27 @@ def test_what_was_written_back_below_the_position_is_given(tmp_path: Path, *, on
     bench.journal.close()
 
 
+def test_what_comes_below_the_position_waits_for_what_follows_it(bench: Bench) -> None:
+    """The store was wiped, and a host whose clock is behind published before the others wrote back."""
+    before = [bench.publish(body, num=num) for num, body in ((5, "5"), (6, "6"))]
+    bench.turn()
+    bench.handle()
+    bench.shelf.values.clear()
+    bench.shelf.heads.clear()
+    late = bench.publish("2", num=2)
+    bench.shelf.head("ban", replace(bench.shelf.heads["ban"], mended=1))
+    bench.turn()
+    assert bench.waiting == []
+
+    for one in before:
+        bench.shelf.put(bench.shelf.keys_of.message("ban", one.num), one.raw)
+    bench.shelf.head("ban", Head("all", newest=6, oldest=2, count=3, mended=2, recent=(late.num, 5, 6)))
+    bench.turn()
+
+    assert bench.waiting == ["2", "5", "6"]
+    assert bench.position == 6
+
+
 def test_junk_among_the_messages_makes_nobody_list_them_again_and_again(bench: Bench) -> None:
     """Once for each time that the log was mended."""
     bench.publish("1")
