@@ -7,9 +7,6 @@ payload.
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
@@ -19,10 +16,18 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
+from agentd.commands.publisher import publisher
 from agentd.commands.target import add_target_arguments, check_target, described, matching
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
-from agentd.errors import AgentdError, BadDocument, ConfigError, ConsulError, ConsulUnavailable
+from agentd.errors import (
+    AgentdError,
+    BadDocument,
+    ConfigError,
+    ConsulError,
+    ConsulRefused,
+    ConsulUnavailable,
+)
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from agentd.fleet.rights import Access
 
 _FIRST_FORMAT: Final = 1  # of messages: every agentd that acknowledges anything knows it
-_PUBLISHER: Final = 200  # characters
 _PURPOSE: Final = "publishing"
 _SHOWN: Final = 5  # nodes that are named
 
@@ -359,11 +363,21 @@ class _Publication:
             prefixes.append(keys.record)
         try:
             with self._needs("write", *prefixes):
-                return self._log.publish(self._name, draft, keep=keep)
+                return self._log.publish(self._name, draft, keep=keep, above=self._acknowledged())
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
                 f"{error}; it may or may not have been published: see `agentd log {self._name}`"
             ) from error
+
+    def _acknowledged(self) -> int:
+        """The highest number that a node acknowledges; Consul may have lost it, and our clock be behind."""
+        from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
+
+        try:
+            documents = Census(self._reached.client, self._log.keys).documents()
+        except ConsulRefused:  # it is not needed for publishing
+            return 0
+        return documents.reached(self._name, time.time())
 
     def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
@@ -374,15 +388,6 @@ class _Publication:
         from agentd.fleet.rights import explained  # noqa: PLC0415 (as above)
 
         return explained(self._reached.client, access, prefixes, _PURPOSE)
-
-
-def publisher() -> str:
-    """Who publishes, as USER@HOST."""
-    try:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # this user has no name
-        user = str(os.getuid())
-    return printable(f"{user}@{socket.gethostname()}")[:_PUBLISHER]
 
 
 def _warn(text: str) -> None:

@@ -43,6 +43,7 @@ class Log(Writer):
         draft: Draft,
         *,
         keep: Keep,
+        above: int = 0,
         patience: float = PATIENCE,
         pause: Callable[[float], object] = time.sleep,
     ) -> int:
@@ -52,6 +53,7 @@ class Log(Writer):
             name: the kept name.
             draft: the message.
             keep: see `append`.
+            above: give it a higher number than this one, even if Consul has lost what had that.
             patience: seconds after which to give up.
             pause: waits for the given number of seconds.
 
@@ -59,6 +61,7 @@ class Log(Writer):
             ConsulUnavailable: `patience` ran out; the message may have been written.
             Contended: `patience` ran out; the message was not written.
         """
+        self._exceed(name, above)
         waits, until = Backoff(0.05, 2.0), time.monotonic() + patience
         for attempt in range(1, _TRIES + 1):
             try:

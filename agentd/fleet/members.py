@@ -16,6 +16,7 @@ from agentd.fleet.standing import Member
 
 MOST_DATACENTERS: Final = 16
 """Most datacenters, besides the home datacenter, whose catalogues are read."""
+_DAY: Final = 86400.0
 _UNKNOWN: Final = "Consul does not know this node: if it is gone, `agentd fleet forget NODE`"
 
 Registered: TypeAlias = Mapping[str, Collection[str]]
@@ -51,6 +52,16 @@ class Documents:
     def each(self) -> dict[str, Acknowledgement | None]:
         """Node -> document, None for one that cannot be read."""
         return {node: self.found.get(node) for node in self.indexes}
+
+    def reached(self, name: str, now: float) -> int:
+        """The highest number of this name of the log that a node acknowledges; 0 if none does.
+
+        What is more than a day ahead of unix time `now` is not believed: a node may write its document, but
+        not use up the numbers of the log.
+        """
+        states = [one.names[name] for one in self.found.values() if name in one.names]
+        numbers = [max(one.live or 0, one.tried.num if one.tried else 0) for one in states]
+        return max((num for num in numbers if num <= (now + _DAY) * 1000), default=0)
 
     def gone_for(self, node: str) -> int | None:
         """For how many days the node has been missing from the catalogue; None if that was not checked."""

@@ -135,6 +135,11 @@ class Writer(Mender):
         for one in held.messages:
             view.date(one)
 
+    def _exceed(self, name: str, num: int) -> None:
+        """Give new messages higher numbers than this one, whatever Consul has."""
+        view = self._views.setdefault(name, _View())
+        view.least = max(view.least, num)
+
     def _settle(self, name: str, held: Held, head: Head | None, ids: Mapping[str, int]) -> None:
         """Continue from what Consul has, after it was compared with the node's copy."""
         self.resume(name, held)

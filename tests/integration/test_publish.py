@@ -344,6 +344,15 @@ class TestTarget:
         assert status == 0
         assert "warning: no node matches node=^db" in err
 
+    @pytest.mark.parametrize("ahead, exceeded", [(3600, True), (10 * 86400, False)])
+    def test_it_comes_after_all_that_a_node_has(self, fleet: Fleet, ahead: int, *, exceeded: bool) -> None:
+        """Even if Consul has lost that, and this clock is behind; but nobody can use up the numbers."""
+        reached = int((time.time() + ahead) * 1000)
+        fleet.acknowledge("web1", names={"list": {"live": reached}})
+        num = fleet.publish("list", "x", "--keep", "all")
+        assert (num > reached) == exceeded
+        assert fleet.message("list", num).prev == (reached if exceeded else 0)
+
     def test_those_that_match_are_listed(self, fleet: Fleet) -> None:
         """In the document."""
         fleet.acknowledge("web1")
