@@ -87,10 +87,11 @@ def consul_options(arguments: Namespace, environment: Mapping[str, str] = os.env
         values["address"] = _with_scheme(values["address"], environment)
     filed = _filed(arguments, values.get("address"))
     token = None if values.get("token_file") else environment.get("CONSUL_HTTP_TOKEN") or None
-    return _options(filed, values, {name: _source(name, arguments) for name in values}).typed(
+    names = _names(arguments, values, filed)
+    return _options(filed, values, names).typed(
         token=token,
         verify=_truth(environment, "CONSUL_HTTP_SSL_VERIFY", default=True),
-        names=_names(arguments, values, filed) | ({"token_file": "CONSUL_HTTP_TOKEN"} if token else {}),
+        names=names | ({"token_file": "CONSUL_HTTP_TOKEN"} if token else {}),
         outwait=_OUTWAIT,
     )
 
@@ -194,4 +195,6 @@ def _problem(place: tuple[int | str, ...], message: str, sources: Mapping[str, s
     text = message.removeprefix("Value error, ")
     if place:
         return f"{sources.get(str(place[0]), place[0])}: {text}"
-    return re.sub(r"\w+", lambda found: sources.get(found[0], found[0]), text)
+    # What is a word as well stays one where nothing was given.
+    named = {name: said for name, said in sources.items() if "_" in name or " or " not in said}
+    return re.sub(r"\w+", lambda found: named.get(found[0], found[0]), text)

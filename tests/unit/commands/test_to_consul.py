@@ -130,6 +130,7 @@ class TestWithoutFile:
                 "CONSUL_HTTP_SSL must be true or false",
             ),
             (["--ca-file", "/ca"], {}, "the address must begin with https:// if you give --ca-file"),
+            (["--client-key", "/k"], {}, "--client-key needs --client-cert or CONSUL_CLIENT_CERT"),
             (["--config", "/no/such/file.yaml"], {}, "/no/such/file.yaml: cannot be read"),
         ],
     )
