@@ -55,7 +55,7 @@ def execute(arguments: Namespace, output: Output) -> int:
             since = wait.begin()
             told = _fire(arguments, payload)
             output.line(str(told["id"]))
-            enough, told["wait"] = wait.report(wait.find_event(str(told["id"]), since), output)
+            enough = wait.conclude(lambda: wait.find_event(str(told["id"]), since), told, output)
     if output.json:
         output.document(told)
     return int(not enough)

@@ -133,7 +133,7 @@ def execute(arguments: Namespace, output: Output) -> int:
         output.line(f"{told['name']} {told['num']}")
         enough = True
         if wait is not None:
-            enough, told["wait"] = wait.report(wait.published(told["num"]), output)
+            enough = wait.conclude(lambda: wait.published(told["num"]), told, output)
         if output.json:
             output.document(told)
         upkeep(reached, swept=told["bytes"] > LARGEST_BODY)

@@ -12,29 +12,35 @@ import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 
 from agentd.commands import argument_types
 from agentd.commands.output import Output, shortened, span
 from agentd.commands.parser import Parser
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConsulUnavailable
 from agentd.printable import printable
 
 if TYPE_CHECKING:
     from agentd.fleet.census import Census
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.kv import ConsulKV
+    from agentd.fleet.members import Catalogue
+    from agentd.fleet.reader import Reader, Reading
     from agentd.fleet.standing import Member, Newest, Progress
     from agentd.watch.client import ConsulClient
 
 _PAUSE: Final = 0.25  # seconds between two readings
+_AGAIN: Final = 1.0  # seconds until Consul is asked again if it did not answer
 _LONGEST: Final = 5.0  # seconds after which the catalogue is read again, though no document changed
 _MOST_TOLD: Final = 10  # nodes that refuse, and reasons
 _TIMEOUT: Final = 60.0
 _ERASE: Final = "\r\033[K"
+_Answer = TypeVar("_Answer")
 
 
 def add_wait_for_fleet(parser: Parser) -> None:
@@ -142,6 +148,10 @@ class FleetWait:
         self._timeout: float = arguments.timeout
         self._began = time.monotonic()
         self._index = 0
+        self._nodes: AbstractSet[str] = frozenset()  # those with a document
+        self._catalogue: Catalogue | None = None
+        self._mute: list[Member] = []  # nodes where agentd runs without acknowledging
+        self._read = 0.0  # when these two were read
 
     # ------------------------------------------------------------------ before
 
@@ -182,8 +192,7 @@ class FleetWait:
 
         reader = Reader(self._kv, self._keys)
         while True:
-            head = reader.head(self._name)
-            for reading in reader.after(self._name, since, head):
+            for reading in self._patiently(partial(self._after, reader, since)):
                 for message in reading.messages:
                     if message.event == identity:
                         return self._newest(message)
@@ -195,24 +204,45 @@ class FleetWait:
                 )
             time.sleep(_PAUSE)
 
+    def _after(self, reader: Reader, since: int) -> list[Reading]:
+        return list(reader.after(self._name, since, reader.head(self._name)))
+
     def published(self, num: int) -> Newest:
         """The message with that number, which was just written."""
         from agentd.fleet.reader import Reader  # noqa: PLC0415 (as above)
 
-        message = Reader(self._kv, self._keys).message(self._name, num)
+        reader = Reader(self._kv, self._keys)
+        message = self._patiently(lambda: reader.message(self._name, num))
         if message is None:
             raise AgentdError(f"{self._name} {num} is no longer in the log: a newer message has replaced it")
         return self._newest(message)
 
     def _newest(self, message: Envelope) -> Newest:
-        return self._census.asked_by(message, self._census.documents().each)
+        return self._patiently(lambda: self._census.asked_by(message, self._census.documents().each))
 
-    def report(self, newest: Newest, output: Output) -> tuple[bool, dict[str, Any]]:
+    def conclude(self, find: Callable[[], Newest], told: dict[str, Any], output: Output) -> bool:
         """Wait and show progress, then print how far the nodes are.
 
+        Args:
+            find: `find_event` or `published`, without arguments.
+            told: what the command tells a program; gets another field, even if it cannot be known how far the
+                nodes are, since the message is out in any case.
+            output: of the command.
+
         Returns:
-            Whether enough of them confirmed, and the same for a program.
+            Whether enough of them confirmed.
         """
+        try:
+            enough, told["wait"] = self._report(find(), output)
+        except AgentdError as error:
+            text = str(error)
+            if isinstance(error, ConsulUnavailable):
+                text += "; which nodes have applied the message is not known: see `agentd fleet`"
+            sys.stderr.write(f"agentd: {printable(text)}\n")
+            enough, told["wait"] = False, {"error": text}
+        return enough
+
+    def _report(self, newest: Newest, output: Output) -> tuple[bool, dict[str, Any]]:
         found = self._wait(newest, _Teller(sys.stderr, f"{newest.name} {newest.num}", quiet=output.json))
         took = time.monotonic() - self._began
         if not output.json:
@@ -232,21 +262,42 @@ class FleetWait:
 
     def _wait(self, newest: Newest, teller: _Teller) -> Tally:
         published = time.time()
-        catalogue, read = None, 0.0
         while True:
             began = time.monotonic()
-            documents = self._census.documents(self._index, max(0.0, min(self._left(), _LONGEST)))
-            self._index = documents.index
-            if catalogue is None or time.monotonic() - read > _LONGEST:
-                catalogue, read = self._census.catalogue(documents.datacenters), time.monotonic()
-            found = tally(
-                self._census.members(documents, catalogue, frozenset()), newest, published, self._quorum
-            )
+            members = self._patiently(self._members)
+            found = tally(members, newest, published, self._quorum)
             teller.tell(found)
             if found.enough or found.hopeless or self._left() <= 0:
                 teller.finish()
                 return found
             time.sleep(max(0.0, min(self._left(), _PAUSE - (time.monotonic() - began))))
+
+    def _members(self) -> list[Member]:
+        """The nodes, once a document has changed, or a while has passed."""
+        documents = self._census.documents(self._index, max(0.0, min(self._left(), _LONGEST)))
+        is_old = time.monotonic() - self._read > _LONGEST or not self._nodes <= documents.indexes.keys()
+        if self._catalogue is None or is_old:
+            self._catalogue = self._census.catalogue(documents.datacenters)
+            every = self._census.members(documents, self._catalogue)
+            self._mute = [one for one in every if one.runs_as]
+            self._read = time.monotonic()
+        self._index, self._nodes = documents.index, documents.indexes.keys()
+        members = self._census.members(documents, self._catalogue, frozenset())
+        return [*members, *(one for one in self._mute if not documents.are_of(one))]
+
+    def _patiently(self, ask: Callable[[], _Answer]) -> _Answer:
+        """Ask Consul again while it does not answer, as during an election, and time is left.
+
+        Raises:
+            ConsulUnavailable: it never answered.
+        """
+        while True:
+            try:
+                return ask()
+            except ConsulUnavailable:
+                if self._left() <= 0:
+                    raise
+                time.sleep(min(_AGAIN, max(0.0, self._left())))
 
     def _left(self) -> float:
         return self._timeout - (time.monotonic() - self._began)

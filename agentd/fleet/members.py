@@ -53,6 +53,11 @@ class Documents:
         """Node -> document, None for one that cannot be read."""
         return {node: self.found.get(node) for node in self.indexes}
 
+    def are_of(self, member: Member) -> bool:
+        """Whether one of them is this node's, or that of the daemon that is registered there."""
+        own = self.found.get(member.runs_as)
+        return member.node in self.indexes or (own is not None and own.node_id == member.node_id)
+
     def reached(self, name: str, now: float) -> int:
         """The highest number of this name of the log that a node acknowledges; 0 if none does.
 

@@ -314,9 +314,8 @@ def progress(member: Member, newest: Newest) -> Progress:
     """How far a node has come with this message, or with a later one of the same name."""
     document = member.document
     if document is None or newest.name not in document.names:
-        return Progress(
-            member.node, "waiting", member.unreadable or member.silent or "does not take that name"
-        )
+        mute = "agentd runs there but does not acknowledge" if member.runs_as else "does not take that name"
+        return Progress(member.node, "waiting", member.unreadable or member.silent or mute)
     state = document.names[newest.name]
     found = state.tried_as(newest.num)
     if found and found.outcome in ENDED_BADLY:
@@ -346,15 +345,20 @@ def _because(what: str, reason: str) -> str:
 
 
 def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member]:
-    """The nodes that have to confirm a message: they take its name, and it is for them."""
-    return [
-        one
-        for one in members
-        if one.document is not None
-        and (state := one.document.names.get(newest.name)) is not None
-        and newest.concerns(one.node, now)
-        and not _is_exempt(state, newest.num)
-    ]
+    """The nodes that have to confirm a message: they take its name, and it is for them.
+
+    As nobody knows which names a daemon takes that does not acknowledge, or not legibly, it counts.
+    """
+    return [one for one in members if _has_to_confirm(one, newest, now)]
+
+
+def _has_to_confirm(member: Member, newest: Newest, now: float) -> bool:
+    if not newest.concerns(member.node, now):
+        return False
+    if member.document is None:
+        return bool(member.unreadable or member.runs_as)
+    state = member.document.names.get(newest.name)
+    return state is not None and not _is_exempt(state, newest.num)
 
 
 def _is_exempt(state: Name, num: int) -> bool:

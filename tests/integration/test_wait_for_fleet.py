@@ -139,3 +139,73 @@ def test_publish_waits_for_its_own_message(fleet: Acknowledgers, capsys: pytest.
     first, last = capsys.readouterr().out.splitlines()
     assert first == f"{NAME} {num}"
     assert last.startswith(f"{NAME} {num}: in force on 1 of 1 nodes after ")
+
+
+def test_nodes_that_do_not_acknowledge_are_named(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Agentd runs on one of them, without the right to; what another wrote cannot be read."""
+    fleet.join(3)
+    fleet.register(3)
+    fleet.consul.kv_put(fleet.keys.node(fleet.node(2)), b"junk")
+    future = fire("--timeout", "6s")
+    fleet.acknowledge(0, 30)
+    fleet.acknowledge(1, 30)
+    assert future.result(PATIENCE) == 1
+    said = capsys.readouterr().out
+    assert f"{NAME} 30: in force on 2 of 4 nodes" in said
+    for number, why in (
+        (2, "its document cannot be read"),
+        (3, "agentd runs there but does not acknowledge"),
+    ):
+        assert any(fleet.node(number) in line and why in line for line in said.splitlines())
+
+
+def test_nodes_whose_documents_are_lost_are_waited_for(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The store was wiped, and one of them has already written its own anew."""
+    for number in range(3):
+        fleet.register(number)
+    future = fire("--timeout", "8s")
+    wait_until(lambda: fleet.consul.kv_get(fleet.keys.message(NAME, 30)), "the message")
+    fleet.consul.kv_delete(fleet.keys.nodes, recurse=True)
+    fleet.acknowledge(0, 30)
+    assert future.result(PATIENCE) == 1
+    assert f"{NAME} 30: in force on 1 of 3 nodes" in capsys.readouterr().out
+
+
+def test_an_agent_that_restarts_is_waited_for(
+    new_consul: Callable[..., ConsulAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The message is in the log, so the end is worth waiting for; without one, a program gets the number."""
+    consul = new_consul()
+    name = "restarts"
+    with acknowledgers(consul, name, 2) as fleet, ThreadPoolExecutor(1) as thread:
+
+        def publish(timeout: str) -> tuple[Future[int], int]:
+            before = parse_head(consul.kv_get(fleet.keys.head(NAME)) or b"").newest
+            words = ["publish", NAME, "add 192.0.2.9", "--wait", "--json", "--timeout", timeout]
+            future = thread.submit(main, [*words, "--fleet", name, "--http-addr", consul.url])
+
+            def newest() -> int:
+                return parse_head(consul.kv_get(fleet.keys.head(NAME)) or b"").newest
+
+            num = wait_until(lambda: (num := newest()) > before and num, "the message")
+            fleet.acknowledge(0, num)
+            return future, num
+
+        future, num = publish("100s")
+        consul.stop()
+        consul.start()
+        fleet.acknowledge(1, num)
+        assert future.result(PATIENCE) == 0
+        assert json.loads(capsys.readouterr().out)["wait"]["confirmed"] == 2
+
+        future, num = publish("3s")
+        consul.stop()
+        assert future.result(PATIENCE) == 1
+        told = json.loads(capsys.readouterr().out)
+        assert told["num"] == num
+        assert "which nodes have applied the message is not known" in told["wait"]["error"]
+        consul.start()
