@@ -349,7 +349,14 @@ class FollowedName:
         cut = head.cut_for("latest" if part.latest else "all")
         there = 0 if live else head.newest
         given = self._followed.give(
-            self.name, part.handlers, events, upto, cut=cut, latest=part.latest, there=there
+            self.name,
+            part.handlers,
+            events,
+            upto,
+            cut=cut,
+            pruned=head.base,
+            latest=part.latest,
+            there=there,
         )
         self._announce(given)
         if waits:

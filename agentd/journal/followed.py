@@ -95,6 +95,7 @@ class Followed:
         upto: int,
         *,
         cut: int = 0,
+        pruned: int = 0,
         latest: bool = False,
         there: int = 0,
     ) -> Given:
@@ -106,6 +107,7 @@ class Followed:
             messages: the messages, in order; each has its number as its index.
             upto: the number up to which `messages` has everything new that concerns this node.
             cut: the number up to which messages were pruned before they expired; see `Head`.
+            pruned: the number up to which messages were pruned at all, also those that a snapshot replaces.
             latest: whether each message replaces the ones before it.
             there: the number of the newest message if this node did not follow the log before; otherwise 0.
         """
@@ -126,7 +128,8 @@ class Followed:
                     else:
                         queued.setdefault(message.index, []).append(handler)
                 reach = 0 if latest or (once and _is_before_start(cut, before)) else cut
-                _write(db, handler, name, before.moved(news, upto, reach, latest=latest))
+                gone = 0 if latest or (once and _is_before_start(pruned, before)) else pruned
+                _write(db, handler, name, before.moved(news, upto, reach, gone, latest=latest))
         given.queued = [(one, queued[one.index]) for one in messages if one.index in queued]
         return given
 

@@ -31,6 +31,8 @@ class Position:
             there on is given again, in the log's order. None if there is no such message.
         incomplete_since: the number after which messages were pruned that it never got, or None.
         snapshot: the number of the last snapshot that it was given; 0 if none.
+        replaced: the number after which only that snapshot has what was pruned, or None: if it is not
+            applied, the handler is incomplete since then.
         targeted: the latest messages that it was given that are for some nodes only.
     """
 
@@ -42,6 +44,7 @@ class Position:
     late: int | None = None
     incomplete_since: int | None = None
     snapshot: int = 0
+    replaced: int | None = None
     targeted: tuple[int, ...] = ()
 
     @classmethod
@@ -49,6 +52,7 @@ class Position:
         """Parse what `kept` returned. Raises JournalError if it is something else."""
         try:
             since, late, there = kept.get("incomplete_since"), kept.get("late"), kept.get("there")
+            replaced = kept.get("replaced")
             return cls(
                 num=int(kept["num"]),
                 joined=float(kept["joined"]),
@@ -58,6 +62,7 @@ class Position:
                 late=None if late is None else int(late),
                 incomplete_since=None if since is None else int(since),
                 snapshot=int(kept.get("snapshot", 0)),
+                replaced=None if replaced is None else int(replaced),
                 targeted=tuple(map(int, kept.get("targeted", ()))),
             )
         except (AttributeError, LookupError, TypeError, ValueError) as error:
@@ -104,14 +109,19 @@ class Position:
         """Whether it has to be given this message again."""
         return self.late is not None and num >= self.late and num in self.owed
 
-    def moved(self, news: Sequence[Event], upto: int, cut: int, *, latest: bool) -> Position:
-        """The position after these messages, which are all the new ones up to number `upto`."""
+    def moved(self, news: Sequence[Event], upto: int, cut: int, pruned: int, *, latest: bool) -> Position:
+        """The position after these messages, which are all the new ones up to number `upto`.
+
+        For `cut`, `pruned` and `latest` see `Followed.give`.
+        """
         incomplete = self.incomplete_since
         if self.num < cut and incomplete is None:
             incomplete = self.num
         snapshots = [one.index for one in news if one.message and one.message.snapshot]
+        replaced = None if snapshots else self.replaced
         if any(one > cut for one in snapshots):
-            incomplete = None
+            passed = self.num if self.num < pruned else None
+            replaced, incomplete = (passed if incomplete is None else incomplete), None
         # With `latest` a message replaces the ones before it, so its number says everything.
         targeted = {one.index for one in news if one.message and one.message.targeted and not latest}
         targeted |= {one for one in self.targeted if not snapshots or one >= self.snapshot}
@@ -125,5 +135,6 @@ class Position:
             late=self.late if owed else None,
             incomplete_since=incomplete,
             snapshot=max(self.snapshot, *snapshots, 0),
+            replaced=replaced,
             targeted=tuple(sorted(targeted)[-_MOST_TARGETED:]),
         )

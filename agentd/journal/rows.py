@@ -11,7 +11,7 @@ import sqlite3
 from typing import Any, Final
 
 from agentd.errors import JournalError
-from agentd.journal.entry import Ending, Entry, Outcome
+from agentd.journal.entry import BEFORE_START, SUPERSEDED_BY, Ending, Entry, Outcome
 from agentd.watch.changes import KINDS, Change, Event, Notification, Timer
 
 _UNREADABLE: Final = "a row of the journal cannot be read: restart agentd, which repairs what it can"
@@ -142,9 +142,28 @@ def close(db: sqlite3.Connection, ending: Ending, now: float) -> bool:
             ending.entry.seq,
         ),
     )
-    if is_state(ending.entry.change):
-        _wipe_superseded(db, ending.entry.handler, ending.entry.change.query)
+    change = ending.entry.change
+    if is_state(change):
+        _wipe_superseded(db, ending.entry.handler, change.query)
+    if isinstance(change, Event) and change.message and change.message.snapshot:
+        _judge(db, ending, change.name, change.index)
     return done.rowcount == 1
+
+
+def _judge(db: sqlite3.Connection, ending: Ending, name: str, num: int) -> None:
+    """Note whether the handler still lacks what a snapshot of the fleet's log has replaced."""
+    if ending.outcome in (Outcome.APPLIED, Outcome.UNCHANGED):
+        now = "json_remove(body, '$.incomplete_since')"
+    elif ending.reason.startswith(SUPERSEDED_BY) or ending.reason == BEFORE_START:
+        return
+    else:
+        now = "json_set(body, '$.incomplete_since', json_extract(body, '$.replaced'))"
+    db.execute(
+        f"UPDATE followed SET body = {now} WHERE handler = ? AND name = ?"  # noqa: S608 (a constant)
+        " AND json_extract(body, '$.snapshot') = ? AND json_extract(body, '$.replaced') IS NOT NULL"
+        " AND coalesce(json_extract(body, '$.incomplete_since'), 0) < ?",
+        (ending.entry.handler, name, num, num),
+    )
 
 
 def ending_of(row: sqlite3.Row, outcome: Outcome, reason: str, now: float) -> Ending:

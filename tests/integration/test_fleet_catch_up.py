@@ -162,3 +162,24 @@ def test_more_loads_than_may_download_at_once_leave_the_newest_list(
     newest = f"203.0.113.{LOADS - 1}-203.0.113.{LOADS - 1} 1;\n"
     assert (node.directory / RANGES / "lists" / "feed.ipv4").read_text() == newest
     assert blocked(node)["ipv4.ranges"] == "198.51.100.1-198.51.100.2 1;\n"
+
+
+def test_a_node_that_joins_after_a_snapshot_that_was_refused_is_incomplete(
+    consul: ConsulAgent, fleet: str, new_node: NewNode
+) -> None:
+    """Those that followed still have what it was to replace; the log has it no more."""
+    follows = new_node("follows").start()
+    publish(consul, fleet, "block", "add 198.51.100.1")
+    publish(consul, fleet, "block", "replace\nnonsense", snapshot=True)
+    publish(consul, fleet, "block", "add 198.51.100.2")
+    await_ended(follows, 3)
+    joins = new_node("joins").start()
+    await_ended(joins, 2)
+
+    def table() -> list[list[str]]:
+        return [line.split() for line in follows.agentd.command("fleet").stdout.splitlines()]
+
+    def incomplete() -> list[str]:
+        return [words[-1] for words in table() if words[:1] == ["incomplete"]]
+
+    assert wait_until(incomplete, "a node to be incomplete") == ["joins"]

@@ -157,6 +157,36 @@ def test_a_handler_past_the_reach_of_the_log_is_incomplete_until_a_snapshot(foll
     assert followed.positions()["deny", "ban"].incomplete_since is None
 
 
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_snapshot_that_is_not_applied_leaves_a_handler_incomplete(
+    journal: Journal, followed: Followed, start: int
+) -> None:
+    """If the log has nothing else of what the handler missed; until another one is applied."""
+    if start:
+        followed.give("ban", {"deny": False}, [message(1)], 1)
+        end_all(journal)
+    found = []
+    for num, outcome in ((6, Outcome.REFUSED), (8, Outcome.FAILED), (9, Outcome.APPLIED)):
+        followed.give("ban", {"deny": False}, [message(num, snapshot=True)], num, pruned=num - 1)
+        given = followed.positions()["deny", "ban"].incomplete_since
+        journal.end([Ending(entry, outcome) for entry in journal.pending("deny")])
+        found.append((given, followed.positions()["deny", "ban"].incomplete_since))
+
+    assert found == [(None, start), (None, start), (None, None)]
+
+
+def test_a_snapshot_that_is_refused_takes_nothing_from_who_followed(
+    journal: Journal, followed: Followed
+) -> None:
+    """They still have what was before it."""
+    followed.give("ban", {"deny": False}, [message(1), message(5)], 5)
+    end_all(journal)
+    followed.give("ban", {"deny": False}, [message(6, snapshot=True)], 6, pruned=5)
+    journal.end([Ending(entry, Outcome.REFUSED) for entry in journal.pending("deny")])
+
+    assert followed.positions()["deny", "ban"].incomplete_since is None
+
+
 def test_a_joiner_lacks_nothing_that_it_would_not_do(followed: Followed) -> None:
     """What was pruned before its first start a `command` runs as little as what is still there."""
     joined = int(followed.join("run", "ban").joined * 1000)
