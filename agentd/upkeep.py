@@ -50,6 +50,7 @@ class Upkeep:
         self._say = say
         self._mend_at = self._read_at = self._copy_at = self._tidy_at = 0.0  # monotonic
         self._mends = 0
+        self._moved_to: int | None = None  # where `current` was in the last round, unknown to the journal
 
     def round(self, config: Config, provers: Sequence[str]) -> None:
         """Check and repair the journal and the tree, and delete what is no longer needed.
@@ -64,6 +65,7 @@ class Upkeep:
         """
         self._check_journal()
         self._check_tree(mend=config.drift == "mend")
+        self._check_current()
         self._committer.owe_reload(provers)
         self._committer.trim()
         self._committer.wipe()
@@ -93,6 +95,15 @@ class Upkeep:
             self._copy_at = now + _COPY_EVERY
             if not tree.copied:
                 self._committer.tidy()
+
+    def _check_current(self) -> None:
+        """Follow a `current` that was moved by hand; what was committed since is not in force any more."""
+        current = self._committer.tree.current
+        moved = not self.damage and current != self._committer.commits.current()
+        # Another process that commits moves it just before the journal knows.
+        if moved and self._moved_to == current:
+            self._committer.follow()
+        self._moved_to = current if moved else None
 
     def _check_journal(self) -> None:
         """Restore a deleted journal from the open file, and note whether it can be written.

@@ -106,6 +106,24 @@ class Committer:
                 self._remember_what_the_tree_saw()
         self._publish(endings)
 
+    def follow(self) -> None:
+        """Follow a `current` that was moved by hand, unless a commit is under way.
+
+        Raises:
+            TreeError, JournalError: it cannot be followed now.
+        """
+        if not self._pin.acquire(blocking=False):
+            return
+        try:
+            with self.tree.locked():
+                before, current = self.commits.current(), self.tree.current
+                endings = self._reconcile()
+        finally:
+            self._pin.release()
+        if before != current:
+            _log.warning("tree.moved_by_hand", path=str(self.tree.path), before=before, generation=current)
+        self._publish(endings)
+
     def owe_reload(self, provers: Sequence[str]) -> None:
         """If files of the tree were healed, have nginx read them again: it may have read the damaged ones.
 

@@ -401,6 +401,24 @@ def test_a_reload_with_another_name_leaves_nothing_of_the_old_one(told: Told) ->
     wait_until(lambda: told.document("lb1") is None, "the old name to be removed", seconds=_WAITS)
 
 
+def test_a_generation_made_current_by_hand_takes_the_number_back(told: Told) -> None:
+    """Nobody has committed that, and nginx was reloaded by hand as well."""
+    told.publish(f"add {_FIRST}")
+    first, _ = told.until_live()
+    before = told.node.generation
+    told.publish(f"add {_SECOND}")
+    second, _ = told.until_live(first)
+    nginx = told.node.nginx
+    (nginx.tree / "by-hand").symlink_to(f"generations/{before:06}")
+    (nginx.tree / "by-hand").rename(nginx.tree / "current")
+    os.kill(nginx.master, signal.SIGHUP)
+
+    told.until("the first number", lambda one: _of(one).live == first)
+    told.publish(f"add {_SECOND}")
+    told.until_live(second)
+    assert nginx.get(client=_SECOND)[0] == 403
+
+
 def test_a_node_in_another_datacenter_is_judged_by_what_that_knows(
     new_consul: Callable[..., ConsulAgent], directory: Path, fleet: str
 ) -> None:
