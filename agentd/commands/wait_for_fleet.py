@@ -258,6 +258,7 @@ class FleetWait:
                 {"node": one.node, "state": one.state, "reason": one.reason}
                 for one in (*found.refused, *found.waiting)
             ],
+            "remarks": [{"node": one.node, "reason": one.reason} for one in found.confirmed if one.reason],
         }
 
     def _wait(self, newest: Newest, teller: _Teller) -> Tally:
@@ -344,7 +345,8 @@ def _print(found: Tally, newest: Newest, took: float, output: Output) -> None:
     text = f"{newest.name} {newest.num}: in force on {len(found.confirmed)} of {found.nodes} nodes{enough}"
     output.line(f"{text} after {span(took)}", "green" if found.enough else "red")
     rows = []
-    others = sorted((*found.refused, *found.waiting), key=lambda one: (one.state, one.reason))
+    remarks = (one for one in found.confirmed if one.reason)
+    others = sorted((*found.refused, *found.waiting, *remarks), key=lambda one: (one.state, one.reason))
     for (state, reason), same in groupby(others, key=lambda one: (one.state, one.reason)):
         nodes = [one.node for one in same]
         rows.append([state, len(nodes), listed(nodes, 40), reason])

@@ -120,7 +120,7 @@ class Progress:
     Attributes:
         node: the node's name.
         state: "confirmed", "refused" (for good), or "waiting".
-        reason: why it is not confirmed.
+        reason: why it is not confirmed; or what else to know, such as that nginx is not running. May be "".
     """
 
     node: str
@@ -321,7 +321,7 @@ def progress(member: Member, newest: Newest) -> Progress:
     if found and found.outcome in ENDED_BADLY:
         return Progress(member.node, "refused", _because(found.outcome, found.reason))
     if state.live is not None and state.live >= newest.num:
-        return Progress(member.node, "confirmed")
+        return Progress(member.node, "confirmed", found.reason if found else "")
     return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
 
 

@@ -141,6 +141,20 @@ def test_publish_waits_for_its_own_message(fleet: Acknowledgers, capsys: pytest.
     assert last.startswith(f"{NAME} {num}: in force on 1 of 1 nodes after ")
 
 
+def test_what_else_a_node_says_is_told(
+    fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It confirms, since nginx reads the current generation when it starts; but nobody serves it now."""
+    future = fire()
+    why = "committed; nginx is not running, it will serve this when it starts"
+    fleet.acknowledge(0, None, names={NAME: Name(live=30, tried=Tried(30, "applied", why))})
+    fleet.acknowledge(1, 30)
+    fleet.acknowledge(2, 30)
+    assert future.result(PATIENCE) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].split(maxsplit=3) == ["confirmed", "1", fleet.node(0), why]
+
+
 def test_nodes_that_do_not_acknowledge_are_named(
     fleet: Acknowledgers, fire: Fire, capsys: pytest.CaptureFixture[str]
 ) -> None:
