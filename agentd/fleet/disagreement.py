@@ -96,8 +96,11 @@ def _split(nodes: Sequence[Lived]) -> tuple[_Camp, list[Lived]]:
     at: dict[tuple[str, str] | None, list[Lived]] = defaultdict(list)
     for one in nodes:
         at[latest(one.past)].append(one)
-    most = max(at.values(), key=len)
-    camp, others = _Camp(min(most, key=lambda one: began(one.past)), [*most], len(most)), list[Lived]()
+    oldest = {state: min(those, key=lambda one: began(one.past)) for state, those in at.items()}
+    # Of equally common ones the oldest, as only the times that both nodes have lived through are compared.
+    state = max(at, key=lambda one: (len(at[one]), -began(oldest[one].past)))
+    most = at[state]
+    camp, others = _Camp(oldest[state], [*most], len(most)), list[Lived]()
     reference = camp.first.stays()
     for one in (each for those in at.values() if those is not most for each in those):
         found = one.compared(reference)

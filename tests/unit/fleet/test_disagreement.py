@@ -163,3 +163,11 @@ def test_junk_is_compared_with_nobody() -> None:
     nodes = [Lived(str(n), past, START + 60) for n, past in enumerate([good, good, *junk])]
 
     assert list(disagreeing(nodes)) == []
+
+
+def test_a_node_that_has_just_come_hides_no_others() -> None:
+    """It has not differed from anybody for long, whichever of them is looked at first."""
+    now = START + 100
+    began = {"new": now - 5, "old": START, "older": START - 5}
+    lived = [Lived(node, encode([State("1", node, since)]), now) for node, since in began.items()]
+    assert {node for node, _ in disagreeing(lived)} == {"old", "older"}
