@@ -56,7 +56,8 @@ def run(  # noqa: PLR0913 (a process has this many sides; all but one are named 
 
     Args:
         argv: the program, found in PATH if it has no slash, and its arguments.
-        stdin: its standard input, which it need not read.
+        stdin: its standard input, which it need not read. It is a file in memory, so that the program gets
+            all of it even if agentd is killed in between.
         env: added to a minimal environment (PATH, HOME, LANG, TZ); the daemon's is not passed on.
         timeout: seconds until the whole group is ended: by SIGTERM, and after `GRACE` seconds by SIGKILL.
         check: whether an exit status other than 0 is an error.
@@ -82,8 +83,8 @@ def run(  # noqa: PLR0913 (a process has this many sides; all but one are named 
     mark = Mark() if background else None
     command = limits.command(argv) if limits else argv
     environment = _environment(env) | (mark.environment if mark else {})
-    process = _start(command, environment, session=mark is not None)
-    with _Pipes(process, stdin, keep, most) as pipes:
+    process = _start(command, environment, stdin, session=mark is not None)
+    with _Pipes(process, keep, most) as pipes:
         reason = ""
         left: tuple[int, ...] = ()
         try:
@@ -126,7 +127,9 @@ def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return {**_DEFAULTS, **inherited, **(extra or {})}
 
 
-def _start(argv: Sequence[str], env: dict[str, str], *, session: bool) -> subprocess.Popen[bytes]:
+def _start(
+    argv: Sequence[str], env: dict[str, str], stdin: bytes, *, session: bool
+) -> subprocess.Popen[bytes]:
     """Start it in a process group, and for `Mark` in a session, of its own.
 
     Python holds its lock until the new process has become the program, so that all of agentd waits for that.
@@ -134,15 +137,18 @@ def _start(argv: Sequence[str], env: dict[str, str], *, session: bool) -> subpro
     took up to 4 s, where a new group took 50 ms.
     """
     try:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=session,
-            process_group=None if session else 0,
-        )
+        with os.fdopen(os.memfd_create("stdin"), "w+b") as source:
+            source.write(stdin)
+            source.seek(0)
+            return subprocess.Popen(
+                argv,
+                stdin=source,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=session,
+                process_group=None if session else 0,
+            )
     except FileNotFoundError as error:
         raise TemporaryError(
             f"{argv[0]} cannot be started: {argv[0]} does not exist; install it or correct its path"
@@ -190,25 +196,22 @@ def _signal_group(group: int, number: int) -> bool:
 class _Pipes:
     """The pipes of one running program, and the end of its output.
 
-    Neither side can block the other: endless output is read but not kept, a program that does not read its
-    input is not waited for, and a child that was left behind with the pipe open does not prolong the wait,
-    because what counts is the end of the program itself (its pidfd).
+    Neither side can block the other: endless output is read but not kept, and a child that was left behind
+    with the pipe open does not prolong the wait, because what counts is the end of the program itself (its
+    pidfd).
     """
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], stdin: bytes, keep: int, most: int | None = None
-    ) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], keep: int, most: int | None = None) -> None:
         self.output = bytearray()
-        self._unsent = memoryview(stdin)
         self._keep, self._most, self._printed = keep, most, 0
         self._exited = os.pidfd_open(process.pid)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._exited, selectors.EVENT_READ, None)
         self._open: list[IO[bytes]] = []
         if process.stdout is not None:
-            self._add(process.stdout, selectors.EVENT_READ, self._read)
-        if process.stdin is not None:
-            self._add(process.stdin, selectors.EVENT_WRITE, self._write)
+            os.set_blocking(process.stdout.fileno(), False)
+            self._selector.register(process.stdout, selectors.EVENT_READ, self._read)
+            self._open.append(process.stdout)
 
     def __enter__(self) -> Self:
         return self
@@ -255,11 +258,6 @@ class _Pipes:
                 if not SINK.take(descriptor):
                     os.close(descriptor)
 
-    def _add(self, pipe: IO[bytes], event: int, move: Callable[[IO[bytes]], object]) -> None:
-        os.set_blocking(pipe.fileno(), False)
-        self._selector.register(pipe, event, move)
-        self._open.append(pipe)
-
     def _close(self, pipe: IO[bytes]) -> None:
         self._selector.unregister(pipe)
         self._open.remove(pipe)
@@ -278,17 +276,6 @@ class _Pipes:
         self.output += chunk
         del self.output[: max(0, len(self.output) - self._keep)]
         return bool(chunk)
-
-    def _write(self, pipe: IO[bytes]) -> None:
-        """Write what fits, and close once all is sent or nobody is left to read it."""
-        try:
-            self._unsent = self._unsent[os.write(pipe.fileno(), self._unsent[:_CHUNK]) :]
-        except BlockingIOError:
-            return
-        except BrokenPipeError:
-            self._unsent = self._unsent[:0]
-        if not self._unsent:
-            self._close(pipe)
 
     def _drain(self) -> None:
         """Read what the program printed last; bounded, since a child it left may print without end."""

@@ -18,6 +18,7 @@ from agentd.background import Background
 from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Completed
 from agentd.process import _Pipes, quote, run
+from tests.servers.waiting import wait_until
 
 LONG = "300"
 
@@ -234,13 +235,29 @@ def test_an_unset_stop_event_changes_nothing() -> None:
     assert run(["echo", "done"], timeout=60, stop=threading.Event()).output == b"done\n"
 
 
+def test_a_program_gets_all_its_input_though_agentd_is_killed(tmp_path: Path) -> None:
+    """Else it would take the first part, or nothing, for the whole."""
+    begun, go, got = (tmp_path / name for name in ("begun", "go", "got"))
+    shell = f"touch {begun}; until [ -e {go} ]; do sleep 0.01; done; cat > {got}.part; mv {got}.part {got}"
+    code = f"from agentd.process import run; run(['sh', '-c', {shell!r}], stdin=b'x' * 1_000_000, timeout=60)"
+    with subprocess.Popen([sys.executable, "-c", code]) as agentd:
+        wait_until(begun.exists, "the program to run")
+        agentd.kill()
+    go.touch()
+
+    wait_until(got.exists, "the program to end")
+    assert got.read_bytes() == b"x" * 1_000_000
+
+
 def test_an_interrupt_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in a command line leaves nothing running."""
     started: list[subprocess.Popen[bytes]] = []
     start, pump = process._start, _Pipes.pump
 
-    def noted(argv: Sequence[str], env: dict[str, str], *, session: bool) -> subprocess.Popen[bytes]:
-        started.append(start(argv, env, session=session))
+    def noted(
+        argv: Sequence[str], env: dict[str, str], stdin: bytes, *, session: bool
+    ) -> subprocess.Popen[bytes]:
+        started.append(start(argv, env, stdin, session=session))
         return started[-1]
 
     def interrupted(pipes: _Pipes, deadline: float, stop: threading.Event | None = None) -> str:
