@@ -35,3 +35,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _default_log() -> None:
     """Each test begins with structlog as it comes, whatever a command configured in the test before it."""
     structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GNU readline sets COLUMNS for all processes that a program starts, such as pytest's workers."""
+    monkeypatch.delenv("COLUMNS", raising=False)

@@ -107,7 +107,10 @@ def told(new_told: Callable[..., Told]) -> Told:
 
 def test_a_start_is_acknowledged(told: Told) -> None:
     """With who it is, what it takes, and its handlers."""
-    document = told.until("the blacklist", lambda one: bool(one.handlers["blacklist"].fingerprint))
+    document = told.until(
+        "the blacklist and the keys",
+        lambda one: bool(one.handlers["blacklist"].fingerprint) and "ticket-keys" in one.reported("ring"),
+    )
 
     assert document.node_id == told.consul.get("/v1/agent/self")["Config"]["NodeID"]
     assert document.names == {_NAME: Name()}

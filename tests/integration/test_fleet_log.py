@@ -250,10 +250,12 @@ def test_more_than_the_most_are_pruned(log: Log) -> None:
     assert (head.base, head.cut) == (found[0].prev, found[0].prev)
 
 
-def test_the_least_stays_however_old(log: Log) -> None:
+def test_the_least_stays_however_old(kv: ConsulKV, keys: Keys, log: Log) -> None:
     """A slow node still recognises its event."""
-    fill(log, LEAST + 200, age=30 * 86400.0)
-    fill(log, 90, first=5000)
+    age = 30 * 86400.0
+    fill(Log(kv, keys, lambda: time.time() - age), LEAST + 200, age=age)
+    for number in range(10):
+        fill(log, 1, first=5000 + number)
     assert len(messages(log)) == LEAST
     assert log.append(NAME, [event(LEAST + 199)], keep="all")[f"e{LEAST + 199}"].written is False
 

@@ -49,7 +49,6 @@ def shown(one: Found, monkeypatch: pytest.MonkeyPatch, columns: int | None = Non
     if columns is not None:
         monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: terminal_size((columns, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: columns is not None, raising=False)
-    monkeypatch.delenv("COLUMNS", raising=False)
     show(one, Output(stream))
     return stream.getvalue().splitlines()
 
