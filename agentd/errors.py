@@ -13,8 +13,11 @@
     ├── FleetError             what lies in Consul for the fleet, or was to be written there, cannot be used
     │   ├── UnknownFormat      a newer agentd wrote it: it waits until this one is upgraded
     │   ├── BadDocument        it is nothing that agentd writes
+    │   ├── Untrusted          its signature, its publisher or its place is wrong: it is never applied
+    │   ├── NoFleetKey         it is sealed with a fleet key that this node lacks: it waits for the key
     │   ├── LogLost            the log is older than what was read of it: it is written back first
     │   └── Contended          others wrote first, again and again: nothing more of ours was written
+    ├── BadKey                 a key, or the file that it is in, cannot be used, or must not be
     ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
     ├── TreeError              the tree cannot be read or written (disk full, permissions, deleted)
     ├── TakenError             another daemon uses the tree or the state directory: this one must end
@@ -103,12 +106,33 @@ class BadDocument(FleetError):
     """It is nothing that agentd writes: too large, not JSON, or a field is missing or wrong."""
 
 
+class Untrusted(FleetError):
+    """A signed message that is not to be believed. It is never applied, whatever is configured later.
+
+    Args:
+        message: what is wrong with it.
+        reason: one of a few constant words, for a metric: unknown, signature, forbidden or sealed.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class NoFleetKey(FleetError):
+    """It is sealed with a fleet key that this node does not have: it waits until the key is here."""
+
+
 class LogLost(FleetError):
     """The log in Consul is gone, or older than what was read of it: it must be written back first."""
 
 
 class Contended(FleetError):
     """Others wrote to the same name first, again and again; what is not in the log yet was not written."""
+
+
+class BadKey(AgentdError):
+    """A key cannot be used; or its file cannot be read or written, or others could read or replace it."""
 
 
 class TreeError(AgentdError):

@@ -1,0 +1,1 @@
+"""Signed and sealed messages, and the keys."""
