@@ -1,0 +1,106 @@
+"""The section `trust:` of the YAML file.
+
+Values only: no file is read here, and libsodium is not imported, since every start reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+
+from agentd.options import Options
+from agentd.trust.key_files import parse_place
+from agentd.trust.keys import parse_public_key
+from agentd.values import parse_fleet_name
+
+_PATTERN: Final = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\*?")
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _public_key(text: str) -> str:
+    return parse_public_key(text).text
+
+
+def _pattern(text: str) -> str:
+    if not _PATTERN.fullmatch(text):
+        raise ValueError("must be a name that is kept, the beginning of some followed by *, or * for all")
+    return text
+
+
+_Key = Annotated[str, AfterValidator(_public_key)]
+_Pattern = Annotated[str, AfterValidator(_pattern)]
+KeyPlace = Annotated[str, AfterValidator(parse_place)]
+"""Where a secret key is: an absolute path, or `credential:NAME`."""
+
+
+class PublisherOptions(Options):
+    """One publisher: the keys with which it signs, and the names that it may send messages of."""
+
+    key: Annotated[tuple[_Key, ...], BeforeValidator(_as_list)] = Field(
+        min_length=1,
+        description="Its public key, as `agentd keys show` prints it: k4.public.… A list of two while it is"
+        " being replaced.",
+    )
+    may: Annotated[tuple[_Pattern, ...], BeforeValidator(_as_list)] = Field(
+        min_length=1,
+        description="Names of the messages that it may send: a name, a beginning such as deploy-*, or a list"
+        " of them; * for all.",
+    )
+
+
+class TrustOptions(Options):
+    """Who may send messages, and what is encrypted. Unset or null: whoever may write to the log; nothing."""
+
+    publishers: dict[str, PublisherOptions] = Field({}, description="Who signs messages, by name.")
+    require: Literal["signed"] | None = Field(
+        None,
+        description="signed: messages that no publisher signed are refused, and so are events with a payload."
+        " Unset: they are taken as well, while the fleet changes over.",
+    )
+    seal: Annotated[tuple[_Pattern, ...], BeforeValidator(_as_list)] = Field(
+        (),
+        description="Names whose payloads are encrypted for the fleet, written as in `may`. Their messages"
+        " must be signed, whatever `require` says. What is secret, such as session ticket keys, is kept only"
+        " under one of these names.",
+    )
+    fleet_keys: tuple[KeyPlace, ...] = Field(
+        (),
+        description="Files with the keys of the fleet, or credential:NAME for a systemd credential. The first"
+        " one encrypts, all of them decrypt: two or more while one is being replaced.",
+    )
+    signing_key: KeyPlace | None = Field(
+        None,
+        description="File with the secret key of a publisher, or credential:NAME, with which `agentd publish`"
+        " on this host signs. Unset: it does not sign.",
+    )
+
+    @field_validator("publishers")
+    @classmethod
+    def _publishers(cls, publishers: dict[str, PublisherOptions]) -> dict[str, PublisherOptions]:
+        for name in publishers:
+            parse_fleet_name(name)
+        keys = Counter(key for one in publishers.values() for key in one.key)
+        if keys and max(keys.values()) > 1:
+            raise ValueError("two publishers have the same key, or one has it twice: each needs its own")
+        return publishers
+
+    @field_validator("fleet_keys")
+    @classmethod
+    def _fleet_keys(cls, places: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(places)) < len(places):
+            raise ValueError("the same file is there twice")
+        return places
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.require or self.seal) and not self.publishers:
+            raise ValueError("nobody could send anything: add the publishers, each with `key` and `may`")
+        if self.seal and not self.fleet_keys:
+            raise ValueError("`seal` needs `fleet_keys` (`agentd keys generate fleet`)")
+        return self
