@@ -30,6 +30,7 @@ BENCHES = (
     "upstream",
     "upstream_scale",
     "upstream_load",
+    "trust",
     "fleet_relay",
     "fleet_table",
     "fleet_acknowledgements",

@@ -1,0 +1,95 @@
+"""What a signed and sealed message costs: to write and read one, and to be able to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+from agentd.trust.key_files import write_key
+from agentd.trust.keyring import Keyring, Publisher, Signer
+from agentd.trust.keys import new_fleet_key, new_secret_key
+from agentd.trust.message import Place, parse_message
+from tests.bench.rows import Row, p50, spread
+
+TIMES = 2000
+STARTS = 15
+RING = 4 * 80
+"""Bytes of a payload: four session ticket keys."""
+
+# What the daemon has imported anyway comes first, so that only the rest counts. Messages are read in a thread,
+# once there are some, so that what they need delays no start.
+_START = """
+import sys, time
+import agentd.agent, agentd.supervisor, agentd.fleet.fleet
+def rss():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+before, began = rss(), time.process_time()
+from agentd.trust.key_files import read_key
+from agentd.trust.options import TrustOptions
+public, file = sys.argv[1:]
+options = TrustOptions.model_validate(
+    {"publishers": {"ops": {"key": public, "may": "*"}}, "seal": "tickets", "fleet_keys": [file]}
+)
+keys = [read_key(place) for place in options.fleet_keys]
+took = (time.process_time() - began) * 1000
+from agentd.trust.key_files import write_key
+from agentd.trust.keyring import Keyring, Publisher
+from agentd.trust.keys import parse_public_key
+Keyring([Publisher("ops", (parse_public_key(public),), ("*",))], keys).check()
+print(took, (rss() - before) / 1024)
+"""
+
+
+def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
+    """One message after another, each under a number of its own."""
+    del stack
+    secret, fleet = new_secret_key(), new_fleet_key()
+    signer, keyring = Signer(secret, fleet), Keyring([Publisher("ops", (secret.public,), ("*",))], [fleet])
+    writing, reading = [], []
+    for num in range(1, TIMES + 1):
+        place = Place("bench", "tickets", num, num - 1)
+        claims: dict[str, str | int] = {
+            "kind": "payload",
+            "via": "publish",
+            "id": str(num),
+            "issued": num,
+            "publisher": "bench",
+        }
+        began = time.perf_counter()
+        raw = signer.write(place, claims, bytes(RING), sealed=True)
+        written = time.perf_counter()
+        body = keyring.body(keyring.verify(parse_message(raw)))
+        reading.append((time.perf_counter() - written) * 1000)
+        writing.append((written - began) * 1000)
+        if body != bytes(RING):
+            raise RuntimeError("the message was not read as it was written")
+    both = [one + other for one, other in zip(writing, reading, strict=True)]
+    yield Row(
+        f"seal, sign, verify and open {RING} bytes, p50 of {TIMES}", "ms", p50(both), "", None, 0.5,
+        f"writing {p50(writing):.3f} ms, reading {p50(reading):.3f} ms; {spread(both)}",
+    )  # fmt: skip
+    file = directory / "keys" / "fleet.key"
+    write_key(file, fleet)
+    starts = [_start(secret.public.text, str(file)) for _ in range(STARTS)]
+    for at, (what, unit, goal) in enumerate(
+        (
+            ("processor time of the start", "ms", 5.0),
+            ("memory of the daemon, once it has verified", "MB", 2.0),
+        )
+    ):
+        found = [one[at] for one in starts]
+        yield Row(
+            f"{what}: more with trust, p50 of {STARTS}", unit, p50(found), "", None, goal, spread(found)
+        )
+
+
+def _start(public: str, file: str) -> tuple[float, float]:
+    """Milliseconds and MB, in a new process."""
+    argv = [sys.executable, "-c", _START, public, file]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    took, more = map(float, done.stdout.split())
+    return took, more
