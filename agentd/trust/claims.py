@@ -112,13 +112,7 @@ def _whole(text: str) -> int:
     return int(text)
 
 
-def _no_number(text: str) -> object:
-    raise ValueError(f"{text} is not a whole number")
-
-
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_distinct, parse_int=_whole, parse_float=_no_number, parse_constant=_no_number
-)
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_distinct, parse_int=_whole)
 
 
 def _check(claims: Mapping[str, object]) -> None:
