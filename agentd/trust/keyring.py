@@ -18,6 +18,8 @@ from agentd.trust.seal import unseal
 ANY: Final = "*"
 """At the end of a pattern: any characters, or none."""
 
+_CONTENT: Final = ("body", "sealed", "key")
+
 
 class Publisher(NamedTuple):
     """Who may send what.
@@ -150,3 +152,25 @@ class Signer(NamedTuple):
             raise NoFleetKey(f"{place.name} is sealed, and there is no fleet key: add it to trust.fleet_keys")
         filled = with_sealed(claims, body, place, self.fleet_key, self.key.kid)
         return write_message(place, filled, self.key)
+
+    def is_current(self, message: SignedMessage) -> bool:
+        """Whether a message would be signed, and sealed if it is, with the same keys today."""
+        sealing = self.fleet_key.kid if self.fleet_key else None
+        return message.kid == self.key.kid and message.fleet_kid in (None, sealing)
+
+    def resign(self, verified: Verified, keyring: Keyring, place: Place) -> bytes:
+        """The same message for another place, with the keys of today; what is sealed stays so.
+
+        Args:
+            verified: the message as it lies in Consul.
+            keyring: opens it.
+            place: with a number of its own, since a message never changes under its number.
+
+        Raises:
+            NoFleetKey: it is sealed, and a key is missing to open it, or to seal it again.
+            Untrusted: it was not sealed for its own place.
+            BadDocument: no reader would take it.
+        """
+        claims = {name: one for name, one in verified.message.claims.items() if name not in _CONTENT}
+        sealed = verified.message.fleet_kid is not None
+        return self.write(place, claims, keyring.body(verified), sealed=sealed)

@@ -20,8 +20,8 @@ STARTS = 15
 RING = 4 * 80
 """Bytes of a payload: four session ticket keys."""
 
-# What the daemon has imported anyway comes first, so that only the rest counts. Messages are read in a thread,
-# once there are some, so that what they need delays no start.
+# What the daemon has imported anyway comes first, so that only the rest counts. Messages are read in a
+# thread, once there are some, so that what they need delays no start.
 _START = """
 import sys, time
 import agentd.agent, agentd.supervisor, agentd.fleet.fleet

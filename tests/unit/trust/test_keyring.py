@@ -138,3 +138,47 @@ def test_a_payload_elsewhere_is_named_by_its_digest() -> None:
     assert body_of(Signer(OPS).write(PLACE, claims, None)) is None
     with pytest.raises(BadDocument):
         Signer(OPS, FLEET).write(PLACE, claims, None, sealed=True)
+
+
+# ---------------------------------------------------------------- signed again
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_message_is_signed_again_with_the_keys_of_today(*, sealed: bool) -> None:
+    """It says the same in its new place; what was sealed is sealed with the new key."""
+    new, place = new_fleet_key(), PLACE._replace(num=PLACE.num + 1, prev=PLACE.num)
+    ours = Publisher("ops", (OPS.public, OTHER.public), ("deploy",))
+    signer, keyring = Signer(OTHER, new), Keyring([ours], [new, FLEET])
+    old = keyring.verify(parse_message(written(sealed=sealed)))
+    again = parse_message(signer.resign(old, keyring, place))
+    assert (again.place, again.kid, again.fleet_kid) == (place, OTHER.kid, new.kid if sealed else None)
+    assert CLAIMS.items() <= again.claims.items()
+    # Without the old keys.
+    assert body_of(signer.resign(old, keyring, place), Keyring([ours], [new])) == b"release-17"
+
+
+def test_a_reference_to_a_payload_is_signed_again_as_it_is() -> None:
+    """The payload itself stays where it is."""
+    claims = {**CLAIMS, "sha256": "0" * 64, "size": 40_000}
+    old = KEYRING.verify(parse_message(Signer(OPS).write(PLACE, claims, None)))
+    again = parse_message(Signer(OTHER).resign(old, KEYRING, PLACE._replace(num=PLACE.num + 1)))
+    assert again.claims == claims
+
+
+@pytest.mark.parametrize(
+    "signer,current",
+    [(Signer(OPS, FLEET), True), (Signer(OTHER, FLEET), False), (Signer(OPS, new_fleet_key()), False)],
+)
+def test_a_message_is_current_while_both_its_keys_are(signer: Signer, current: bool) -> None:  # noqa: FBT001 (expected)
+    """Who signed it, and what sealed it; of what is not sealed the first alone."""
+    assert signer.is_current(parse_message(written(sealed=True))) == current
+    assert signer.is_current(parse_message(written())) == (signer.key == OPS)
+
+
+def test_what_cannot_be_opened_is_not_signed_again() -> None:
+    """The old fleet key is needed until all is sealed with the new one."""
+    new = new_fleet_key()
+    keyring = Keyring([Publisher("ops", (OPS.public,), ("deploy",))], [new])
+    old = keyring.verify(parse_message(written(sealed=True)))
+    with pytest.raises(NoFleetKey, match=FLEET.kid):
+        Signer(OPS, new).resign(old, keyring, PLACE)
