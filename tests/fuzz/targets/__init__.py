@@ -10,9 +10,11 @@ from tests.fuzz.targets import (
     journal,
     nginx,
     ticket_keys,
+    trust,
     upstream,
 )
 
 __all__ = [
-    "blacklist", "config", "consul", "deploy", "fleet", "http", "journal", "nginx", "ticket_keys", "upstream",
+    "blacklist", "config", "consul", "deploy", "fleet", "http", "journal", "nginx", "ticket_keys", "trust",
+    "upstream",
 ]  # fmt: skip
