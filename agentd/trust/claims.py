@@ -1,7 +1,7 @@
-"""What a signed message says: one flat JSON object of texts, whole numbers and `true`.
+"""The claims of a signed message: one flat JSON object of strings, integers and `true`.
 
-Owns its fields, and how strictly they are read: what two readers could understand in two ways is refused.
-Times are whole milliseconds, so that no number needs a fraction.
+Owns the fields, and how strictly they are parsed: anything that two parsers could read differently is
+refused. Times are in milliseconds, so that all numbers are integers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from agentd.trust.keys import FLEET_ID, is_kid
 from agentd.trust.seal import OVERHEAD
 
 Claims: TypeAlias = Mapping[str, str | int]
-"""By field, a text, a whole number, or True."""
+"""By field, a string, an integer, or True."""
 
 LARGEST_BODY: Final = 32 * 1024
 """Bytes of a payload within its message."""
 LARGEST_DETACHED: Final = 512 * 1024
-"""Bytes of one that lies in a key of its own; it cannot be sealed."""
+"""Bytes of a payload in a key of its own; such a payload cannot be sealed."""
 
 _LAST_TIME: Final = 10**14  # milliseconds: a year of four digits
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -74,27 +74,27 @@ _RULES: Final = _REQUIRED | _OPTIONAL
 
 
 def render_claims(claims: Claims) -> bytes:
-    """As few bytes of ASCII as it takes.
+    """As compact JSON, in ASCII.
 
     Raises:
-        BadDocument: no reader would take them.
+        BadDocument: `parse_claims` would refuse them.
     """
     _check(claims)
     return json.dumps(claims, separators=(",", ":")).encode("ascii")
 
 
 def parse_claims(raw: bytes) -> Claims:
-    """The claims in these bytes, of which the caller knows that they are not too many.
+    """Parse claims; the caller has limited their size.
 
     Raises:
-        BadDocument: they are not what `render_claims` could have been given, or a name is there twice.
+        BadDocument: it is not such an object, a field is unknown, missing or wrong, or a name occurs twice.
     """
     try:
         found = _DECODER.decode(raw.decode())
     except (ValueError, RecursionError) as error:
-        raise BadDocument("what is signed is not JSON, or a name in it is there twice") from error
+        raise BadDocument("its claims are not JSON, or a name occurs twice") from error
     if not isinstance(found, dict):
-        raise BadDocument("what is signed is not a JSON object")
+        raise BadDocument("its claims are not a JSON object")
     _check(found)
     return found
 
@@ -102,7 +102,7 @@ def parse_claims(raw: bytes) -> Claims:
 def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("a name is there twice")
+        raise ValueError("a name occurs twice")
     return made
 
 
@@ -119,8 +119,8 @@ def _check(claims: Mapping[str, object]) -> None:
     """Raise BadDocument for the first field that is unknown, missing or wrong."""
     for name in [*claims, *_REQUIRED]:
         if name not in _RULES:
-            raise BadDocument("what is signed has a field that this format does not have")
+            raise BadDocument("its claims have a field that this format does not know")
         if not _RULES[name](claims.get(name)):
-            raise BadDocument(f"what is signed has no usable `{name}`")
+            raise BadDocument(f"its claims have no usable `{name}`")
     if claims.keys() & set().union(*_CONTENTS) not in _CONTENTS:
-        raise BadDocument("what is signed has no payload, or more than one")
+        raise BadDocument("its claims have no payload, or more than one")

@@ -1,6 +1,6 @@
-"""The two encodings under every signature: base64url in its one spelling, and PAE.
+"""The two encodings that signatures rest on: canonical base64url, and PAE.
 
-PAE is PASETO's Pre-Authentication Encoding: a list of byte strings as one, so that no two lists look alike.
+PAE is PASETO's Pre-Authentication Encoding: it turns a list of byte strings into one, unambiguously.
 
 Source: https://github.com/paseto-standard/paseto-spec/blob/master/docs/01-Protocol-Versions/Common.md
 """
@@ -20,12 +20,12 @@ def decode64(text: str) -> bytes:
     """The bytes of a text in base64url.
 
     Raises:
-        ValueError: `encode64` would not write it like that. Other decoders pass over characters that they do
-            not know, and bits at the end that mean nothing, so that one value has many spellings.
+        ValueError: it is not canonical. Other decoders ignore unknown characters and unused bits at the end,
+            so that they accept many encodings of one value.
     """
     data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     if encode64(data) != text:
-        raise ValueError("it is not base64url in its one spelling")
+        raise ValueError("it is not canonical base64url")
     return data
 
 

@@ -1,7 +1,7 @@
-"""The keys of one node or publisher: who may send what, what can be opened, and with what it signs and seals.
+"""Verifies and decrypts messages on a node; signs and encrypts them on a publisher's host.
 
-Owns that nothing is opened that was not verified first. It reads no file and asks no clock: whether a message
-is over, or older than what was seen, is up to those who follow the log.
+Owns that nothing is decrypted before it was verified. It reads no file and no clock: whether a message has
+expired, or is a replay, is up to those who follow the log.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Publisher(NamedTuple):
 
     Attributes:
         name: as the configuration has it.
-        keys: any of which may have signed: one, or two while it is being replaced.
-        may: names, or beginnings of names with `*` at the end.
+        keys: any of them may have signed; two while one is being replaced.
+        may: the names that it may send: exact, or a prefix with `*` at the end.
     """
 
     name: str
@@ -35,28 +35,28 @@ class Publisher(NamedTuple):
     may: tuple[str, ...]
 
     def may_send(self, name: str) -> bool:
-        """Whether messages of that name are believed of this publisher."""
+        """Whether it may send messages of that name."""
         return any(fits(name, pattern) for pattern in self.may)
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether a name is the one of the pattern, or begins with what stands before its `*`."""
+    """Whether the pattern is this name, or ends in `*` after a prefix of it."""
     return name.startswith(pattern[:-1]) if pattern.endswith(ANY) else name == pattern
 
 
 class Verified(NamedTuple):
-    """A message that was verified: `publisher` signed it, for this place, and may."""
+    """A message that `publisher` has signed for this place, and may send."""
 
     message: SignedMessage
     publisher: str
 
 
 class Keyring:
-    """What is believed, and what can be opened.
+    """Whose messages are accepted, and the keys that decrypt them.
 
     Args:
-        publishers: all that are believed.
-        fleet_keys: all that open; the first one seals.
+        publishers: those who may send anything.
+        fleet_keys: any of them decrypts.
 
     Raises:
         BadKey: two publishers have the same key.
@@ -72,22 +72,22 @@ class Keyring:
                 self._publishers[key.kid] = publisher, key
 
     def check(self) -> None:
-        """Look at the publishers' keys; it is not needed for safety, since nobody can sign with such a one.
+        """Check that the publishers' keys are valid; nobody can sign with one that is not.
 
         Raises:
-            BadKey: one is no key, or PyNaCl is not installed.
+            BadKey: one is not, or PyNaCl is not installed.
         """
         from agentd.trust import sodium  # noqa: PLC0415 (the start of the daemon need not wait for it)
 
         for publisher, key in self._publishers.values():
             if not sodium.is_point(key.data):
-                raise BadKey(f"publishers.{publisher.name} has a key that no secret key belongs to")
+                raise BadKey(f"publishers.{publisher.name} has a key that is not a valid Ed25519 public key")
 
     def verify(self, message: SignedMessage) -> Verified:
-        """Say who sent the message.
+        """Verify who sent the message.
 
         Raises:
-            Untrusted: nobody who may did.
+            Untrusted: the signer is unknown, the signature is wrong, or the publisher may not send this name.
         """
         publisher, key = self._publishers.get(message.kid, (None, None))
         if publisher is None or key is None:
@@ -99,10 +99,10 @@ class Keyring:
         return Verified(message, publisher.name)
 
     def body(self, verified: Verified) -> bytes | None:
-        """The payload of a verified message, opened if it is sealed; None if it lies in a key of its own.
+        """The payload of a verified message, decrypted if it is sealed; None if it is in a key of its own.
 
         Raises:
-            NoFleetKey: it is sealed with a key that is not here.
+            NoFleetKey: it is sealed with a fleet key that this node does not have.
             Untrusted: it was not sealed for this message.
         """
         message = verified.message
@@ -112,14 +112,14 @@ class Keyring:
         key = self._fleet_keys.get(kid)
         if key is None:
             raise NoFleetKey(
-                f"message {message.place.num} is sealed with the fleet key {kid}, which is not here: add"
-                " it to trust.fleet_keys"
+                f"message {message.place.num} is sealed with the fleet key {kid}, which this node lacks: add"
+                " its file to trust.fleet_keys"
             )
         return unseal(message.bytes_of("sealed"), key, message.place.assertion, message.kid)
 
 
 class Signer(NamedTuple):
-    """Writes messages for one publisher.
+    """Signs and seals messages for one publisher.
 
     Attributes:
         key: signs.
@@ -130,17 +130,17 @@ class Signer(NamedTuple):
     fleet_key: FleetKey | None = None
 
     def write(self, place: Place, claims: Claims, body: bytes | None, *, sealed: bool = False) -> bytes:
-        """The message, as it lies in Consul; after a conflict it is written again, for its new place.
+        """Sign a message, and seal its payload; to be called again if its number is taken.
 
         Args:
             place: of the message.
-            claims: what it says beside its payload.
-            body: the payload, at most 32 KiB; None if the claims say where it lies.
-            sealed: whether only the fleet may read it.
+            claims: all but the payload.
+            body: the payload, at most 32 KiB; None if the claims name its digest.
+            sealed: whether to encrypt it.
 
         Raises:
-            NoFleetKey: it is to be sealed, and there is no key for that.
-            BadDocument: no reader would take it.
+            NoFleetKey: it is to be sealed, and there is no fleet key.
+            BadDocument: a claim is wrong, or the message is too large.
         """
         if body is None:
             if sealed:
@@ -149,27 +149,29 @@ class Signer(NamedTuple):
         if not sealed:
             return write_message(place, with_body(claims, body), self.key)
         if self.fleet_key is None:
-            raise NoFleetKey(f"{place.name} is sealed, and there is no fleet key: add it to trust.fleet_keys")
+            raise NoFleetKey(
+                f"{place.name} is to be sealed, and there is no fleet key: add its file to trust.fleet_keys"
+            )
         filled = with_sealed(claims, body, place, self.fleet_key, self.key.kid)
         return write_message(place, filled, self.key)
 
     def is_current(self, message: SignedMessage) -> bool:
-        """Whether a message would be signed, and sealed if it is, with the same keys today."""
+        """Whether a message was signed, and sealed if it is, with the keys that this signer uses."""
         sealing = self.fleet_key.kid if self.fleet_key else None
         return message.kid == self.key.kid and message.fleet_kid in (None, sealing)
 
     def resign(self, verified: Verified, keyring: Keyring, place: Place) -> bytes:
-        """The same message for another place, with the keys of today; what is sealed stays so.
+        """The same message for another place, with this signer's keys; a sealed one stays sealed.
 
         Args:
-            verified: the message as it lies in Consul.
-            keyring: opens it.
-            place: with a number of its own, since a message never changes under its number.
+            verified: the message.
+            keyring: decrypts it.
+            place: with a new number: messages are immutable.
 
         Raises:
-            NoFleetKey: it is sealed, and a key is missing to open it, or to seal it again.
+            NoFleetKey: it is sealed, and the key that decrypts it, or one to seal it again, is missing.
             Untrusted: it was not sealed for its own place.
-            BadDocument: no reader would take it.
+            BadDocument: the message is too large.
         """
         claims = {name: one for name, one in verified.message.claims.items() if name not in _CONTENT}
         sealed = verified.message.fleet_kid is not None

@@ -1,4 +1,4 @@
-"""The keys, and how they are written: those with which publishers sign, and those with which a fleet seals.
+"""The keys and their text form: publishers sign with their own, a fleet encrypts with one of its own.
 
 Publishers' keys and their IDs are written as PASERK says (`k4.secret.`, `k4.public.`, `k4.pid.`), so that
 other tools know them. A fleet key is used for nothing that PASETO defines, so it has prefixes of its own; its
@@ -31,7 +31,7 @@ _ID: Final = re.compile(
 
 
 class PublicKey(NamedTuple):
-    """Verifies what one publisher signs.
+    """Verifies the signatures of one publisher.
 
     Attributes:
         data: 32 bytes, an Ed25519 public key.
@@ -75,7 +75,7 @@ class SecretKey:
 
 @dataclass(frozen=True, slots=True)
 class FleetKey:
-    """Seals and opens what only the nodes of a fleet may read.
+    """Encrypts and decrypts the sealed payloads of one fleet.
 
     Attributes:
         data: 32 random bytes.
@@ -85,7 +85,7 @@ class FleetKey:
 
     @property
     def kid(self) -> str:
-        """Its ID, which tells nothing of it."""
+        """Its ID, from which the key cannot be derived."""
         return _id(FLEET_ID, self.text)
 
     @property

@@ -1,7 +1,7 @@
-"""A signed message, as it lies in Consul: its place in the log, and a token that is valid in that place only.
+"""A signed message as it is stored in Consul: its place in the log, and a token that is valid only there.
 
-Owns the format (docs/message-format.md). There is exactly one way to write a message, so that no byte of it
-can be changed unnoticed. That it can be read proves nothing: `Keyring.verify` does.
+Owns the format (docs/message-format.md). The encoding is canonical: no bit can be changed without the message
+being refused. A message that was parsed is not verified yet: `Keyring.verify` does that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FOOTER: Final = re.compile(rb'\{"kid":"([A-Za-z0-9_.-]{1,100})"\}')
 
 
 class Place(NamedTuple):
-    """Where a message lies; it is signed for this place alone.
+    """A message's place in the log; it is signed for this place alone.
 
     Attributes:
         fleet, name: of the log.
@@ -51,13 +51,13 @@ class Place(NamedTuple):
 
 
 class SignedMessage(NamedTuple):
-    """A message that was read. Nothing of it is known to be true before `Keyring.verify`.
+    """A message that was parsed, but not verified: `Keyring.verify` does that.
 
     Attributes:
-        place: where it says that it lies; whether it lies there is up to the caller.
-        token: signs the rest.
-        kid: the ID of the key that is said to have signed it.
-        claims: what it says.
+        place: its place by its own account; the caller compares it with its key in Consul.
+        token: the signed part.
+        kid: the ID of the key that it names as its signer's.
+        claims: those of the token.
     """
 
     place: Place
@@ -72,15 +72,15 @@ class SignedMessage(NamedTuple):
         return found if isinstance(found, str) else None
 
     def bytes_of(self, claim: str) -> bytes:
-        """Those of `body` or `sealed`, one of which it must have."""
+        """The decoded value of a claim, `body` or `sealed`, which it must have."""
         return decode64(str(self.claims[claim]))
 
 
 def write_message(place: Place, claims: Claims, key: SecretKey) -> bytes:
-    """The message with these claims, signed.
+    """Sign a message with these claims.
 
     Raises:
-        BadDocument: no reader would take it: a claim is wrong, or it is too large.
+        BadDocument: `parse_message` would refuse it: a claim is wrong, or it is too large.
     """
     footer = f'{{"kid":"{key.kid}"}}'.encode()
     token = sign(render_claims(claims), key, footer, place.assertion)
@@ -93,12 +93,12 @@ def write_message(place: Place, claims: Claims, key: SecretKey) -> bytes:
 
 
 def with_body(claims: Claims, body: bytes) -> Claims:
-    """The claims, with a payload that anybody may read."""
+    """The claims with a payload that is not encrypted."""
     return {**claims, "body": encode64(body)}
 
 
 def with_sealed(claims: Claims, body: bytes, place: Place, key: FleetKey, publisher: str) -> Claims:
-    """The claims, with a payload that only the fleet can read, for a message in that place.
+    """The claims with an encrypted payload, for a message in that place.
 
     Args:
         claims: the others.
@@ -112,16 +112,16 @@ def with_sealed(claims: Claims, body: bytes, place: Place, key: FleetKey, publis
 
 
 def parse_message(raw: bytes) -> SignedMessage:
-    """The message in these bytes.
+    """Parse a message; its size is checked before anything else.
 
     Raises:
-        BadDocument: they are none. What follows is not said of a part that is not as it must be.
+        BadDocument: it is not one, or not canonically encoded.
     """
     if len(raw) > LARGEST:
         raise BadDocument(f"the message has {len(raw)} bytes; at most {LARGEST} are read")
     found = _MESSAGE.fullmatch(raw.decode("latin-1"))
     if found is None:
-        raise BadDocument("it is not written as a signed message is")
+        raise BadDocument("it does not have the form of a signed message")
     place = Place(found[1], found[2], int(found[3]), int(found[4]))
     if not place.prev < place.num < _LAST:
         raise BadDocument("the message comes before the one that it follows")
@@ -132,5 +132,5 @@ def parse_message(raw: bytes) -> SignedMessage:
     footer = _FOOTER.fullmatch(token.footer)
     kid = footer[1].decode() if footer else ""
     if not is_kid(kid, PUBLISHER_ID):
-        raise BadDocument("its footer does not name one publisher's key")
+        raise BadDocument("its footer does not name the key of a publisher")
     return SignedMessage(place, token, kid, parse_claims(token.payload))

@@ -1,6 +1,6 @@
-"""PASETO v4.public: a payload that anybody can read, and only one key can have signed.
+"""PASETO v4.public: tokens that are signed, not encrypted.
 
-Owns the format of a token. What its payload and footer say, and whose key it is, is up to `message`.
+Owns the format of a token. What its payload and footer mean, and whose key it is, is up to `message`.
 
 Source: https://github.com/paseto-standard/paseto-spec/blob/master/docs/01-Protocol-Versions/Version4.md
 """
@@ -22,14 +22,14 @@ _TOKEN: Final = re.compile(rf"{re.escape(HEADER)}([A-Za-z0-9_-]+)(?:\.([A-Za-z0-
 
 
 class Token(NamedTuple):
-    """A token that was read; whether it was signed is not known before `is_by`."""
+    """A token that was parsed, but not verified: `is_by` does that."""
 
     payload: bytes
     footer: bytes
     signature: bytes
 
     def is_by(self, key: PublicKey, assertion: bytes = b"") -> bool:
-        """Whether this key signed it, with this implicit assertion, which is not part of it."""
+        """Whether this key signed it, with this implicit assertion, which the token does not contain."""
         from agentd.trust import sodium  # noqa: PLC0415 (whoever only reads does without)
 
         return sodium.is_signed(_signed(self.payload, self.footer, assertion), self.signature, key.data)
@@ -45,14 +45,14 @@ def sign(payload: bytes, key: SecretKey, footer: bytes = b"", assertion: bytes =
 
 
 def parse_token(text: str, largest: int) -> Token:
-    """The token in this text; nothing is computed that its length does not limit.
+    """Parse a token.
 
     Args:
-        text: from outside.
-        largest: bytes that it may have.
+        text: untrusted.
+        largest: maximum length; checked before anything else.
 
     Raises:
-        ValueError: it is none, or another spelling of one.
+        ValueError: it is not a token, or not canonically encoded.
     """
     if len(text) > largest:
         raise ValueError(f"it is longer than {largest} bytes")
@@ -61,7 +61,7 @@ def parse_token(text: str, largest: int) -> Token:
         raise ValueError(f"it does not have the form {HEADER}PAYLOAD.FOOTER")
     data, footer = decode64(found[1]), decode64(found[2] or "")
     if len(data) <= _SIGNATURE:
-        raise ValueError("there is nothing beside its signature")
+        raise ValueError("it has no payload")
     if len(footer) > LARGEST_FOOTER:
         raise ValueError(f"its footer is longer than {LARGEST_FOOTER} bytes")
     return Token(data[:-_SIGNATURE], footer, data[-_SIGNATURE:])

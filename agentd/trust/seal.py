@@ -1,7 +1,7 @@
-"""Sealing: what is secret in a message can be read only with the fleet's key, and only in that message.
+"""Sealing: encrypts the payload of one message with a key of the fleet.
 
-XChaCha20-Poly1305 with a random nonce. What is sealed is bound to the place of its message, to its publisher
-and to the key: under another number, or signed by another publisher, it does not open.
+XChaCha20-Poly1305 with a random nonce. The ciphertext is bound to the place of its message, its publisher and
+the key: under another number, or signed by another publisher, it cannot be decrypted.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _HEADER: Final = b"agentd1.seal."
 
 
 def seal(content: bytes, key: FleetKey, place: bytes, publisher: str) -> bytes:
-    """The content, sealed.
+    """Encrypt.
 
     Args:
-        content: what is secret.
+        content: the payload.
         key: of the fleet.
         place: the implicit assertion of the message.
         publisher: the ID of the key that signs the message.
@@ -33,17 +33,18 @@ def seal(content: bytes, key: FleetKey, place: bytes, publisher: str) -> bytes:
 
 
 def unseal(sealed: bytes, key: FleetKey, place: bytes, publisher: str) -> bytes:
-    """What was sealed; the arguments are those of `seal`.
+    """Decrypt; the arguments are those of `seal`.
 
     Raises:
-        Untrusted: it was not sealed with this key, in this place, by this publisher.
+        Untrusted: it was not sealed with this key, for this place, by this publisher.
     """
     from agentd.trust import sodium  # noqa: PLC0415 (as above)
 
     content = sodium.unseal(sealed, _context(key, place, publisher), key.data)
     if content is None:
         raise Untrusted(
-            "what is sealed in the message does not open: it was sealed for another one", "sealed"
+            "its payload cannot be decrypted: it was sealed for another message, or with another key",
+            "sealed",
         )
     return content
 

@@ -1,7 +1,7 @@
-"""libsodium, as far as it is needed, through PyNaCl: nothing else in agentd imports that.
+"""libsodium through PyNaCl, which nothing else in agentd imports.
 
-Imported only where something is signed, verified, sealed or opened. It costs 3 ms and 1 MB; `cryptography`,
-which has no XChaCha20, costs 6 ms and 7 MB.
+Import it only where something is signed, verified, encrypted or decrypted: it costs 3 ms and 1 MB.
+(`cryptography`, which has no XChaCha20, costs 6 ms and 7 MB.)
 
 Source: https://doc.libsodium.org/public-key_cryptography/public-key_signatures,
 https://doc.libsodium.org/secret-key_cryptography/aead/chacha20-poly1305/xchacha20-poly1305_construction
@@ -20,14 +20,10 @@ try:
 except ImportError as error:
     raise BadKey("signed messages need PyNaCl: install agentd[trust]") from error
 
-SEED: Final = bindings.crypto_sign_SEEDBYTES
-"""Bytes of the secret from which an Ed25519 key is made; its public key has as many."""
 SIGNATURE: Final = bindings.crypto_sign_BYTES
 """Bytes of a signature."""
-SEALING: Final = bindings.crypto_aead_xchacha20poly1305_ietf_KEYBYTES
-"""Bytes of a key that seals."""
 NONCE: Final = bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
-"""Bytes at the beginning of what is sealed."""
+"""Bytes of a nonce."""
 
 
 def public_of(seed: bytes) -> bytes:
@@ -36,17 +32,17 @@ def public_of(seed: bytes) -> bytes:
 
 
 def is_point(public: bytes) -> bool:
-    """Whether these 32 bytes can be an Ed25519 public key, under which not just anything is signed."""
+    """Whether these 32 bytes are a valid Ed25519 public key, and not one of small order."""
     return bindings.crypto_core_ed25519_is_valid_point(public)
 
 
 def sign(message: bytes, seed: bytes, public: bytes) -> bytes:
-    """The signature of a message by the key that consists of the two."""
+    """The signature of a message."""
     return bindings.crypto_sign(message, seed + public)[:SIGNATURE]
 
 
 def is_signed(message: bytes, signature: bytes, public: bytes) -> bool:
-    """Whether the signature is that of the message by that key."""
+    """Whether the signature is valid."""
     try:
         bindings.crypto_sign_open(signature + message, public)
     except CryptoError:
@@ -55,13 +51,13 @@ def is_signed(message: bytes, signature: bytes, public: bytes) -> bool:
 
 
 def seal(content: bytes, context: bytes, key: bytes) -> bytes:
-    """The content, sealed: a random nonce, and what it has become; only with `context` can it be opened."""
+    """A random nonce, followed by the ciphertext; `context` is the associated data."""
     nonce = secrets.token_bytes(NONCE)
     return nonce + bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(content, context, nonce, key)
 
 
 def unseal(sealed: bytes, context: bytes, key: bytes) -> bytes | None:
-    """What was sealed; None if it was not sealed like that."""
+    """The plaintext; None if the key or `context` is another one, or a bit was changed."""
     nonce, content = sealed[:NONCE], sealed[NONCE:]
     if len(content) < bindings.crypto_aead_xchacha20poly1305_ietf_ABYTES:
         return None

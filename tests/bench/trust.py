@@ -28,18 +28,16 @@ import agentd.agent, agentd.supervisor, agentd.fleet.fleet
 def rss():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
 before, began = rss(), time.process_time()
-from agentd.trust.key_files import read_key
+from agentd.trust.configured import make_keyring, read_fleet_keys
 from agentd.trust.options import TrustOptions
 public, file = sys.argv[1:]
 options = TrustOptions.model_validate(
     {"publishers": {"ops": {"key": public, "may": "*"}}, "seal": "tickets", "fleet_keys": [file]}
 )
-keys = [read_key(place) for place in options.fleet_keys]
+keys = read_fleet_keys(options)
 took = (time.process_time() - began) * 1000
 from agentd.trust.key_files import write_key
-from agentd.trust.keyring import Keyring, Publisher
-from agentd.trust.keys import parse_public_key
-Keyring([Publisher("ops", (parse_public_key(public),), ("*",))], keys).check()
+make_keyring(options, keys).check()
 print(took, (rss() - before) / 1024)
 """
 
