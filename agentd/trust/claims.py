@@ -25,6 +25,7 @@ LARGEST_DETACHED: Final = 512 * 1024
 """Bytes of a payload in a key of its own; such a payload cannot be sealed."""
 
 _LAST_TIME: Final = 10**14  # milliseconds: a year of four digits
+_LAST_NUMBER: Final = 9 * 10**15 - 1  # of a message
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENTS: Final = ({"body"}, {"sealed", "key"}, {"sha256", "size"})
 
@@ -64,6 +65,7 @@ _OPTIONAL: Final = {
     "service": _text(512),
     "tag": _text(512),
     "snapshot": lambda value: value is True,
+    "first": _between(1, _LAST_NUMBER),
     "body": _bytes(0, LARGEST_BODY),
     "sealed": _bytes(OVERHEAD, LARGEST_BODY + OVERHEAD),
     "key": lambda value: isinstance(value, str) and is_kid(value, FLEET_ID),
@@ -107,7 +109,7 @@ def _distinct(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _whole(text: str) -> int:
-    if len(text) > len(str(_LAST_TIME)):
+    if len(text) > len(str(_LAST_NUMBER)):
         raise ValueError("the number is too large")
     return int(text)
 

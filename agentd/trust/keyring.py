@@ -163,6 +163,8 @@ class Signer(NamedTuple):
     def resign(self, verified: Verified, keyring: Keyring, place: Place) -> bytes:
         """The same message for another place, with this signer's keys; a sealed one stays sealed.
 
+        It says under which number it was published first, so that nobody runs a command twice.
+
         Args:
             verified: the message.
             keyring: decrypts it.
@@ -174,5 +176,6 @@ class Signer(NamedTuple):
             BadDocument: the message is too large.
         """
         claims = {name: one for name, one in verified.message.claims.items() if name not in _CONTENT}
+        claims.setdefault("first", verified.message.place.num)
         sealed = verified.message.fleet_kid is not None
         return self.write(place, claims, keyring.body(verified), sealed=sealed)

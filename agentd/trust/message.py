@@ -133,4 +133,7 @@ def parse_message(raw: bytes) -> SignedMessage:
     kid = footer[1].decode() if footer else ""
     if not is_kid(kid, PUBLISHER_ID):
         raise BadDocument("its footer does not name the key of a publisher")
-    return SignedMessage(place, token, kid, parse_claims(token.payload))
+    claims = parse_claims(token.payload)
+    if int(claims.get("first", 0)) >= place.num:
+        raise BadDocument("the message was signed again before it was published")
+    return SignedMessage(place, token, kid, claims)

@@ -162,7 +162,18 @@ def test_a_reference_to_a_payload_is_signed_again_as_it_is() -> None:
     claims = {**CLAIMS, "sha256": "0" * 64, "size": 40_000}
     old = KEYRING.verify(parse_message(Signer(OPS).write(PLACE, claims, None)))
     again = parse_message(Signer(OTHER).resign(old, KEYRING, PLACE._replace(num=PLACE.num + 1)))
-    assert again.claims == claims
+    assert again.claims == {**claims, "first": PLACE.num}
+
+
+def test_a_message_keeps_its_first_number() -> None:
+    """However often it is signed again: a node that has it does nothing twice."""
+    keyring = Keyring([Publisher("ops", (OPS.public, OTHER.public), ("deploy",))])
+    old = keyring.verify(parse_message(written()))
+    once = Signer(OTHER).resign(old, keyring, PLACE._replace(num=PLACE.num + 1))
+    twice = Signer(OPS).resign(
+        keyring.verify(parse_message(once)), keyring, PLACE._replace(num=PLACE.num + 2)
+    )
+    assert [parse_message(raw).claims["first"] for raw in (once, twice)] == [PLACE.num, PLACE.num]
 
 
 @pytest.mark.parametrize(

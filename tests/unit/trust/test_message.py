@@ -144,7 +144,7 @@ def test_a_footer_names_one_key_and_nothing_else(footer: str) -> None:
     "change",
     [
         {"unknown": 1}, {"issued": 1.5}, {"issued": 1.0}, {"issued": -1}, {"issued": True}, {"issued": "1"},
-        {"issued": 10**30}, {"issued": 10**14 + 1},
+        {"issued": 10**30}, {"issued": 10**14 + 1}, {"first": 0}, {"first": PLACE.num}, {"first": 9 * 10**15},
         {"kind": ""}, {"kind": None}, {"kind": ["payload"]}, {"via": "event"}, {"via": {}},
         {"id": ""}, {"id": "x" * 65}, {"id": "\u0000"}, {"id": "\ud800"}, {"publisher": "a\nb"}, {"node": ""},
         {"snapshot": False}, {"snapshot": 1}, {"body": "YQ=="}, {"body": "YR"}, {"body": None}, {"body": 1},
