@@ -20,6 +20,7 @@ import structlog
 from agentd.apply.commit import Committer
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
+from agentd.config.fleet_keys import with_fleet_keys
 from agentd.config.load import Config, Loaded, OnEvent, load
 from agentd.configured_tree import open_tree
 from agentd.errors import (
@@ -264,7 +265,7 @@ class Agent:
         """Reload the configuration file; a bad file changes nothing."""
         self._notifier.reloading("reloading")
         try:
-            loaded = load(self._loaded.path)
+            loaded = with_fleet_keys(load(self._loaded.path))
             _refuse_fixed(self._loaded, loaded)
             _refuse_stores(loaded, self._journal)
         except ConfigError as error:

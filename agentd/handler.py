@@ -118,8 +118,8 @@ class Handler:
         runs_once: True for a handler whose events are orders to do something once, at about that time, and
             do not describe a state. It never gets a message of the fleet's log whose event it already
             handled provisionally, nor one that is older than its own first start.
-        secret_payload: whether its payloads are secret, so that its events cannot be kept in the fleet's log
-            (see `keep`).
+        secret_payload: whether its payloads are secret, so that the fleet's log keeps its events only if they
+            are sealed (see `trust.seal`).
         store_format: the format of `context.store`. Increase it whenever the previous version of the handler
             could no longer use the store; agentd refuses to run a handler on a store of another format.
     """

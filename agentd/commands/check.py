@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
-from agentd.commands.checks import consul, daemon, disk, fleet, handlers, nginx, nginx_processes
+from agentd.commands.checks import consul, daemon, disk, fleet, handlers, nginx, nginx_processes, trust
 from agentd.commands.checks.finding import Finding, Level
 from agentd.commands.output import Colour, Output
 from agentd.commands.parser import Parser
@@ -45,6 +45,7 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
     yield Finding("ok", "configuration", f"{loaded.path}: {names}")
     yield from consul.findings(loaded)
     yield from fleet.findings(loaded)
+    yield from trust.findings(loaded)
     yield from disk.findings(loaded)
     if loaded.config.nginx is not None:
         yield from nginx.findings(loaded, loaded.config.nginx)

@@ -31,11 +31,13 @@ SECTIONS: Final = frozenset(
         "sources",
         "status",
         "fleet",
+        "trust",
         "log",
         "drain",
         "drift",
         "handlers",
         "handlers_path",
+        "trust",
     ]
 )
 """Every section there is: another name is a mistake, perhaps in the name of one that is needed."""

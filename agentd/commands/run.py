@@ -25,9 +25,10 @@ def execute(arguments: Namespace, output: Output) -> int:
     """Run until SIGTERM. With --json the log is JSON on a terminal too, until SIGHUP reads the file again."""
     _import_structlog()
     from agentd.agent import run  # noqa: PLC0415 (structlog must be there already)
+    from agentd.config.fleet_keys import with_fleet_keys  # noqa: PLC0415 (as above)
     from agentd.config.load import load  # noqa: PLC0415 (as above)
 
-    loaded = load(arguments.config)
+    loaded = with_fleet_keys(load(arguments.config))
     return run(_with_json_log(loaded) if output.json else loaded)
 
 

@@ -1,8 +1,8 @@
 """How a command reaches a fleet's data in Consul: which fleet, and a client for its home datacenter.
 
 The fleet is the one in the configuration file, or `--fleet NAME` on a machine without that file. Only the
-sections `fleet:` and `consul:` are read: mistakes elsewhere in the file do not matter, and no handler is
-imported.
+sections `fleet:`, `consul:` and, where needed, `trust:` are read: mistakes elsewhere in the file do not
+matter, and no handler is imported.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from agentd.values import parse_fleet_name
 if TYPE_CHECKING:
     from agentd.config.yaml_document import Document
     from agentd.fleet.options import FleetOptions
+    from agentd.trust.options import TrustOptions
     from agentd.watch.client import ConsulClient
 
 
@@ -38,6 +39,15 @@ class ReachedFleet(NamedTuple):
     client: ConsulClient
     options: FleetOptions | None
     document: Document | None
+
+    def trust(self) -> TrustOptions | None:
+        """The section `trust:`; None if there is none for this fleet. Raises ConfigError if it is wrong."""
+        if self.options is None or self.document is None or self.document.data.get("trust") is None:
+            return None
+        from agentd.config.sections import read_section  # noqa: PLC0415 (brings pydantic)
+        from agentd.trust.options import TrustOptions  # noqa: PLC0415 (as above)
+
+        return read_section(self.document, "trust", TrustOptions)
 
 
 def add_fleet_arguments(parser: Parser) -> None:

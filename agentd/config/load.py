@@ -6,8 +6,8 @@ Loading imports the classes of the configured handlers (their options are checke
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from agentd.config.triggers import OnEvent
 from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
 from agentd.handler import Handler, HandlerOptions
+from agentd.trust.keys import FleetKey
 from agentd.values import parse_fleet_name
 
 __all__ = ["Config", "ConfiguredHandler", "HandlerEntry", "Loaded", "OnEvent", "load"]
@@ -44,11 +45,16 @@ class ConfiguredHandler:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration that can be run."""
+    """A configuration that can be run.
+
+    Attributes:
+        fleet_keys: those that `trust.fleet_keys` names, in their order; `with_fleet_keys` reads them.
+    """
 
     path: Path
     config: Config
     handlers: tuple[ConfiguredHandler, ...]
+    fleet_keys: tuple[FleetKey, ...] = field(default=(), repr=False)
 
 
 def load(path: Path) -> Loaded:
@@ -63,6 +69,7 @@ def load(path: Path) -> Loaded:
     handlers = tuple(_configure(document, problems))
     problems.extend(_notified(document, {handler.name for handler in handlers if handler.type.proves}))
     problems.extend(_kept(document, handlers))
+    problems.extend(_trusted(document))
     if config is not None:
         problems.extend(_placed(document, config))
     if problems or config is None:
@@ -162,12 +169,13 @@ def _placed(document: Document, config: Config) -> Iterator[str]:
 
 def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator[str]:
     """What is wrong with `keep`: one name has one order on a node, in the log or by hearsay."""
+    seals = _sealing(document)
     first: dict[str, tuple[str, str | None]] = {}
     for handler in handlers:
         for at, on in enumerate(handler.entry.on):
             if isinstance(on, OnEvent):
                 place: Place = ("handlers", handler.name, "on", at)
-                if on.keep and (problem := _why_not_kept(on.event, handler.type, document)):
+                if problem := _why_not_kept(on, handler.type, document, seals):
                     yield document.problem((*place, "keep"), problem)
                 known, keep = first.setdefault(on.event, (handler.name, on.keep))
                 if keep != on.keep:
@@ -178,15 +186,40 @@ def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator
                     )
 
 
-def _why_not_kept(name: str, handler: type[Handler], document: Document) -> str:
+def _why_not_kept(
+    on: OnEvent, handler: type[Handler], document: Document, seals: Callable[[str], bool]
+) -> str:
+    if not on.keep:
+        return ""
     if not document.data.get("fleet"):
         return "events are kept in the log of a fleet: add `fleet:` with its `name:`, or remove `keep`"
-    if name == "*":
+    if on.event == "*":
         return 'events are kept by name: "*" cannot be kept'
-    if handler.secret_payload:
-        return "its payload is secret, and messages are not encrypted yet: remove `keep`"
+    if handler.secret_payload and not (on.keep == "latest" and seals(on.event)):
+        return (
+            "its payload is secret: add the event to `trust.seal`, which encrypts it, and set `keep: latest`;"
+            " or remove `keep`"
+        )
     try:
-        parse_fleet_name(name)
+        parse_fleet_name(on.event)
     except ValueError as error:
         return f"an event that is kept {error}; call it something else"
     return ""
+
+
+def _sealing(document: Document) -> Callable[[str], bool]:
+    """Whether a name is sealed; every one is if that cannot be told, which `_validate` reports."""
+    try:
+        trust = load_sections(document, ("trust",)).trust
+    except ConfigError:
+        return lambda _: True
+    return trust.seals if trust else lambda _: False
+
+
+def _trusted(document: Document) -> Iterator[str]:
+    """What is wrong with `trust:`, beside the section itself."""
+    if document.data.get("trust") and not document.data.get("fleet"):
+        yield document.problem(
+            ("trust",),
+            "only messages of a fleet are signed: add `fleet:` with its `name:`, or remove `trust`",
+        )

@@ -15,6 +15,7 @@ from agentd.fleet.options import FleetOptions
 from agentd.options import AbsolutePath, NginxOptions, Options, Size, StatusOptions
 from agentd.section import Duration
 from agentd.sources.options import SourceOptions
+from agentd.trust.options import TrustOptions
 from agentd.values import KEEP, STATE, TREE
 from agentd.watch.options import ConsulOptions
 
@@ -121,6 +122,11 @@ class Sections(Options):
     status: StatusOptions = Field(StatusOptions(), description="The HTTP endpoints.")
     fleet: FleetOptions | None = Field(
         None, description="The fleet that this node belongs to, for kept events; null for none."
+    )
+    trust: TrustOptions | None = Field(
+        None,
+        description="Who may send messages of the fleet, and which of them are encrypted; null: whoever may"
+        " write to the log, and none.",
     )
     drift: Literal["mend", "report"] = Field(
         "mend",

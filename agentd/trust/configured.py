@@ -65,10 +65,3 @@ def make_keyring(options: TrustOptions, fleet_keys: Sequence[FleetKey]) -> Keyri
         for name, one in options.publishers.items()
     ]
     return Keyring(publishers, fleet_keys)
-
-
-def is_sealed(options: TrustOptions, name: str) -> bool:
-    """Whether the payloads of that name are to be sealed."""
-    from agentd.trust.keyring import fits  # noqa: PLC0415 (as said)
-
-    return any(fits(name, pattern) for pattern in options.seal)

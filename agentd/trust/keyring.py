@@ -13,10 +13,8 @@ from agentd.errors import BadDocument, BadKey, NoFleetKey, Untrusted
 from agentd.trust.claims import Claims
 from agentd.trust.keys import FleetKey, PublicKey, SecretKey
 from agentd.trust.message import Place, SignedMessage, with_body, with_sealed, write_message
+from agentd.trust.pattern import fits
 from agentd.trust.seal import unseal
-
-ANY: Final = "*"
-"""At the end of a pattern: any characters, or none."""
 
 _CONTENT: Final = ("body", "sealed", "key")
 
@@ -37,11 +35,6 @@ class Publisher(NamedTuple):
     def may_send(self, name: str) -> bool:
         """Whether it may send messages of that name."""
         return any(fits(name, pattern) for pattern in self.may)
-
-
-def fits(name: str, pattern: str) -> bool:
-    """Whether the pattern is this name, or ends in `*` after a prefix of it."""
-    return name.startswith(pattern[:-1]) if pattern.endswith(ANY) else name == pattern
 
 
 class Verified(NamedTuple):

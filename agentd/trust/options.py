@@ -5,18 +5,16 @@ Values only: no file is read here, and libsodium is not imported, since every st
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from agentd.options import Options
 from agentd.trust.key_files import parse_place
 from agentd.trust.keys import parse_public_key
+from agentd.trust.pattern import fits, overlap, parse_pattern
 from agentd.values import parse_fleet_name
-
-_PATTERN: Final = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\*?")
 
 
 def _as_list(value: object) -> object:
@@ -27,14 +25,8 @@ def _public_key(text: str) -> str:
     return parse_public_key(text).text
 
 
-def _pattern(text: str) -> str:
-    if not _PATTERN.fullmatch(text):
-        raise ValueError("must be a name that is kept, the beginning of some followed by *, or * for all")
-    return text
-
-
 _Key = Annotated[str, AfterValidator(_public_key)]
-_Pattern = Annotated[str, AfterValidator(_pattern)]
+_Pattern = Annotated[str, AfterValidator(parse_pattern)]
 KeyPlace = Annotated[str, AfterValidator(parse_place)]
 """Where a secret key is: an absolute path, or `credential:NAME`."""
 
@@ -103,4 +95,11 @@ class TrustOptions(Options):
             raise ValueError("nobody could send anything: add the publishers, each with `key` and `may`")
         if self.seal and not self.fleet_keys:
             raise ValueError("`seal` needs `fleet_keys` (`agentd keys generate fleet`)")
+        for pattern in self.seal:
+            if not any(overlap(pattern, other) for one in self.publishers.values() for other in one.may):
+                raise ValueError(f"`seal` has {pattern!r}, and no publisher may send such a message")
         return self
+
+    def seals(self, name: str) -> bool:
+        """Whether the payloads of this name are to be encrypted."""
+        return any(fits(name, pattern) for pattern in self.seal)

@@ -97,3 +97,14 @@ def test_a_name_that_cannot_be_a_key_is_wrong_usage(name: str, capsys: pytest.Ca
     with pytest.raises(SystemExit, match="2"):
         parsed("--fleet", name)
     assert "must have 1 to 64 letters" in capsys.readouterr().err
+
+
+def test_trust_is_read_only_where_the_file_is_about_this_fleet(filed: Filed) -> None:
+    """Its keys are those of that fleet; what is wrong with it is told only to those who need it."""
+    path = filed("fleet: {name: prod}\ntrust: {require: signed}\n")
+    with fleet(parsed("--config", path)) as found, pytest.raises(ConfigError, match="nobody could send"):
+        found.trust()
+    with fleet(parsed("--config", path, "--fleet", "other")) as found:
+        assert found.trust() is None
+    with fleet(parsed("--config", filed("fleet: {name: prod}\n"))) as found:
+        assert found.trust() is None

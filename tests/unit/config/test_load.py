@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from agentd.config.fleet_keys import with_fleet_keys
 from agentd.config.load import load
 from agentd.config.triggers import KINDS, OnEvent
 from agentd.errors import ConfigError
+from agentd.trust.key_files import write_key
 from handlers.command import Command
+from tests.unit.trust.samples import FLEET, OPS
 
 BEST = """\
 handlers:
@@ -263,11 +266,69 @@ def test_a_name_that_is_no_key_cannot_be_kept(tmp_path: Path, name: str) -> None
     assert problem.startswith("8: handlers.deny.on.0.keep: ")
 
 
-def test_a_secret_payload_cannot_be_kept(tmp_path: Path) -> None:
-    """Whoever reads Consul's KV store would have the key."""
-    [problem] = problems(tmp_path, KEPT.replace("ip_blacklist", "tls_ticket_keys"))
+TICKETS = KEPT.replace("ip_blacklist", "tls_ticket_keys").replace("keep: all", "keep: latest")
+TRUST = f"""\
+trust:
+  publishers: {{ops: {{key: {OPS.public.text}, may: ban}}}}
+  fleet_keys: [/nonexistent/fleet.key]
+  seal: [ban]
+"""
 
-    assert "its payload is secret" in problem
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TICKETS,
+        TICKETS + TRUST.replace("seal: [ban]", "seal: []"),
+        TICKETS + TRUST.replace("may: ban", "may: ban*").replace("seal: [ban]", "seal: [bans]"),
+        TICKETS.replace("latest", "all") + TRUST,
+    ],
+)
+def test_a_secret_payload_is_not_kept_readable(tmp_path: Path, text: str) -> None:
+    """Whoever reads Consul's KV store would have the key."""
+    [problem] = problems(tmp_path, text)
+
+    assert "its payload is secret: add the event to `trust.seal`" in problem
+
+
+def test_a_secret_payload_is_kept_sealed(tmp_path: Path) -> None:
+    """The files of the keys are not read here."""
+    loaded = load(write(tmp_path, TICKETS + TRUST))
+
+    assert loaded.handlers[0].entry.kept == ("ban",)
+    assert loaded.fleet_keys == ()
+
+
+def test_trust_needs_a_fleet(tmp_path: Path) -> None:
+    """Nothing else is signed."""
+    text = BEST + TRUST
+
+    [problem] = problems(tmp_path, text)
+
+    assert problem.startswith("11: trust: only messages of a fleet are signed: add `fleet:`")
+
+
+def test_a_section_that_is_wrong_is_the_only_problem(tmp_path: Path) -> None:
+    """Nobody is told to add what is there."""
+    [problem] = problems(tmp_path, TICKETS + TRUST.replace("may: ban", "may: nothing"))
+
+    assert "no publisher may send" in problem
+
+
+def test_the_keys_of_the_fleet_are_read_when_the_daemon_loads_the_file(tmp_path: Path) -> None:
+    """Those that there are; what is wrong with one is told with its line, and the key stays unsaid."""
+    key = tmp_path / "fleet.key"
+    text = TICKETS + TRUST.replace("/nonexistent/fleet.key", str(key))
+    loaded = load(write(tmp_path, text))
+
+    with pytest.raises(ConfigError) as caught:
+        with_fleet_keys(loaded)
+    assert f":11: trust.fleet_keys: the key {key} cannot be read" in str(caught.value)
+
+    write_key(key, FLEET)
+    found = with_fleet_keys(loaded)
+    assert found.fleet_keys == (FLEET,)
+    assert FLEET.text not in repr(found)
 
 
 @pytest.mark.parametrize("other", ["keep: latest", ""])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentd.errors import BadKey, Untrusted
-from agentd.trust.configured import is_sealed, make_keyring, read_fleet_keys, read_signer
+from agentd.trust.configured import make_keyring, read_fleet_keys, read_signer
 from agentd.trust.key_files import write_key
 from agentd.trust.keys import new_fleet_key
 from agentd.trust.message import parse_message
@@ -78,7 +78,7 @@ def test_a_key_in_the_wrong_place_is_refused(
 def test_names_are_sealed_by_pattern(keys: Path) -> None:
     """As in `may`."""
     found = options(seal=["tickets-*", "deploy"], fleet_keys=[str(keys / "fleet.key")])
-    assert [name for name in ("tickets-a", "deploy", "tickets", "deploys") if is_sealed(found, name)] == [
+    assert [name for name in ("tickets-a", "deploy", "tickets", "deploys") if found.seals(name)] == [
         "tickets-a",
         "deploy",
     ]

@@ -69,6 +69,8 @@ _OPS = f"publishers: {{ops: {{key: {OPS.public.text}, may: deploy}}}}"
         ("require: signed", "nobody could send anything"),
         ("require: everything", "signed"),
         (f"{_OPS}\n  seal: deploy", "`seal` needs `fleet_keys`"),
+        (f"{_OPS}\n  fleet_keys: [/a]\n  seal: [deploy, tickets-*]", "`seal` has 'tickets-*'"),
+        (f"{_OPS}\n  fleet_keys: [/a]\n  seal: deploys", "no publisher may send"),
         (f"{_OPS}\n  fleet_keys: [fleet.key]", "must be an absolute path"),
         (f"{_OPS}\n  fleet_keys: [/a, /a]", "the same file is there twice"),
         (f"{_OPS}\n  fleet_keys: [{FLEET.text}]", "must be an absolute path"),
