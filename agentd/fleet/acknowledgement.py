@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-FORMAT: Final = 1
-"""The format of the document that this agentd writes."""
+FORMAT: Final = 2
+"""The format of the document that this agentd writes; with 2, its node understands signed messages."""
 EXEMPT: Final = "exempt"
 """The outcome of a message that is too old for a handler with `Handler.runs_once`."""
 ENDED_BADLY: Final = ("refused", "failed", "expired")

@@ -1,8 +1,9 @@
 """A message of the log: its fields and its encoding.
 
-Owns the message format. A `Draft` has no number yet; an `Envelope` is the immutable message as stored in
-Consul, and is copied verbatim (`raw`). The readers of the log decide whether a message belongs at its key,
-and whether this node applies it.
+Owns format 1, which nobody signs, and what a signed message (`agentd.trust.message`) means in the log. A
+`Draft` has no number yet; an `Envelope` is the immutable message as stored in Consul, and is copied verbatim
+(`raw`). The readers of the log decide whether a message belongs at its key, and whether this node believes
+and applies it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from agentd.errors import BadDocument, UnknownFormat
 from agentd.fleet.document import check_shape, is_text, is_time, optional, read_document, render_document
 from agentd.fleet.keys import Keys, is_fleet, is_kept_name, is_number, is_sha256
 from agentd.watch.shapes import is_base64
 
+if TYPE_CHECKING:
+    from agentd.trust.claims import Claims
+    from agentd.trust.keyring import Signer
+    from agentd.trust.message import SignedMessage
+
 FORMAT: Final = 1
-FORMATS: Final = range(1, FORMAT + 1)
+"""The format of messages that are not signed."""
+SIGNED: Final = 2
+"""The format of signed messages."""
+FORMATS: Final = range(1, SIGNED + 1)
 LARGEST_BODY: Final = 32 * 1024
 """Most bytes of a body inside its message; a larger body gets its own key."""
 LARGEST: Final = 512 * 1024
@@ -86,6 +95,7 @@ class Draft:
         node, service, tag: filters, as for Consul's events; "" for all. Regular expressions.
         snapshot: whether it replaces all messages before it.
         kind: the kind of message.
+        sealed: whether its payload is encrypted for the fleet; then it has at most `LARGEST_BODY` bytes.
     """
 
     body: bytes = field(repr=False)
@@ -100,22 +110,43 @@ class Draft:
     tag: str = ""
     snapshot: bool = False
     kind: Kind = "payload"
+    sealed: bool = False
 
     @property
     def sha256(self) -> str | None:
         """The name of the body's own key; None if the body fits in the message."""
         return hashlib.sha256(self.body).hexdigest() if len(self.body) > LARGEST_BODY else None
 
-    def numbered(self, fleet: str, name: str, num: int, prev: int, late: float = 0.0) -> Envelope:
-        """Number the message; `prev` is the number of the one before it, 0 if it is the first.
+    def numbered(
+        self,
+        fleet: str,
+        name: str,
+        num: int,
+        prev: int,
+        late: float = 0.0,
+        *,
+        signer: Signer | None = None,
+    ) -> Envelope:
+        """Number the message, and sign it for this place.
 
-        `late`: see `Envelope`.
+        Args:
+            fleet: the fleet's name.
+            name: of the log.
+            num: its number.
+            prev: the number of the message before it, 0 if it is the first.
+            late: see `Envelope`.
+            signer: signs and seals; None for a message of a relay, or of a publisher without a key.
 
         Raises:
             BadDocument: the message is too large, or has an unusable field.
+            NoFleetKey: it is to be sealed, and the signer has no fleet key.
         """
         if len(self.body) > LARGEST:
             raise BadDocument(f"the payload has {len(self.body)} bytes; at most {LARGEST} can be kept")
+        if signer is None and self.sealed:
+            raise BadDocument("a payload is sealed by the publisher who signs it: set `trust.signing_key`")
+        if signer is not None:
+            return self._signed(fleet, name, num, prev, signer)
         sha256 = self.sha256
         return parse_envelope(
             render_document(
@@ -144,6 +175,37 @@ class Draft:
             )
         )
 
+    def _signed(self, fleet: str, name: str, num: int, prev: int, signer: Signer) -> Envelope:
+        from agentd.trust.message import Place  # noqa: PLC0415 (only where messages are signed)
+
+        if self.sealed and self.sha256:
+            raise BadDocument(
+                f"the payload has {len(self.body)} bytes; at most {LARGEST_BODY} can be sealed: publish a"
+                " reference to it"
+            )
+        body = None if self.sha256 else self.body
+        return parse_envelope(
+            signer.write(Place(fleet, name, num, prev), self._claims(), body, sealed=self.sealed)
+        )
+
+    def _claims(self) -> Claims:
+        """What is signed beside the payload."""
+        found: dict[str, str | int | None] = {
+            "kind": self.kind,
+            "via": self.via,
+            "id": self.id,
+            "issued": round(self.issued * 1000),
+            "publisher": self.publisher,
+            "expires": None if self.expires is None else round(self.expires * 1000),
+            "node": self.node or None,
+            "service": self.service or None,
+            "tag": self.tag or None,
+            "snapshot": self.snapshot or None,
+            "sha256": self.sha256,
+            "size": len(self.body) if self.sha256 else None,
+        }
+        return {name: one for name, one in found.items() if one is not None}
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -152,10 +214,12 @@ class Envelope:
     Attributes:
         fleet, name, num: its place in Consul.
         prev: the number of the message before it, 0 if there was none; it reveals gaps.
-        body: the payload; None if it is stored separately, below `bodies/` under `sha256`.
+        body: the payload; None if it is sealed, or stored separately, below `bodies/` under `sha256`.
         size: bytes of the payload, wherever it is stored.
         late: seconds from `issued` until it was written, by the clock of its writer; 0 if under a minute.
         raw: the message exactly as stored in Consul.
+        signed: the message as its signer can be verified; None for format 1, which has no signature. Until it
+            is verified (`Gate.admit`), nothing in a message is more than a claim.
     """
 
     fleet: str
@@ -178,6 +242,17 @@ class Envelope:
     size: int
     late: float
     raw: bytes = field(repr=False)
+    signed: SignedMessage | None = field(default=None, repr=False)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether its payload is encrypted for the fleet."""
+        return self.signed is not None and self.signed.fleet_kid is not None
+
+    @property
+    def first(self) -> int:
+        """The number under which it was published first: another one if it was signed again."""
+        return int(self.signed.claims.get("first", self.num)) if self.signed else self.num
 
     @property
     def event(self) -> str | None:
@@ -203,24 +278,67 @@ class Envelope:
         """
         return Draft(
             body=body, issued=issued, publisher=publisher, via="again", expires=expires, node=self.node,
-            service=self.service, tag=self.tag, snapshot=self.snapshot, kind=self.kind,
+            service=self.service, tag=self.tag, snapshot=self.snapshot, kind=self.kind, sealed=self.is_sealed,
         )  # fmt: skip
 
 
 def parse_envelope(raw: bytes) -> Envelope:
-    """Parse a message; unknown fields are ignored.
+    """Parse a message, but verify no signature. Unknown fields of format 1 are ignored.
 
     Raises:
         UnknownFormat: a newer agentd wrote it, so it has to wait.
         BadDocument: it is not a valid message.
     """
     value = read_document(raw, largest=LARGEST_ENVELOPE, formats=FORMATS, what=_WHAT)
+    if value["format"] == SIGNED:
+        from agentd.trust.message import parse_message  # noqa: PLC0415 (only where messages are signed)
+
+        return _of_signed(parse_message(raw), raw)
     check_shape(value, _SHAPE, _WHAT)
-    if value["kind"] not in _KINDS or value["via"] not in _VIAS:
-        raise UnknownFormat(f"{_WHAT} is of a kind that this agentd does not know: upgrade agentd")
+    _require_known(value["kind"], value["via"])
     if value["prev"] >= value["num"]:
         raise BadDocument(f"{_WHAT} has a number below that of its predecessor")
     return _envelope(value, raw)
+
+
+def _require_known(kind: object, via: object) -> None:
+    if kind not in _KINDS or via not in _VIAS:
+        raise UnknownFormat(f"{_WHAT} is of a kind that this agentd does not know: upgrade agentd")
+
+
+def _of_signed(message: SignedMessage, raw: bytes) -> Envelope:
+    from agentd.trust.seal import OVERHEAD  # noqa: PLC0415 (as above)
+
+    claims: Mapping[str, Any] = message.claims
+    _require_known(claims["kind"], claims["via"])
+    body = message.bytes_of("body") if "body" in claims else None
+    if "sealed" in claims:
+        size = len(message.bytes_of("sealed")) - OVERHEAD
+    else:
+        size = claims["size"] if body is None else len(body)
+    return Envelope(
+        fleet=message.place.fleet,
+        name=message.place.name,
+        num=message.place.num,
+        prev=message.place.prev,
+        kind=cast("Kind", claims["kind"]),
+        via=cast("Via", claims["via"]),
+        id=claims["id"],
+        issued=claims["issued"] / 1000,
+        expires=claims["expires"] / 1000 if "expires" in claims else None,
+        publisher=claims["publisher"],
+        ltime=0,
+        node=claims.get("node", ""),
+        service=claims.get("service", ""),
+        tag=claims.get("tag", ""),
+        snapshot="snapshot" in claims,
+        body=body,
+        sha256=claims.get("sha256"),
+        size=size,
+        late=0.0,
+        raw=raw,
+        signed=message,
+    )
 
 
 def _envelope(value: Mapping[str, Any], raw: bytes) -> Envelope:

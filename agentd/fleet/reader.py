@@ -132,8 +132,10 @@ class Reader:
         """The payload of a message; None if its body is missing (perhaps not replicated yet).
 
         Raises:
-            BadDocument: the body does not match its digest.
+            BadDocument: the body does not match its digest, or the payload is sealed: see `Keyring.body`.
         """
+        if message.is_sealed:
+            raise BadDocument("its payload is sealed")
         if message.body is not None:
             return message.body
         pair = self.kv.pair(self.keys.body(message.sha256 or ""))

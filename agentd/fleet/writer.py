@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentd.clock import unix_time
 from agentd.errors import BadDocument, Contended, FleetError, LogLost
@@ -25,6 +25,9 @@ from agentd.fleet.mending import Mender, Now, numbers_of, shows
 from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, is_due, mark, plan
 from agentd.fleet.reader import MOST_LISTED
 from agentd.watch.kv import Operation
+
+if TYPE_CHECKING:
+    from agentd.trust.keyring import Signer
 
 MOST_DRAFTS: Final = 30
 """Most messages that one transaction writes."""
@@ -115,10 +118,14 @@ class Writer(Mender):
         kv: the store that holds the log.
         keys: the fleet's keys.
         now: the clock, in unix seconds.
+        signer: signs what is appended, anew whenever it is numbered; None: nothing is signed.
     """
 
-    def __init__(self, kv: KV, keys: Keys, now: Callable[[], float] = unix_time) -> None:
+    def __init__(
+        self, kv: KV, keys: Keys, now: Callable[[], float] = unix_time, *, signer: Signer | None = None
+    ) -> None:
         super().__init__(kv, keys, now)
+        self._signer = signer
         self.bodies = Bodies(kv, keys, now)
         self._views: dict[str, _View] = {}
 
@@ -204,7 +211,7 @@ class Writer(Mender):
         Raises:
             Contended: another writer was faster; call again after a pause.
             LogLost: the log is older than what was read of it; see `Log.write_back`.
-            BadDocument: a draft cannot be written.
+            BadDocument, NoFleetKey: a draft cannot be written.
         """
         view = self._views.setdefault(name, _View())
         now = self._now(name)
@@ -327,7 +334,7 @@ class Writer(Mender):
             if not is_number(num):
                 raise FleetError(f"the log of {name} has no number left for a message: use another name")
             late = now - draft.issued if draft.via == "event" and now - draft.issued >= LATE else 0.0
-            messages.append(draft.numbered(self.keys.fleet, name, num, newest, late))
+            messages.append(draft.numbered(self.keys.fleet, name, num, newest, late, signer=self._signer))
             newest = num
         return messages[: fitting(one.raw for one in messages)]
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.errors import BadDocument, FleetError, UnknownFormat
+from agentd.errors import BadDocument, FleetError, NoFleetKey, UnknownFormat
 from agentd.fleet.envelope import LARGEST, LARGEST_BODY, LARGEST_ENVELOPE, Draft, parse_envelope
 from agentd.fleet.keys import POISONED, Keys
+from agentd.trust.keyring import Signer
+from tests.unit.trust.samples import CLAIMS, FLEET, KEYRING, OPS, PLACE, written
 
 GOOD = {
     "format": 1, "fleet": "prod", "name": "deploy", "num": 7, "prev": 6, "kind": "payload", "via": "event",
@@ -108,7 +111,7 @@ def test_again_is_a_message_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"format": 2, "body": None}, {"kind": "rename"}, {"via": "pigeon"}, {"format": 10**9}]
+    "fields", [{"format": 3, "body": None}, {"kind": "rename"}, {"via": "pigeon"}, {"format": 10**9}]
 )
 def test_a_newer_message_waits(fields: dict[str, Any]) -> None:
     """It is no mistake, whatever else it holds."""
@@ -180,3 +183,105 @@ def test_the_time_of_a_message_ends() -> None:
     assert parse_envelope(changed(expires=5)).is_over(5.0)
     assert not parse_envelope(changed(expires=5)).is_over(4.9)
     assert not parse_envelope(changed()).is_over(1e10)
+
+
+# ---------------------------------------------------------------- signed messages
+
+SIGNER = Signer(OPS, FLEET)
+published = st.builds(
+    Draft,
+    body=st.binary(max_size=300),
+    issued=st.integers(0, 10**13).map(lambda ms: ms / 1000),
+    publisher=texts,
+    via=st.sampled_from(["publish", "again"]),
+    id=st.uuids().map(str),
+    expires=st.none() | st.integers(0, 10**13).map(lambda ms: ms / 1000),
+    node=texts,
+    service=texts,
+    tag=texts,
+    snapshot=st.booleans(),
+    sealed=st.booleans(),
+)
+
+
+@given(draft=published, num=st.integers(2, POISONED - 1))
+def test_what_was_signed_is_read_as_it_was_drafted(draft: Draft, num: int) -> None:
+    """Times to the millisecond; a sealed payload only with the key of the fleet."""
+    made = draft.numbered("prod", "deploy", num, num - 1, signer=SIGNER)
+    found = parse_envelope(made.raw)
+    assert found == made
+    assert (found.num, found.prev, found.size, found.first) == (num, num - 1, len(draft.body), num)
+    assert (found.is_sealed, found.sha256) == (draft.sealed, None)
+    assert found.body == (None if draft.sealed else draft.body)
+    assert found.signed is not None
+    assert KEYRING.body(KEYRING.verify(found.signed)) == draft.body
+    for name in ("publisher", "via", "id", "node", "service", "tag", "snapshot"):
+        assert getattr(found, name) == getattr(draft, name)
+    assert abs(found.issued - draft.issued) <= 0.001
+    assert (found.expires is None) == (draft.expires is None)
+    assert abs((found.expires or 0) - (draft.expires or 0)) <= 0.001
+
+
+def test_a_large_signed_body_lies_elsewhere() -> None:
+    """Its digest is signed."""
+    draft = Draft(b"x" * (LARGEST_BODY + 1), issued=1.0, publisher="ops")
+    made = draft.numbered("prod", "deploy", 1, 0, signer=SIGNER)
+    assert (made.body, made.sha256, made.size, made.is_sealed) == (
+        None,
+        draft.sha256,
+        LARGEST_BODY + 1,
+        False,
+    )
+
+
+def test_the_largest_sealed_message_is_read() -> None:
+    """And a larger one is refused before anything is written, with a way out."""
+    draft = Draft(b"x" * LARGEST_BODY, issued=1.0, publisher="ops", sealed=True)
+    assert draft.numbered("prod", "deploy", 1, 0, signer=SIGNER).size == LARGEST_BODY
+    with pytest.raises(BadDocument, match="publish a reference"):
+        replace(draft, body=b"x" * (LARGEST_BODY + 1)).numbered("prod", "deploy", 1, 0, signer=SIGNER)
+
+
+def test_nothing_is_sealed_without_the_keys() -> None:
+    """A payload that was meant to be sealed is never written readably."""
+    draft = Draft(b"x", issued=1.0, publisher="ops", sealed=True)
+    with pytest.raises(BadDocument, match=r"trust\.signing_key"):
+        draft.numbered("prod", "deploy", 1, 0)
+    with pytest.raises(NoFleetKey):
+        draft.numbered("prod", "deploy", 1, 0, signer=Signer(OPS))
+
+
+def test_an_event_is_not_signed() -> None:
+    """Who signs it did not hear it."""
+    with pytest.raises(BadDocument):
+        Draft(b"x", issued=1.0, publisher="lb1", via="event").numbered("prod", "deploy", 1, 0, signer=SIGNER)
+
+
+def test_a_signed_message_has_one_spelling() -> None:
+    """Any other is junk, not a newer format."""
+    raw = written()
+    assert parse_envelope(raw).signed
+    for other in (raw.replace(b",", b", ", 1), json.dumps(json.loads(raw)).encode(), changed(format=2)):
+        with pytest.raises(BadDocument):
+            parse_envelope(other)
+
+
+def test_a_signed_message_of_a_newer_kind_waits() -> None:
+    """As one of format 1 does."""
+    with pytest.raises(UnknownFormat):
+        parse_envelope(SIGNER.write(PLACE, {**CLAIMS, "kind": "rename"}, b""))
+
+
+def test_a_message_that_is_published_again_stays_sealed() -> None:
+    """Whoever publishes it again need not think of that."""
+    sealed = parse_envelope(written(sealed=True))
+    assert sealed.again(b"x", issued=1.0, publisher="ops").sealed
+    assert not parse_envelope(written()).again(b"x", issued=1.0, publisher="ops").sealed
+
+
+def test_a_sealed_payload_is_nowhere_in_what_is_written() -> None:
+    """Nor is a signed message shown with its payload."""
+    draft = Draft(b"secret payload", issued=1.0, publisher="ops", sealed=True)
+    made = draft.numbered("prod", "deploy", 1, 0, signer=SIGNER)
+    assert base64.b64encode(b"secret payload").rstrip(b"=") not in made.raw
+    assert "secret" not in repr(made)

@@ -40,7 +40,7 @@ LIMITS = {"LEAST": 6, "MOST": 12, "LATEST": 3, "PRUNED_AT_ONCE": 4}
 SKEW = 600.0
 """Seconds by which a clock may be wrong."""
 SKEWS = st.sampled_from([0.0, 0.0, SKEW, -SKEW])
-NEWER = b'{"format":2}'
+NEWER = b'{"format":3}'
 JUNK = (b"junk", b"", b"[]", b'{"format":1}', NEWER)
 FAR = (1, POISONED - 1, POISONED, 9_999_999_999_999_999)
 """Numbers at which no message is to be, though there could be one at some of them."""

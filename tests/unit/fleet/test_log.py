@@ -431,6 +431,6 @@ def test_junk_among_messages_does_not_keep_bodies_for_ever(kv: ModelKV) -> None:
 def test_a_sweep_takes_nothing_that_it_cannot_judge(kv: ModelKV, log: Log) -> None:
     """A newer message may refer to it."""
     num = log.publish(NAME, draft(), keep="all", pause=no_pause)
-    kv.put(KEYS.message(NAME, num), b'{"format":2}')
+    kv.put(KEYS.message(NAME, num), b'{"format":3}')
     with pytest.raises(FleetError):
         log.sweep()

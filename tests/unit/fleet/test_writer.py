@@ -365,7 +365,7 @@ def test_junk_of_higher_numbers_hides_no_message(
 
 def test_what_lies_far_ahead_is_not_the_newest_of_a_log_without_a_head(kv: ModelKV, log: Log) -> None:
     """It would leave no number."""
-    kv.put(KEYS.message(NAME, POISONED - 1), b'{"format":2}')
+    kv.put(KEYS.message(NAME, POISONED - 1), b'{"format":3}')
     assert log.append(NAME, [event(1)], keep="all")["e1"].num == int(NOW * 1000)
 
 
@@ -391,7 +391,7 @@ def test_a_copied_message_is_none(kv: ModelKV, log: Log) -> None:
 def test_a_message_of_a_newer_agentd_does_not_hold_up_a_writer(kv: ModelKV, log: Log) -> None:
     """It waits for those who read; the log goes on."""
     num = log.append(NAME, [event(1)], keep="all")["e1"].num
-    raw = json.loads(kv.found[KEYS.message(NAME, num)].value) | {"format": 2}
+    raw = json.loads(kv.found[KEYS.message(NAME, num)].value) | {"format": 3}
     kv.put(KEYS.message(NAME, num), json.dumps(raw).encode())
     assert another(kv).append(NAME, [event(2)], keep="all")["e2"].written
 

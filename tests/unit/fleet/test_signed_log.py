@@ -1,0 +1,147 @@
+"""Signed messages in a log: numbered under contention, pruned, and written back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from agentd.errors import BadDocument, NoFleetKey
+from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
+from agentd.fleet.head import parse_head
+from agentd.fleet.log import Log
+from agentd.fleet.pruning import LATEST
+from agentd.trust.keyring import Keyring, Publisher, Signer
+from agentd.trust.keys import SecretKey
+from tests.unit.fleet.kv_model import Fault, ModelKV
+from tests.unit.fleet.test_log import held, no_pause
+from tests.unit.fleet.test_writer import KEYS, NAME, NOW, another, event
+from tests.unit.trust.samples import FLEET, KEYRING, OPS, OTHER
+
+LARGE = b"x" * (LARGEST_BODY + 1)
+
+
+@pytest.fixture
+def kv() -> ModelKV:
+    """One store."""
+    return ModelKV()
+
+
+def publisher(kv: ModelKV, key: SecretKey = OPS) -> Log:
+    """A publisher that signs and seals."""
+    return Log(kv, KEYS, lambda: NOW, signer=Signer(key, FLEET))
+
+
+def draft(body: bytes = b"release", *, sealed: bool = False) -> Draft:
+    """What is published."""
+    return Draft(body, issued=NOW, publisher="ops@admin1", sealed=sealed)
+
+
+def messages(kv: ModelKV) -> list[Envelope]:
+    """All there are."""
+    reader = another(kv)
+    return [one for page in reader.after(NAME, 0, None) for one in page.messages]
+
+
+def opened(message: Envelope, keyring: Keyring = KEYRING) -> bytes | None:
+    """What a node that believes the publisher takes from it."""
+    assert message.signed is not None
+    return keyring.body(keyring.verify(message.signed))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_number_that_was_taken_costs_a_signature_and_no_second_entry(kv: ModelKV, sealed: bool) -> None:  # noqa: FBT001 (a parameter)
+    """Fifty times others write first, but for the last of them: one entry, and it is valid at its place."""
+    relay = another(kv)
+    drafts: Iterator[int] = iter(range(49))
+
+    def contend(_: float = 0.0) -> None:
+        number = next(drafts, None)
+        if number is not None:
+            kv.before_write = lambda: relay.append(NAME, [event(number)], keep="all")
+
+    contend()
+    num = publisher(kv).publish(NAME, draft(sealed=sealed), keep="all", pause=contend, patience=600)
+
+    found = messages(kv)
+    assert len(found) == 50
+    (ours,) = (one for one in found if one.signed)
+    assert ours.num == num == found[-1].num
+    assert (ours.prev, opened(ours)) == (found[-2].num, b"release")
+
+
+@pytest.mark.parametrize("fault", ["before", "after"])
+def test_a_broken_connection_leaves_one_valid_entry(kv: ModelKV, fault: Fault) -> None:
+    """Whether the write took effect or not."""
+    kv.faults.append(fault)
+    num = publisher(kv).publish(NAME, draft(), keep="all", pause=no_pause)
+
+    (found,) = messages(kv)
+    assert (found.num, opened(found)) == (num, b"release")
+
+
+def test_what_consul_lost_is_written_back_and_still_valid(kv: ModelKV) -> None:
+    """Fleet, name, number and predecessor are in what is held, verbatim; no key is needed to write it."""
+    log = publisher(kv)
+    for at in range(3):
+        log.publish(NAME, draft(b"%d" % at, sealed=at == 1), keep="all", pause=no_pause)
+    memory = held(kv)
+    kv.restore({})
+
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 3
+
+    assert [opened(one) for one in messages(kv)] == [b"0", b"1", b"2"]
+
+
+def test_a_node_without_any_key_relays_and_prunes_around_signed_messages(kv: ModelKV) -> None:
+    """The writers' business is with all messages that are well-formed."""
+    publisher(kv).publish(NAME, draft(), keep="latest", pause=no_pause)
+    relay = another(kv)
+    for number in range(2 * LATEST):
+        relay.append(NAME, [event(number)], keep="latest")
+
+    found = messages(kv)
+    assert len(found) == LATEST
+    assert not any(one.signed for one in found)
+
+
+def test_a_short_signed_message_lies_in_the_head_too(kv: ModelKV) -> None:
+    """So that a node needs one request for it."""
+    publisher(kv).publish(NAME, draft(b"x" * 300, sealed=True), keep="all", pause=no_pause)
+
+    head = parse_head(kv.found[KEYS.head(NAME)].value)
+    assert head.inline == messages(kv)[0].raw
+
+
+def test_a_large_payload_is_signed_by_its_digest(kv: ModelKV) -> None:
+    """It is written first, as of any message."""
+    publisher(kv).publish(NAME, draft(LARGE), keep="all", pause=no_pause)
+
+    (found,) = messages(kv)
+    assert opened(found) is None
+    assert another(kv).payload(found) == LARGE
+
+
+def test_what_cannot_be_sealed_is_not_written(kv: ModelKV) -> None:
+    """Neither the message nor, beside it, its payload."""
+    with pytest.raises(BadDocument):
+        publisher(kv).publish(NAME, draft(LARGE, sealed=True), keep="all", pause=no_pause)
+    with pytest.raises(NoFleetKey):
+        Log(kv, KEYS, lambda: NOW, signer=Signer(OPS)).publish(NAME, draft(sealed=True), keep="all")
+    assert kv.found == {}
+
+
+def test_two_publishers_share_a_log(kv: ModelKV) -> None:
+    """Each message is valid with the key of its own."""
+    publisher(kv).publish(NAME, draft(b"one"), keep="all", pause=no_pause)
+    publisher(kv, OTHER).publish(NAME, draft(b"two"), keep="all", pause=no_pause)
+
+    both = Keyring([Publisher("ops", (OPS.public,), ("*",)), Publisher("two", (OTHER.public,), ("*",))])
+    assert [opened(one, both) for one in messages(kv)] == [b"one", b"two"]
+
+
+def test_the_payload_of_a_sealed_message_cannot_be_read_by_mistake(kv: ModelKV) -> None:
+    """It is asked of the keyring."""
+    publisher(kv).publish(NAME, draft(sealed=True), keep="all", pause=no_pause)
+    with pytest.raises(BadDocument, match="sealed"):
+        another(kv).payload(messages(kv)[0])
