@@ -5,7 +5,7 @@ A poller calls `deliver`, and learns only whether the change is in the journal: 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,8 @@ from agentd.watch.query import Snapshot
 
 EVERY: Final = "*"
 _NO_RELAY: Final = "this node no longer relays: the handlers got the event directly"
+_ALL: Final = -1
+_UNSIGNED: Final = "unsigned"  # why an event is not believed, for the metric
 _FILTERS: Final = ("NodeFilter", "ServiceFilter", "TagFilter")
 _log = structlog.get_logger()
 
@@ -60,13 +62,15 @@ class Dispatcher:
 
     An event of a kept name is only a signal: it waits for the relay, and reaches its handlers through the
     fleet's log. An event with a node, service or tag filter is listed only by the agents that match, so it is
-    not kept, and goes to the handlers directly.
+    not kept, and goes to the handlers directly. So does every event if the log takes only signed messages.
 
     Args:
         journal: has the mailboxes.
         routes: of all handlers.
         observer: learns what came.
         relays: whether this node writes what it hears to the log; if not, others do.
+        signed: whether the log takes only what is signed.
+        refuses: says why an event must not be applied, "" if it may; is told whether it is to be kept.
     """
 
     def __init__(
@@ -76,12 +80,17 @@ class Dispatcher:
         *,
         observer: Observer,
         relays: bool = True,
+        signed: bool = False,
+        refuses: Callable[[Event, bool], str] = lambda _event, _kept: "",
     ) -> None:
         self._journal = journal
         self._routes = routes
-        self._relays = relays
+        self._relays = relays and not signed
+        self._refuses = refuses
         self._kept = frozenset(
-            (route.handler, route.event) for route in routes if route.kept and route.event is not None
+            (route.handler, route.event)
+            for route in routes
+            if route.kept and route.event is not None and not signed
         )
         self._kept_names = frozenset(name for _, name in self._kept)
         self._observer = observer
@@ -92,9 +101,17 @@ class Dispatcher:
         Raises:
             JournalError: nothing was recorded.
         """
-        owed = [(change, self._takers(change)) for change in snapshot.changes]
+        refused = self._refused(snapshot.changes)
+        owed = [
+            (change, self.takers(change) if change.id in refused else self._takers(change))
+            for change in snapshot.changes
+        ]
         seen = None if snapshot.seen is None else (snapshot.query, snapshot.seen)
-        news = self._journal.receive(owed, listed=_listed(snapshot), seen=seen, ended=self._observer.ended)
+        endings: list[Ending] = []
+        news = self._journal.receive(
+            owed, listed=_listed(snapshot), seen=seen, ended=endings.append, refused=refused
+        )
+        self._ended(endings, refused)
         self._observer.notified(list({name for _, names in news for name in names}))
         self._observer.missed(snapshot.missed)
         for change, takers in owed:
@@ -104,32 +121,69 @@ class Dispatcher:
             self._observer.received(change)
             _say(change, takers)
 
-    def release(self) -> None:
-        """Give the events that wait for the relay to their handlers, since this node no longer relays.
+    def _ended(self, endings: Iterable[Ending], refused: Collection[str]) -> None:
+        """Report what ended on its arrival: states that were replaced, and events that are refused."""
+        counted: set[str] = set()
+        for ending in endings:
+            self._observer.ended(ending)
+            change = ending.entry.change
+            if isinstance(change, Event) and change.id in refused and change.id not in counted:
+                counted.add(change.id)
+                self._observer.received(change)
+                self._observer.disbelieved(change.name, _UNSIGNED)
 
-        Handlers that follow the log get them provisionally, since other nodes may have written them.
+    def _refused(self, changes: Iterable[Change]) -> dict[str, str]:
+        """By ID, why events must not be applied."""
+        events = [one for one in changes if isinstance(one, Event)]
+        reasons = {one.id: self._refuses(one, self._is_kept(one)) for one in events}
+        return {identity: reason for identity, reason in reasons.items() if reason}
+
+    def release(self) -> None:
+        """Settle the events that wait for the relay since before the configuration changed.
+
+        An event that is not accepted any more is refused. If this node no longer relays it, its handlers get
+        it directly; handlers that follow the log get it provisionally, since other nodes may have written it.
 
         Raises:
             JournalError: they keep waiting.
         """
-        while entries := self._journal.pending(RELAY):
-            owed = []
-            for event in (entry.change for entry in entries if isinstance(entry.change, Event)):
-                takers = self.takers(event)
-                followers = [name for name in takers if (name, event.name) in self._kept]
-                Followed(self._journal).give_provisionally(followers, event)
-                owed.append((event, [name for name in takers if name not in followers]))
-            self._journal.receive(owed, ended=self._observer.ended)
-            for ending in self._journal.end(Ending(one, Outcome.UNCHANGED, _NO_RELAY) for one in entries):
-                self._observer.ended(ending)
+        entries = self._journal.pending(RELAY, limit=_ALL)
+        events = {entry.seq: entry.change for entry in entries if isinstance(entry.change, Event)}
+        refused = self._refused(events.values())
+        endings: list[Ending] = []
+        owed: list[tuple[Event, list[str]]] = []
+        for entry in entries:
+            event = events[entry.seq]
+            if event.id in refused:
+                owed.append((event, self.takers(event)))
+                endings.append(Ending(entry, Outcome.REFUSED, refused[event.id]))
+            elif not (self._relays and self._is_kept(event)):
+                owed.append((event, self._released(event)))
+                endings.append(Ending(entry, Outcome.UNCHANGED, _NO_RELAY))
+        arrived: list[Ending] = []
+        self._journal.receive(owed, ended=arrived.append, refused=refused)
+        self._ended(arrived, refused)
+        for ending in self._journal.end(endings):
+            self._observer.ended(ending)
+
+    def _released(self, event: Event) -> list[str]:
+        """The handlers that get an event directly; those that follow the log get it provisionally."""
+        takers = self.takers(event)
+        followers = [name for name in takers if (name, event.name) in self._kept]
+        Followed(self._journal).give_provisionally(followers, event)
+        return [name for name in takers if name not in followers]
 
     def _takers(self, change: Change) -> list[str]:
         """For whom the change is, each once."""
         takers = self.takers(change)
-        if isinstance(change, Event) and change.name in self._kept_names and not _is_filtered(change):
+        if isinstance(change, Event) and self._is_kept(change):
             direct = [name for name in takers if (name, change.name) not in self._kept]
             return [RELAY, *direct] if self._relays else direct
         return takers
+
+    def _is_kept(self, event: Event) -> bool:
+        """Whether it belongs into the log."""
+        return event.name in self._kept_names and not _is_filtered(event)
 
     def takers(self, change: Change) -> list[str]:
         """The handlers that take the change, each once, wherever it comes from."""

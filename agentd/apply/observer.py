@@ -18,6 +18,9 @@ class Observer:
     def missed(self, events: int) -> None:
         """This many events (0 or more) were lost before Consul could list them."""
 
+    def disbelieved(self, event: str, reason: str) -> None:
+        """A message of the fleet's log, or an event that was heard, is not believed; `Untrusted.reason`."""
+
     def handled(self, handler: str, seconds: float) -> None:
         """One call of a handler returned or raised."""
 

@@ -29,15 +29,17 @@ from agentd.journal.rows import (
     entry_of,
     free_id,
     insert,
+    insert_refused,
     is_state,
     kept,
     parsed,
     read_entry,
 )
 from agentd.journal.store import unmarked
-from agentd.watch.changes import Change
+from agentd.watch.changes import Change, Event
 
 _LONGEST_ID: Final = 120
+_NONE: Final[Mapping[str, str]] = {}
 _IN_FORCE: Final = (Outcome.APPLIED, Outcome.UNCHANGED)
 NEWEST: Final = "SELECT max(seq) FROM changes WHERE kind <> 'event' GROUP BY handler, query"
 """SQL: the newest row of each query, with which a state is compared to tell whether it is new."""
@@ -82,6 +84,7 @@ class Journal:
         listed: Iterable[str] | None = None,
         seen: tuple[str, Mapping[str, Any]] | None = None,
         ended: Callable[[Ending], None] | None = None,
+        refused: Mapping[str, str] = _NONE,
     ) -> list[tuple[Change, list[str]]]:
         """Record each change for each of its handlers that does not have it yet.
 
@@ -92,10 +95,13 @@ class Journal:
             owed: the changes, each with its handlers.
             listed: the IDs of all events in Consul's ring, if they were listed; their rows are never deleted.
             seen: a query and what its poller has to remember, recorded together with the changes.
-            ended: called with each older state that ends because it was still waiting.
+            ended: called with each older state that ends because it was still waiting, and each event that is
+                refused.
+            refused: by ID, why an event must not be given to its handlers. It ends at once, and its payload
+                is not recorded.
 
         Returns:
-            The new changes, each with the handlers that did not have it.
+            The new changes that are not refused, each with the handlers that did not have it.
 
         Raises:
             JournalError: nothing was recorded; ask Consul again.
@@ -103,19 +109,23 @@ class Journal:
         if refusal := self.refusal():
             raise JournalError(refusal)
         news: list[tuple[Change, list[str]]] = []
-        replaced: list[Ending] = []
+        endings: list[Ending] = []
         if seen or any(handlers for _, handlers in owed):
             with self.database.transaction() as db:
                 if seen:
                     _remember(db, *seen)
                 for change, handlers in owed:
-                    if fresh := [name for name in handlers if self._queue(db, name, change)]:
+                    if reason := refused.get(change.id) if isinstance(change, Event) else None:
+                        now = self.clock()
+                        rows = (insert_refused(db, one, change.id, change, reason, now) for one in handlers)
+                        endings += [ending for ending in rows if ending]
+                    elif fresh := [name for name in handlers if self._queue(db, name, change)]:
                         news.append((change, fresh))
-                        replaced += self._end_replaced(db, change, fresh)
+                        endings += self._end_replaced(db, change, fresh)
         if listed is not None:
             self.listed = frozenset(listed)
         if ended:
-            for ending in replaced:
+            for ending in endings:
                 ended(ending)
         return news
 
@@ -258,7 +268,10 @@ class Journal:
     # ------------------------------------------------------------------ pending
 
     def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
-        """The entries that wait for the handler, in order of arrival; from now on its worker owns them."""
+        """The entries that wait for the handler, in order of arrival; from now on its worker owns them.
+
+        With a `limit` of -1 all of them.
+        """
         self._taken[handler] = math.inf  # until the query has returned
         rows = self.database.rows(
             f"SELECT * FROM changes WHERE handler = ? AND {WAITS} ORDER BY seq LIMIT ?",  # noqa: S608 (a constant)

@@ -98,6 +98,23 @@ def insert(db: sqlite3.Connection, handler: str, identity: str, change: Change, 
     return done.rowcount == 1
 
 
+def insert_refused(
+    db: sqlite3.Connection, handler: str, identity: str, change: Change, reason: str, now: float
+) -> Ending | None:
+    """Add a change that the handler is never given, and end it as refused; without its payload.
+
+    Returns:
+        How it ended; None if the handler already had one with this ID.
+    """
+    if not insert(db, handler, identity, change, now):
+        return None
+    entry = read_entry(db, handler, identity)
+    ending = Ending(entry, Outcome.REFUSED, reason)
+    close(db, ending, now)
+    db.execute("UPDATE changes SET body = NULL WHERE seq = ?", (entry.seq,))
+    return ending
+
+
 def _wipe_superseded(db: sqlite3.Connection, handler: str, query: str) -> None:
     """Wipe the payloads of ended states of this query, except the newest: nobody needs them any more."""
     db.execute(

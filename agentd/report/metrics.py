@@ -77,6 +77,12 @@ class Metrics(Observer):
         self._refused = self._counter(
             "events_refused", "User events refused, by name (other: not configured).", "event"
         )
+        self._disbelieved = self._counter(
+            "fleet_refused",
+            "Messages of the fleet's log, and events, refused because of trust: by name, and why.",
+            "event",
+            "reason",
+        )
 
     def _make_handler_metrics(self) -> None:
         self._outcomes = self._counter(
@@ -162,6 +168,10 @@ class Metrics(Observer):
     def event_refused(self, name: str) -> None:
         """A user event ended as refused."""
         self._refused.labels(self._known_event(name)).inc()
+
+    def disbelieved(self, event: str, reason: str) -> None:
+        """A message of the fleet's log, or an event, is not believed."""
+        self._disbelieved.labels(self._known_event(event), reason).inc()
 
     def missed(self, events: int) -> None:
         """About this many user events were missed."""

@@ -32,6 +32,7 @@ class Tally(Observer):
         self.came: list[str] = []
         self.lost = 0
         self.woken: set[str] = set()
+        self.disbelief: list[tuple[str, str]] = []
 
     def received(self, change: Change) -> None:
         """Remember it."""
@@ -40,6 +41,10 @@ class Tally(Observer):
     def missed(self, events: int) -> None:
         """Count them."""
         self.lost += events
+
+    def disbelieved(self, event: str, reason: str) -> None:
+        """Remember it."""
+        self.disbelief.append((event, reason))
 
     def notified(self, handlers: Sequence[str]) -> None:
         """Remember them."""
@@ -177,3 +182,78 @@ def test_what_waits_for_the_relay_is_not_replayed(stand: Stand, tally: Tally) ->
 
     with pytest.raises(JournalError, match="no change"):
         replay(stand.journal, "abcd")
+
+
+def refusing(stand: Stand, tally: Tally, *, signed: bool = True) -> Dispatcher:
+    """With one kept name and a handler of every event; events with a payload are refused."""
+    routes = (Route("deny", "event", "ban", kept=True), Route("all", "event", "*"))
+
+    def refuses(event: Event, kept: bool) -> str:  # noqa: FBT001 (as the dispatcher calls it)
+        return "not signed" if event.payload and (signed or kept) else ""
+
+    return Dispatcher(stand.journal, routes, observer=tally, signed=signed, refuses=refuses)
+
+
+def loaded(identity: str, name: str = "ban") -> Event:
+    """An event with a payload."""
+    return event(identity, "plain text", name)
+
+
+def test_an_event_that_must_not_be_applied_ends_refused_at_once(stand: Stand, tally: Tally) -> None:
+    """For all who take it, whether its name is kept or not, in the transaction that records it."""
+    dispatcher = refusing(stand, tally)
+    dispatcher.deliver(snapshot(loaded("a"), loaded("b", "other")))
+
+    rows = history(stand.journal)
+    assert {(row["id"], row["handler"], row["outcome"], row["reason"]) for row in rows} == {
+        ("a", "deny", "refused", "not signed"),
+        ("a", "all", "refused", "not signed"),
+        ("b", "all", "refused", "not signed"),
+    }
+    assert tally.woken == set()
+    assert tally.came == ["a", "b"]
+    assert tally.disbelief == [("ban", "unsigned"), ("other", "unsigned")]
+
+
+def test_what_was_refused_is_not_counted_again_when_the_list_comes_again(stand: Stand, tally: Tally) -> None:
+    """As after a restart."""
+    for _ in range(2):
+        refusing(stand, tally).deliver(snapshot(loaded("a")))
+    assert tally.disbelief == [("ban", "unsigned")]
+    assert len(history(stand.journal)) == 2
+
+
+def test_the_payload_of_a_refused_event_is_not_recorded(stand: Stand, tally: Tally) -> None:
+    """It cannot be replayed either."""
+    refusing(stand, tally).deliver(snapshot(loaded("abcd")))
+    assert stand.journal.database.rows("SELECT body FROM changes WHERE body IS NOT NULL") == []
+    with pytest.raises(JournalError):
+        replay(stand.journal, "abcd")
+
+
+def test_where_the_log_takes_only_what_is_signed_an_empty_event_is_as_it_was_heard(
+    stand: Stand, tally: Tally
+) -> None:
+    """To relay it would be in vain."""
+    refusing(stand, tally).deliver(snapshot(event("a", name="ban")))
+    assert stand.journal.backlog() == {"deny": 1, "all": 1}
+
+
+def test_what_waited_for_the_relay_when_that_changed_is_settled(stand: Stand, tally: Tally) -> None:
+    """With a payload it is refused; without, it goes to its handlers."""
+    kept = (Route("deny", "event", "ban", kept=True),)
+    Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(loaded("a"), event("b", name="ban")))
+    refusing(stand, tally).release()
+
+    assert stand.journal.backlog() == {"deny": 1, "all": 1}
+    assert [entry.id for entry in stand.journal.pending("deny")] == ["b"]
+    assert tally.disbelief == [("ban", "unsigned")]
+    assert {row["outcome"] for row in history(stand.journal, identity="a")} == {"refused"}
+
+
+def test_only_what_is_to_be_sealed_is_taken_from_a_relay(stand: Stand, tally: Tally) -> None:
+    """The rest goes into the log as before."""
+    kept = (Route("deny", "event", "ban", kept=True),)
+    Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(loaded("a"), event("b", name="ban")))
+    refusing(stand, tally, signed=False).release()
+    assert [entry.id for entry in stand.journal.pending(RELAY)] == ["b"]

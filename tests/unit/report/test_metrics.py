@@ -157,6 +157,18 @@ def test_a_configured_event_counts_under_its_name() -> None:
     assert sample["agentd_events_missed_total"] == 44
 
 
+def test_what_is_not_believed_is_counted_by_name_and_reason() -> None:
+    """A name that is not configured counts as "other"."""
+    metrics = _metrics()
+    for name in ("rotate", "rotate", "stranger"):
+        metrics.disbelieved(name, "unsigned")
+
+    sample = _scrape(metrics)
+
+    assert sample["agentd_fleet_refused_total{rotate,unsigned}"] == 2
+    assert sample["agentd_fleet_refused_total{other,unsigned}"] == 1
+
+
 def test_outcomes_count_by_handler_and_outcome() -> None:
     """Every outcome has its series; an unknown one, or an unknown handler, is "other"."""
     metrics = _metrics()
