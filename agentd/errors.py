@@ -13,7 +13,7 @@
     ├── FleetError             what lies in Consul for the fleet, or was to be written there, cannot be used
     │   ├── UnknownFormat      a newer agentd wrote it: it waits until this one is upgraded
     │   ├── BadDocument        it is nothing that agentd writes
-    │   ├── Untrusted          its signature, its publisher or its place is wrong: it is never applied
+    │   ├── Untrusted          its signature, its publisher or its place is wrong: it is not applied
     │   ├── NoFleetKey         it is sealed with a fleet key that this node lacks: it waits for the key
     │   ├── LogLost            the log is older than what was read of it: it is written back first
     │   └── Contended          others wrote first, again and again: nothing more of ours was written
@@ -107,11 +107,12 @@ class BadDocument(FleetError):
 
 
 class Untrusted(FleetError):
-    """A signed message that is not to be believed. It is never applied, whatever is configured later.
+    """A message that this node does not believe, as it is configured.
 
     Args:
         message: what is wrong with it.
-        reason: one of a few constant words, for a metric: unknown, signature, forbidden or sealed.
+        reason: one of a few constant words, for a metric: unknown, signature, forbidden or sealed of a signed
+            message; unsigned or clear of one that must be signed or sealed.
     """
 
     def __init__(self, message: str, reason: str) -> None:

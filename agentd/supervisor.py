@@ -31,6 +31,7 @@ from agentd.journal.payloads import finish, forget
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
 from agentd.sources.fetcher import Sources
+from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
 from agentd.watch.event_ring import EventRing
 from agentd.watch.lookup import key_reader
@@ -40,6 +41,7 @@ from agentd.watch.query import Snapshot
 if TYPE_CHECKING:
     from agentd.fleet.departure import Departure
     from agentd.fleet.fleet import Fleet
+    from agentd.fleet.gate import Gate
     from agentd.journal.followed import Given
 
 _GIVE_WAY: Final = 0.02
@@ -74,6 +76,7 @@ class Supervisor:
         self._heartbeats = heartbeats
         self._provers = provers(loaded.handlers)
         self._sources = sources(loaded.config)
+        self._gate = _gate(loaded)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
         fleet = loaded.config.fleet
         self._dispatcher = Dispatcher(
@@ -81,6 +84,8 @@ class Supervisor:
             routes(loaded.handlers),
             observer=committer.observer,
             relays=fleet is not None and fleet.relay,
+            signed=self._gate is not None and self._gate.requires_signatures,
+            refuses=self._refuses,
         )
         self._fleet = self._new_fleet()
         self._departure: Departure | None = None
@@ -107,8 +112,7 @@ class Supervisor:
         self._committer.journal.resume()
         if self._fleet:
             self._fleet.join()
-        if not (self._fleet and self._fleet.relays):
-            self._dispatcher.release()
+        self._dispatcher.release()
         self._sources.sweep()
         verifying = [one.name for one in self.loaded.handlers if one.type.verify is not Handler.verify]
         self._committer.release(verifying)
@@ -262,7 +266,7 @@ class Supervisor:
     def _new_fleet(self) -> Fleet | None:
         """The fleet's threads; their modules are imported only if a fleet is configured."""
         config = self.loaded.config
-        if config.fleet is None:
+        if config.fleet is None or self._gate is None:
             return None
         from agentd.fleet.condition import Inspector  # noqa: PLC0415 (as said)
         from agentd.fleet.fleet import Fleet, kept_names  # noqa: PLC0415 (as said)
@@ -281,12 +285,17 @@ class Supervisor:
             journal=self._committer.journal,
             heartbeats=self._heartbeats,
             state=config.state,
+            gate=self._gate,
             given=self._given,
+            refused=self._committer.observer.disbelieved,
             takers=self._dispatcher.takers,
             look=inspector.look,
             version=self._daemon.version,
             status=self._daemon.status,
         )
+
+    def _refuses(self, event: Event, kept: bool) -> str:  # noqa: FBT001 (as the dispatcher calls it)
+        return self._gate.refuses(event, kept=kept) if self._gate else ""
 
     def _given(self, given: Given) -> None:
         """Wake the handlers for which messages of the log were queued."""
@@ -318,6 +327,7 @@ class Supervisor:
             settle=self.settle,
             accounts=self._accounts,
             mend=self.loaded.config.drift == "mend",
+            opened=self._gate.opened if self._gate else lambda event: event,
         )
         states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
         return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))
@@ -326,6 +336,15 @@ class Supervisor:
         """What nginx reads beside the tree, at this moment."""
         config = self.loaded.config
         return inputs(config.nginx.conf.parent, config.tree.path) if config.nginx else Inputs("", 0.0)
+
+
+def _gate(loaded: Loaded) -> Gate | None:
+    """What this node believes of its fleet; None without one."""
+    if loaded.config.fleet is None:
+        return None
+    from agentd.fleet.gate import Gate  # noqa: PLC0415 (only where there is a fleet)
+
+    return Gate(loaded.config.trust, loaded.fleet_keys)
 
 
 def sources(config: Config) -> Sources:

@@ -74,6 +74,7 @@ class Attempts:
         verifiers: those of the handlers that this one notifies that verify, and do not prove.
         settle: has these handlers do what they can do now; returns those that did not do it in time.
         accounts: where to put what the handler tells the fleet; None: it is not asked.
+        opened: returns an event with its payload, if that came sealed; raises HandlerError if it cannot.
         mend: whether drift is mended, or only told.
 
     Attributes:
@@ -99,6 +100,7 @@ class Attempts:
         settle: Callable[[Sequence[str]], Sequence[str]] = _settled,
         accounts: Accounts | None = None,
         mend: bool = True,
+        opened: Callable[[Event], Event] = lambda event: event,
     ) -> None:
         self.name = configured.name
         self.entry = configured.entry
@@ -123,6 +125,7 @@ class Attempts:
         )
         self.accounts = accounts
         self.mend = mend
+        self.opened = opened
         self._nginx = nginx or NginxOptions()
         self._heartbeat = heartbeat
         self._sources = sources
@@ -305,9 +308,11 @@ class Attempt:
 
     def _enter(self, entry: Entry, context: Context, *, render: bool) -> str | None:
         self._attempts.entered.set()
-        if isinstance(entry.change, Event):
-            _ = entry.change.payload  # what is not base64 is refused, also where it is handed on as it is
-        note = self._attempts.handler.handle(entry.change, context)
+        change = entry.change
+        if isinstance(change, Event):
+            change = self._attempts.opened(change)  # the entry stays sealed: it may go to the journal again
+            _ = change.payload  # what is not base64 is refused, also where it is handed on as it is
+        note = self._attempts.handler.handle(change, context)
         if render:
             self._attempts.handler.render(context)
         return note

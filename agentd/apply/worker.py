@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
 from typing import Final
@@ -19,7 +21,7 @@ from agentd.apply.convergence import Convergence
 from agentd.apply.notifications import Notifications
 from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, HandlerError
 from agentd.handler import Handler
 from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
@@ -297,22 +299,28 @@ class Worker:
             for entry in waiting
             if _may_be_superseded(entry) and not self._too_old(entry, now)
         }
-        # Each under the ID of its entry: an event may wait both as it was heard and as the log has it.
-        events = [
-            replace(entry.change, raw=entry.change.raw | {"ID": entry.id})
-            for entry in entries.values()
-            if isinstance(entry.change, Event)
-        ]
         ids = frozenset(entries)
         if ids <= self._judged:
             return False
         self._judged = ids
         handler = self._attempts.handler
+        events = list(self._opened(entries.values()))
         found = (attempt or self._attempts.begin()).ask(lambda context: handler.superseded(events, context))
         old = [entries[one] for one in ids & found.keys()]
         for entry in old:
             self._attempts.end([entry], Outcome.EXPIRED, f"{SUPERSEDED_BY}{found[entry.id]}")
         return bool(old)
+
+    def _opened(self, entries: Iterable[Entry]) -> Iterator[Event]:
+        """The events, without those that cannot be opened: that is told when they are handled.
+
+        Each has the ID of its entry: an event may wait both as it was heard and as the log has it.
+        """
+        for entry in entries:
+            if isinstance(entry.change, Event):
+                with suppress(HandlerError):
+                    event = self._attempts.opened(entry.change)
+                    yield replace(event, raw=event.raw | {"ID": entry.id})
 
     def _fresh(self, entries: list[Entry], now: float) -> list[Entry]:
         """All except those that are too old, which end here."""

@@ -220,6 +220,7 @@ class Envelope:
         raw: the message exactly as stored in Consul.
         signed: the message as its signer can be verified; None for format 1, which has no signature. Until it
             is verified (`Gate.admit`), nothing in a message is more than a claim.
+        signed_by: the publisher who signed it, as this node's configuration names it; "" if not verified.
     """
 
     fleet: str
@@ -243,6 +244,7 @@ class Envelope:
     late: float
     raw: bytes = field(repr=False)
     signed: SignedMessage | None = field(default=None, repr=False)
+    signed_by: str = field(default="", compare=False)
 
     @property
     def is_sealed(self) -> bool:

@@ -19,10 +19,11 @@ from agentd.errors import JournalError
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging
 from agentd.fleet.condition import Condition
 from agentd.fleet.departure import Departure
-from agentd.fleet.followed_name import Kept, NameStatus
 from agentd.fleet.follower import Follower, read_prefixes
+from agentd.fleet.gate import Gate
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
+from agentd.fleet.kept_name import Kept, NameStatus
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV, LateKV
 from agentd.fleet.local_agent import LocalAgent
@@ -62,7 +63,9 @@ class Fleet:
         journal: this node's journal.
         heartbeats: where the threads register.
         state: the state directory.
+        gate: what this node believes.
         given: called with what was queued.
+        refused: called with the name and the reason of each message that is not believed.
         takers: returns the handlers for an event that is not kept.
         look: returns what this node has to acknowledge.
         version: agentd's version.
@@ -78,7 +81,9 @@ class Fleet:
         journal: Journal,
         heartbeats: Heartbeats,
         state: Path,
+        gate: Gate,
         given: Callable[[Given], None],
+        refused: Callable[[str, str], None],
         takers: Callable[[Event], Sequence[str]],
         look: Callable[[], Condition],
         version: str,
@@ -90,7 +95,9 @@ class Fleet:
         self._home = consul.at(options.datacenter or consul.datacenter)
         self._kept = {one.name: one for one in kept}
         self._file = state / FILE
+        self._gate = gate
         self._given = given
+        self._refused = refused
         self._takers = takers
         self._keys = Keys(options.name)
         self._agent = LocalAgent(lambda: ConsulClient(consul), options.node)
@@ -145,7 +152,9 @@ class Fleet:
             lambda came: HeadsPoll(
                 self._keys.names, self._home, came, self._agent.members, self._heartbeats.register(_POLL)
             ),
+            gate=self._gate,
             given=self._given,
+            refused=self._refused,
             witness=holder,
             heartbeat=self._heartbeats.register(_FOLLOW),
         )

@@ -11,18 +11,21 @@ have expired are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import structlog
 
 from agentd.errors import BadDocument, FleetError, JournalError
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import Head, parse_head
-from agentd.fleet.name_reader import MustWait, NameReader
+from agentd.fleet.kept_name import Kept, NameStatus
+from agentd.fleet.name_reader import MustWait, NameReader, Refused
 from agentd.fleet.receipt import event_of
+from agentd.fleet.refusals import Refusals
+from agentd.fleet.witness import Witness
 from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
 from agentd.journal.position import Position
@@ -36,64 +39,25 @@ MOST_BYTES: Final = 4 * 1024 * 1024
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A kept name, as configured on this node.
+@dataclass(slots=True)
+class _Found:
+    """What was read of a name in one go.
 
     Attributes:
-        name: the event name.
-        latest: whether each message replaces the ones before it (`keep: latest`).
-        handlers: the configured handlers that take it, each with its `Handler.runs_once`.
+        wanted: the messages to queue.
+        last: the number of the last message that counts; 0 if none does.
+        read: how many concern this node.
+        refused: the messages that this node does not believe.
+        waits: why reading stopped, None if it did not.
+        full: whether it stopped because nothing more can be queued.
     """
 
-    name: str
-    latest: bool
-    handlers: Mapping[str, bool]
-
-
-@dataclass(frozen=True, slots=True)
-class NameStatus:
-    """How far this node has come with one name; replaced as a whole, so that any thread may read it.
-
-    Attributes:
-        newest: the number of the newest message that was read; above `position` while some have to wait.
-        position: the number up to which every handler has been given what concerns it.
-        incomplete_since: the number after which messages were pruned that a handler never got, or None.
-        waits: why reading is held up, "" if it is not.
-        since: unix time since when it is held up, or None.
-    """
-
-    newest: int = 0
-    position: int = 0
-    incomplete_since: int | None = None
-    waits: str = ""
-    since: float | None = None
-
-
-class Witness(Protocol):
-    """Gets a copy of everything that is read of the log; `Holder` is one."""
-
-    def saw(self, name: str, head: Head | None) -> None:
-        """Report a name's head as Consul has it; None if it is missing or unusable."""
-        ...
-
-    def read(
-        self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
-    ) -> None:
-        """Report messages that were read and verified, or the bodies of some that were."""
-        ...
-
-    def lacks(self, name: str) -> bool:
-        """Whether it needs the whole log of the name, even if no handler does."""
-        ...
-
-    def has_all(self, name: str) -> None:
-        """Report that the whole log of the name was read."""
-        ...
-
-    def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
-        """Which of the numbers of all messages were never read; None if unknown at the moment."""
-        ...
+    wanted: list[Envelope] = field(default_factory=list)
+    last: int = 0
+    read: int = 0
+    refused: list[Refused] = field(default_factory=list)
+    waits: MustWait | None = None
+    full: bool = False
 
 
 class FollowedName:
@@ -104,6 +68,7 @@ class FollowedName:
         reader: reads its messages.
         journal: stores the positions and takes the messages.
         given: called with what was queued.
+        refused: called with the name and the reason of each message that is not believed.
         witness: gets every head, and every message before it is queued.
         clock: unix seconds.
 
@@ -112,13 +77,14 @@ class FollowedName:
         status: how far this node has come.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what it connects; all named at the one call)
         self,
         kept: Kept,
         reader: NameReader,
         journal: Journal,
         *,
         given: Callable[[Given], None],
+        refused: Callable[[str, str], None],
         witness: Witness,
         clock: Callable[[], float],
     ) -> None:
@@ -131,6 +97,8 @@ class FollowedName:
         self._given = given
         self._witness = witness
         self._clock = clock
+        self._refusals = Refusals(kept.name, self._followed, given=given, refused=refused, clock=clock)
+        self._judged: dict[frozenset[str], tuple[bytes, int]] = {}  # heads whose newest message is refused
         self._behind: set[str] = set()  # the handlers that did not get everything last time
         self._newest = 0  # the number of the newest message that was read
         self._looked = 0  # `mended` of the head for which unread messages were last looked for
@@ -234,51 +202,73 @@ class FollowedName:
         if head is None or head.is_empty:  # nothing was published, or all of it was forgotten
             return
         start = min(one.reads_from for one in self._positions(part.handlers))
-        if head.newest > start:
+        judged = raw or b"", start
+        if head.newest > start and self._judged.get(frozenset(part.handlers)) != judged:
             if not self._has_room(part.handlers):
                 raise MustWait
-            self._read_up_to(part, head, start, live=live)
+            self._read_up_to(part, judged[0], head, start, live=live)
             if not start:
                 self._witness.has_all(self.name)
         if self._witness.lacks(self.name):
             self._read_for_witness(head)
 
-    def _read_up_to(self, part: Kept, head: Head, start: int, *, live: bool) -> None:
-        waits: MustWait | None = None
-        read = last = 0
-        full = False
-        wanted: list[Envelope] = []
+    def _read_up_to(self, part: Kept, raw: bytes, head: Head, start: int, *, live: bool) -> None:
+        found = _Found()
         try:
-            for reading in self._reader.after(start, head):
-                usable, waits = self._reader.usable(reading, head.newest)
-                if usable:
-                    self._witness.read(self.name, head, usable)
-                    last = usable[-1].num
-                    self._newest = max(self._newest, last)
-                some = [one for one in usable if self._reader.concerns(one, live=live)]
-                read += len(some)
-                wanted = (some[-1:] or wanted) if part.latest else [*wanted, *some]
-                full = not _fits(len(wanted), sum(one.size for one in wanted))
-                if waits or full:
-                    break
+            self._collect(found, part, head, start, live=live)
         finally:  # what was read before an error counts
-            if last:
-                self._queue(part, head, wanted, last, live=live)
-        if waits:
-            raise waits
-        if last < head.newest:
-            if full:
-                raise MustWait
+            self._refusals.tell(part.handlers, [one for one in found.refused if one.message.num < found.last])
+            if found.last:
+                self._queue(part, head, found.wanted, found.last, live=live)
+            self._refusals.tell(part.handlers, found.refused)
+        if found.waits:
+            raise found.waits
+        if found.full and found.last < head.newest:
+            raise MustWait
+        if any(one.message.num == head.newest for one in found.refused):
+            self._judged[frozenset(part.handlers)] = raw, max(start, found.last)
+        elif found.last < head.newest:
             self._reader.require_rights()
             self._witness.saw(self.name, None)
             raise MustWait(f"its head points to message {head.newest}, which is missing or unusable")
-        if not live and read:
-            _log.info("fleet.caught_up", event_name=self.name, messages=read, num=last)
+        if not live and found.read:
+            _log.info("fleet.caught_up", event_name=self.name, messages=found.read, num=found.last)
+
+    def _collect(self, found: _Found, part: Kept, head: Head, start: int, *, live: bool) -> None:
+        for reading in self._reader.after(start, head):
+            usable, found.waits, refused = self._reader.usable(reading, head.newest)
+            found.refused += refused
+            if usable:
+                self._witness.read(self.name, head, usable)
+                found.last = usable[-1].num
+                self._newest = max(self._newest, found.last)
+            some = [one for one in usable if self._reader.concerns(one, live=live)]
+            found.read += len(some)
+            found.wanted = (some[-1:] or found.wanted) if part.latest else [*found.wanted, *some]
+            found.full = not _fits(len(found.wanted), sum(one.size for one in found.wanted))
+            if found.waits or found.full:
+                return
+        if found.last and (waits := self._is_replay(found.last)):
+            found.last, found.waits = 0, waits
+
+    def _is_replay(self, last: int) -> MustWait | None:
+        """Why not to follow a log that ends with this message, which is older than one that was followed.
+
+        That happens if this node lost its journal, and Consul shows an old snapshot, or whoever may write to
+        the log an old message.
+        """
+        highest = self._witness.highest(self.name)
+        if last >= highest:
+            return None
+        return MustWait(
+            f"its newest message is {last}, and this node has seen message {highest}: it waits until the rest"
+            " is written back, or a newer message is published"
+        )
 
     def _read_for_witness(self, head: Head) -> None:
         """Read the whole log again, since this node's copy of it was lost or could not be written."""
         for reading in self._reader.after(0, head):
-            usable, _ = self._reader.usable(reading, head.newest)
+            usable = self._reader.usable(reading, head.newest).messages
             if usable:
                 self._witness.read(self.name, head, usable)
             for message in usable:
@@ -303,7 +293,8 @@ class FollowedName:
         if unread is None:
             return False
         for reading in self._reader.portions(unread):
-            usable, _ = self._reader.usable(reading, head.newest)
+            usable, _, refused = self._reader.usable(reading, head.newest)
+            self._refusals.tell(self._kept.handlers, refused)
             if usable:
                 late += len(usable)
                 self._followed.owe(self.name, self._kept.handlers, numbers, [one.num for one in usable])
@@ -337,8 +328,8 @@ class FollowedName:
             try:
                 events.append(event_of(message, self._payload(message, head), now, live=live))
             except MustWait as error:
-                if message.num < head.snapshot:  # a snapshot replaces it anyway
-                    continue
+                if message.num < head.snapshot and self._reader.is_snapshot(head.snapshot):
+                    continue  # that replaces it anyway
                 if not events:
                     raise
                 waits, upto = error, events[-1].index
@@ -347,7 +338,7 @@ class FollowedName:
         if refusal := self._journal.refusal():
             raise JournalError(refusal)
         cut = head.cut_for("latest" if part.latest else "all")
-        there = 0 if live else head.newest
+        there = 0 if live else self._there(part, head, upto)
         given = self._followed.give(
             self.name,
             part.handlers,
@@ -361,6 +352,12 @@ class FollowedName:
         self._announce(given)
         if waits:
             raise waits
+
+    def _there(self, part: Kept, head: Head, read: int) -> int:
+        """The number of the newest message that counts, for handlers that read the log for the first time."""
+        if read == head.newest or all(one.there is not None for one in self._positions(part.handlers)):
+            return read
+        return max(read, self._reader.newest(head))
 
     def _announce(self, given: Given) -> None:
         if given.queued:

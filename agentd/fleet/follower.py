@@ -17,11 +17,14 @@ import structlog
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.errors import AgentdError, ConsulError, ConsulRefused
-from agentd.fleet.followed_name import FollowedName, Kept, NameStatus, Witness
+from agentd.fleet.followed_name import FollowedName
+from agentd.fleet.gate import Gate
 from agentd.fleet.heads_poll import Heads
+from agentd.fleet.kept_name import Kept, NameStatus
 from agentd.fleet.keys import Keys
 from agentd.fleet.name_reader import Library, NameReader
 from agentd.fleet.rights import rule
+from agentd.fleet.witness import Witness
 from agentd.heartbeat import Heartbeat
 from agentd.journal.followed import Given
 from agentd.journal.journal import Journal
@@ -79,7 +82,9 @@ class Follower:
         journal: stores the positions and takes the messages.
         library: opens a connection to the log; called again after an error.
         poll: makes the poll of the heads, given the function to call with each answer.
+        gate: what this node believes.
         given: called with what was queued.
+        refused: called with the name and the reason of each message that is not believed.
         witness: gets every head, and every message before it is queued.
         heartbeat: the heartbeat of the reading thread.
         clock: unix seconds.
@@ -97,7 +102,9 @@ class Follower:
         library: Callable[[], Library],
         poll: Callable[[Callable[[Heads], None]], Poll],
         *,
+        gate: Gate,
         given: Callable[[Given], None],
+        refused: Callable[[str, str], None],
         witness: Witness,
         heartbeat: Heartbeat,
         clock: Callable[[], float] = unix_time,
@@ -106,9 +113,10 @@ class Follower:
         self._names = [
             FollowedName(
                 kept,
-                NameReader(kept.name, keys, node, self._open, clock),
+                NameReader(kept.name, keys, node=node, library=self._open, clock=clock, gate=gate),
                 journal,
                 given=given,
+                refused=refused,
                 witness=witness,
                 clock=clock,
             )

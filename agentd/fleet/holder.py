@@ -52,6 +52,10 @@ class Holder:
         """Report a name's head as Consul has it; None if it is missing or unusable."""
         self._guarded(lambda: self._suspect(name, head))
 
+    def highest(self, name: str) -> int:
+        """The highest number of a message that was ever stored; 0 if it is not known."""
+        return self._memory.highest(name)
+
     def lacks(self, name: str) -> bool:
         """Whether to read the whole log of the name, since this node does not hold all it once read of it."""
         return name not in self._whole and self._timer() >= self._retry_at

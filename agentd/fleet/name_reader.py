@@ -1,30 +1,54 @@
 """Reads one kept name from the log, as far as this node can use it.
 
-Owns which messages count: junk is skipped, a message of a newer format blocks what comes after it, and a
-message that has expired or is for other nodes is left out. Knows nothing of handlers or the journal.
+Owns which messages count: junk is skipped, and so is what the gate does not believe; a message of a newer
+format blocks what comes after it, and one that has expired or is for other nodes is left out. Knows nothing
+of handlers or the journal.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-from agentd.errors import BadDocument, FleetError, UnknownFormat
+from agentd.errors import BadDocument, FleetError, NoFleetKey, UnknownFormat, Untrusted
 from agentd.fleet.envelope import Envelope, parse_envelope
+from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.reader import Reader, Reading
 from agentd.fleet.target import Services, matches
 
 _UNUSABLE: Final = "fleet.message_unusable"
+_MOST_REPORTED: Final = 256  # messages of which is known that they were reported
 
 _log = structlog.get_logger()
 
 
 class MustWait(Exception):  # noqa: N818 (nothing went wrong)
     """The next message cannot be queued yet; the text says why. "" if the journal has no room."""
+
+
+class Refused(NamedTuple):
+    """A message that this node does not believe."""
+
+    message: Envelope
+    why: Untrusted
+
+
+class Usable(NamedTuple):
+    """What of a reading counts.
+
+    Attributes:
+        messages: in order, up to the first that has to wait.
+        waits: why that one waits; None if none does.
+        refused: those among them that this node does not believe.
+    """
+
+    messages: list[Envelope]
+    waits: MustWait | None
+    refused: list[Refused]
 
 
 class Library(Protocol):
@@ -57,22 +81,26 @@ class NameReader:
         node: returns this node's name in the fleet.
         library: opens the connection, or returns the open one.
         clock: unix seconds.
+        gate: what this node believes.
     """
 
     def __init__(
         self,
         name: str,
         keys: Keys,
+        *,
         node: Callable[[], str],
         library: Callable[[], Library],
         clock: Callable[[], float],
+        gate: Gate,
     ) -> None:
         self._name = name
         self._keys = keys
         self._node = node
         self._library = library
         self._clock = clock
-        self._reported = 0  # the highest number of a message that was reported as unusable
+        self._gate = gate
+        self._reported: dict[tuple[str, int], None] = {}  # what was reported of which message, oldest first
 
     def numbers(self) -> list[int]:
         """The numbers of all messages, ascending."""
@@ -93,21 +121,35 @@ class NameReader:
                 pass
         return self._library().reader.after(self._name, start, head)
 
-    def usable(self, reading: Reading, newest: int) -> tuple[list[Envelope], MustWait | None]:
-        """The usable messages up to number `newest`, or up to the first that has to wait, with the reason."""
-        found: list[Envelope] = []
+    def usable(self, reading: Reading, newest: int) -> Usable:
+        """What counts of a reading, up to number `newest`."""
+        found = Usable([], None, [])
         by_num = {one.num: one for one in reading.messages}
         for num in sorted({*by_num, *reading.troubles}):
             if num > newest:
                 break
             if num in by_num:
-                found.append(by_num[num])
+                try:
+                    found.messages.append(self._gate.admit(by_num[num]))
+                except Untrusted as error:
+                    self._report("fleet.message_refused", num, error)
+                    found.refused.append(Refused(by_num[num], error))
             elif isinstance(trouble := reading.troubles[num], UnknownFormat):
                 self._report("fleet.waits_for_format", num, trouble)
-                return found, MustWait(f"message {num} has a newer format: upgrade agentd")
+                return found._replace(waits=MustWait(f"message {num} has a newer format: upgrade agentd"))
             else:  # junk, which every node skips
                 self._report(_UNUSABLE, num, trouble)
-        return found, None
+        return found
+
+    def newest(self, head: Head) -> int:
+        """The number of the newest message that counts, among those that the head lists; 0 if none does."""
+        reading = self._library().reader.read(self._name, head.recent)
+        return max((one.num for one in self.usable(reading, head.newest).messages), default=0)
+
+    def is_snapshot(self, num: int) -> bool:
+        """Whether there is a message with that number which counts, and which is a snapshot."""
+        reading = self._library().reader.read(self._name, [num])
+        return any(one.snapshot for one in self.usable(reading, num).messages)
 
     def concerns(self, message: Envelope, *, live: bool) -> bool:
         """Whether this node's handlers should get the message.
@@ -125,11 +167,18 @@ class NameReader:
             return False
 
     def payload(self, message: Envelope) -> bytes:
-        """The payload of a message, wherever it is stored.
+        """The payload of a message, wherever it is stored; b"" of one that is sealed, and stays so.
 
         Raises:
-            MustWait: it is missing or damaged.
+            MustWait: it is missing or damaged, or this node lacks the key that opens it.
         """
+        try:
+            self._gate.require_key(message)
+        except NoFleetKey as error:
+            self._report("fleet.waits_for_key", message.num, error)
+            raise MustWait(str(error)) from error
+        if message.is_sealed:
+            return b""
         try:
             body = self._library().reader.payload(message)
         except BadDocument as error:
@@ -148,6 +197,8 @@ class NameReader:
 
     def _report(self, event: str, num: int, error: FleetError) -> None:
         """Log what is wrong with a message, once, however often it is read."""
-        if num > self._reported:
-            self._reported = num
+        if (event, num) not in self._reported:
+            self._reported[event, num] = None
+            if len(self._reported) > _MOST_REPORTED:
+                del self._reported[next(iter(self._reported))]
             _log.warning(event, event_name=self._name, num=num, reason=str(error))

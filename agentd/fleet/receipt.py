@@ -22,7 +22,7 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
 
     Args:
         message: a message of the log.
-        body: its payload.
+        body: its payload; what is sealed stays so, and needs none.
         now: unix time at which this node first saw it.
         live: whether this node was following the log when the message was written.
     """
@@ -34,17 +34,23 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         num=message.num,
         issued=message.issued,
         counts_from=start,
-        publisher=message.publisher,
+        publisher=f"{message.signed_by} ({message.publisher})" if message.signed_by else message.publisher,
         via=message.via,
         expires=expires,
         snapshot=message.snapshot,
         targeted=bool(message.node or message.service or message.tag),
     )
     raw = {
-        "ID": message.event or f"{message.name}-{message.num}",
+        "ID": message.event or f"{message.name}-{message.first}",
         "Name": message.name,
-        "Payload": base64.b64encode(body).decode(),
+        **_content(message, body),
         "LTime": message.ltime,
         "Message": said.raw,
     }
     return Event(f"{LOG}{message.name}", raw, message.num)
+
+
+def _content(message: Envelope, body: bytes) -> dict[str, str]:
+    if message.is_sealed:
+        return {"Sealed": message.raw.decode("ascii")}
+    return {"Payload": base64.b64encode(body).decode()}

@@ -12,13 +12,23 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from agentd.journal.entry import BEFORE_START, Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Numbers, note
 from agentd.journal.position import Position
-from agentd.journal.rows import SAME_ID, WAITS, close, ending_of, free_id, insert, parsed, same_id
+from agentd.journal.rows import (
+    SAME_ID,
+    WAITS,
+    close,
+    ending_of,
+    free_id,
+    insert,
+    insert_refused,
+    parsed,
+    same_id,
+)
 from agentd.watch.changes import LOG, Event
 
 _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
@@ -44,9 +54,14 @@ class Given:
 class Followed:
     """The positions in a journal. Every method is one transaction, and may be called from any thread.
 
+    Attributes:
+        REFUSED: the beginning of the IDs of messages that were not believed: their numbers are claims.
+
     Raises:
         JournalError: from every method, if the file cannot be read or written.
     """
+
+    REFUSED: ClassVar[str] = "refused:"
 
     def __init__(self, journal: Journal) -> None:
         self._database = journal.database
@@ -146,7 +161,10 @@ class Followed:
         with self._database.transaction() as db:
             for handler in handlers:
                 at = _read(db, handler, name) or Position(joined=self._clock())
-                rows = db.execute("SELECT idx FROM changes WHERE handler = ? AND query = ?", (handler, query))
+                rows = db.execute(
+                    "SELECT idx FROM changes WHERE handler = ? AND query = ? AND substr(id, 1, ?) <> ?",
+                    (handler, query, len(self.REFUSED), self.REFUSED),
+                )
                 known = {int(row["idx"]) for row in rows}
                 missed = [num for num in late if num <= at.num and num not in known]
                 if missed:
@@ -154,6 +172,22 @@ class Followed:
                     owed = {*at.owed, *(num for num in numbers if first <= num <= at.num)}
                     late_since = first if at.late is None else min(first, at.late)
                     _write(db, handler, name, replace(at, owed=tuple(sorted(owed)), late=late_since))
+
+    def refuse(self, handlers: Iterable[str], message: Event, reason: str) -> list[Ending]:
+        """Record for the handlers that a message is not believed; no position moves.
+
+        Args:
+            handlers: who would have been given it.
+            message: what is said of it: an ID that begins with `REFUSED`, and its number as its index.
+            reason: why.
+
+        Returns:
+            How it ended, for the handlers for which that was not recorded yet.
+        """
+        now = self._clock()
+        with self._database.transaction() as db:
+            endings = [insert_refused(db, one, message.id, message, reason, now) for one in handlers]
+        return [one for one in endings if one]
 
     def _queue(
         self, db: sqlite3.Connection, handler: str, message: Event, at: Position, *, heard: bool, once: bool

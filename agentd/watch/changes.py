@@ -151,12 +151,25 @@ class Event(Change):
         """What was fired, at most 512 bytes; whoever fired it chose every one of them.
 
         Raises:
-            PermanentError: Consul does not answer with base64.
+            PermanentError: Consul does not answer with base64; or the payload is sealed, and was not opened.
         """
+        if self.sealed is not None:
+            raise PermanentError("the payload is sealed, and only the running agentd opens it")
         text = self.raw.get("Payload") or ""
         if not is_base64(text):
             raise PermanentError("the event's payload is not base64: fire it again through Consul's API")
         return base64.b64decode(text)
+
+    @property
+    def sealed(self) -> str | None:
+        """The message of the fleet's log that has the payload, encrypted; None if the payload is in clear."""
+        found = self.raw.get("Sealed") if self.query.startswith(LOG) else None
+        return found if isinstance(found, str) else None
+
+    def opened(self, payload: bytes) -> Event:
+        """The same with the payload that was sealed; this one must not be stored."""
+        raw = {name: one for name, one in self.raw.items() if name != "Sealed"}
+        return replace(self, raw=raw | {"Payload": base64.b64encode(payload).decode()})
 
     @property
     def ltime(self) -> int:

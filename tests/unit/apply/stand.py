@@ -247,10 +247,11 @@ class Stand(Observer):
         *,
         provers: Sequence[str] = (),
         sources: Sources | None = None,
+        opened: Callable[[Event], Event] = lambda event: event,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker whose initial files are committed; its thread is not started."""
-        worker = self.raw_worker(handler, name, provers=provers, sources=sources, **entry)
+        worker = self.raw_worker(handler, name, provers=provers, sources=sources, opened=opened, **entry)
         self.found(worker)
         assert worker.ready.is_set()
         return worker
@@ -272,6 +273,7 @@ class Stand(Observer):
         sources: Sources | None = None,
         accounts: Accounts | None = None,
         mend: bool = True,
+        opened: Callable[[Event], Event] = lambda event: event,
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker that has done nothing yet."""
@@ -293,6 +295,7 @@ class Stand(Observer):
             sources=sources,
             accounts=accounts,
             mend=mend,
+            opened=opened,
         )
         return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
 

@@ -10,6 +10,7 @@ from agentd.errors import ConsulUnavailable
 from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
+from agentd.trust.keyring import Signer
 from agentd.watch.kv import Pair
 
 NOW = 1_700_000_000.0
@@ -70,6 +71,7 @@ class Shelf:
         *,
         num: int = 0,
         keep: str = "all",
+        signer: Signer | None = None,
         **more: Any,  # noqa: ANN401 (fields of a draft)
     ) -> Envelope:
         """Append one message, and let the head name it."""
@@ -77,7 +79,7 @@ class Shelf:
         num = num or head.newest + 1
         fields: dict[str, Any] = {"issued": NOW, "publisher": "test", "id": f"{name}-{num}"} | more
         draft = Draft(body=body.encode() if isinstance(body, str) else body, **fields)
-        message = draft.numbered(self.keys_of.fleet, name, num, head.newest)
+        message = draft.numbered(self.keys_of.fleet, name, num, head.newest, signer=signer)
         if len(draft.body) > LARGEST_BODY:
             self.put(self.keys_of.body(draft.sha256 or ""), draft.body)
         self.put(self.keys_of.message(name, num), message.raw)

@@ -13,10 +13,11 @@ from structlog.testing import capture_logs
 
 from agentd.errors import ConsulUnavailable
 from agentd.fleet.envelope import Envelope
-from agentd.fleet.followed_name import Kept
 from agentd.fleet.follower import Follower
+from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
 from agentd.fleet.heads_poll import Heads
+from agentd.fleet.kept_name import Kept
 from agentd.fleet.reader import Reader
 from agentd.fleet.target import Services
 from agentd.heartbeat import Heartbeats
@@ -74,6 +75,8 @@ class Bench:
         self.heads: list[int | None] = []
         self.bodies: list[int] = []
         self.given: list[Given] = []
+        self.refused: list[tuple[str, str]] = []
+        self.gate = Gate(None)
         self.is_lacking = False
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
@@ -88,7 +91,9 @@ class Bench:
             self.journal,
             lambda: Library(self.shelf),
             self._poll,
+            gate=self.gate,
             given=self.given.append,
+            refused=lambda name, reason: self.refused.append((name, reason)),
             witness=self,
             heartbeat=Heartbeats().register("follow"),
             clock=lambda: self.now,
@@ -112,6 +117,11 @@ class Bench:
         assert (name, head.keep) == ("ban", self.keep)
         self.numbers += [one.num for one in messages]
         self.bodies += [len(body) for body in (bodies or {}).values()]
+
+    def highest(self, name: str) -> int:
+        """See `Witness`."""
+        assert name == "ban"
+        return max(self.numbers, default=0)
 
     def lacks(self, name: str) -> bool:
         """See `Witness`."""

@@ -1,0 +1,121 @@
+"""A worker hands on what came sealed, and nothing that is stored says it in clear."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from agentd.fleet.envelope import parse_envelope
+from agentd.fleet.gate import Gate
+from agentd.fleet.receipt import event_of
+from agentd.handler import Context, Event
+from agentd.journal.followed import Followed
+from agentd.journal.history import replay
+from agentd.trust.keys import FleetKey
+from agentd.trust.options import TrustOptions
+from tests.unit.apply.stand import Scribe, Stand, settle
+from tests.unit.trust.samples import FLEET, OPS, PLACE, written
+
+PAYLOAD = b"write x=0123456789abcdef"
+
+
+def gate(*keys: FleetKey) -> Gate:
+    """What a node with these keys of the fleet believes."""
+    section = {"publishers": {"ops": {"key": OPS.public.text, "may": "*"}}}
+    return Gate(TrustOptions.model_validate(section), keys)
+
+
+def give(stand: Stand, payload: bytes = PAYLOAD, more: int = 0) -> Event:
+    """Queue a sealed message, as the follower does."""
+    place = PLACE._replace(num=PLACE.num + more)
+    message = parse_envelope(written(payload, sealed=True, place=place))
+    event = event_of(message, b"", stand.clock(), live=True)
+    Followed(stand.journal).give("deploy", {"scribe": False}, [event], upto=event.index)
+    return event
+
+
+def stored(directory: Path, needle: bytes) -> list[str]:
+    """The files of the journal that contain this, raw or in base64."""
+    return [path.name for path in directory.glob("journal.db*") if needle in path.read_bytes()]
+
+
+def test_a_sealed_message_is_handled_and_stays_sealed(stand: Stand) -> None:
+    """Neither the entry nor what is kept of it for a replay has the payload."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, opened=gate(FLEET).opened)
+    event = give(stand)
+    settle(worker)
+
+    assert scribe.calls == [PAYLOAD.decode()]
+    assert stand.outcomes == {event.id: "applied"}
+    assert stored(stand.journal.path.parent, PAYLOAD) == []
+    assert stored(stand.journal.path.parent, b"d3JpdGUgeD0w") == []  # its base64
+
+
+def test_it_can_be_replayed(stand: Stand) -> None:
+    """For as long as the journal has it."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, opened=gate(FLEET).opened)
+    event = give(stand)
+    settle(worker)
+    replay(stand.journal, event.id)
+    settle(worker)
+    assert scribe.calls == [PAYLOAD.decode()] * 2
+
+
+def test_without_the_key_it_is_tried_again(stand: Stand) -> None:
+    """The handler is not called, and what comes after it waits: their order counts."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, opened=gate().opened)
+    event = give(stand)
+    give(stand, b"write y=1", more=1)
+    settle(worker)
+
+    assert scribe.calls == []
+    assert set(stand.outcomes.values()) == {None}
+    assert f"the fleet key {FLEET.kid}" in stand.reason(event.id)
+
+
+def test_what_is_not_believed_any_more_is_refused(stand: Stand) -> None:
+    """The publisher is gone from the configuration since it was queued."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, opened=Gate(TrustOptions(), (FLEET,)).opened)
+    event = give(stand)
+    settle(worker)
+
+    assert stand.outcomes == {event.id: "refused"}
+    assert "not believed" in stand.reason(event.id)
+
+
+class Newest(Scribe):
+    """The last event makes the others void; remembers the payloads that it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[bytes] = []
+
+    def superseded(self, waiting: Sequence[Event], context: Context) -> Mapping[str, str]:
+        """See the class."""
+        assert context.handler == "scribe"
+        self.asked = [one.payload for one in waiting]
+        return {one.id: waiting[-1].id for one in waiting[:-1]}
+
+
+def test_what_supersedes_what_is_asked_with_the_payloads(stand: Stand) -> None:
+    """Under the IDs of the entries."""
+    scribe = Newest()
+    worker = stand.worker(scribe, opened=gate(FLEET).opened)
+    first, last = give(stand), give(stand, b"write y=1", more=1)
+    settle(worker)
+
+    assert scribe.asked[:2] == [PAYLOAD, b"write y=1"]
+    assert stand.outcomes == {first.id: "expired", last.id: "applied"}
+
+
+def test_what_cannot_be_opened_supersedes_nothing(stand: Stand) -> None:
+    """It is told when its turn has come."""
+    scribe = Newest()
+    worker = stand.worker(scribe, opened=gate().opened)
+    give(stand)
+    settle(worker)
+    assert scribe.asked == []
