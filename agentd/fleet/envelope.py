@@ -29,7 +29,7 @@ FORMAT: Final = 1
 """The format of messages that are not signed."""
 SIGNED: Final = 2
 """The format of signed messages."""
-FORMATS: Final = range(1, SIGNED + 1)
+FORMATS: Final = range(1, max(FORMAT, SIGNED) + 1)
 LARGEST_BODY: Final = 32 * 1024
 """Most bytes of a body inside its message; a larger body gets its own key."""
 LARGEST: Final = 512 * 1024

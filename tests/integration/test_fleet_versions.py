@@ -65,8 +65,8 @@ def test_an_upgrade_of_one_node_after_the_other_loses_nothing(
         node.agentd.await_listening()
     publish(consul, fleet, fleet, "1")
     older.await_tally("1")
-    wait_until(lambda: acknowledges(consul, fleet, older, 1), "the older acknowledgement")
-    wait_until(lambda: acknowledges(consul, fleet, newer, 2), "the newer acknowledgement")
+    wait_until(lambda: acknowledges(consul, fleet, older, 2), "the older acknowledgement")
+    wait_until(lambda: acknowledges(consul, fleet, newer, 3), "the newer acknowledgement")
 
     refused = newer.agentd.command("publish", fleet, "never")
     consul.fire(fleet, b"2")
@@ -76,14 +76,14 @@ def test_an_upgrade_of_one_node_after_the_other_loses_nothing(
     wait_until(lambda: "upgrade agentd" in waits(older, fleet), "the word")
 
     assert refused.returncode == 1
-    assert "n1 would not understand a message of format 2" in refused.stderr
+    assert "n1 would not understand a message of format 3" in refused.stderr
     assert older.tally() == ["1"]
     assert "upgrade agentd" in older.agentd.get("/readyz")[1]
     older.install(newer=True)
     older.start()
     older.await_tally("1", "2", "3")
     older.await_outcomes("tally", "applied", 3)
-    wait_until(lambda: acknowledges(consul, fleet, older, 2), "the newer acknowledgement")
+    wait_until(lambda: acknowledges(consul, fleet, older, 3), "the newer acknowledgement")
     assert newer.agentd.command("publish", fleet, "4").returncode == 0
     older.await_tally("1", "2", "3", "4")
 
@@ -107,9 +107,9 @@ def test_a_downgrade_waits_for_what_it_does_not_understand(
 
     wait_until(lambda: "upgrade agentd" in waits(node, fleet), "the word")
     assert node.tally() == ["1"]
-    wait_until(lambda: acknowledges(consul, fleet, node, 1), "the older acknowledgement")
+    wait_until(lambda: acknowledges(consul, fleet, node, 2), "the older acknowledgement")
     refused = newer.agentd.command("publish", fleet, "never").stderr
-    assert "n1 would not understand a message of format 2" in refused
+    assert "n1 would not understand a message of format 3" in refused
     node.install(newer=True)
     node.start()
     node.await_tally("1", "2")

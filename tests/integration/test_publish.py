@@ -263,11 +263,12 @@ class TestRefusal:
     def test_a_node_that_would_not_understand_it(self, fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
         """The nodes that are to be upgraded first are named."""
         fleet.publish("list", "x", "--keep", "all")
-        fleet.acknowledge("lb1", format=2)
+        fleet.acknowledge("lb1", format=3)
         fleet.acknowledge("lb2")
-        monkeypatch.setattr("agentd.fleet.envelope.FORMAT", 2)
+        monkeypatch.setattr("agentd.fleet.envelope.FORMAT", 3)
+        monkeypatch.setattr("agentd.fleet.envelope.FORMATS", range(1, 4))
         why = fleet.refused("publish", "list", "y")
-        assert "lb2 would not understand a message of format 2" in why
+        assert "lb2 would not understand a message of format 3" in why
         assert "lb1" not in why
 
     def test_a_poisoned_head(self, fleet: Fleet) -> None:

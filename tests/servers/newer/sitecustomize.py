@@ -1,4 +1,4 @@
-"""Raises the format of messages and acknowledgements by one, as the next release may.
+"""Gives messages and acknowledgements a format that this release does not know, as the next one may.
 
 Python imports it at the start of a process that has this directory in PYTHONPATH. The modules are compiled
 from their source with another number, and never cached.
@@ -14,11 +14,8 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import CodeType, ModuleType
 
 _MODULES = ("agentd.fleet.envelope", "agentd.fleet.acknowledgement")
-_FORMAT = re.compile(rb"^FORMAT: Final = (\d+)$", re.MULTILINE)
-
-
-def _raised(found: re.Match[bytes]) -> bytes:
-    return b"FORMAT: Final = %d" % (int(found[1]) + 1)
+_FORMAT = re.compile(rb"^FORMAT: Final = \d+$", re.MULTILINE)
+_NEXT = b"FORMAT: Final = 3"
 
 
 class _Newer(SourceFileLoader):
@@ -26,9 +23,7 @@ class _Newer(SourceFileLoader):
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
-        source, count = _FORMAT.subn(
-            lambda one: b"FORMAT: Final = %d" % (int(one[1]) + 1), self.get_data(path)
-        )
+        source, count = _FORMAT.subn(_NEXT, self.get_data(path))
         if count != 1:
             raise ImportError(f"{path} has no FORMAT", name=fullname)
         return self.source_to_code(source, path)
