@@ -24,6 +24,8 @@ MOST: Final = 4096
 """Most messages of a name, give or take a few, since several are pruned together."""
 LATEST: Final = 16
 """Messages that stay with `keep: latest`; pruning starts at twice as many."""
+LATEST_SEALED: Final = 1
+"""Messages that stay with `keep: latest` once a sealed one for all nodes is the newest: old secrets go."""
 PRUNED_AT_ONCE: Final = 31
 """Most messages that one transaction deletes: with 30 new ones, head, list and record, 64 operations."""
 LONGEST: Final = 7 * 86400.0
@@ -57,28 +59,35 @@ class Prune:
     cut: int = 0
 
 
-def is_due(head: Head) -> bool:
-    """Whether there may be something to prune, so that the oldest messages have to be read."""
+def is_due(head: Head, newest: Envelope) -> bool:
+    """Whether there may be something to prune, so that the oldest messages have to be read.
+
+    Args:
+        head: see `plan`.
+        newest: see `plan`.
+    """
     if head.keep == "latest":
-        return head.count > 2 * LATEST
+        return head.count > (LATEST_SEALED if _replaces_secrets(newest) else 2 * LATEST)
     return head.count > LEAST or head.oldest < head.snapshot
 
 
-def plan(head: Head, oldest: Sequence[Kept], now: float, confirmed: float) -> Prune:
+def plan(head: Head, newest: Envelope, oldest: Sequence[Kept], now: float, confirmed: float) -> Prune:
     """Choose which of the oldest messages to prune.
 
     Args:
         head: the head including the messages that are being appended.
+        newest: the last of these.
         oldest: the oldest messages, ascending.
         now: unix seconds.
         confirmed: unix seconds that other publishers confirm, so that a clock that is ahead does not make
             young messages old.
     """
+    latest = LATEST_SEALED if _replaces_secrets(newest) else LATEST
     gone: list[Kept] = []
     cut = 0
     for one in oldest[:PRUNED_AT_ONCE]:
         left = head.count - len(gone)
-        if one.num >= head.newest or not _goes(head, one, left, now, confirmed):
+        if one.num >= head.newest or not _goes(head, one, left, latest, now, confirmed):
             break
         gone.append(one)
         if head.keep == "all" and one.num > head.snapshot and _is_in_force(one, now):
@@ -86,9 +95,15 @@ def plan(head: Head, oldest: Sequence[Kept], now: float, confirmed: float) -> Pr
     return Prune(tuple(gone), cut)
 
 
-def _goes(head: Head, one: Kept, left: int, now: float, confirmed: float) -> bool:
+def _replaces_secrets(message: Envelope) -> bool:
+    """Whether nobody needs the secrets in the messages before it."""
+    targeted = message.node or message.service or message.tag
+    return message.is_sealed and message.kind == "payload" and not targeted and message.expires is None
+
+
+def _goes(head: Head, one: Kept, left: int, latest: int, now: float, confirmed: float) -> bool:
     if head.keep == "latest":
-        return left > LATEST
+        return left > latest
     if one.num < head.snapshot or (left > MOST and head.count >= MOST + PRUNED_AT_ONCE):
         return True
     old = isinstance(one.found, Envelope) and _written(one.found, confirmed) < confirmed - LONGEST

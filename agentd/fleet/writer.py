@@ -305,10 +305,10 @@ class Writer(Mender):
                 self.bodies.put(draft.body)
         head = self._with(head, messages, keep)
         prune = Prune()
-        if is_due(head):
+        if is_due(head, messages[-1]):
             head = self._with_oldest(name, view, head)
             clock = self._clock()
-            prune = plan(head, view.oldest, clock, view.confirmed(drafts[0].publisher, clock))
+            prune = plan(head, messages[-1], view.oldest, clock, view.confirmed(drafts[0].publisher, clock))
             head = self._without(head, view, prune)
         operations = [cas(self.keys.head(name), head.render(), now.index)]
         operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in messages]

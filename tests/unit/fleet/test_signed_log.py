@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -103,6 +105,44 @@ def test_a_node_without_any_key_relays_and_prunes_around_signed_messages(kv: Mod
     found = messages(kv)
     assert len(found) == LATEST
     assert not any(one.signed for one in found)
+
+
+def test_an_old_secret_goes_with_the_message_that_replaces_it(kv: ModelKV) -> None:
+    """From Consul, and then from the copies of the nodes."""
+    log = publisher(kv)
+    for body in (b"old", b"older", b"new"):
+        log.publish(NAME, draft(body, sealed=True), keep="latest", pause=no_pause)
+
+    assert [opened(one) for one in messages(kv)] == [b"new"]
+    head = parse_head(kv.found[KEYS.head(NAME)].value)
+    assert (head.count, head.oldest, head.newest) == (1, head.newest, messages(kv)[0].num)
+    assert head.base == messages(kv)[0].prev  # what nodes drop
+
+
+@pytest.mark.parametrize("more", [{"node": "^web"}, {"tag": "blue"}, {"expires": NOW + 60}])
+def test_what_is_not_for_all_for_good_replaces_no_secret(kv: ModelKV, more: dict[str, Any]) -> None:
+    """Another node would be left without any."""
+    log = publisher(kv)
+    log.publish(NAME, draft(b"all", sealed=True), keep="latest", pause=no_pause)
+    log.publish(NAME, replace(draft(b"some", sealed=True), **more), keep="latest", pause=no_pause)
+    assert [opened(one) for one in messages(kv)] == [b"all", b"some"]
+
+
+def test_of_a_name_with_all_messages_every_sealed_one_stays(kv: ModelKV) -> None:
+    """A joiner needs them all."""
+    for body in (b"a", b"b"):
+        publisher(kv).publish(NAME, draft(body, sealed=True), keep="all", pause=no_pause)
+    assert [opened(one) for one in messages(kv)] == [b"a", b"b"]
+
+
+def test_a_publisher_of_sealed_messages_clears_away_what_lay_there_in_clear(kv: ModelKV) -> None:
+    """However many there are: with the next messages at the latest."""
+    relay = another(kv)
+    for number in range(30):
+        relay.append(NAME, [event(number)], keep="latest")
+    for _ in range(2):
+        publisher(kv).publish(NAME, draft(sealed=True), keep="latest", pause=no_pause)
+    assert [opened(one) for one in messages(kv)] == [b"release"]
 
 
 def test_a_short_signed_message_lies_in_the_head_too(kv: ModelKV) -> None:
