@@ -17,6 +17,7 @@ from agentd.fleet.head import Keep
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
+from agentd.trust.keyring import Signer
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.servers.agentd import AgentdProcess
@@ -148,11 +149,11 @@ def _customized(name: str) -> dict[str, str]:
 
 
 @contextmanager
-def open_log(consul: ConsulAgent, fleet: str) -> Iterator[Log]:
-    """The log of a fleet, as a publisher sees it."""
+def open_log(consul: ConsulAgent, fleet: str, signer: Signer | None = None) -> Iterator[Log]:
+    """The log of a fleet, as a publisher sees it, who signs if there is a signer."""
     options = ConsulOptions(address=f"{consul.address}:{consul.ports['http']}")
     with closing(ConsulClient(options)) as client:
-        yield Log(ConsulKV(client), Keys(fleet))
+        yield Log(ConsulKV(client), Keys(fleet), signer=signer)
 
 
 def publish(
@@ -161,10 +162,11 @@ def publish(
     name: str,
     *payloads: str,
     keep: Keep = "all",
+    signer: Signer | None = None,
     **more: Any,  # noqa: ANN401 (fields of a draft)
 ) -> None:
     """Append messages, one after the other."""
-    with open_log(consul, fleet) as log:
+    with open_log(consul, fleet, signer) as log:
         for payload in payloads:
             fields: dict[str, Any] = {"issued": time.time(), "publisher": "test"} | more
             draft = Draft(payload.encode(), **fields)

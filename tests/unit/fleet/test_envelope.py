@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.errors import BadDocument, FleetError, NoFleetKey, UnknownFormat
+from agentd.fleet.document import read_document
 from agentd.fleet.envelope import LARGEST, LARGEST_BODY, LARGEST_ENVELOPE, Draft, parse_envelope
 from agentd.fleet.keys import POISONED, Keys
 from agentd.trust.keyring import Signer
@@ -285,3 +286,9 @@ def test_a_sealed_payload_is_nowhere_in_what_is_written() -> None:
     made = draft.numbered("prod", "deploy", 1, 0, signer=SIGNER)
     assert base64.b64encode(b"secret payload").rstrip(b"=") not in made.raw
     assert "secret" not in repr(made)
+
+
+def test_a_release_without_signatures_waits_for_a_signed_message() -> None:
+    """It knows format 1 alone, and takes the message for no junk, which it would pass over."""
+    with pytest.raises(UnknownFormat, match="upgrade agentd"):
+        read_document(written(), largest=LARGEST_ENVELOPE, formats=range(1, 2), what="the message")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from dataclasses import replace
 from typing import Any
 
@@ -175,3 +177,14 @@ def test_what_is_to_be_sealed_is_not_relayed_readably() -> None:
     assert "readable in the log" in node.refuses(heard("eA=="), kept=True)
     assert node.refuses(heard("eA=="), kept=False) == ""
     assert node.refuses(heard("eA==", "ban"), kept=True) == ""
+
+
+def test_a_daemon_imports_what_verifies_only_with_the_first_signed_message() -> None:
+    """Where nothing is signed, nothing of it is paid for."""
+    lines = ("import sys, agentd.fleet.fleet, agentd.fleet.gate", "print(*sys.modules)")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, check=True
+    )
+    heavy = {f"agentd.trust.{name}" for name in ("claims", "keyring", "message", "paseto", "sodium")}
+    assert heavy.isdisjoint(done.stdout.split())
+    assert "nacl" not in done.stdout.split()
