@@ -112,7 +112,7 @@ class Untrusted(FleetError):
     Args:
         message: what is wrong with it.
         reason: one of a few constant words, for a metric: unknown, signature, forbidden or sealed of a signed
-            message; unsigned or clear of one that must be signed or sealed.
+            message; unsigned or clear of one that must be signed or sealed; malformed of what is none.
     """
 
     def __init__(self, message: str, reason: str) -> None:

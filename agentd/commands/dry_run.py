@@ -23,7 +23,7 @@ from agentd.errors import AgentdError, PermanentError, TemporaryError
 from agentd.journal.history import replayable
 from agentd.journal.rows import change_of
 from agentd.report import log
-from agentd.watch.changes import Change, Timer
+from agentd.watch.changes import Change, Event, Timer
 
 _WORLD_READS: Final = 0o044
 _COLOURS: Final[dict[str, Colour]] = {"+": "green", "-": "red"}
@@ -50,7 +50,22 @@ def _found(node: Node, identity: str, only: str | None) -> Iterator[tuple[Config
     for row in replayable(node.journal, identity, only):
         if row["handler"] not in configured:
             raise AgentdError(f"the handler {row['handler']!r} that received it is no longer configured")
-        yield configured[row["handler"]], change_of(row)
+        yield configured[row["handler"]], _opened(node, change_of(row))
+
+
+def _opened(node: Node, change: Change) -> Change:
+    """The change with its payload, if that came sealed.
+
+    Raises:
+        ConfigError: a key of the fleet cannot be used.
+        HandlerError: it cannot be opened.
+    """
+    if not isinstance(change, Event) or change.sealed is None:
+        return change
+    from agentd.config.fleet_keys import with_fleet_keys  # noqa: PLC0415 (only what is sealed needs it)
+    from agentd.fleet.gate import Gate  # noqa: PLC0415 (as above)
+
+    return Gate(node.loaded.config.trust, with_fleet_keys(node.loaded).fleet_keys).opened(change)
 
 
 def try_change(batch: Batch, configured: ConfiguredHandler, change: Change) -> dict[str, Any]:

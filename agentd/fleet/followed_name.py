@@ -217,7 +217,7 @@ class FollowedName:
         try:
             self._collect(found, part, head, start, live=live)
         finally:  # what was read before an error counts
-            self._refusals.tell(part.handlers, [one for one in found.refused if one.message.num < found.last])
+            self._refusals.tell(part.handlers, [one for one in found.refused if one.num < found.last])
             if found.last:
                 self._queue(part, head, found.wanted, found.last, live=live)
             self._refusals.tell(part.handlers, found.refused)
@@ -225,7 +225,7 @@ class FollowedName:
             raise found.waits
         if found.full and found.last < head.newest:
             raise MustWait
-        if any(one.message.num == head.newest for one in found.refused):
+        if any(one.num == head.newest and one.is_message for one in found.refused):
             self._judged[frozenset(part.handlers)] = raw, max(start, found.last)
         elif found.last < head.newest:
             self._reader.require_rights()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 UNSIGNED: Final = "unsigned"
 CLEAR: Final = "clear"
+MALFORMED: Final = "malformed"
 
 _PATIENCE: Final = 60.0  # seconds until a message is tried again for which a key is missing
 
@@ -52,6 +53,11 @@ class Gate:
         from agentd.trust.configured import make_keyring  # noqa: PLC0415 (only the first signed message needs it)
 
         return make_keyring(self._options or TrustOptions(), self._fleet_keys)
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is anything that this node does not believe."""
+        return self._options is not None
 
     @property
     def requires_signatures(self) -> bool:

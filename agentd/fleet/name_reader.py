@@ -14,7 +14,7 @@ import structlog
 
 from agentd.errors import BadDocument, FleetError, NoFleetKey, UnknownFormat, Untrusted
 from agentd.fleet.envelope import Envelope, parse_envelope
-from agentd.fleet.gate import Gate
+from agentd.fleet.gate import MALFORMED, Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.reader import Reader, Reading
@@ -31,10 +31,22 @@ class MustWait(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class Refused(NamedTuple):
-    """A message that this node does not believe."""
+    """What lies at a number and is not believed.
 
-    message: Envelope
+    Attributes:
+        num: the number.
+        content: the same for the same message.
+        why: what is wrong with it.
+    """
+
+    num: int
+    content: bytes
     why: Untrusted
+
+    @property
+    def is_message(self) -> bool:
+        """Whether it is a message, which other nodes may believe; junk is nobody's."""
+        return self.why.reason != MALFORMED
 
 
 class Usable(NamedTuple):
@@ -43,7 +55,7 @@ class Usable(NamedTuple):
     Attributes:
         messages: in order, up to the first that has to wait.
         waits: why that one waits; None if none does.
-        refused: those among them that this node does not believe.
+        refused: what is not believed among them.
     """
 
     messages: list[Envelope]
@@ -132,13 +144,17 @@ class NameReader:
                 try:
                     found.messages.append(self._gate.admit(by_num[num]))
                 except Untrusted as error:
-                    self._report("fleet.message_refused", num, error)
-                    found.refused.append(Refused(by_num[num], error))
+                    found.refused.append(Refused(num, by_num[num].raw, error))
             elif isinstance(trouble := reading.troubles[num], UnknownFormat):
                 self._report("fleet.waits_for_format", num, trouble)
                 return found._replace(waits=MustWait(f"message {num} has a newer format: upgrade agentd"))
             else:  # junk, which every node skips
                 self._report(_UNUSABLE, num, trouble)
+                if (
+                    self._gate.judges
+                ):  # perhaps a true message that somebody altered, or copied to another key
+                    why = Untrusted(str(trouble), MALFORMED)
+                    found.refused.append(Refused(num, str(trouble).encode(), why))
         return found
 
     def newest(self, head: Head) -> int:

@@ -59,7 +59,7 @@ class Refusals:
                 continue
             now = self._clock()
             if not 0 <= now - self._told.get(one.why.reason, -_PAUSE) < _PAUSE:
-                event = self._event(identity, one.message.num, now)
+                event = self._event(identity, one.num, now)
                 endings = self._followed.refuse(handlers, event, f"not believed: {one.why}")
                 self._told[one.why.reason] = now
                 if endings:
@@ -78,5 +78,5 @@ class Refusals:
 
 def _identity(one: Refused) -> str:
     """An ID that no message and no event has: a forged one must not stand for the true one."""
-    digest = hashlib.sha256(one.message.raw).hexdigest()[:_DIGITS]
-    return f"{Followed.REFUSED}{one.message.num}:{digest}"
+    digest = hashlib.sha256(one.content).hexdigest()[:_DIGITS]
+    return f"{Followed.REFUSED}{one.num}:{digest}"

@@ -162,7 +162,7 @@ def test_a_forged_huge_number_hides_nothing(
 def test_an_altered_message_is_no_message(
     consul: ConsulAgent, fleet: str, new_node: NewNode, signer: Signer
 ) -> None:
-    """Neither with other claims, nor moved to another number, nor from another fleet."""
+    """Neither moved to another number, nor from another fleet, nor with a bit flipped."""
     publish(consul, fleet, fleet, "1", "2", signer=signer)
     publish(consul, f"{fleet}-b", fleet, "3", signer=signer)
     keys = Keys(fleet)
@@ -174,14 +174,15 @@ def test_an_altered_message_is_no_message(
     swapped = raws[first].replace(b'"num":%d,"prev":0' % first, b'"num":%d,"prev":%d' % (second, first))
     moved = alien.replace(f'"{fleet}-b"'.encode(), f'"{fleet}"'.encode())
     consul.kv_put(keys.message(fleet, second), swapped)
+    consul.kv_put(keys.message(fleet, second + 1), raws[second][:-1] + b"!")
     consul.kv_put(keys.message(fleet, foreign), moved)
-    numbers = (first, second, foreign)
-    head = Head("all", newest=foreign, oldest=first, count=3, recent=numbers)
+    numbers = (first, second, second + 1, foreign)
+    head = Head("all", newest=foreign, oldest=first, count=4, recent=numbers)
     consul.kv_put(keys.head(fleet), head.render())
 
     node = new_node("n1", {})
     node.await_tally("1")
-    wait_until(lambda: refusals(node, fleet) == {"signature": 2}, "the refusals")
+    wait_until(lambda: refusals(node, fleet) == {"signature": 2, "malformed": 1}, "the refusals")
     assert node.tally() == ["1"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +259,21 @@ def test_a_publisher_that_is_added_is_believed_from_then_on(node: Node) -> None:
     assert node.position == 1
 
 
+@pytest.mark.parametrize("flip", [0, 30, 200, 300, -2])
+def test_an_altered_message_is_told(node: Node, flip: int) -> None:
+    """Wherever it was altered. If it is the newest, the log is damaged, or looks so to this node alone."""
+    raw = bytearray(node.sign("a").raw)
+    raw[flip] ^= 1
+    node.shelf.put(node.shelf.keys_of.message("ban", 1), bytes(raw))
+    node.shelf.head("ban", replace(node.shelf.heads["ban"], inline=None))
+    node.turn()
+
+    assert node.waiting == []
+    assert node.position == 0
+    assert [reason for _, reason in node.refused] in (["malformed"], ["signature"], ["unknown"])
+    assert [outcome for _, outcome in node.outcomes()] == ["refused"]
+
+
 def test_two_nodes_judge_one_log_by_their_own_configuration(tmp_path: Path) -> None:
     """And neither takes it for damaged."""
     strict, lax = Node(tmp_path / "strict"), Node(tmp_path / "lax", by=Gate(None))
@@ -288,7 +304,9 @@ def test_a_message_copied_to_another_number_is_junk_there(node: Node) -> None:
     node.turn()
 
     assert node.waiting == ["d"]
-    assert node.refused == [("ban", "signature")]
+    assert node.refused == [("ban", "signature"), ("ban", "malformed")]
+    told = [identity for identity, outcome in node.outcomes() if outcome == "refused"]
+    assert [identity.split(":")[1] for identity in told] == ["2", "3"]
 
 
 def test_an_older_log_is_not_followed_by_a_node_that_lost_its_journal(tmp_path: Path) -> None:
