@@ -7,6 +7,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from agentd.fleet.envelope import Draft
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.trust.key_files import write_key
-from agentd.trust.keyring import Signer
+from agentd.trust.keyring import Keyring, Publisher, Signer
 from agentd.trust.keys import FleetKey, new_fleet_key, new_secret_key
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode, open_log, publish
@@ -216,6 +217,30 @@ def test_an_event_with_a_payload_is_refused_where_signatures_are_required(
     assert node.tally() == []
     with open_log(consul, fleet) as log:
         assert log.head(fleet) is None
+
+
+def test_publishers_that_write_at_once_leave_valid_messages_only(
+    consul: ConsulAgent, fleet: str, signer: Signer
+) -> None:
+    """Each is signed for the number that it got in the end, and there is one of each."""
+    writers, rounds = 5, 10
+
+    def write(writer: int) -> None:
+        publish(
+            consul, fleet, fleet, *(f"{writer}-{one}" for one in range(rounds)), signer=signer, sealed=True
+        )
+
+    with ThreadPoolExecutor(writers) as pool:
+        list(pool.map(write, range(writers)))
+
+    assert signer.fleet_key is not None
+    keyring = Keyring([Publisher("ops", (OPS.public,), (fleet,))], [signer.fleet_key])
+    with open_log(consul, fleet) as log:
+        found = [one for page in log.after(fleet, 0, log.head(fleet)) for one in page.messages]
+    payloads = [keyring.body(keyring.verify(one.signed)) for one in found if one.signed]
+    assert len(payloads) == writers * rounds
+    assert set(payloads) == {b"%d-%d" % (writer, one) for writer in range(writers) for one in range(rounds)}
+    assert [one.prev for one in found] == [0, *(one.num for one in found[:-1])]
 
 
 # ---------------------------------------------------------------- sealed

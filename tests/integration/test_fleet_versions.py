@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from agentd.trust.keyring import Signer
+from agentd.trust.keys import new_secret_key
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode, publish
 from tests.servers.ports import free_port
@@ -113,6 +115,29 @@ def test_a_downgrade_waits_for_what_it_does_not_understand(
     node.install(newer=True)
     node.start()
     node.await_tally("1", "2")
+
+
+def test_a_release_without_signatures_waits_for_what_is_signed(
+    consul: ConsulAgent, fleet: str, new_node: NewNode
+) -> None:
+    """It takes a signed message for no junk, and nothing that comes after it."""
+    older, current = new_node("n1", relay=False), new_node("n2", relay=True)
+    older.install(older=True)
+    for one in (older, current):
+        one.start()
+    publish(consul, fleet, fleet, "1")
+    publish(consul, fleet, fleet, "2", signer=Signer(new_secret_key()))
+    publish(consul, fleet, fleet, "3")
+
+    current.await_tally("1", "2", "3")  # without `trust:` it believes whatever is well-formed
+    wait_until(lambda: "upgrade agentd" in waits(older, fleet), "the word")
+    assert older.tally() == ["1"]
+    wait_until(lambda: acknowledges(consul, fleet, older, 1), "the older acknowledgement")
+    wait_until(lambda: acknowledges(consul, fleet, current, 2), "the current acknowledgement")
+
+    older.install()
+    older.start()
+    older.await_tally("1", "2", "3")
 
 
 def set_format(path: Path, form: int) -> None:

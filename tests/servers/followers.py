@@ -84,10 +84,12 @@ class FollowingNode:
         log = self.directory / "agentd.log"
         return AgentdProcess(self.configuration, log, self._status, environment=environment)
 
-    def install(self, *, newer: bool) -> None:
-        """Stop it; the next start is of the next release, whose formats are newer, or of this one."""
+    def install(self, *, newer: bool = False, older: bool = False) -> None:
+        """Stop it; the next start is of another release (see `tests/servers/release`), or of this one."""
         self.stop()
-        self.agentd = self._daemon(_customized("newer") if newer else {})
+        release = "newer" if newer else "older" if older else ""
+        environment = _customized("release") | {"AGENTD_RELEASE": release} if release else {}
+        self.agentd = self._daemon(environment)
 
     def set_clock(self, off: float) -> None:
         """Set its clock, ahead by so many seconds, of a node that was made with `clock_off`."""

@@ -1,1 +1,0 @@
-"""A directory for PYTHONPATH: its sitecustomize makes a daemon one of the next release."""

@@ -1,0 +1,1 @@
+"""A directory for PYTHONPATH: its sitecustomize makes a daemon one of another release."""
