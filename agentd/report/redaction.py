@@ -1,7 +1,7 @@
 """The last line of defence: a secret is shown only as its length and a short digest.
 
 Owns the rules for which fields are secret. Callers should not log secrets in the first place; this catches
-those that do, by the field's name or, for bytes, always.
+those that do, by the field's name, for bytes always, and in any text by the beginning of a secret key.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ _SECRET_LAST: Final = {
 _ABOUT: Final = {"age", "bytes", "count", "digest", "file", "length", "path", "seconds", "sha", "size"}
 _WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")  # digits part words: `payload_sha256` is about
 _DIGEST: Final = re.compile(r"[0-9]+ bytes sha256:[0-9a-f]{8}")
+
+_KEY: Final = re.compile(r"(?:k4\.secret|agentd1\.fleet)\.[A-Za-z0-9_-]+")  # see `agentd.trust.keys`
 
 _LONGEST: Final = 8192  # characters of one string
 _MOST: Final = 256  # items of one collection
@@ -80,7 +82,8 @@ def _name(key: object) -> str:
 
 
 def _shortened(text: str) -> str:
-    """Keep both ends: the last line of a traceback says what happened."""
+    """Without secret keys; keep both ends: the last line of a traceback says what happened."""
+    text = _KEY.sub(lambda found: digest(found[0].encode()), text)
     if len(text) <= _LONGEST:
         return text
     half = _LONGEST // 2

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from agentd.digest import digest
 from agentd.report.redaction import is_secret, redact
+from agentd.trust.keys import FleetKey, SecretKey
+from tests.unit.trust.samples import FLEET, OPS
 
 _SECRET_NAMES = st.sampled_from(
     [
@@ -141,3 +143,13 @@ def test_collections_that_nest_without_end_are_cut() -> None:
 def test_the_name_of_a_field_may_be_bytes() -> None:
     """Bytes are not told even as the key of a map."""
     assert list(redact({b"secret": 1})) == [digest(b"secret")]
+
+
+@pytest.mark.parametrize("key", [OPS, FLEET], ids=["publisher", "fleet"])
+def test_a_secret_key_is_told_in_no_text(key: SecretKey | FleetKey) -> None:
+    """Whatever the field is called, and whatever stands around it; a public key and an ID are."""
+    found = redact({"error": f"cannot use {key.text}: no"})
+    assert key.text not in str(found)
+    assert str(found["error"]).startswith("cannot use ")
+    assert redact(OPS.public.text) == OPS.public.text
+    assert redact(key.kid) == key.kid
