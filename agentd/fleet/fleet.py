@@ -137,11 +137,6 @@ class Fleet:
             self._follower = self._new_follower(self._holder)
             self._follower.join_log()
 
-    @property
-    def relays(self) -> bool:
-        """Whether this node writes the events it hears to the log; known after `join`."""
-        return self._relay is not None
-
     def _new_follower(self, holder: Holder) -> Follower:
         return Follower(
             list(self._kept.values()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,17 +58,25 @@ def signer(fleet_key: FleetKey) -> Signer:
 @pytest.fixture
 def new_node(consul: ConsulAgent, directory: Path, fleet: str) -> Iterator[NewNode]:
     """Make nodes: `new_node("n1", trust={"require": "signed"})`; each is stopped at the end."""
+    title = fleet
     with ExitStack() as stack:
 
-        def make(name: str, trust: dict[str, Any] | None = None, **options: Any) -> FollowingNode:  # noqa: ANN401 (FollowingNode's own)
+        def make(
+            name: str,
+            trust: dict[str, Any] | None = None,
+            fleet: dict[str, Any] | None = None,
+            **options: Any,  # noqa: ANN401 (FollowingNode's own)
+        ) -> FollowingNode:
             section = {
                 "publishers": {"ops": {"key": OPS.public.text, "may": ["fleet-*"]}},
                 "fleet_keys": [str(directory / "keys" / "fleet.key")],
             }
             settings = {} if trust is None else {"trust": section | trust}
             node = FollowingNode(
-                directory / name, name, fleet=fleet, consul=consul, event=fleet, settings=settings, **options
+                directory / name, name, fleet=title, consul=consul, event=title, settings=settings, **options
             )
+            node.config["fleet"] |= fleet or {}
+            node.configure()
             stack.callback(node.stop)
             return node.start()
 
@@ -185,6 +194,38 @@ def test_an_altered_message_is_no_message(
     node.await_tally("1")
     wait_until(lambda: refusals(node, fleet) == {"signature": 2, "malformed": 1}, "the refusals")
     assert node.tally() == ["1"]
+
+
+def test_an_old_log_is_not_taken_for_the_newest(
+    consul: ConsulAgent, fleet: str, new_node: NewNode, signer: Signer
+) -> None:
+    """By a node that lost everything but its copy of the log, which says how far the log was."""
+    node = new_node("n1", {"require": "signed"}, fleet={"relay": False})
+    publish(consul, fleet, fleet, "1", signer=signer)
+    node.await_tally("1")
+    keys = Keys(fleet)
+    old = consul.kv_get(keys.head(fleet)) or b""
+    publish(consul, fleet, fleet, "2", signer=signer)
+    node.await_tally("1", "2")
+    node.stop()
+    with open_log(consul, fleet) as log:
+        newest = log.numbers(fleet)[-1]
+    consul.kv_delete(keys.message(fleet, newest))
+    consul.kv_put(keys.head(fleet), old)
+    state, kept = node.directory / "state", node.directory / "kept"
+    kept.mkdir()
+    for path in state.glob("fleet.db*"):
+        path.rename(kept / path.name)
+    for path in (state, node.directory / "tree"):
+        shutil.rmtree(path)
+    kept.rename(state)
+
+    node.start()
+    wait_until(lambda: f"this node has seen message {newest}" in waits(node, fleet), "the reason to wait")
+    assert node.tally() == []
+
+    publish(consul, fleet, fleet, "3", signer=signer)
+    node.await_tally("1", "3")
 
 
 def test_what_consul_lost_comes_back_signed(
