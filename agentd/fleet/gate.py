@@ -26,7 +26,7 @@ from agentd.trust.options import TrustOptions
 from agentd.watch.changes import Event
 
 if TYPE_CHECKING:
-    from agentd.trust.keyring import Keyring
+    from agentd.trust.keyring import Keyring, Verified
     from agentd.trust.keys import FleetKey
 
 UNSIGNED: Final = "unsigned"
@@ -79,19 +79,25 @@ class Gate:
             Untrusted: this node does not believe it.
             BadKey: no signature can be verified, because PyNaCl is not installed.
         """
-        if self._options is None:
+        verified = self._judged(message)
+        if verified is None:
             return message
-        name = message.name
-        if message.signed is None:
-            if self.requires_signatures or self.seals(name):
-                raise Untrusted("nobody signed it", UNSIGNED)
-            return message
-        verified = self._keyring.verify(message.signed)
-        if self.seals(name) and not message.is_sealed:
-            raise Untrusted("its payload is not sealed, although `trust.seal` has its name", CLEAR)
         if self._has_key(message):
             self._keyring.body(verified)  # a payload that was sealed for another message is found out here
         return replace(message, signed_by=verified.publisher)
+
+    def _judged(self, message: Envelope) -> Verified | None:
+        """The message as its publisher signed it; None if it counts without that. Raises as `admit` does."""
+        if self._options is None:
+            return None
+        if message.signed is None:
+            if self.requires_signatures or self.seals(message.name):
+                raise Untrusted("nobody signed it", UNSIGNED)
+            return None
+        verified = self._keyring.verify(message.signed)
+        if self.seals(message.name) and not message.is_sealed:
+            raise Untrusted("its payload is not sealed, although `trust.seal` has its name", CLEAR)
+        return verified
 
     def require_key(self, message: Envelope) -> None:
         """Make sure that a message can be opened if it is sealed. Raises NoFleetKey."""
@@ -115,19 +121,17 @@ class Gate:
         if event.sealed is None:
             return event
         try:
-            message = self.admit(parse_envelope(event.sealed.encode()))
+            message = parse_envelope(event.sealed.encode())
+            verified = self._judged(message)
             self.require_key(message)
-            payload = self._content(message, event)
+            if verified is None or (message.name, message.num) != (event.name, event.index):
+                raise BadDocument("what is sealed is another message")
+            payload = self._keyring.body(verified)
         except (NoFleetKey, BadKey) as error:
             raise TemporaryError(str(error), _PATIENCE) from error
         except FleetError as error:
             raise PermanentError(f"not believed: {error}") from error
-        return event.opened(payload)
-
-    def _content(self, message: Envelope, event: Event) -> bytes:
-        if message.signed is None or (message.name, message.num) != (event.name, event.index):
-            raise BadDocument("what is sealed is another message")
-        return self._keyring.body(self._keyring.verify(message.signed)) or b""
+        return event.opened(payload or b"")
 
     # ------------------------------------------------------------------ events that were heard
 
