@@ -174,11 +174,13 @@ def test_an_altered_message_is_no_message(
 ) -> None:
     """Neither moved to another number, nor from another fleet, nor with a bit flipped."""
     publish(consul, fleet, fleet, "1", "2", signer=signer)
-    publish(consul, f"{fleet}-b", fleet, "3", signer=signer)
+    publish(
+        consul, f"{fleet}-b", fleet, *"34567", signer=signer
+    )  # the last one's number is above all of ours
     keys = Keys(fleet)
     with open_log(consul, fleet) as log, open_log(consul, f"{fleet}-b") as other:
         first, second = log.numbers(fleet)
-        (foreign,) = other.numbers(fleet)
+        foreign = other.numbers(fleet)[-1]
     raws = {num: consul.kv_get(keys.message(fleet, num)) or b"" for num in (first, second)}
     alien = consul.kv_get(Keys(f"{fleet}-b").message(fleet, foreign)) or b""
     swapped = raws[first].replace(b'"num":%d,"prev":0' % first, b'"num":%d,"prev":%d' % (second, first))
