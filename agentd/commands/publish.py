@@ -361,20 +361,24 @@ class _Publication:
             prefixes.append(keys.bodies)
         if head is None:  # the very first message also writes the fleet's record
             prefixes.append(keys.record)
+        above = self._acknowledged()  # Consul may have lost it, and our clock may be behind
         try:
             with self._needs("write", *prefixes):
-                return self._log.publish(self._name, draft, keep=keep, above=self._acknowledged())
+                return self._log.publish(self._name, draft, keep=keep, above=above)
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
                 f"{error}; it may or may not have been published: see `agentd log {self._name}`"
             ) from error
 
     def _acknowledged(self) -> int:
-        """The highest number that a node acknowledges; Consul may have lost it, and our clock be behind."""
+        """The highest number that a node acknowledges. Warns if no node keeps the name."""
         from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
 
+        client, keys = self._reached.client, self._log.keys
         try:
-            documents = Census(self._reached.client, self._log.keys).documents()
+            documents = Census(client, keys).documents()
+            if not documents.keep(self._name) and client.authorized("key", "read", keys.nodes) is not False:
+                _warn(f"no node of the fleet {self._reached.name!r} keeps {self._name!r} at the moment")
         except ConsulRefused:  # it is not needed for publishing
             return 0
         return documents.reached(self._name, time.time())

@@ -166,8 +166,7 @@ class FleetWait:
 
         # Consul leaves out what the token may not see, so those nodes would not be waited for.
         demand(self._client, "read", [self._keys.nodes, self._keys.names], "waiting for the fleet")
-        documents = self._census.documents()
-        if not any(self._name in one.names for one in documents.found.values()):
+        if not self._census.documents().keep(self._name):
             raise AgentdError(
                 f"no node of the fleet {self._fleet!r} keeps {self._name!r}, so nobody would confirm it:"
                 f" set `keep: all` or `keep: latest` on that event in agentd.yaml, or leave out --wait"

@@ -58,6 +58,10 @@ class Documents:
         own = self.found.get(member.runs_as)
         return member.node in self.indexes or (own is not None and own.node_id == member.node_id)
 
+    def keep(self, name: str) -> bool:
+        """Whether any of the nodes takes this name of the log."""
+        return any(name in one.names for one in self.found.values())
+
     def reached(self, name: str, now: float) -> int:
         """The highest number of this name of the log that a node acknowledges; 0 if none does.
 

@@ -345,6 +345,13 @@ class TestTarget:
         assert status == 0
         assert "warning: no node matches node=^db" in err
 
+    def test_a_name_that_no_node_keeps_any_more_is_told(self, fleet: Fleet) -> None:
+        """Such as after the fleet was turned off; it is published all the same, since a node may come."""
+        warning = f"warning: no node of the fleet '{fleet.name}' keeps 'list' at the moment"
+        assert warning in fleet.command("publish", "list", "x", "--keep", "all")[2]
+        fleet.acknowledge("web1", names={"list": {}})
+        assert warning not in fleet.command("publish", "list", "x")[2]
+
     @pytest.mark.parametrize("ahead, exceeded", [(3600, True), (10 * 86400, False)])
     def test_it_comes_after_all_that_a_node_has(self, fleet: Fleet, ahead: int, *, exceeded: bool) -> None:
         """Even if Consul has lost that, and this clock is behind; but nobody can use up the numbers."""
