@@ -164,8 +164,9 @@ class FleetWait:
         """
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-        # Consul leaves out what the token may not see, so those nodes would not be waited for.
-        demand(self._client, "read", [self._keys.nodes, self._keys.names], "waiting for the fleet")
+        # Consul leaves out what the token may not see: nodes would not be waited for, or no message found.
+        needed = [self._keys.nodes, self._keys.head(self._name), self._keys.messages(self._name)]
+        demand(self._client, "read", needed, "waiting for the fleet")
         if not self._census.documents().keep(self._name):
             raise AgentdError(
                 f"no node of the fleet {self._fleet!r} keeps {self._name!r}, so nobody would confirm it:"

@@ -26,7 +26,7 @@ from agentd.journal.journal import Journal
 from agentd.journal.memberships import Membership, Memberships
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
-from tests.servers.acknowledgers import Acknowledgers, acknowledgement, acknowledgers
+from tests.servers.acknowledgers import NAME, Acknowledgers, acknowledgement, acknowledgers
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require
 from tests.servers.followers import FollowingNode
@@ -194,6 +194,40 @@ def test_a_job_may_be_let_publish_one_name_only(
     assert strict.kv_get(others) == b"x"
     assert main(["publish", "other", "x", "--keep", "all", "--fleet", name, "--http-addr", strict.url]) == 1
     assert f"agentd/{name}/names/other" in capsys.readouterr().err
+
+
+_WAITING = [
+    Rule("key_prefix", "agentd/FLEET/nodes/", "read"),
+    Rule("key", f"agentd/FLEET/names/{NAME}", "read"),
+    Rule("key_prefix", f"agentd/FLEET/messages/{NAME}/", "read"),
+]
+
+
+@pytest.mark.parametrize("left_out", [None, *_WAITING], ids=str)
+def test_who_waits_needs_to_read_the_one_name(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    left_out: Rule | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Otherwise nothing is fired; with all rights, it is found out that nobody relays it."""
+    name = fleet.keys.fleet
+    wanted = [Rule("event_prefix", "", "write"), *(one for one in _WAITING if one != left_out)]
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, wanted))
+    fired = len(strict.events())
+
+    assert (
+        main(["fire", NAME, "x", "--wait", "--timeout", "1s", "--fleet", name, "--http-addr", strict.url])
+        == 1
+    )
+
+    said = capsys.readouterr().err
+    if left_out is None:
+        assert "did not reach the log" in said
+    else:
+        assert f'{left_out.segment.replace("FLEET", name)}" {{ policy = "read" }}' in said
+        assert len(strict.events()) == fired
 
 
 # ---------------------------------------------------------------- leaving, and being forgotten
