@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from agentd.commands import argument_types
 from agentd.commands.output import Output, Screen, span
 from agentd.commands.parser import Parser
+from agentd.commands.target import unseen
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.errors import AgentdError, ConsulUnavailable
 
@@ -168,7 +169,7 @@ class _View:
         now = time.time()
         asked = self._census.newest(heads, documents.each)
         judged = standing(every, asked, now, self._handler, heads.unreadable)
-        notes = [*self._notes(documents, catalogue, heads), *_ahead(documents, now)]
+        notes = [*self._notes(documents, catalogue, heads), *self._aims(heads), *_ahead(documents, now)]
         return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
 
     def _demand_rights(self) -> None:
@@ -182,6 +183,12 @@ class _View:
         if not self._may_read:
             demand(self._client, "read", [self._keys.nodes, self._keys.names], "looking at the fleet")
             self._may_read = True
+
+    def _aims(self, heads: Heads) -> Iterator[str]:
+        """Why the nodes that should have a message may be others than it seems."""
+        aimed = sorted(name for name, message in heads.messages.items() if message.service)
+        if aimed and (why := unseen(self._client)):
+            yield f"cannot tell which nodes the newest message of {aimed[0]} is for: {why}"
 
     def _notes(self, documents: Documents, catalogue: Catalogue, heads: Heads) -> Iterator[str]:
         from agentd.fleet.registration import SERVICE  # noqa: PLC0415 (as above)

@@ -65,9 +65,15 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
     if not nodes:  # at least the agent's own is there
         raise ConsulRefused(f"the token may not see the nodes{_ADD} node_prefix{_READ}")
     found = sorted(census.asked_by(message, nodes).addressed or ())
-    if not found and message.service and client.authorized("service", "read", "") is False:
-        raise ConsulRefused(f"the token may not see all services{_ADD} service_prefix{_READ}")
+    if message.service and (why := unseen(client)):
+        raise ConsulRefused(why)
     return found
+
+
+def unseen(client: ConsulClient) -> str:
+    """Why it is unknown which nodes a message with a service filter is for; "" if that is known."""
+    sees_all = client.authorized("service", "read", "") is not False
+    return "" if sees_all else f"the token may not see all services{_ADD} service_prefix{_READ}"
 
 
 def _pattern(text: str) -> str:

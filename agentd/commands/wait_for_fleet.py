@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TextIO, TypeVar
 from agentd.commands import argument_types
 from agentd.commands.output import Output, shortened, span
 from agentd.commands.parser import Parser
-from agentd.errors import AgentdError, ConsulUnavailable
+from agentd.commands.target import unseen
+from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -218,6 +219,8 @@ class FleetWait:
         return self._newest(message)
 
     def _newest(self, message: Envelope) -> Newest:
+        if message.service and (why := self._patiently(lambda: unseen(self._client))):
+            raise ConsulRefused(f"{message.name} {message.num} is in the log, but {why}")
         return self._patiently(lambda: self._census.asked_by(message, self._census.documents().each))
 
     def conclude(self, find: Callable[[], Newest], told: dict[str, Any], output: Output) -> bool:

@@ -230,6 +230,28 @@ def test_who_waits_needs_to_read_the_one_name(
         assert len(strict.events()) == fired
 
 
+@pytest.mark.parametrize("seen", ["all", "some"])
+def test_nodes_with_services_that_may_not_be_seen_are_not_left_out(
+    strict: ConsulAgent,
+    fleet: Acknowledgers,
+    seen: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Neither does a wait end well without them, nor does the table keep quiet."""
+    name = fleet.keys.fleet
+    fleet.publish(30, service="^edge")
+    rule = Rule("service_prefix", "" if seen == "all" else "edge-1", "read")
+    wanted = [*rules("viewer"), *rules("publisher"), rule]
+    assert look(strict, fleet, wanted, monkeypatch) == 0
+    assert ("cannot tell which nodes" in capsys.readouterr().out) == (seen == "some")
+
+    where = ["--fleet", name, "--http-addr", strict.url]
+    assert main(["publish", NAME, "x", "--service", "^edge", "--wait", "--timeout", "1s", *where]) == 1
+    why = 'the token may not see all services; add to its policy: service_prefix "" { policy = "read" }'
+    assert (f"is in the log, but {why}" in capsys.readouterr().err) == (seen == "some")
+
+
 # ---------------------------------------------------------------- leaving, and being forgotten
 
 
