@@ -2,8 +2,9 @@
 
 A change that fails for now holds back the ones behind it, since their order may matter; a refused one does
 not. A batch that nginx refuses is attempted again one change at a time, so that only the bad one is refused.
-If nothing can be committed at all (nginx's configuration is broken elsewhere, the disk is full), changes wait
-and no attempt is counted. Which changes are attempted, and when, is the worker's decision.
+If nothing can be committed at all (nginx's configuration is broken elsewhere, the disk is full), or the key
+that opens a sealed change is missing, changes wait and no attempt is counted. Which changes are attempted,
+and when, is the worker's decision.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ from agentd.apply.timed_call import TimedCalls, TimedOut
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.config.load import ConfiguredHandler
-from agentd.errors import AgentdError, JournalError, PermanentError, TemporaryError, TreeError, UnderWay
+from agentd.errors import (
+    AgentdError,
+    BadKey,
+    JournalError,
+    NoFleetKey,
+    PermanentError,
+    TemporaryError,
+    TreeError,
+    UnderWay,
+)
 from agentd.handler import Context, Handler, Log
 from agentd.heartbeat import Heartbeat
 from agentd.journal.commits import Overtaken
@@ -34,7 +44,7 @@ from agentd.journal.entry import Ending, Entry, Outcome
 from agentd.journal.plan import Plan
 from agentd.options import NginxOptions
 from agentd.sources.fetcher import Sources
-from agentd.watch.changes import Event, Notification, Timer
+from agentd.watch.changes import Change, Event, Notification, Timer
 
 T = TypeVar("T")
 _BEAT: Final = 30.0
@@ -74,7 +84,8 @@ class Attempts:
         verifiers: those of the handlers that this one notifies that verify, and do not prove.
         settle: has these handlers do what they can do now; returns those that did not do it in time.
         accounts: where to put what the handler tells the fleet; None: it is not asked.
-        opened: returns an event with its payload, if that came sealed; raises HandlerError if it cannot.
+        opened: returns an event with its payload, if that came sealed. Raises PermanentError if it must not
+            be applied; NoFleetKey or BadKey if it waits for a key, or for what opens it.
         mend: whether drift is mended, or only told.
 
     Attributes:
@@ -274,6 +285,7 @@ class Attempt:
             PermanentError: refused.
             TemporaryError: not now; also for a bug in the handler, once its traceback is logged.
             TreeError, JournalError: agentd itself has a problem.
+            NoFleetKey, BadKey: the change came sealed, and cannot be opened yet.
         """
         attempts = self._attempts
         now = attempts.clock()
@@ -293,9 +305,12 @@ class Attempt:
             if isinstance(entry.change, Timer):
                 attempts.calls.call(lambda: attempts.handler.due(now, context))
             else:
+                change = entry.change
+                if isinstance(change, Event):  # the entry stays sealed: it may go to the journal again
+                    change = attempts.opened(change)
                 if attempts.handler.side_effects:
                     attempts.journal.begin(entry.seq)
-                note = attempts.calls.call(lambda: self._enter(entry, context, render=render))
+                note = attempts.calls.call(lambda: self._enter(change, context, render=render))
             self.batch.keep(entry)
         except AgentdError:
             raise
@@ -306,11 +321,9 @@ class Attempt:
             raise TemporaryError(f"bug in the handler: {type(error).__name__}: {error}") from error
         return note
 
-    def _enter(self, entry: Entry, context: Context, *, render: bool) -> str | None:
+    def _enter(self, change: Change, context: Context, *, render: bool) -> str | None:
         self._attempts.entered.set()
-        change = entry.change
         if isinstance(change, Event):
-            change = self._attempts.opened(change)  # the entry stays sealed: it may go to the journal again
             _ = change.payload  # what is not base64 is refused, also where it is handed on as it is
         note = self._attempts.handler.handle(change, context)
         if render:
@@ -354,7 +367,7 @@ class Attempt:
         except TemporaryError as error:
             self.batch.drop()
             return not self.retry(entry, error)
-        except TreeError as error:
+        except (TreeError, NoFleetKey, BadKey) as error:
             self.batch.drop()
             self._wait([entry], error)
             return entry.seq in self._attempts.aside
@@ -507,7 +520,7 @@ class Attempt:
         self._attempts.end(entries, outcome, reason, self.batch.started)
 
     def _wait(self, entries: Sequence[Entry], error: AgentdError) -> None:
-        """Nothing can be committed now, which is not the changes' fault."""
+        """Nothing can be done with them now, which is not the changes' fault: no attempt is counted."""
         attempts = self._attempts
         attempts.blocked += 1
         wait = _BLOCKED.delay(attempts.blocked)

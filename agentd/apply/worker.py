@@ -21,7 +21,7 @@ from agentd.apply.convergence import Convergence
 from agentd.apply.notifications import Notifications
 from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
-from agentd.errors import AgentdError, HandlerError
+from agentd.errors import AgentdError, BadKey, HandlerError, NoFleetKey
 from agentd.handler import Handler
 from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
@@ -318,7 +318,7 @@ class Worker:
         """
         for entry in entries:
             if isinstance(entry.change, Event):
-                with suppress(HandlerError):
+                with suppress(HandlerError, NoFleetKey, BadKey):
                     event = self._attempts.opened(entry.change)
                     yield replace(event, raw=event.raw | {"ID": entry.id})
 

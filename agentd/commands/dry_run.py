@@ -58,7 +58,7 @@ def _opened(node: Node, change: Change) -> Change:
 
     Raises:
         ConfigError: a key of the fleet cannot be used.
-        HandlerError: it cannot be opened.
+        NoFleetKey, BadKey, PermanentError: it cannot be opened.
     """
     if not isinstance(change, Event) or change.sealed is None:
         return change

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from agentd.errors import (
     BadDocument,
-    BadKey,
     FleetError,
     NoFleetKey,
     PermanentError,
-    TemporaryError,
     Untrusted,
 )
 from agentd.fleet.envelope import Envelope, parse_envelope
@@ -32,8 +30,6 @@ if TYPE_CHECKING:
 UNSIGNED: Final = "unsigned"
 CLEAR: Final = "clear"
 MALFORMED: Final = "malformed"
-
-_PATIENCE: Final = 60.0  # seconds until a message is tried again for which a key is missing
 
 
 class Gate:
@@ -115,7 +111,8 @@ class Gate:
         """The event with its payload, if that came sealed. It must not be stored: the journal has it sealed.
 
         Raises:
-            TemporaryError: this node lacks the key, or PyNaCl.
+            NoFleetKey: this node lacks the key.
+            BadKey: PyNaCl is not installed.
             PermanentError: it is not believed any more.
         """
         if event.sealed is None:
@@ -127,8 +124,8 @@ class Gate:
             if verified is None or (message.name, message.num) != (event.name, event.index):
                 raise BadDocument("what is sealed is another message")
             payload = self._keyring.body(verified)
-        except (NoFleetKey, BadKey) as error:
-            raise TemporaryError(str(error), _PATIENCE) from error
+        except NoFleetKey:
+            raise
         except FleetError as error:
             raise PermanentError(f"not believed: {error}") from error
         return event.opened(payload or b"")

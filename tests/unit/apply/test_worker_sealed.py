@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from agentd.fleet.envelope import parse_envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.receipt import event_of
 from agentd.handler import Context, Event
 from agentd.journal.followed import Followed
-from agentd.journal.history import replay
-from agentd.trust.keys import FleetKey
+from agentd.journal.history import history, replay
+from agentd.trust.keys import FleetKey, new_fleet_key
 from agentd.trust.options import TrustOptions
 from tests.unit.apply.stand import Scribe, Stand, settle
 from tests.unit.trust.samples import FLEET, OPS, PLACE, written
@@ -25,10 +26,10 @@ def gate(*keys: FleetKey) -> Gate:
     return Gate(TrustOptions.model_validate(section), keys)
 
 
-def give(stand: Stand, payload: bytes = PAYLOAD, more: int = 0) -> Event:
+def give(stand: Stand, payload: bytes = PAYLOAD, more: int = 0, key: FleetKey = FLEET) -> Event:
     """Queue a sealed message, as the follower does."""
     place = PLACE._replace(num=PLACE.num + more)
-    message = parse_envelope(written(payload, sealed=True, place=place))
+    message = parse_envelope(written(payload, sealed=True, place=place, fleet_key=key))
     event = event_of(message, b"", stand.clock(), live=True)
     Followed(stand.journal).give("deploy", {"scribe": False}, [event], upto=event.index)
     return event
@@ -63,7 +64,7 @@ def test_it_can_be_replayed(stand: Stand) -> None:
     assert scribe.calls == [PAYLOAD.decode()] * 2
 
 
-def test_without_the_key_it_is_tried_again(stand: Stand) -> None:
+def test_without_the_key_it_waits(stand: Stand) -> None:
     """The handler is not called, and what comes after it waits: their order counts."""
     scribe = Scribe()
     worker = stand.worker(scribe, opened=gate().opened)
@@ -74,6 +75,49 @@ def test_without_the_key_it_is_tried_again(stand: Stand) -> None:
     assert scribe.calls == []
     assert set(stand.outcomes.values()) == {None}
     assert f"the fleet key {FLEET.kid}" in stand.reason(event.id)
+
+
+def test_it_is_applied_once_the_key_is_back(stand: Stand) -> None:
+    """However long that takes: attempts count only if the change may be at fault."""
+    worker = stand.worker(Scribe(), opened=gate().opened)
+    event = give(stand)
+    for _ in range(20):
+        stand.clock.now += 60
+        settle(worker)
+    assert stand.outcomes == {event.id: None}
+
+    scribe = Scribe()
+    stand.clock.now += 60
+    settle(stand.worker(scribe, opened=gate(FLEET).opened))
+
+    assert scribe.calls == [PAYLOAD.decode()]
+    assert stand.outcomes == {event.id: "applied"}
+
+
+def test_what_came_before_it_is_committed(stand: Stand) -> None:
+    """It holds up only what comes after it."""
+    scribe = Scribe()
+    worker = stand.worker(scribe, opened=gate(FLEET).opened)
+    first = give(stand)
+    other = give(stand, more=1, key=new_fleet_key())
+    settle(worker)
+
+    assert scribe.calls == [PAYLOAD.decode()]
+    assert stand.outcomes == {first.id: "applied", other.id: None}
+
+
+class Orders(Scribe):
+    """What it does cannot be undone."""
+
+    side_effects: ClassVar[bool] = True
+
+
+def test_an_order_that_cannot_be_opened_has_not_begun(stand: Stand) -> None:
+    """The history must not say that its program may have run."""
+    worker = stand.worker(Orders(), opened=gate().opened)
+    give(stand)
+    settle(worker)
+    assert [row["started"] for row in history(stand.journal)] == [None]
 
 
 def test_what_is_not_believed_any_more_is_refused(stand: Stand) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentd.errors import PermanentError, TemporaryError, Untrusted
+from agentd.errors import NoFleetKey, PermanentError, Untrusted
 from agentd.fleet.envelope import Draft, Envelope, parse_envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.receipt import event_of
@@ -127,7 +127,7 @@ def test_a_payload_in_clear_needs_no_opening() -> None:
 @pytest.mark.parametrize("node", [Gate(None), gate(keys=()), gate(keys=(new_fleet_key(),))])
 def test_without_the_key_it_waits(node: Gate) -> None:
     """It may come with the next reload."""
-    with pytest.raises(TemporaryError, match=f"the fleet key {FLEET.kid}, which this node lacks"):
+    with pytest.raises(NoFleetKey, match=f"the fleet key {FLEET.kid}, which this node lacks"):
         node.opened(journalled(signed(sealed=True)))
 
 

@@ -29,10 +29,15 @@ KEYRING: Final = Keyring([Publisher("ops", (OPS.public,), ("deploy",))], [FLEET]
 
 
 def written(
-    body: bytes = b"release-17", *, sealed: bool = False, key: SecretKey = OPS, place: Place = PLACE
+    body: bytes = b"release-17",
+    *,
+    sealed: bool = False,
+    key: SecretKey = OPS,
+    place: Place = PLACE,
+    fleet_key: FleetKey = FLEET,
 ) -> bytes:
     """A message as it lies in Consul."""
-    return Signer(key, FLEET).write(place, CLAIMS, body, sealed=sealed)
+    return Signer(key, fleet_key).write(place, CLAIMS, body, sealed=sealed)
 
 
 def body_of(raw: bytes, keyring: Keyring = KEYRING) -> bytes | None:
