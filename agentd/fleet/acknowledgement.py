@@ -46,6 +46,7 @@ class Name:
         provisional: the number of events that are applied but not in the log yet.
         incomplete_since: the number after which messages are missing for good; None if none are.
         failed: the latest failed messages other than `tried`, newest first; at most `MOST_FAILED`.
+        waits: why the node does not read on in the log; "" if it does.
     """
 
     live: int | None = None
@@ -53,6 +54,7 @@ class Name:
     provisional: int = 0
     incomplete_since: int | None = None
     failed: tuple[Tried, ...] = ()
+    waits: str = ""
 
     def tried_as(self, num: int) -> Tried | None:
         """What became of this message; None if the node does not say."""

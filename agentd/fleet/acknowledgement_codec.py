@@ -80,6 +80,7 @@ def _name(one: Name, *, lean: bool) -> dict[str, Any]:
             tried=one.tried and _tried(one.tried, _SHORT if lean else _TEXT),
             provisional=one.provisional,
             failed=[] if lean else [_tried(each, _SHORT) for each in one.failed[:MOST_FAILED]],
+            waits=_cut(one.waits, _SHORT if lean else _TEXT),
         ),
         **({} if since is None else {"incomplete_since": since}),
     }
@@ -177,6 +178,7 @@ class _Reader:
             provisional=self._get(body, place, "provisional", _number, 0),
             incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
             failed=self._failed(body, place) if "failed" in body else (),
+            waits=self._get(body, place, "waits", _text, ""),
         )
 
     def _failed(self, body: Mapping[str, Any], place: str) -> tuple[Tried, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -108,7 +108,7 @@ class Fleet:
         self._acknowledger = Acknowledger(
             options,
             connect=lambda: ConsulClient(self._home),
-            look=look,
+            look=lambda: self._with_waits(look()),
             heartbeat=heartbeats.register(_ACKNOWLEDGE),
             version=version,
             status=status,
@@ -203,6 +203,15 @@ class Fleet:
         with suppress(JournalError):  # it acknowledges nevertheless
             Memberships(self._journal).add(current)
             self._departure.start(current)
+
+    def _with_waits(self, condition: Condition) -> Condition:
+        """Add what only the follower knows: why it does not read on."""
+        known = self._follower.status if self._follower else {}
+        names = {
+            name: replace(one, waits=known[name].waits) if name in known else one
+            for name, one in condition.names.items()
+        }
+        return replace(condition, names=names)
 
     def changed(self) -> None:
         """Check soon whether there is something new to acknowledge."""

@@ -334,7 +334,7 @@ def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: in
         return _because("paused", document.paused)
     tried = state.tried
     if tried is None or tried.num < num:
-        return "has not started on it"
+        return _because("waits", state.waits) if state.waits else "has not started on it"
     if tried.outcome in _DONE:
         return _because("was applied, but is not in force", tried.reason)
     return _because(tried.outcome or "still applying it", tried.reason)

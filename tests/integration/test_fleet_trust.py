@@ -352,6 +352,11 @@ def test_a_node_without_the_key_waits_until_it_has_it(
     kid = signer.fleet_key.kid
     wait_until(lambda: kid in waits(node, fleet), "the reason to wait")
     assert kid in node.agentd.get("/readyz")[1]
+    wait_until(lambda: kid in named(consul, fleet, node).waits, "the acknowledgement")
+    shown = node.agentd.command("fleet", "--json")
+    (difference,) = [one for one in json.loads(shown.stdout)["differences"] if one["node"] == "n1"]
+    assert (shown.returncode, difference["trouble"]) == (1, "behind")
+    assert kid in difference["text"]
     assert not has_key(node, key)
 
     node.config["trust"]["fleet_keys"] = [str(wrong), str(directory / "keys" / "fleet.key")]
@@ -359,6 +364,7 @@ def test_a_node_without_the_key_waits_until_it_has_it(
     node.agentd.reload()
     wait_until(lambda: has_key(node, key), "the key")
     assert waits(node, fleet) == ""
+    wait_until(lambda: named(consul, fleet, node).waits == "", "the acknowledgement")
 
 
 def test_a_node_that_was_away_over_a_rotation_of_the_fleet_key_takes_the_newest(

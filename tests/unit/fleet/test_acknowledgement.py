@@ -21,6 +21,7 @@ _NAMES = st.builds(
     provisional=st.integers(0, 9),
     incomplete_since=st.none() | st.integers(0, 9) | _NUMBERS,
     failed=st.lists(st.builds(Tried, num=_NUMBERS, outcome=_WORDS, reason=_WORDS), max_size=3).map(tuple),
+    waits=_WORDS,
 )
 _HANDLERS = st.builds(
     HandlerReport,

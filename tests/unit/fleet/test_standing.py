@@ -114,12 +114,14 @@ def test_who_is_behind_is_told_with_what_holds_it_up() -> None:
         member("b", document=document(behind), silent="its Consul agent is down"),
         member("c", document=document(behind, paused="by hand")),
         member("d", document=document(behind)),
+        member("e", document=document(replace(behind, waits="message 20 is sealed with another key"))),
     ).differences
     assert {one.node: one.text for one in found if one.trouble == "behind"} == {
         "a": "agentd is stopped",
         "b": "its Consul agent is down",
         "c": "paused: by hand",
         "d": "has not started on it",
+        "e": "waits: message 20 is sealed with another key",
     }
 
 
