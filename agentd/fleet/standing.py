@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal
 
-from agentd.fleet.acknowledgement import ENDED_BADLY, EXEMPT, Acknowledgement, HandlerReport, Name
+from agentd.fleet.acknowledgement import (
+    ENDED_BADLY,
+    EXEMPT,
+    MOST_FAILED,
+    Acknowledgement,
+    HandlerReport,
+    Name,
+)
 from agentd.fleet.disagreement import SETTLED, Lived, disagreeing
 from agentd.fleet.past import undated
 
@@ -34,6 +41,7 @@ Trouble = Literal[
 TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-defined] # of a Literal
 """All troubles, worst first."""
 _DONE: Final = ("applied", "unchanged")
+_MUTE: Final = "agentd runs there but does not acknowledge"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -256,12 +264,9 @@ def _without_document(member: Member, taken: Collection[str]) -> Difference:
     if not member.runs_as:
         return Difference("no agentd", member.node, "", "no document, and no healthy service agentd")
     if member.runs_as in taken:
-        text = (
-            f"agentd runs there as {member.runs_as}, as it does on another node: set a different fleet.node"
-        )
+        text = f"agentd runs there as {member.runs_as}, as on another node: set a different fleet.node"
         return Difference("name taken", member.node, "", text)
-    text = "agentd runs there but does not acknowledge; run `agentd status` there to see why"
-    return Difference("silent", member.node, "", text)
+    return Difference("silent", member.node, "", f"{_MUTE}; run `agentd status` there to see why")
 
 
 def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Difference]:
@@ -314,12 +319,14 @@ def progress(member: Member, newest: Newest) -> Progress:
     """How far a node has come with this message, or with a later one of the same name."""
     document = member.document
     if document is None or newest.name not in document.names:
-        mute = "agentd runs there but does not acknowledge" if member.runs_as else "does not take that name"
+        mute = _MUTE if member.runs_as else "does not take that name"
         return Progress(member.node, "waiting", member.unreadable or member.silent or mute)
     state = document.names[newest.name]
     found = state.tried_as(newest.num)
     if found and found.outcome in ENDED_BADLY:
         return Progress(member.node, "refused", _because(found.outcome, found.reason))
+    if found is None and len(state.failed) == MOST_FAILED and newest.num < state.failed[-1].num:
+        return Progress(member.node, "waiting", "so many later messages failed that it does not say")
     if state.live is not None and state.live >= newest.num:
         return Progress(member.node, "confirmed", found.reason if found else "")
     return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
@@ -349,12 +356,10 @@ def takers(members: Iterable[Member], newest: Newest, now: float) -> list[Member
 
     As nobody knows which names a daemon takes that does not acknowledge, or not legibly, it counts.
     """
-    return [one for one in members if _has_to_confirm(one, newest, now)]
+    return [one for one in members if newest.concerns(one.node, now) and _may_take(one, newest)]
 
 
-def _has_to_confirm(member: Member, newest: Newest, now: float) -> bool:
-    if not newest.concerns(member.node, now):
-        return False
+def _may_take(member: Member, newest: Newest) -> bool:
     if member.document is None:
         return bool(member.unreadable or member.runs_as)
     state = member.document.names.get(newest.name)

@@ -95,7 +95,7 @@ def test_who_runs_under_a_name_that_another_node_has_is_told() -> None:
     """Of itself it can only say so in its own status: it has no document."""
     (found,) = judged(member("a"), member("b", document=None, runs_as="a")).differences
     assert (found.trouble, found.node) == ("name taken", "b")
-    assert "agentd runs there as a, as it does on another node" in found.text
+    assert "agentd runs there as a, as on another node" in found.text
 
 
 def test_a_difference_gives_the_reason_and_the_number_in_force() -> None:
@@ -250,6 +250,15 @@ def test_a_refusal_stays_one_when_later_messages_are_applied() -> None:
     later = Name(live=30, tried=Tried(30, "applied"), failed=(Tried(20, "refused", "line 3"),))
     found = progress(member(document=document(later)), NEWEST["blocked"])
     assert (found.state, found.reason) == ("refused", "refused: line 3")
+
+
+def test_a_refusal_may_have_been_pushed_out_by_later_ones() -> None:
+    """A document names only the latest ones, so the message is not known to be in force."""
+    many = tuple(Tried(num, "refused") for num in range(29, 21, -1))
+    later = Name(live=30, tried=Tried(30, "applied"), failed=many)
+    assert progress(member(document=document(later)), NEWEST["blocked"]).state == "waiting"
+    fewer = replace(later, failed=many[1:])
+    assert progress(member(document=document(fewer)), NEWEST["blocked"]).state == "confirmed"
 
 
 def test_who_joined_later_and_does_nothing_belatedly_is_not_waited_for() -> None:
