@@ -1,7 +1,8 @@
 """`agentd fire`: fires a user event through the local Consul agent.
 
-Owns the size limits, which are checked before Consul is asked. The payload is never printed. How far the
-fleet is with it is for `wait_for_fleet` to find out.
+Owns what is refused before Consul is asked: a payload that is too large, and one that the fleet would not
+accept since events are not signed, as far as this host's configuration says. The payload is never printed.
+How far the fleet is with it is for `wait_for_fleet` to find out.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.to_consul import consul
-from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.commands.to_fleet import add_fleet_arguments, fleet, trust_here
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import AgentdError, ConsulRefused
 from agentd.watch.client import ConsulClient
@@ -45,6 +46,8 @@ def execute(arguments: Namespace, output: Output) -> int:
     """Fire, and print the ID that Consul gave the event; with `--wait` also how far the fleet is with it."""
     payload = read_payload(arguments, LARGEST_EVENT)
     _refuse(too_large(arguments.name, len(payload), ""))
+    if payload:
+        _refuse_unsigned(arguments)
     if not arguments.wait:
         told = _fire(arguments, payload)
         output.line(str(told["id"]))
@@ -68,6 +71,24 @@ def _fire(arguments: Namespace, payload: bytes) -> dict[str, object]:
             _ask_release(client, arguments.name, len(payload))
         identity = client.fire(arguments.name, payload)
     return {"id": identity, "name": arguments.name, "bytes": len(payload)}
+
+
+def _refuse_unsigned(arguments: Namespace) -> None:
+    """Raises AgentdError if nodes with this host's section `trust:` refuse such an event for its payload."""
+    trust = trust_here(arguments)
+    if trust is None:
+        return
+    name = arguments.name
+    if trust.require:
+        why = "nodes refuse an event with a payload (`trust.require: signed`), since nobody signs events"
+    elif trust.seals(name):
+        why = "its payload is secret (`trust.seal`), and everyone in the cluster could read that of an event"
+    else:
+        return
+    raise AgentdError(
+        f"not fired: {why}: use `agentd publish {name}`, where a publisher's key is; for something other than"
+        " agentd, use `consul event`"
+    )
 
 
 def _refuse(why: str) -> None:

@@ -1,7 +1,8 @@
 """`agentd log`: lists the messages that the fleet keeps, newest first; the verb is in `log_forget.py`.
 
 Never shows a payload, only its size and digest. Anybody may have written what is in Consul: an unreadable
-message gets a row that says so, and hides nothing else.
+message gets a row that says so, and hides nothing else. Signatures are verified as `trust:` on this host
+says; that takes no secret key, since nothing is opened.
 """
 
 from __future__ import annotations
@@ -10,26 +11,29 @@ import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agentd.commands import argument_types
 from agentd.commands.output import Output, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError, FleetError
+from agentd.errors import AgentdError, FleetError, Untrusted
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.head import Head
     from agentd.fleet.reader import Reader
+    from agentd.trust.keyring import Keyring
 
 _COLUMNS: Final = (
-    "NUMBER", "ISSUED (UTC)", "NAME", "KIND", "PUBLISHER", "VIA", "EVENT", "PAYLOAD", "EXPIRES", "FOR",
+    "NUMBER", "ISSUED (UTC)", "NAME", "KIND", "SIGNED BY", "PUBLISHER", "VIA", "EVENT", "PAYLOAD", "EXPIRES",
+    "FOR",
 )  # fmt: skip
-_USUAL: Final = {"EXPIRES": "never", "FOR": "all"}
+_USUAL: Final = {"SIGNED BY": "nobody", "EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
+_SHORT_KID: Final = 15  # characters of it in the table
 _PUBLISHER: Final = 40  # characters of it in the table
 _MOST_NOTED: Final = 5  # heads that cannot be read, and are named
 _PURPOSE: Final = "reading the fleet's log"
@@ -87,14 +91,29 @@ def execute(arguments: Namespace, output: Output) -> int:
 # ---------------------------------------------------------------- the messages
 
 
+class _Signed(NamedTuple):
+    """Who signed a message.
+
+    Attributes:
+        kid: the ID of the key, by the message's own account.
+        publisher: whose key that is; None if it is not verified.
+        why: why it is not; "" if it is.
+    """
+
+    kid: str
+    publisher: str | None
+    why: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One message, or in `wrong` why it cannot be read."""
+    """One message, or in `wrong` why it cannot be read; in `signer` who signed it."""
 
     name: str
     num: int
     message: Envelope | None = None
     wrong: str = ""
+    signer: _Signed | None = None
 
 
 def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -> int:
@@ -114,7 +133,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             ((num, one) for one, head in heads.items() for num in _numbers(reader, one, head, limit)),
             reverse=True,
         )[:limit]
-        rows = _rows(reader, wanted)
+        rows = _rows(reader, wanted, _keyring(reached))
     if not any(row.message for row in rows):  # or the token may not see it
         demand(reached.client, "read", needed, _PURPOSE)
     if name is not None and not heads:
@@ -162,18 +181,41 @@ def _numbers(reader: Reader, name: str, head: Head, limit: int) -> Iterable[int]
     return (head.recent if listed is None else listed)[-limit:]
 
 
-def _rows(reader: Reader, wanted: Sequence[tuple[int, str]]) -> list[_Row]:
+def _rows(reader: Reader, wanted: Sequence[tuple[int, str]], keyring: Keyring | None) -> list[_Row]:
     """The messages in the wanted order, with one request for each name."""
     found: dict[tuple[int, str], _Row] = {}
     for name in {name for _, name in wanted}:
         reading = reader.read(name, [num for num, one in wanted if one == name])
         rows = [
-            *(_Row(name, one.num, one) for one in reading.messages),
+            *(_Row(name, one.num, one, signer=_signer(one, keyring)) for one in reading.messages),
             *(_Row(name, num, wrong=str(error)) for num, error in reading.troubles.items()),
             *(_Row(name, num, wrong="its head lists it, but it is missing") for num in reading.missing),
         ]
         found |= {(row.num, name): row for row in rows}
     return [found[one] for one in wanted]
+
+
+def _keyring(reached: ReachedFleet) -> Keyring | None:
+    """Whose signatures are accepted, as this host is configured; None if it is not."""
+    options = reached.trust()
+    if options is None:
+        return None
+    from agentd.trust.configured import make_keyring  # noqa: PLC0415 (as above)
+
+    return make_keyring(options, ())
+
+
+def _signer(message: Envelope, keyring: Keyring | None) -> _Signed | None:
+    """Who signed a message; None if nobody did."""
+    if message.signed is None:
+        return None
+    kid = message.signed.kid
+    if keyring is None:
+        return _Signed(kid, None, "there is no section `trust:` here to verify it with")
+    try:
+        return _Signed(kid, keyring.verify(message.signed).publisher)
+    except Untrusted as error:
+        return _Signed(kid, None, str(error))
 
 
 # ---------------------------------------------------------------- for a person
@@ -185,9 +227,15 @@ def _print(
     now = time.time()
     columns, cells = _telling([_cells(row, now) for row in rows])
     output.table(columns, cells, empty="Nothing is kept yet.")
+    reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.wrong:
             output.line(f"{row.name} {row.num}: {row.wrong}", "red")
+        if row.signer and row.signer.why:
+            reasons.setdefault(row.signer.why, []).append(f"{row.name} {row.num}")
+    for why, which in reasons.items():
+        more = f" and {len(which) - _MOST_NOTED} more" if len(which) > _MOST_NOTED else ""
+        output.line(f"not verified: {', '.join(which[:_MOST_NOTED])}{more}: {why}", "yellow")
     for name, why in sorted(unreadable.items())[:_MOST_NOTED]:
         output.line(f"{name}: {why}", "red")
     if len(unreadable) > _MOST_NOTED:
@@ -222,6 +270,7 @@ def _cells(row: _Row, now: float) -> list[object]:
         universal(one.issued),
         row.name,
         "snapshot" if one.snapshot else one.kind,
+        _signed_by(row.signer),
         shortened(one.publisher, _PUBLISHER),
         one.via,
         (one.event or "")[:_SHORT_ID],
@@ -231,6 +280,12 @@ def _cells(row: _Row, now: float) -> list[object]:
     ]
 
 
+def _signed_by(signer: _Signed | None) -> str:
+    if signer is None:
+        return "nobody"
+    return signer.publisher or f"{signer.kid[:_SHORT_KID]}… ?"
+
+
 def _expiry(message: Envelope, now: float) -> str:
     if message.expires is None:
         return "never"
@@ -238,9 +293,11 @@ def _expiry(message: Envelope, now: float) -> str:
 
 
 def _payload(message: Envelope) -> str:
-    """Its size and the beginning of its SHA-256."""
+    """Its size, and the beginning of its SHA-256 unless it is sealed."""
     from agentd.digest import digest  # noqa: PLC0415 (as above)
 
+    if message.is_sealed:
+        return f"sealed, {message.size} bytes"
     if message.body is not None:
         return digest(message.body)
     return f"{message.size} bytes sha256:{(message.sha256 or '')[:8]}"
@@ -275,6 +332,13 @@ def _fields(row: _Row, now: float) -> dict[str, Any]:
         "kind": one.kind,
         "snapshot": one.snapshot,
         "publisher": one.publisher,
+        "signed": row.signer
+        and {
+            "key": row.signer.kid,
+            "publisher": row.signer.publisher,
+            "unverified": row.signer.why or None,
+        },
+        "sealed": one.is_sealed,
         "via": one.via,
         "event": one.event,
         "payload": _payload(one),

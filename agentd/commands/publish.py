@@ -1,8 +1,8 @@
 """`agentd publish`: writes a message to the fleet's log, without an event, from any host.
 
 Owns what is refused before anything is written: a payload that is too large, a name that no node keeps, a
-message that a handler on this node would refuse, or that another node would not understand. Never prints the
-payload.
+message that a handler on this node would refuse, or that other nodes would not understand or not believe.
+Never prints the payload.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import ArgumentTypeError, Namespace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.commands import argument_types
@@ -27,6 +28,7 @@ from agentd.errors import (
     ConsulError,
     ConsulRefused,
     ConsulUnavailable,
+    Untrusted,
 )
 from agentd.printable import printable
 
@@ -38,9 +40,7 @@ if TYPE_CHECKING:
     from agentd.fleet.head import Head, Keep
     from agentd.fleet.rights import Access
 
-_FIRST_FORMAT: Final = 1  # of messages: every agentd that acknowledges anything knows it
 _PURPOSE: Final = "publishing"
-_SHOWN: Final = 5  # nodes that are named
 
 
 def add_arguments(parser: Parser) -> None:
@@ -169,6 +169,7 @@ class _Publication:
 
     def __init__(self, arguments: Namespace, reached: ReachedFleet) -> None:
         from agentd.commands.rehearsal import takers  # noqa: PLC0415 (parsing does without)
+        from agentd.commands.signing import check_typed, read_signing  # noqa: PLC0415 (as above)
         from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
         from agentd.fleet.kv import ConsulKV  # noqa: PLC0415 (as above)
         from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
@@ -176,24 +177,34 @@ class _Publication:
         self._arguments = arguments
         self._name: str = arguments.name
         self._reached = reached
-        self._log = Log(ConsulKV(reached.client), Keys(reached.name))
+        self._signing = read_signing(reached)
+        self._signing.check(self._name)
+        if self._signing.seals(self._name):
+            check_typed(self._name, arguments.payload)
+        self._log = Log(ConsulKV(reached.client), Keys(reached.name), signer=self._signing.signer)
         # The configuration of another fleet does not apply.
         self._takers = takers(reached.document if reached.options else None, self._name)
 
     def publish(self, typed: bytes | None) -> dict[str, Any]:
         """Write the message, and return the result for `--json`. Raises what `execute` raises."""
+        from agentd.commands.understood import require_understood  # noqa: PLC0415 (as above)
         from agentd.digest import digest  # noqa: PLC0415 (as above)
+        from agentd.fleet.envelope import FORMAT, SIGNED  # noqa: PLC0415 (as above)
         from agentd.fleet.keys import POISONED  # noqa: PLC0415 (as above)
 
         keys = self._log.keys
         with self._needs("read", keys.head(self._name), keys.messages(self._name), keys.record):
             head = self._head()
             keep = self._keep(head)
+            self._compare_with_newest(head)
             draft = self._draft(typed)
-            self._see_that_all_understand_it()
+            form = SIGNED if self._signing.signer else FORMAT
+            require_understood(self._log, self._reached.client, form, _PURPOSE)
         num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
         # Close enough to the final message for a check of its size and fields.
-        message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0)
+        message = draft.numbered(
+            self._reached.name, self._name, min(num, POISONED - 1), 0, signer=self._signing.signer
+        )
         matches = self._matching(message)
         tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
         num = self._write(draft, keep, head)
@@ -205,6 +216,8 @@ class _Publication:
             "payload": digest(draft.body),
             "bytes": len(draft.body),
             "expires": draft.expires,
+            "signed_by": self._signing.publisher,
+            "sealed": draft.sealed,
             "matches": matches,
             "tried": tried,
         }
@@ -268,7 +281,19 @@ class _Publication:
             service=arguments.service or "",
             tag=arguments.tag or "",
             snapshot=arguments.snapshot,
+            sealed=self._signing.seals(self._name),
         )
+
+    def _compare_with_newest(self, head: Head | None) -> None:
+        """Warn, or raise AgentdError, if the newest message is signed or sealed, and this one will not be."""
+        if head is None or head.is_empty:
+            return
+        try:
+            newest = self._log.message(self._name, head.newest)
+        except BadDocument:  # junk, which nobody believes
+            return
+        if warning := self._signing.check_newest(newest, self._name):
+            _warn(warning)
 
     def _earlier(self, num: int, now: float, expires: float | None) -> Draft:
         """An earlier message, to be written again."""
@@ -277,10 +302,17 @@ class _Publication:
             raise AgentdError(
                 f"there is no message {num} of {self._name}: `agentd log {self._name}` lists the messages"
             )
-        body = self._log.payload(message)
+        try:
+            body = self._signing.body(message, self._log)
+        except Untrusted as error:
+            raise AgentdError(
+                f"not published: message {num} of {self._name} is not believed here ({error}): publish its"
+                " payload anew if it is right"
+            ) from error
         if body is None:
             raise AgentdError(f"the payload of message {num} of {self._name} is no longer in Consul")
-        return message.again(body, issued=now, publisher=publisher(), expires=expires)
+        draft = message.again(body, issued=now, publisher=publisher(), expires=expires)
+        return replace(draft, sealed=draft.sealed or self._signing.seals(self._name))
 
     def _pinned(self) -> bytes:
         from agentd.commands.pinned_reference import pin  # noqa: PLC0415 (only a reference needs it)
@@ -290,39 +322,6 @@ class _Publication:
         here = consul_options(self._arguments)
         reference = self._arguments.reference
         return pin(reference, self._reached.document, here, fetch=not self._arguments.no_dry_run).encode()
-
-    def _see_that_all_understand_it(self) -> None:
-        """Raises AgentdError if a node, or the fleet as a whole, does not accept messages in our format."""
-        from agentd.fleet.envelope import FORMAT  # noqa: PLC0415 (as above)
-
-        try:
-            record = self._log.record()
-        except BadDocument as error:
-            key = self._log.keys.record
-            raise AgentdError(
-                f"{key}: {error}: delete it with `consul kv delete {key}`; the next message writes it anew"
-            ) from error
-        if record and record.floor_format > FORMAT:
-            raise AgentdError(
-                f"the fleet {self._reached.name!r} takes messages of format {record.floor_format} or newer,"
-                f" and this agentd writes {FORMAT}: upgrade agentd"
-            )
-        if FORMAT > _FIRST_FORMAT:
-            self._see_that_nodes_understand_it(FORMAT)
-
-    def _see_that_nodes_understand_it(self, form: int) -> None:
-        from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
-
-        documents = Census(self._reached.client, self._log.keys).documents()
-        if not documents.indexes:
-            self._demand("read", self._log.keys.nodes)
-        behind = sorted(node for node, one in documents.found.items() if one.format < form)
-        if behind:
-            more = f" and {len(behind) - _SHOWN} more" if len(behind) > _SHOWN else ""
-            raise AgentdError(
-                f"{', '.join(behind[:_SHOWN])}{more} would not understand a message of format {form}: upgrade"
-                " agentd there first, or run `agentd fleet forget NODE` for nodes that are gone"
-            )
 
     def _matching(self, message: Envelope) -> list[str] | None:
         """The nodes that the message is for; None for all, or if unknown. Warns if there are none."""

@@ -42,12 +42,7 @@ class ReachedFleet(NamedTuple):
 
     def trust(self) -> TrustOptions | None:
         """The section `trust:`; None if there is none for this fleet. Raises ConfigError if it is wrong."""
-        if self.options is None or self.document is None or self.document.data.get("trust") is None:
-            return None
-        from agentd.config.sections import read_section  # noqa: PLC0415 (brings pydantic)
-        from agentd.trust.options import TrustOptions  # noqa: PLC0415 (as above)
-
-        return read_section(self.document, "trust", TrustOptions)
+        return _trust(self.document) if self.options else None
 
 
 def add_fleet_arguments(parser: Parser) -> None:
@@ -86,6 +81,30 @@ def fleet(arguments: Namespace) -> Iterator[ReachedFleet]:
 
     with closing(ConsulClient(options)) as client:
         yield ReachedFleet(name, client, filed, document)
+
+
+def trust_here(arguments: Namespace) -> TrustOptions | None:
+    """The section `trust:` of the configuration file, for a command that does not reach the fleet.
+
+    None if there is none, or if `--fleet` names another fleet than the file. Needs `add_fleet_arguments`.
+
+    Raises:
+        ConfigError: it is wrong.
+    """
+    document = _document(arguments)
+    filed = _section(document)
+    if filed is None or arguments.fleet not in (None, filed.name):
+        return None
+    return _trust(document)
+
+
+def _trust(document: Document | None) -> TrustOptions | None:
+    if document is None or document.data.get("trust") is None:
+        return None
+    from agentd.config.sections import read_section  # noqa: PLC0415 (brings pydantic)
+    from agentd.trust.options import TrustOptions  # noqa: PLC0415 (as above)
+
+    return read_section(document, "trust", TrustOptions)
 
 
 def _document(arguments: Namespace) -> Document | None:

@@ -60,7 +60,8 @@ def read_key(place: str) -> SecretKey | FleetKey:
     try:
         raw = _read(path, forbidden)
     except OSError as error:
-        raise BadKey(f"the key {path} cannot be read: {error.strerror or error}") from error
+        hint = " (try sudo)" if isinstance(error, PermissionError) else ""
+        raise BadKey(f"the key {path} cannot be read: {error.strerror or error}{hint}") from error
     try:
         return parse_secret(raw.decode("ascii").removesuffix("\n"))
     except UnicodeDecodeError:
