@@ -1,4 +1,4 @@
-"""`agentd keys`: generate, show and rotate the keys that sign and seal messages.
+"""`agentd keys`: generate, show and rotate the keys that sign and seal messages; `keys_resign.py` uses them.
 
 Owns what an operator is told to do next. No key is ever printed but the public one of a publisher.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser, add_command
+from agentd.commands.to_fleet import add_fleet_arguments
 from agentd.errors import BadKey, ConfigError
 
 if TYPE_CHECKING:
@@ -45,6 +46,16 @@ def add_arguments(parser: Parser) -> None:
     rotate = add_command(verbs, "rotate", "make the key that replaces another one, and list what to do then")
     rotate.add_example("sudo agentd keys rotate /etc/agentd/keys/ops.key")
     rotate.add_argument("file", type=Path, metavar="FILE", help="of the key to replace")
+    resign = add_command(verbs, "resign", "sign and encrypt what is in force with the keys of today")
+    resign.add_example("sudo agentd keys resign", "sudo agentd keys resign deploy")
+    resign.add_argument(
+        "names",
+        nargs="*",
+        type=argument_types.word,
+        metavar="NAME",
+        help="only these (default: all that the publisher may send)",
+    )
+    add_fleet_arguments(resign)
     for verb in (generate, show):
         verb.add_argument(
             "--directory",
@@ -56,11 +67,16 @@ def add_arguments(parser: Parser) -> None:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Make or show keys; 1 if one that is shown cannot be used.
+    """Make, show or use keys; 1 if one that is shown cannot be used, or if something is not signed again.
 
     Raises:
         BadKey: a key cannot be read or written, or there is one already.
+        AgentdError: nothing can be signed here; the text says why.
     """
+    if arguments.verb == "resign":
+        from agentd.commands.keys_resign import resign  # noqa: PLC0415 (parsing does without)
+
+        return resign(arguments.names, arguments, output)
     if arguments.verb == "show":
         return _show(arguments.files or _keys_in(arguments.directory), output)
     if arguments.verb == "rotate":

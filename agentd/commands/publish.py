@@ -347,6 +347,7 @@ class _Publication:
                 f" beside `event: {self._name}`: add it, or {INSTEAD}"
             )
         change = event_of(message, body, message.issued, live=True)
+        change = change.opened(body) if message.is_sealed else change
         told = rehearse(self._arguments.config, self._takers, change)
         for one in told:
             sys.stderr.write(f"agentd: dry run here: {one['handler']} would be {one['outcome']}\n")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.log import Log
-    from agentd.trust.keyring import Keyring, Signer
+    from agentd.trust.keyring import Keyring, Signer, Verified
     from agentd.trust.options import TrustOptions
 
 
@@ -47,6 +47,12 @@ class Signing(NamedTuple):
         """Whether nodes with this section refuse messages of this name that nobody signed."""
         return self.options is not None and (self.options.require is not None or self.seals(name))
 
+    def may_send(self, name: str) -> bool:
+        """Whether the publisher to whom `signing_key` belongs may send this name."""
+        if self.options is None or self.publisher is None:
+            return False
+        return any(_fits(name, may) for may in self.options.publishers[self.publisher].may)
+
     def check(self, name: str) -> None:
         """Raises AgentdError if nodes with this section would refuse what this host sends under this name."""
         if self.options is None:
@@ -61,17 +67,25 @@ class Signing(NamedTuple):
             return
         if not self.options.publishers:  # this host knows none, and the nodes may
             return
-        publisher = self.publisher
-        if publisher is None:
+        publisher = self.require_publisher()
+        if not self.may_send(name):
             raise AgentdError(
-                f"not published: `trust.signing_key` has the key {self.signer.key.kid}, and no publisher in"
-                " `trust.publishers` does: add its public key there, on every node (`agentd keys show`)"
-            )
-        if not any(_fits(name, may) for may in self.options.publishers[publisher].may):
-            raise AgentdError(
-                f"not published: the publisher {publisher!r} may not send {name!r}: add it to"
+                f"the publisher {publisher!r} may not send {name!r}: add it to"
                 f" `trust.publishers.{publisher}.may`, on every node"
             )
+
+    def require_publisher(self) -> str:
+        """The publisher to whom `signing_key` belongs. Raises AgentdError if there is none."""
+        if self.options is None or self.signer is None:
+            raise AgentdError(
+                "there is no `trust.signing_key` here: run it where the key of a publisher is, as root"
+            )
+        if self.publisher is None:
+            raise AgentdError(
+                f"`trust.signing_key` has the key {self.signer.key.kid}, and no publisher has it: add its"
+                " public key to `trust.publishers`, on every node (`agentd keys show`)"
+            )
+        return self.publisher
 
     def check_newest(self, newest: Envelope | None, name: str) -> str:
         """Compare with the newest message of the name. Returns what to warn of; "" if nothing.
@@ -101,16 +115,22 @@ class Signing(NamedTuple):
             NoFleetKey: it is sealed with a key that this host lacks.
             BadDocument: it is damaged.
         """
-        if message.signed is None:
-            if self.must_sign(message.name):
-                raise Untrusted("nobody signed it", "unsigned")
+        verified = self.verify(message)
+        if not message.is_sealed:
             return log.payload(message)
-        if self.keyring is None:
-            if message.is_sealed:
-                raise Untrusted("it is sealed, and there is no section `trust:` here", "sealed")
-            return log.payload(message)
-        verified = self.keyring.verify(message.signed)
-        return self.keyring.body(verified) if message.is_sealed else log.payload(message)
+        if verified is None or self.keyring is None:
+            raise Untrusted("it is sealed, and there is no section `trust:` here", "sealed")
+        return self.keyring.body(verified)
+
+    def verify(self, message: Envelope) -> Verified | None:
+        """A message as nodes with this section accept it; None if they do so without a publisher.
+
+        Raises:
+            Untrusted: they do not.
+        """
+        if message.signed is None and self.must_sign(message.name):
+            raise Untrusted("nobody signed it", "unsigned")
+        return self.keyring.verify(message.signed) if message.signed and self.keyring else None
 
 
 def read_signing(reached: ReachedFleet) -> Signing:

@@ -148,12 +148,7 @@ class Signer(NamedTuple):
         filled = with_sealed(claims, body, place, self.fleet_key, self.key.kid)
         return write_message(place, filled, self.key)
 
-    def is_current(self, message: SignedMessage) -> bool:
-        """Whether a message was signed, and sealed if it is, with the keys that this signer uses."""
-        sealing = self.fleet_key.kid if self.fleet_key else None
-        return message.kid == self.key.kid and message.fleet_kid in (None, sealing)
-
-    def resign(self, verified: Verified, keyring: Keyring, place: Place) -> bytes:
+    def resign(self, verified: Verified, keyring: Keyring, place: Place, *, sealed: bool = False) -> bytes:
         """The same message for another place, with this signer's keys; a sealed one stays sealed.
 
         It says under which number it was published first, so that nobody runs a command twice.
@@ -162,6 +157,7 @@ class Signer(NamedTuple):
             verified: the message.
             keyring: decrypts it.
             place: with a new number: messages are immutable.
+            sealed: whether to seal it even if it was not.
 
         Raises:
             NoFleetKey: it is sealed, and the key that decrypts it, or one to seal it again, is missing.
@@ -170,5 +166,5 @@ class Signer(NamedTuple):
         """
         claims = {name: one for name, one in verified.message.claims.items() if name not in _CONTENT}
         claims.setdefault("first", verified.message.place.num)
-        sealed = verified.message.fleet_kid is not None
+        sealed = sealed or verified.message.fleet_kid is not None
         return self.write(place, claims, keyring.body(verified), sealed=sealed)

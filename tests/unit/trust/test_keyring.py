@@ -176,16 +176,6 @@ def test_a_message_keeps_its_first_number() -> None:
     assert [parse_message(raw).claims["first"] for raw in (once, twice)] == [PLACE.num, PLACE.num]
 
 
-@pytest.mark.parametrize(
-    "signer,current",
-    [(Signer(OPS, FLEET), True), (Signer(OTHER, FLEET), False), (Signer(OPS, new_fleet_key()), False)],
-)
-def test_a_message_is_current_while_both_its_keys_are(signer: Signer, current: bool) -> None:  # noqa: FBT001 (expected)
-    """Who signed it, and what sealed it; of what is not sealed the first alone."""
-    assert signer.is_current(parse_message(written(sealed=True))) == current
-    assert signer.is_current(parse_message(written())) == (signer.key == OPS)
-
-
 def test_what_cannot_be_opened_is_not_signed_again() -> None:
     """The old fleet key is needed until all is sealed with the new one."""
     new = new_fleet_key()
