@@ -257,6 +257,11 @@ class Envelope:
         return int(self.signed.claims.get("first", self.num)) if self.signed else self.num
 
     @property
+    def is_signed_again(self) -> bool:
+        """Whether it is an earlier message with another key: nothing new, whenever a node first sees it."""
+        return self.first != self.num
+
+    @property
     def event(self) -> str | None:
         """The ID of the event behind it; None if it was published."""
         return self.id if self.via == "event" else None

@@ -174,7 +174,8 @@ class NameReader:
             message: a message of this name.
             live: whether this node was following the log when the message was written.
         """
-        if message.kind != "payload" or (not live and message.is_over(self._clock())):
+        is_new = live and not message.is_signed_again
+        if message.kind != "payload" or (not is_new and message.is_over(self._clock())):
             return False
         try:
             return matches(message, self._node, lambda: self._library().services())

@@ -26,6 +26,7 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         now: unix time at which this node first saw it.
         live: whether this node was following the log when the message was written.
     """
+    live = live and not message.is_signed_again
     issued = min(message.issued, now + MOST_AHEAD)
     # One clock measured by how much it was late, so no other clock distorts that.
     start = max(issued, now - message.late) if live else issued
