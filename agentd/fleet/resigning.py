@@ -84,6 +84,8 @@ class Resigner:
                 return Resigned(left=self._stale_of_all(name, messages))
             chain = self._in_force(messages)
             stale = [self._is_stale(message) for message in chain]
+            if messages and not chain:
+                return Resigned(left=self._none_counts(name, messages))
             if not any(stale):
                 return Resigned()
             first = stale.index(True)
@@ -110,6 +112,19 @@ class Resigner:
             if not any(target):
                 break
         return sorted(found.values(), key=lambda one: one.num)
+
+    def _none_counts(self, name: str, messages: Sequence[Envelope]) -> str:
+        """What is to be done if nothing is in force for a node that joins now; "" if all has expired."""
+        for message in reversed(messages):
+            if not message.is_over(self._log.now()):
+                try:
+                    self._verify(message)
+                except Untrusted as error:
+                    return (
+                        f"none of its messages is accepted (message {message.num}: {error}): publish what is"
+                        f" to be in force (`agentd publish {name} --file FILE`)"
+                    )
+        return ""
 
     def _counts(self, message: Envelope) -> bool:
         """Whether it is accepted, and has not expired."""
