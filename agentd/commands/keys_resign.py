@@ -91,13 +91,17 @@ def _names(signing: Signing, reached: ReachedFleet) -> list[str]:
 def _resign(resigner: Resigner, name: str, reached: ReachedFleet) -> dict[str, Any]:
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.resigning import Resigned  # noqa: PLC0415 (as above)
-    from agentd.fleet.rights import explained  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand, explained  # noqa: PLC0415 (as above)
 
     keys = Keys(reached.name)
+    needed = [keys.head(name), keys.messages(name), keys.pruned(name)]
     try:
-        with explained(reached.client, "write", [keys.head(name), keys.messages(name)], _PURPOSE):
+        with explained(reached.client, "write", needed, _PURPOSE):
             done: Resigned = resigner.resign(name)
     except FleetError as error:  # the other names can be treated all the same
+        demand(
+            reached.client, "read", needed, _PURPOSE
+        )  # what the token may not see, looks like what is gone
         done = Resigned(left=str(error))
     return {"name": name, "numbers": [one.num for one in done.messages], "left": done.left or None}
 

@@ -19,6 +19,7 @@ from agentd.fleet.keys import Keys
 from agentd.fleet.kv import KV, cas, delete
 from agentd.fleet.log import Log
 from agentd.fleet.mending import Now
+from agentd.fleet.pruning import Kept, is_due, plan
 from agentd.fleet.writer import MOST_DRAFTS, fitting
 from agentd.trust.keyring import Keyring, Signer, Verified
 from agentd.trust.message import Place
@@ -200,6 +201,8 @@ class _Rewriter(Log):
     ) -> list[Envelope] | None:
         """Write the chosen messages under new numbers, and delete them under their old ones.
 
+        What is to be pruned goes as well: once the newest is sealed, no secret must stay in clear before it.
+
         Args:
             name: the kept name.
             now: what Consul has.
@@ -226,8 +229,22 @@ class _Rewriter(Log):
         numbers = {one.num for one in messages}.difference(moved).union(one.num for one in made)
         snapshot = moved[head.snapshot].num if head.snapshot in moved else head.snapshot
         marks = replace(head, newest=newest, snapshot=snapshot, inline=made[-1].raw)
-        whole = self._stamped(listing(marks, numbers), head)
+        gone = self._to_prune(
+            listing(marks, numbers), made[-1], [one for one in messages if one.num not in moved]
+        )
+        marks = replace(marks, base=max([marks.base, *(one.num for one in gone)]))
+        whole = self._stamped(listing(marks, numbers.difference(one.num for one in gone)), head)
         operations = [cas(self.keys.head(name), whole.render(), now.index)]
         operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in made]
-        operations += [delete(self.keys.message(name, num)) for num in moved]
+        operations += [delete(self.keys.message(name, num)) for num in (*moved, *(one.num for one in gone))]
+        operations += self._remember(name, now.pruned, [one.id for one in gone], whole.floor)
         return None if self.kv.write(operations).failures else made
+
+    def _to_prune(self, head: Head, newest: Envelope, before: Sequence[Envelope]) -> list[Envelope]:
+        if not is_due(head, newest):
+            return []
+        now = self._clock()
+        pruned = {
+            one.num for one in plan(head, newest, [Kept(one.num, one) for one in before], now, now).gone
+        }
+        return [one for one in before if one.num in pruned]

@@ -2,8 +2,12 @@
 #
 #   sed 's/FLEET/production/' publisher.hcl | consul acl policy create -name agentd-publisher -rules -
 #
-# Whoever holds this can make every handler in the fleet do whatever it does with a message. To let a job publish
-# only one name, replace the first three prefixes with names/NAME, messages/NAME/ and pruned/NAME/, and add read on
+# Whoever holds this can make every handler in the fleet do whatever it does with a message, unless the nodes have
+# `trust: {require: signed}`. Then that takes the key of a publisher as well (docs/trust.md); whoever has only this
+# token, or that of a relay, can delete messages, but not make a node do anything. `agentd keys resign` needs the same
+# rights as `agentd publish`.
+#
+# To let a job publish only one name, replace the first three prefixes with names/NAME, messages/NAME/ and pruned/NAME/, and add read on
 # names/_fleet (write, if the job publishes the fleet's very first message). Such a job deletes no old payloads.
 
 key_prefix "agentd/FLEET/names/" {
@@ -22,8 +26,9 @@ key_prefix "agentd/FLEET/bodies/" {
   policy = "write"
 }
 
-# For --node and --service, which nodes there are; for --wait, how far they are. In addition, --wait needs viewer.hcl
-# to know which nodes are down, and --service needs service_prefix "" { policy = "read" }.
+# For signed messages, whether all nodes understand them; for --node and --service, which nodes there are; for --wait,
+# how far they are. In addition, --wait needs viewer.hcl to know which nodes are down, and --service needs
+# service_prefix "" { policy = "read" }.
 key_prefix "agentd/FLEET/nodes/" {
   policy = "read"
 }

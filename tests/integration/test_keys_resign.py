@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,7 +74,7 @@ def fleet(
     consul: ConsulAgent,
     suffix: str,
     capsys: pytest.CaptureFixture[str],
-    directory: Any,  # noqa: ANN401 (a path)
+    directory: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[RotatingFleet]:
     """A fleet with a message that is signed and one that is sealed."""
@@ -146,10 +147,14 @@ class TestRotation:
         assert fleet.payload("deploy", num) == b"x" * 40_000
 
     def test_a_name_that_is_sealed_from_now_on(self, fleet: RotatingFleet) -> None:
-        """What is in force becomes secret, too."""
+        """What is in force becomes secret, too, and what was there before it in clear is deleted."""
+        fleet.put("deploy", "v18")
+        fleet.put("deploy", "v17")
         fleet.configure(seal=["secret*", "deploy"])
         ((num,), _) = fleet.resign("deploy")["deploy"]
         assert fleet.message("deploy", num).is_sealed
+        assert fleet.log.numbers("deploy") == [num]
+        assert (fleet.head("deploy").count, fleet.head("deploy").oldest) == (1, num)
         assert fleet.opened(fleet.message("deploy", num)) == b"v17"
 
 
@@ -290,3 +295,69 @@ class TestFaults:
         fleet.drop_old()
         assert fleet.opened(fleet.newest("deploy")) == b"v17"
         assert len(fleet.log.numbers("deploy")) == 1
+
+
+@pytest.fixture(scope="module")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
+    """A Consul server that denies what no rule grants."""
+    agent = ConsulAgent(tmp_path_factory.mktemp("strict"), acl=True)
+    agent.start()
+    yield agent
+    agent.stop()
+
+
+class TestRights:
+    """Under default deny."""
+
+    POLICY = Path(__file__).parents[2] / "config" / "consul" / "publisher.hcl"
+
+    @pytest.fixture
+    def denied(
+        self,
+        strict: ConsulAgent,
+        suffix: str,
+        capsys: pytest.CaptureFixture[str],
+        directory: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> Iterator[RotatingFleet]:
+        """A fleet with a signed message, after its publisher's key was replaced."""
+        with closing(RotatingFleet(strict, f"denied{suffix}", capsys, directory)) as made:
+            monkeypatch.setenv("AGENTD_CONFIG", str(made.file))
+            monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.token or "")
+            made.configure()
+            made.put("deploy", "v17", "--keep", "latest")
+            made.rotate_publisher()
+            yield made
+
+    def test_the_policy_of_a_publisher_is_enough(
+        self, denied: RotatingFleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """To publish what is signed, and to sign it again."""
+        policy = self.POLICY.read_text().replace("FLEET", denied.name)
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", denied.consul.make_token(policy))
+        ((first,), _) = denied.resign()["deploy"]
+        assert denied.put("deploy", "v18") > first
+
+    @pytest.mark.parametrize("lacking", ["names/", "messages/"])
+    def test_a_right_that_is_missing_is_named(
+        self, denied: RotatingFleet, monkeypatch: pytest.MonkeyPatch, lacking: str
+    ) -> None:
+        """With the rule to add; nothing was changed."""
+        before = denied.newest("deploy")
+        access = dict.fromkeys(["names/", "messages/", "pruned/"], "write") | {lacking: "read"}
+        rules = [
+            f'key_prefix "{denied.keys.root}{at}" {{ policy = "{policy}" }}' for at, policy in access.items()
+        ]
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", denied.consul.make_token("\n".join(rules)))
+        why = denied.refused("keys", "resign")
+        assert "signing messages again needs more rights: add to the token's policy" in why
+        assert f'key_prefix "{denied.keys.root}{lacking}deploy' in why
+        assert denied.newest("deploy") == before
+
+    def test_a_log_that_the_token_must_not_see_is_not_empty(
+        self, denied: RotatingFleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It does not say that there is nothing to do."""
+        monkeypatch.setenv("CONSUL_HTTP_TOKEN", denied.consul.make_token(""))
+        assert f'key_prefix "{denied.keys.root}' in denied.refused("keys", "resign")
+        assert f'key_prefix "{denied.keys.root}' in denied.refused("keys", "resign", "deploy")

@@ -225,9 +225,8 @@ class TestAgain:
     """An earlier message, once more."""
 
     def test_a_sealed_one_stays_sealed(self, fleet: SigningFleet, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It is opened here, and sealed for its new place; also if the name is no longer to be sealed."""
+        """It is opened here, and sealed for its new place."""
         first = fleet.publish_secret(monkeypatch, "--keep", "latest")
-        fleet.publish_secret(monkeypatch, payload="other")
         again = fleet.publish("secret", "--again", str(first))
         assert fleet.opened(fleet.message("secret", again)) == SECRET.encode()
         assert fleet.message("secret", again).is_sealed

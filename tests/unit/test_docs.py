@@ -12,21 +12,30 @@ from pathlib import Path
 from textwrap import indent
 
 import pytest
+import yaml
 
 from agentd.cli import main
 from agentd.command import Parser
 from agentd.config.load import load
+from agentd.trust.keys import new_secret_key
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "configuration.md"
 GUIDE = ROOT / "docs" / "writing-a-handler.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MOST_LINES = 120
+HANDLERS = {"a": {"use": "command", "options": {"argv": ["/bin/true"]}}}
+PUBLIC = {name: new_secret_key().public.text for name in ("OLD", "NEW", "OTHER")}
 
 
 def blocks(page: Path, language: str) -> list[str]:
     """The fenced blocks of one language, in order."""
     return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", page.read_text())
+
+
+def with_keys(block: str) -> str:
+    """The block with valid public keys where the page has OLD, NEW and OTHER."""
+    return re.sub(r"k4\.public\.(OLD|NEW|OTHER)\b", lambda found: PUBLIC[found[1]], block)
 
 
 def commands() -> Iterator[str]:
@@ -82,10 +91,14 @@ def test_links_resolve(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_configurations_are_accepted(page: Path, tmp_path: Path) -> None:
-    """Each block of YAML is a whole configuration, or the entries of `handlers`."""
+    """Each block of YAML is a whole configuration, the entries of `handlers`, or lines of `trust:`."""
     (tmp_path / "motd.py").write_text(blocks(GUIDE, "python")[0])
+    trust: dict[str, object] = {}
     for block in blocks(page, "yaml"):
         text = block if "\nhandlers:" in f"\n{block}" else "handlers:\n" + indent(block, "  ")
+        if block.startswith("trust:"):
+            trust |= yaml.safe_load(with_keys(block))["trust"]
+            text = yaml.safe_dump({"fleet": {"name": "production"}, "trust": trust, "handlers": HANDLERS})
         file = tmp_path / "agentd.yaml"
         file.write_text(text.replace("/etc/agentd/handlers", str(tmp_path)))
 
