@@ -144,6 +144,25 @@ class TestWritten:
         num = fleet.publish_secret(monkeypatch, payload="add 192.0.2.7")
         assert fleet.opened(fleet.message("secret", num)) == b"add 192.0.2.7"
 
+    def test_trying_a_ticket_key_leaves_it_nowhere(
+        self, fleet: SigningFleet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither in a file on this host nor in Consul, plain or in base64; it is tried all the same."""
+        on = [{"event": "secret", "keep": "latest"}]
+        fleet.configure(handlers={"tickets": {"use": "tls_ticket_keys", "on": on}})
+        monkeypatch.setattr("tempfile.tempdir", str(fleet.directory))
+        key = bytes(range(100, 180))
+        coded = base64.b64encode(key)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(coded)))
+
+        told = fleet.json("publish", "secret", "-")
+
+        assert told["tried"] == [{"handler": "tickets", "outcome": "changed"}]
+        assert fleet.opened(fleet.message("secret", told["num"])) == coded
+        found = [path.read_bytes() for path in fleet.directory.rglob("*") if path.is_file()]
+        found.append(str(fleet.consul.get(f"/v1/kv/{fleet.keys.root}?recurse")).encode())
+        assert not any(text in one for one in found for text in (key, coded, base64.b64encode(coded)))
+
 
 class TestRefused:
     """What is not written, since nodes would not accept it."""

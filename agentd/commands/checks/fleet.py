@@ -199,7 +199,7 @@ def _kept(loaded: Loaded) -> Iterator[Finding]:
     """The recommended `keep` of each event, as far as it follows from the handler."""
     for handler in loaded.handlers:
         for on in handler.entry.on:
-            if isinstance(on, OnEvent) and on.event != "*" and not handler.type.secret_payload:
+            if isinstance(on, OnEvent) and on.event != "*":
                 yield from _recommended(handler, on)
 
 
@@ -207,7 +207,10 @@ def _recommended(handler: ConfiguredHandler, on: OnEvent) -> Iterator[Finding]:
     subject = f"{_SUBJECT} keep"
     which = f"{on.event!r} of {handler.name}"
     hint = f"the event {which} is not kept: a node that does not hear it never gets it"
-    if handler.entry.use == "ip_blacklist":
+    if handler.type.secret_payload:
+        if on.keep is None:
+            yield Finding("ok", subject, f"{hint}; its payload is secret: to keep it, add it to `trust.seal`")
+    elif handler.entry.use == "ip_blacklist":
         if on.keep is None:
             yield Finding("warn", subject, hint, "add `keep: all`: every line counts")
         elif on.keep == "latest":

@@ -1,6 +1,6 @@
 """Trust: whether the keys can be used, and what of the fleet's messages is accepted.
 
-Only where `trust:` is configured.
+Where `trust:` is not configured, only what that means for what is kept.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
     """Each key is read from its file, as the daemon and `agentd publish` do."""
     options = loaded.config.trust
     if options is None:
+        yield from _untrusting(loaded)
         return
     problems = [*_fleet_keys(options)] or [*_signing_key(options)]
     yield from problems
@@ -29,6 +30,22 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
         yield Finding("ok", _SUBJECT, _described(options))
     yield from _required(options)
     yield from _silenced(loaded, options)
+    yield from _without_payload(loaded, options)
+
+
+def _untrusting(loaded: Loaded) -> Iterator[Finding]:
+    """A fleet that runs so is in order; whoever asks should know it."""
+    if _kept(loaded):
+        text = (
+            "whoever may write to the log, or fire an event, decides what this node does with what it keeps"
+        )
+        yield Finding("ok", _SUBJECT, f"{text}; `trust:` limits that to publishers (docs/trust.md)")
+
+
+def _kept(loaded: Loaded, *, kept: bool = True) -> list[str]:
+    """The events that are kept, or those that are not."""
+    items = [on for one in loaded.handlers for on in one.entry.on]
+    return sorted({on.event for on in items if isinstance(on, OnEvent) and bool(on.keep) is kept})
 
 
 def _described(options: TrustOptions) -> str:
@@ -66,9 +83,16 @@ def _required(options: TrustOptions) -> Iterator[Finding]:
 
 def _silenced(loaded: Loaded, options: TrustOptions) -> Iterator[Finding]:
     """Which kept names nobody can send any more."""
-    items = [on for one in loaded.handlers for on in one.entry.on]
-    for name in sorted({on.event for on in items if isinstance(on, OnEvent) and on.keep}):
+    for name in _kept(loaded):
         must = options.require is not None or options.seals(name)
         if must and not any(fits(name, may) for one in options.publishers.values() for may in one.may):
             text = f"no publisher may send {name!r}: all its messages are refused"
             yield Finding("FAIL", _SUBJECT, text, "add it to the `may` of a publisher")
+
+
+def _without_payload(loaded: Loaded, options: TrustOptions) -> Iterator[Finding]:
+    """Which events arrive only if they are empty, since nobody signs them."""
+    for name in _kept(loaded, kept=False) if options.require else []:
+        text = f"the event {name!r} is not kept: with `trust.require`, it is refused if it has a payload"
+        advice = "if it needs one, keep it, and use `agentd publish`"
+        yield Finding("warn", _SUBJECT, text, advice)

@@ -84,8 +84,33 @@ def test_a_kept_name_that_nobody_may_send_is_a_problem(keys: Path) -> None:
     assert [one.level for one in found(keys, publishers=publishers, require=None)] == ["ok", "warn"]
 
 
-def test_without_the_section_nothing_is_said(tmp_path: Path) -> None:
-    """Nothing is signed then."""
+def of(tmp_path: Path, text: str) -> list[tuple[str, str]]:
+    """What is found on a node with this configuration."""
     path = tmp_path / "agentd.yaml"
-    path.write_text("handlers: {deny: {use: ip_blacklist, on: [{event: ban}]}}\n")
-    assert list(findings(load(path))) == []
+    path.write_text(text)
+    return [(one.level, one.text) for one in findings(load(path))]
+
+
+def test_without_the_section_a_fleet_is_told_what_that_means(tmp_path: Path) -> None:
+    """It is a choice, and no fault."""
+    text = "{fleet: {name: prod}, handlers: {deny: {use: ip_blacklist, on: [{event: ban, keep: all}]}}}"
+    [(level, told)] = of(tmp_path, text)
+    assert (level, "whoever may write to the log" in told) == ("ok", True)
+
+
+def test_where_nothing_is_kept_nothing_is_said(tmp_path: Path) -> None:
+    """There is nothing that could be signed."""
+    assert of(tmp_path, "handlers: {deny: {use: ip_blacklist, on: [{event: ban}]}}\n") == []
+
+
+def test_an_event_that_only_arrives_empty_is_warned_of(keys: Path) -> None:
+    """It is not kept, so it cannot be published."""
+    text = f"""
+        fleet: {{name: prod}}
+        trust: {{publishers: {{ops: {{key: {OPS.public.text}, may: ban}}}}, require: signed}}
+        handlers: {{deny: {{use: ip_blacklist, on: [{{event: ban, keep: all}}, {{event: other}}]}}}}
+    """
+    assert (
+        "warn",
+        "the event 'other' is not kept: with `trust.require`, it is refused if it has a payload",
+    ) in of(keys, text)
