@@ -21,7 +21,7 @@ OWN: Final = {
     "fleet": "show which nodes of the fleet run what, and which of them differ",
     "publish": "write a message to the fleet's log, for all its nodes, including those that are down",
     "log": "show the messages in the fleet's log, or drop them",
-    "keys": "generate, show and rotate the keys that sign and encrypt messages",
+    "keys": "generate, show and rotate the keys that sign and encrypt messages; sign again with new ones",
     "tickets": "show which session ticket key encrypts on which nodes of the fleet",
     "leave": "take this node out of the fleet for good",
     "handlers": "list the installed handlers and their options",
