@@ -203,14 +203,17 @@ class Memory:
     def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int]:
         """Which of these numbers this node never read, ascending.
 
-        Empty if the copy is full, as the oldest messages were dropped from it then.
+        Empty if the copy is full, as the oldest messages were dropped from it then. What was pruned or
+        forgotten is not unread, even if the head does not say so any more: somebody may have put it back.
 
         Args:
             name: the kept name.
             head: its head; everything that was read up to it is stored.
             numbers: the numbers of all messages.
         """
-        lowest = max(head.floor, head.base)
+        with self._lock:
+            marks = Held(self._head(name) or head).merged(head)
+        lowest = max(marks.floor, marks.base)
         rows = self._file.rows(_READ, name, lowest)
         if len(rows) >= MOST_OF_NAME:
             return []

@@ -306,6 +306,15 @@ def test_what_came_into_the_log_below_what_was_read_is_found(
     assert memory.unread(NAME, head(1, 2, 3, 4), [1, 2, 3, 4]) == []
 
 
+@pytest.mark.parametrize("mark", ["floor", "base"])
+def test_what_was_pruned_and_is_put_back_is_not_unread(memory: Memory, mark: str) -> None:
+    """Whoever may write the head can set its marks back, and the messages are still signed."""
+    memory.remember(NAME, head(1, 2), [message(1), message(2)])
+    memory.remember(NAME, head(3, 4, **{mark: 2}), [message(4)])
+
+    assert memory.unread(NAME, head(1, 2, 3, 4), [1, 2, 3, 4]) == [3]
+
+
 def test_what_this_node_wrote_is_held_and_still_to_be_read(path: Path) -> None:
     """Nobody else could write it back; but its handlers get only what is read."""
     now = [NOW]
