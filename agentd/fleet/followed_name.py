@@ -227,6 +227,8 @@ class FollowedName:
             raise MustWait
         if any(one.num == head.newest and one.is_message for one in found.refused):
             self._judged[frozenset(part.handlers)] = raw, max(start, found.last)
+            if not self._reader.is_there(self._witness.highest(self.name)):
+                self._witness.saw(self.name, None)
         elif found.last < head.newest:
             self._reader.require_rights()
             self._witness.saw(self.name, None)
@@ -247,17 +249,19 @@ class FollowedName:
             found.wanted = (some[-1:] or found.wanted) if part.latest else [*found.wanted, *some]
             found.full = not _fits(len(found.wanted), sum(one.size for one in found.wanted))
             if found.waits or found.full:
-                return
-        if found.last and (waits := self._is_replay(found.last)):
-            found.last, found.waits = 0, waits
+                break
+        if found.last and (waits := self._is_replay(found, head)):
+            found.last, found.waits = 0, found.waits or waits
 
-    def _is_replay(self, last: int) -> MustWait | None:
-        """Why not to follow a log that ends with this message, which is older than one that was followed.
+    def _is_replay(self, found: _Found, head: Head) -> MustWait | None:
+        """Why not to follow a log in which nothing counts that is as new as what was followed before.
 
         That happens if this node lost its journal, and Consul shows an old snapshot, or whoever may write to
         the log an old message.
         """
-        highest = self._witness.highest(self.name)
+        last, highest = found.last, self._witness.highest(self.name)
+        if found.full and last < highest:  # there is more to read than fits
+            last = max(last, self._reader.newest(head))
         if last >= highest:
             return None
         return MustWait(

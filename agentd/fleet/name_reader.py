@@ -7,6 +7,7 @@ of handlers or the journal.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from agentd.fleet.reader import Reader, Reading
 from agentd.fleet.target import Services, matches
 
 _UNUSABLE: Final = "fleet.message_unusable"
+_DIGITS: Final = 8
 _MOST_REPORTED: Final = 256  # messages of which is known that they were reported
 
 _log = structlog.get_logger()
@@ -31,22 +33,24 @@ class MustWait(Exception):  # noqa: N818 (nothing went wrong)
 
 
 class Refused(NamedTuple):
-    """What lies at a number and is not believed.
+    """What lies at a number and is not believed; small, since there may be thousands, of up to 64 KiB each.
 
     Attributes:
         num: the number.
-        content: the same for the same message.
-        why: what is wrong with it.
+        digest: the same for the same message.
+        reason: `Untrusted.reason`.
+        text: what is wrong with it.
     """
 
     num: int
-    content: bytes
-    why: Untrusted
+    digest: str
+    reason: str
+    text: str
 
     @property
     def is_message(self) -> bool:
         """Whether it is a message, which other nodes may believe; junk is nobody's."""
-        return self.why.reason != MALFORMED
+        return self.reason != MALFORMED
 
 
 class Usable(NamedTuple):
@@ -144,7 +148,8 @@ class NameReader:
                 try:
                     found.messages.append(self._gate.admit(by_num[num]))
                 except Untrusted as error:
-                    found.refused.append(Refused(num, by_num[num].raw, error))
+                    refused = Refused(num, _digest(by_num[num].raw), error.reason, str(error))
+                    found.refused.append(refused)
             elif isinstance(trouble := reading.troubles[num], UnknownFormat):
                 self._report("fleet.waits_for_format", num, trouble)
                 return found._replace(waits=MustWait(f"message {num} has a newer format: upgrade agentd"))
@@ -153,14 +158,19 @@ class NameReader:
                 if (
                     self._gate.judges
                 ):  # perhaps a true message that somebody altered, or copied to another key
-                    why = Untrusted(str(trouble), MALFORMED)
-                    found.refused.append(Refused(num, str(trouble).encode(), why))
+                    text = str(trouble)
+                    found.refused.append(Refused(num, _digest(text.encode()), MALFORMED, text))
         return found
 
     def newest(self, head: Head) -> int:
         """The number of the newest message that counts, among those that the head lists; 0 if none does."""
         reading = self._library().reader.read(self._name, head.recent)
         return max((one.num for one in self.usable(reading, head.newest).messages), default=0)
+
+    def is_there(self, num: int) -> bool:
+        """Whether there is a message with that number which counts; True for 0, which stands for none."""
+        reading = self._library().reader.read(self._name, [num] if num else [])
+        return not num or any(self.usable(reading, num).messages)
 
     def is_snapshot(self, num: int) -> bool:
         """Whether there is a message with that number which counts, and which is a snapshot."""
@@ -219,3 +229,7 @@ class NameReader:
             if len(self._reported) > _MOST_REPORTED:
                 del self._reported[next(iter(self._reported))]
             _log.warning(event, event_name=self._name, num=num, reason=str(error))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGITS]

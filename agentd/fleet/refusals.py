@@ -6,7 +6,6 @@ only counted: their rows must not drive out the history.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -16,7 +15,6 @@ from agentd.watch.changes import LOG, Event, Message
 
 _PAUSE: Final = 60.0  # seconds between two rows of a name that give the same reason
 _MOST_KNOWN: Final = 1024
-_DIGITS: Final = 8
 
 
 class Refusals:
@@ -58,13 +56,13 @@ class Refusals:
             if identity in self._known:
                 continue
             now = self._clock()
-            if not 0 <= now - self._told.get(one.why.reason, -_PAUSE) < _PAUSE:
+            if not 0 <= now - self._told.get(one.reason, -_PAUSE) < _PAUSE:
                 event = self._event(identity, one.num, now)
-                endings = self._followed.refuse(handlers, event, f"not believed: {one.why}")
-                self._told[one.why.reason] = now
+                endings = self._followed.refuse(handlers, event, f"not believed: {one.text}")
+                self._told[one.reason] = now
                 if endings:
                     self._given(Given(endings=endings))
-            self._refused(self._name, one.why.reason)
+            self._refused(self._name, one.reason)
             self._known[identity] = None
             if len(self._known) > _MOST_KNOWN:
                 del self._known[next(iter(self._known))]
@@ -78,5 +76,4 @@ class Refusals:
 
 def _identity(one: Refused) -> str:
     """An ID that no message and no event has: a forged one must not stand for the true one."""
-    digest = hashlib.sha256(one.content).hexdigest()[:_DIGITS]
-    return f"{Followed.REFUSED}{one.num}:{digest}"
+    return f"{Followed.REFUSED}{one.num}:{one.digest}"
