@@ -13,6 +13,7 @@
     ├── FleetError             what lies in Consul for the fleet, or was to be written there, cannot be used
     │   ├── UnknownFormat      a newer agentd wrote it: it waits until this one is upgraded
     │   ├── BadDocument        it is nothing that agentd writes
+    │   │   └── Misplaced      it is a message that was copied from another key
     │   ├── Untrusted          its signature, its publisher or its place is wrong: it is not applied
     │   ├── NoFleetKey         it is sealed with a fleet key that this node lacks: it waits for the key
     │   ├── LogLost            the log is older than what was read of it: it is written back first
@@ -106,13 +107,18 @@ class BadDocument(FleetError):
     """It is nothing that agentd writes: too large, not JSON, or a field is missing or wrong."""
 
 
+class Misplaced(BadDocument):
+    """It is a message that belongs at another key."""
+
+
 class Untrusted(FleetError):
     """A message that this node does not believe, as it is configured.
 
     Args:
         message: what is wrong with it.
         reason: one of a few constant words, for a metric: unknown, signature, forbidden or sealed of a signed
-            message; unsigned or clear of one that must be signed or sealed; malformed of what is none.
+            message; expired or replayed of one that once was valid; unsigned or clear of one that must be
+            signed or sealed; malformed of what is none.
     """
 
     def __init__(self, message: str, reason: str) -> None:

@@ -101,6 +101,7 @@ class FollowedName:
         self._judged: dict[frozenset[str], tuple[bytes, int]] = {}  # heads whose newest message is refused
         self._behind: set[str] = set()  # the handlers that did not get everything last time
         self._newest = 0  # the number of the newest message that was read
+        self._checked: Head | None = None  # the last head in which dropped messages were looked for
         self._looked = 0  # `mended` of the head for which unread messages were last looked for
 
     def join(self) -> None:
@@ -201,6 +202,7 @@ class FollowedName:
         self._witness.saw(self.name, head)
         if head is None or head.is_empty:  # nothing was published, or all of it was forgotten
             return
+        self._tell_replayed(head)
         start = min(one.reads_from for one in self._positions(part.handlers))
         judged = raw or b"", start
         if head.newest > start and self._judged.get(frozenset(part.handlers)) != judged:
@@ -244,6 +246,7 @@ class FollowedName:
                 self._witness.read(self.name, head, usable)
                 found.last = usable[-1].num
                 self._newest = max(self._newest, found.last)
+                found.refused += self._reader.expired(usable, live=live)
             some = [one for one in usable if self._reader.concerns(one, live=live)]
             found.read += len(some)
             found.wanted = (some[-1:] or found.wanted) if part.latest else [*found.wanted, *some]
@@ -252,6 +255,13 @@ class FollowedName:
                 break
         if found.last and (waits := self._is_replay(found, head)):
             found.last, found.waits = 0, found.waits or waits
+
+    def _tell_replayed(self, head: Head) -> None:
+        """Make known what is in the log again although this node has seen that it was dropped."""
+        pruned = self._witness.pruned(self.name)
+        if self._checked != head and head.oldest <= pruned:
+            self._refusals.tell(self._kept.handlers, self._reader.replayed(head, pruned))
+        self._checked = head
 
     def _is_replay(self, found: _Found, head: Head) -> MustWait | None:
         """Why not to follow a log in which nothing counts that is as new as what was followed before.

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 UNSIGNED: Final = "unsigned"
 CLEAR: Final = "clear"
 MALFORMED: Final = "malformed"
+EXPIRED: Final = "expired"
+REPLAYED: Final = "replayed"
 
 
 class Gate:

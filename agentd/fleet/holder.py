@@ -56,6 +56,12 @@ class Holder:
         """The highest number of a message that was ever stored; 0 if it is not known."""
         return self._memory.highest(name)
 
+    def pruned(self, name: str) -> int:
+        """See `Witness`; 0 as well while that cannot be read."""
+        found: list[int] = []
+        self._guarded(lambda: found.append(self._memory.pruned(name)))
+        return found[0] if found else 0
+
     def lacks(self, name: str) -> bool:
         """Whether to read the whole log of the name, since this node does not hold all it once read of it."""
         return name not in self._whole and self._timer() >= self._retry_at

@@ -184,6 +184,12 @@ class Memory:
         with self._lock:
             return self._highest.get(name, 0)
 
+    def pruned(self, name: str) -> int:
+        """The number up to which messages are known to have been pruned or forgotten; it never falls."""
+        with self._lock:
+            known = self._head(name)
+        return max(known.floor, known.base) if known else 0
+
     def names(self) -> tuple[str, ...]:
         """The names of which anything is stored."""
         with self._lock:
@@ -208,7 +214,8 @@ class Memory:
 
         Args:
             name: the kept name.
-            head: its head; everything that was read up to it is stored.
+            head: its head; everything that was read up to it is stored. It may be forged: messages that were
+                pruned before are no longer stored, and do not count as unread if it lists them again.
             numbers: the numbers of all messages.
         """
         with self._lock:

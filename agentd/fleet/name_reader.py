@@ -13,17 +13,19 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
-from agentd.errors import BadDocument, FleetError, NoFleetKey, UnknownFormat, Untrusted
+from agentd.errors import BadDocument, FleetError, Misplaced, NoFleetKey, UnknownFormat, Untrusted
 from agentd.fleet.envelope import Envelope, parse_envelope
-from agentd.fleet.gate import MALFORMED, Gate
+from agentd.fleet.gate import EXPIRED, MALFORMED, REPLAYED, Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.reader import Reader, Reading
+from agentd.fleet.receipt import MOST_AHEAD
 from agentd.fleet.target import Services, matches
 
 _UNUSABLE: Final = "fleet.message_unusable"
 _DIGITS: Final = 8
 _MOST_REPORTED: Final = 256  # messages of which is known that they were reported
+_MOST_TOKENS: Final = 4096  # signatures of which is known to which message they belong
 
 _log = structlog.get_logger()
 
@@ -40,17 +42,14 @@ class Refused(NamedTuple):
         digest: the same for the same message.
         reason: `Untrusted.reason`.
         text: what is wrong with it.
+        is_message: whether it is a message, which other nodes may believe; junk is nobody's.
     """
 
     num: int
     digest: str
     reason: str
     text: str
-
-    @property
-    def is_message(self) -> bool:
-        """Whether it is a message, which other nodes may believe; junk is nobody's."""
-        return self.reason != MALFORMED
+    is_message: bool = True
 
 
 class Usable(NamedTuple):
@@ -116,6 +115,7 @@ class NameReader:
         self._library = library
         self._clock = clock
         self._gate = gate
+        self._signed: dict[bytes, int] = {}  # signature -> number of its message, the oldest first
         self._reported: dict[tuple[str, int], None] = {}  # what was reported of which message, oldest first
 
     def numbers(self) -> list[int]:
@@ -146,7 +146,7 @@ class NameReader:
                 break
             if num in by_num:
                 try:
-                    found.messages.append(self._gate.admit(by_num[num]))
+                    found.messages.append(self._admitted(by_num[num]))
                 except Untrusted as error:
                     refused = Refused(num, _digest(by_num[num].raw), error.reason, str(error))
                     found.refused.append(refused)
@@ -155,12 +155,49 @@ class NameReader:
                 return found._replace(waits=MustWait(f"message {num} has a newer format: upgrade agentd"))
             else:  # junk, which every node skips
                 self._report(_UNUSABLE, num, trouble)
-                if (
-                    self._gate.judges
-                ):  # perhaps a true message that somebody altered, or copied to another key
-                    text = str(trouble)
-                    found.refused.append(Refused(num, _digest(text.encode()), MALFORMED, text))
+                if self._gate.judges:  # perhaps somebody altered a true message, or copied it to another key
+                    reason = REPLAYED if isinstance(trouble, Misplaced) else MALFORMED
+                    digest = _digest(str(trouble).encode())
+                    found.refused.append(Refused(num, digest, reason, str(trouble), is_message=False))
         return found
+
+    def _admitted(self, message: Envelope) -> Envelope:
+        """The message as the gate admits it. Raises Untrusted."""
+        signature = message.signed.token.signature if message.signed else b""
+        try:
+            admitted = self._gate.admit(message)
+        except Untrusted as error:
+            if (original := self._signed.get(signature)) is None:
+                raise
+            raise Untrusted(f"it is a copy of message {original}: {error}", REPLAYED) from error
+        if signature:
+            self._signed[signature] = message.num
+            if len(self._signed) > _MOST_TOKENS:
+                del self._signed[next(iter(self._signed))]
+        return admitted
+
+    def expired(self, messages: Iterable[Envelope], *, live: bool) -> list[Refused]:
+        """The signed messages that were over before this node first saw them. For `live` see `concerns`."""
+        text = "its time to live was over before this node saw it"
+        return [
+            Refused(one.num, _digest(one.raw), EXPIRED, text)
+            for one in messages
+            if one.signed_by and self._is_over(one, live=live) and self._is_for_us(one)
+        ]
+
+    def replayed(self, head: Head, pruned: int) -> list[Refused]:
+        """The signed messages up to number `pruned` that were pruned or forgotten, and are listed again."""
+        if not self._gate.judges:
+            return []
+        lowest = max(head.floor, head.base)
+        numbers = [num for num in self.numbers() if lowest < num <= pruned]
+        text = "it was pruned or forgotten before, and was put into the log again"
+        return [
+            Refused(one.num, _digest(one.raw), REPLAYED, text)
+            for reading in self.portions(numbers)
+            for one in self.usable(reading, pruned).messages
+            if one.signed_by
+        ]
 
     def newest(self, head: Head) -> int:
         """The number of the newest message that counts, among those that the head lists; 0 if none does."""
@@ -184,8 +221,15 @@ class NameReader:
             message: a message of this name.
             live: whether this node was following the log when the message was written.
         """
+        return not self._is_over(message, live=live) and self._is_for_us(message)
+
+    def _is_over(self, message: Envelope, *, live: bool) -> bool:
+        """Whether it had expired before this node saw it; if `live`, even by a clock that is an hour off."""
         is_new = live and not message.is_signed_again
-        if message.kind != "payload" or (not is_new and message.is_over(self._clock())):
+        return message.is_over(self._clock() - (MOST_AHEAD if is_new else 0.0))
+
+    def _is_for_us(self, message: Envelope) -> bool:
+        if message.kind != "payload":
             return False
         try:
             return matches(message, self._node, lambda: self._library().services())

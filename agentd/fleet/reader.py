@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentd.errors import BadDocument, FleetError
+from agentd.errors import BadDocument, FleetError, Misplaced
 from agentd.fleet.envelope import LARGEST, Envelope, parse_envelope
 from agentd.fleet.head import FleetRecord, Head, parse_head, parse_record
 from agentd.fleet.keys import POISONED, Keys
@@ -123,7 +123,7 @@ class Reader:
     def _believed(self, key: str, raw: bytes) -> Envelope:
         found = parse_envelope(raw)
         if not found.lies_at(self.keys, key):
-            raise BadDocument(f"{key} holds a message that was copied from another key")
+            raise Misplaced(f"{key} holds a message that was copied from another key")
         return found
 
     # ------------------------------------------------------------------ payloads

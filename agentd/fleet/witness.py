@@ -26,6 +26,10 @@ class Witness(Protocol):
         """The highest number of a message that this node ever believed; 0 if it is not known."""
         ...
 
+    def pruned(self, name: str) -> int:
+        """The number up to which messages are known to have been pruned or forgotten; 0 if none were."""
+        ...
+
     def lacks(self, name: str) -> bool:
         """Whether it needs the whole log of the name, even if no handler does."""
         ...

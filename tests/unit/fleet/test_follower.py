@@ -78,6 +78,7 @@ class Bench:
         self.refused: list[tuple[str, str]] = []
         self.gate = Gate(None)
         self.is_lacking = False
+        self.dropped = 0
         self.kept = Kept("ban", keep == "latest", {"deny": once})
         self.keep = keep
         self.follower = self.restart()
@@ -122,6 +123,11 @@ class Bench:
         """See `Witness`."""
         assert name == "ban"
         return max(self.numbers, default=0)
+
+    def pruned(self, name: str) -> int:
+        """See `Witness`."""
+        assert name == "ban"
+        return self.dropped
 
     def lacks(self, name: str) -> bool:
         """See `Witness`."""

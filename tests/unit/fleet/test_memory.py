@@ -313,6 +313,8 @@ def test_what_was_pruned_and_is_put_back_is_not_unread(memory: Memory, mark: str
     memory.remember(NAME, head(3, 4, **{mark: 2}), [message(4)])
 
     assert memory.unread(NAME, head(1, 2, 3, 4), [1, 2, 3, 4]) == [3]
+    memory.note(NAME, head(1, 2, 4))
+    assert memory.pruned(NAME) == 2
 
 
 def test_what_this_node_wrote_is_held_and_still_to_be_read(path: Path) -> None:

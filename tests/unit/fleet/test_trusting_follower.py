@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from agentd.fleet.envelope import LARGEST_BODY, Envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
-from agentd.fleet.heads_poll import Heads
 from agentd.journal.followed import Followed
 from agentd.journal.history import history, replay
 from agentd.journal.numbers import Numbers
@@ -60,6 +59,11 @@ class Node(Bench):
         """The rows that have ended, oldest first: ID and outcome."""
         rows = reversed(history(self.journal, handler="deny"))
         return [(row["id"], row["outcome"]) for row in rows if row["outcome"]]
+
+    def reasons(self) -> list[str]:
+        """Why rows were refused, oldest first."""
+        rows = reversed(history(self.journal, handler="deny"))
+        return [row["reason"] for row in rows if row["outcome"] == "refused"]
 
     @property
     def tried(self) -> tuple[int, str]:
@@ -304,9 +308,10 @@ def test_a_message_copied_to_another_number_is_junk_there(node: Node) -> None:
     node.turn()
 
     assert node.waiting == ["d"]
-    assert node.refused == [("ban", "signature"), ("ban", "malformed")]
+    assert node.refused == [("ban", "replayed"), ("ban", "replayed")]
     told = [identity for identity, outcome in node.outcomes() if outcome == "refused"]
-    assert [identity.split(":")[1] for identity in told] == ["2", "3"]
+    assert [identity.split(":")[1] for identity in told] == ["2"]
+    assert "it is a copy of message 1" in node.reasons()[0]
 
 
 def test_an_older_log_is_not_followed_by_a_node_that_lost_its_journal(tmp_path: Path) -> None:
@@ -484,6 +489,68 @@ def test_an_expired_signed_message_reaches_no_joiner(node: Node) -> None:
     """An old one that is shown to it is valid, but over."""
     node.sign("a", expires=NOW - 1)
     node.sign("b", expires=NOW + 100)
-    node.poll.came(Heads(dict(node.shelf.values), live=False))
-    node.follower._turn()
+    node.turn(live=False)
     assert node.waiting == ["b"]
+    assert node.refused == [("ban", "expired")]
+
+
+def test_a_joiner_lists_one_of_many_expired_messages(node: Node) -> None:
+    """And counts all of them, once."""
+    for number in range(200):
+        node.sign(str(number), expires=NOW - 1)
+    node.sign("true")
+    node.turn(live=False)
+    node.turn()
+
+    assert node.waiting == ["true"]
+    assert node.refused == [("ban", "expired")] * 200
+    assert [identity.split(":")[1] for identity, _ in node.outcomes()] == ["1"]
+
+
+def test_an_expired_message_for_other_nodes_is_not_told(node: Node) -> None:
+    """Nor one that this node takes without a signature."""
+    node.trust(gate(require=None))
+    node.sign("a", expires=NOW - 1, node="elsewhere")
+    node.publish("b", expires=NOW - 1)
+    node.turn(live=False)
+    assert (node.waiting, node.refused, node.position) == ([], [], 2)
+
+
+@pytest.mark.parametrize("ago, refused", [(3599, []), (3600, [("ban", "expired")])])
+def test_a_message_that_was_held_back_is_refused_by_a_node_that_follows(
+    node: Node, ago: float, refused: list[tuple[str, str]]
+) -> None:
+    """Unless a clock may be wrong by so much."""
+    node.sign("a", issued=NOW - ago - 10, expires=NOW - ago)
+    node.turn()
+    assert node.refused == refused
+    assert node.waiting == ([] if refused else ["a"])
+    assert node.position == 1
+
+
+def test_a_pruned_message_that_is_put_back_is_told(node: Node) -> None:
+    """Once, and no handler gets it; whatever was never pruned is no replay."""
+    key = node.shelf.keys_of.message("ban", 1)
+    pruned = node.sign("a").raw
+    for body in "bc":
+        node.sign(body)
+    node.turn()
+    node.handle()
+    del node.shelf.values[key]
+    honest = Head("all", newest=3, oldest=2, count=2, base=1, recent=(2, 3))
+    node.shelf.head("ban", honest)
+    node.dropped = 1
+    node.turn()
+    assert node.refused == []
+
+    node.shelf.put(key, pruned)
+    node.shelf.head("ban", Head("all", newest=3, oldest=1, count=3, mended=7, recent=(1, 2, 3)))
+    for _ in range(3):
+        node.turn()
+
+    assert node.refused == [("ban", "replayed")]
+    assert "put into the log again" in node.reasons()[0]
+    assert node.waiting == []
+    asked = node.shelf.asked
+    node.turn()
+    assert node.shelf.asked == asked
