@@ -28,14 +28,12 @@ from agentd.errors import (
     ConfigError,
     DamagedError,
     FormatError,
-    HandlerError,
     JournalError,
     TakenError,
     TreeError,
 )
 from agentd.heartbeat import Heartbeats
 from agentd.journal.journal import Journal
-from agentd.nginx.processes import Processes
 from agentd.report import log
 from agentd.report.reporter import Reporter
 from agentd.report.status import Status
@@ -381,7 +379,7 @@ class Agent:
             "backlog": self._journal.backlog() if known else {},
             "not_ready": self._not_ready(),
             "config_refused": self._refused,
-            "nginx_missing": self._nginx_missing(),
+            "nginx_missing": supervisor.nginx_masterless() if supervisor else "",
             "handlers": supervisor.handlers() if supervisor else {},
             "stuck": self._heartbeats.stale(),
             "queries": [
@@ -389,16 +387,6 @@ class Agent:
                 for status in (supervisor.polls() if supervisor else [])
             ],
         } | ({"fleet": fleet} if fleet else {})
-
-    def _nginx_missing(self) -> str:
-        """Why nginx, which should serve the tree, seems not to run; "" if it runs or is not needed."""
-        nginx = self._loaded.config.nginx
-        if nginx is None or not (self._supervisor and self._supervisor.provers):
-            return ""
-        try:
-            return "" if Processes(nginx).look().masters else f"no master of nginx runs with {nginx.conf}"
-        except HandlerError as error:
-            return str(error)
 
     @staticmethod
     def _log(config: Config) -> None:

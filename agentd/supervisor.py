@@ -30,6 +30,7 @@ from agentd.journal.memberships import Memberships
 from agentd.journal.payloads import finish, forget
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
+from agentd.nginx.presence import Presence
 from agentd.sources.fetcher import Sources
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
@@ -75,6 +76,8 @@ class Supervisor:
         self._committer = committer
         self._heartbeats = heartbeats
         self._provers = provers(loaded.handlers)
+        nginx = loaded.config.nginx
+        self._presence = Presence(nginx) if nginx and self._provers else None
         self._sources = sources(loaded.config)
         self._gate = _gate(loaded)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
@@ -175,6 +178,14 @@ class Supervisor:
     def provers(self) -> tuple[str, ...]:
         """The configured handlers that prove a generation live."""
         return self._provers
+
+    def nginx_masterless(self) -> str:
+        """Why nobody could reload nginx; "" if a master runs, or none is needed."""
+        return self._presence.masterless() if self._presence else ""
+
+    def _nginx_down(self) -> str:
+        """Why nobody serves the tree; "" if nginx does, or need not."""
+        return self._presence.down() if self._presence else ""
 
     def not_ready(self) -> dict[str, str]:
         """The handlers whose first files are not committed yet, each with the reason if one is known."""
@@ -277,6 +288,7 @@ class Supervisor:
             self._accounts or Accounts(self.changed),
             lambda: self._committer.tree.current,
             self._daemon.damage,
+            self._nginx_down,
         )
         return Fleet(
             config.fleet,

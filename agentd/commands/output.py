@@ -20,7 +20,7 @@ _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32,
 _GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
 _BAD: Final = (
     *("FAIL", "failed", "refused", "broken", "no", "not ready"),
-    *("drifted", "disagreeing", "silent", "name taken", "unreadable", "log lost"),
+    *("not served", "drifted", "disagreeing", "silent", "name taken", "unreadable", "log lost"),
 )
 _DOUBTFUL: Final = (
     *("warn", "expired", "waiting", "awaiting proof"),

@@ -100,7 +100,9 @@ class Acknowledgement:
         names: the names of the log that the node takes.
         handlers: its configured handlers.
         options: handler -> digest of its options; only handlers with equal digests are compared.
-        drift: "tree" or "nginx" -> what is wrong there, in a sentence.
+        drift: "tree" -> what is wrong there, in a sentence.
+        not_served: why nobody serves the current generation, such as that nginx is not running; "" if
+            somebody does, or need not.
         stopped: when agentd was shut down cleanly (nginx may still serve); None if it was not.
         paused: why the node takes nothing new at the moment; "" if it does. Reserved.
         format: the format of the document.
@@ -116,6 +118,7 @@ class Acknowledgement:
     handlers: Mapping[str, HandlerReport] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     drift: Mapping[str, str] = field(default_factory=dict)
+    not_served: str = ""
     stopped: float | None = None
     paused: str = ""
     instance: str = ""

@@ -67,6 +67,7 @@ def _body(document: Acknowledgement, *, lean: bool) -> dict[str, Any]:
         handlers={name: _handler(one, lean=lean) for name, one in document.handlers.items()},
         options=dict(document.options),
         drift={name: _cut(text) for name, text in document.drift.items()},
+        not_served=_cut(document.not_served),
         stopped=None if document.stopped is None else round(document.stopped, 3),
         paused=_cut(document.paused),
     )
@@ -163,6 +164,7 @@ class _Reader:
             handlers=self._each(top, "handlers", self._handler),
             options=self._each(top, "options", self._leaf(_word, "")),
             drift=self._each(top, "drift", self._leaf(_text, "")),
+            not_served=self._get(top, "", "not_served", _text, ""),
             stopped=self._get(top, "", "stopped", _maybe(_time), None),
             paused=self._get(top, "", "paused", _text, ""),
             format=form,

@@ -231,6 +231,7 @@ class Acknowledger:
             handlers=found.handlers,
             options=found.options,
             drift=found.drift,
+            not_served=found.not_served,
             stopped=stopped,
         )
 

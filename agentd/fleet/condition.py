@@ -1,7 +1,7 @@
 """Works out what this node has to acknowledge now, from the journal and what its handlers report.
 
 Claims nothing that was not proved: a number is live once its generation is proved, and only while neither the
-prover nor the handler itself finds drift. Reads the journal and nothing else.
+prover nor the handler itself finds drift. Reads the journal; what else there is to know, others look for.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Condition:
     handlers: Mapping[str, HandlerReport]
     options: Mapping[str, str]
     drift: Mapping[str, str]
+    not_served: str = ""
 
 
 class Inspector:
@@ -48,6 +49,7 @@ class Inspector:
         accounts: what the handlers report.
         generation: returns the current generation.
         damage: returns what is wrong with the tree; "" if nothing is.
+        not_served: returns why nobody serves the current generation; "" if somebody does, or need not.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Inspector:
         accounts: Accounts,
         generation: Callable[[], int],
         damage: Callable[[], str],
+        not_served: Callable[[], str],
     ) -> None:
         self._handlers = handlers
         self._followed = Followed(journal)
@@ -66,6 +69,7 @@ class Inspector:
         self._accounts = accounts
         self._generation = generation
         self._damage = damage
+        self._not_served = not_served
         self._options = {one.name: _digest(one) for one in handlers}
         self._names = {one.name: one.entry.kept for one in handlers}
         self._provers = {one.name for one in handlers if one.type.proves}
@@ -95,6 +99,7 @@ class Inspector:
             handlers=reports,
             options=self._options,
             drift={"tree": damage} if damage else {},
+            not_served=self._not_served(),
         )
 
     def _drift(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ from agentd.fleet.disagreement import SETTLED, Lived, disagreeing
 from agentd.fleet.past import undated
 
 Trouble = Literal[
+    "not served",
     "failed",
     "behind",
     "drifted",
@@ -275,6 +276,8 @@ def _as_a_whole(member: Member, document: Acknowledgement) -> Iterator[Differenc
         yield Difference("stopped", node, "", "agentd was stopped; nginx may still serve")
     elif member.silent:
         yield Difference("silent", node, "", member.silent)
+    elif document.not_served:
+        yield Difference("not served", node, "", document.not_served)
     if document.paused:
         yield Difference("paused", node, "", document.paused)
     if member.node_id and document.node_id and member.node_id != document.node_id:
@@ -328,7 +331,8 @@ def progress(member: Member, newest: Newest) -> Progress:
     if found is None and len(state.failed) == MOST_FAILED and newest.num < state.failed[-1].num:
         return Progress(member.node, "waiting", "so many later messages failed that it does not say")
     if state.live is not None and state.live >= newest.num:
-        return Progress(member.node, "confirmed", found.reason if found else "")
+        reason = document.not_served or (found.reason if found else "")
+        return Progress(member.node, "confirmed", reason)
     return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
 
 

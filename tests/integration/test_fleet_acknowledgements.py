@@ -53,6 +53,12 @@ class Told:
         assert found is not None
         return found
 
+    def fleet_command(self) -> tuple[int, list[tuple[str, str]]]:
+        """The exit status of `agentd fleet`, and what differs."""
+        done = self.node.agentd.command("fleet", "--json", "--service", "nobody")
+        found = json.loads(done.stdout)["differences"]
+        return done.returncode, [(one["trouble"], one["text"]) for one in found]
+
     def publish(self, payload: str) -> None:
         """A message of the log."""
         publish(self.consul, self.fleet, _NAME, payload)
@@ -201,6 +207,26 @@ def test_without_nginx_it_is_acknowledged_and_said(told: Told) -> None:
     tried = _of(document).tried
     assert tried is not None
     assert "nginx is not running" in tried.reason
+
+
+def test_an_nginx_that_stops_is_told_until_it_runs_again(told: Told) -> None:
+    """Long after the last message, and without another write while nothing changes."""
+    told.publish(f"add {_FIRST}")
+    num, _ = told.until_live()
+    told.until("that it is served", lambda one: not one.not_served)
+    assert told.fleet_command() == (0, [])
+
+    told.node.nginx.stop()
+    stopped = told.until("the stop", lambda one: bool(one.not_served))
+    during = told.fleet_command()
+    told.node.nginx.start()
+    started = told.until("the start", lambda one: not one.not_served)
+    after = told.fleet_command()
+
+    assert during == (1, [("not served", stopped.not_served)])
+    assert stopped.not_served.startswith("nginx is not running: ")
+    assert after == (0, [])
+    assert _of(stopped).live == _of(started).live == num
 
 
 def test_a_damaged_tree_lowers_what_is_live_until_it_is_mended(new_told: Callable[..., Told]) -> None:

@@ -44,6 +44,7 @@ DOCUMENTS = st.builds(
     handlers=st.dictionaries(_WORDS, _HANDLERS, max_size=3),
     options=st.dictionaries(_WORDS, _WORDS, max_size=3),
     drift=st.dictionaries(_WORDS, _WORDS, max_size=2),
+    not_served=_WORDS,
     stopped=st.none() | _TIMES.filter(bool),
     paused=_WORDS,
     instance=_WORDS,

@@ -30,10 +30,15 @@ class Inspected:
         self.prover = stand.worker(self.proof, "nginx")
         self.worker = stand.worker(self.handler, provers=["nginx"], notify=["nginx"])
         self.accounts = Accounts(lambda: None)
-        self.damage = ""
+        self.damage = self.down = ""
         handlers = (_configured("scribe", self.handler, notify=["nginx"]), _configured("nginx", self.proof))
         self.inspector = Inspector(
-            handlers, stand.journal, self.accounts, lambda: stand.tree.current, lambda: self.damage
+            handlers,
+            stand.journal,
+            self.accounts,
+            lambda: stand.tree.current,
+            lambda: self.damage,
+            lambda: self.down,
         )
 
     def look(self) -> Condition:
@@ -263,11 +268,22 @@ def test_of_several_handlers_each_failure_is_told() -> None:
     assert [one.num for one in found.failed] == [5, 3]
 
 
+def test_what_nobody_serves_stays_in_force_and_is_told(stand: Stand) -> None:
+    """Nginx reads it when it starts."""
+    inspected = Inspected(stand)
+    inspected.apply(5, "write A=1")
+    inspected.down = "nginx is not running"
+
+    found = inspected.look()
+
+    assert (found.names["block"].live, found.not_served) == (5, "nginx is not running")
+
+
 def test_options_tell_apart_what_is_not_alike(stand: Stand) -> None:
     """What a handler is given, and what it makes of it; not who is notified."""
     one = _configured("a", Scribe(), notify=["x"])
     inspectors = [
-        Inspector((handler,), stand.journal, Accounts(lambda: None), lambda: 1, str)
+        Inspector((handler,), stand.journal, Accounts(lambda: None), lambda: 1, str, str)
         for handler in (one, _configured("a", Scribe()), _configured("a", Scribe(), options={"b": 1}))
     ]
 

@@ -72,6 +72,9 @@ def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str
         (member(document=document(Name(live=10, tried=Tried(20, "applied")))), ["drifted"]),
         (member(document=document(Name(tried=Tried(20, "unchanged")))), ["drifted"]),
         (member(document=document(drift={"tree": "a file was altered"})), ["drifted"]),
+        (member(document=document(not_served="nginx is not running")), ["not served"]),
+        (member(document=document(not_served="nginx is not running"), silent="no answer"), ["silent"]),
+        (member(document=document(not_served="nginx is not running", stopped=NOW - 9)), ["stopped"]),
         (member(silent="its Consul agent is down"), ["silent"]),
         (member(document=document(stopped=NOW - 9), silent="agentd does not answer"), ["stopped"]),
         (member(document=document(paused="by hand")), ["paused"]),
@@ -234,6 +237,13 @@ def test_a_later_message_confirms_an_earlier_one() -> None:
     newest = NEWEST["blocked"]
     assert progress(member(document=document(Name(live=30))), newest).state == "confirmed"
     assert progress(member(document=document(Name(live=19))), newest).state == "waiting"
+
+
+def test_who_confirms_while_nobody_serves_it_says_so() -> None:
+    """Whether nginx stopped before the message came or after it."""
+    state = Name(live=20, tried=Tried(20, "applied", "committed; not verified"))
+    found = progress(member(document=document(state, not_served="nginx is not running")), NEWEST["blocked"])
+    assert (found.state, found.reason) == ("confirmed", "nginx is not running")
 
 
 def test_a_refusal_is_final_and_a_retry_is_not() -> None:
