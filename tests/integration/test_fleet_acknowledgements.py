@@ -210,7 +210,7 @@ def test_without_nginx_it_is_acknowledged_and_said(told: Told) -> None:
 
 
 def test_an_nginx_that_stops_is_told_until_it_runs_again(told: Told) -> None:
-    """Long after the last message, and without another write while nothing changes."""
+    """Though no message comes, and what is in force stays so."""
     told.publish(f"add {_FIRST}")
     num, _ = told.until_live()
     told.until("that it is served", lambda one: not one.not_served)

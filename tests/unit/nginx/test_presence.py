@@ -1,4 +1,4 @@
-"""Whether an nginx runs that serves the tree; with real processes: tests/integration/test_reload_processes.py."""
+"""Whether an nginx runs that serves the tree, where none does."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def test_workers_that_answer_serve_without_a_master(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("look", _LOOKS)
-def test_what_cannot_be_seen_is_not_taken_for_running(
-    tmp_path: Path, look: Callable[[Presence], str]
-) -> None:
+def test_what_cannot_be_told_is_said(tmp_path: Path, look: Callable[[Presence], str]) -> None:
     """The pid file, from which one would know it, is a directory."""
     (tmp_path / "pid").mkdir()
     nginx = NginxOptions(conf=tmp_path / "nginx.conf", pid=tmp_path / "pid", canary=tmp_path / "s")
