@@ -14,6 +14,8 @@ from agentd.values import is_fleet_name
 
 POISONED: Final = 9_000_000_000_000_000
 """Message numbers start at 1 and stay below this: anything larger would leave no room for the next one."""
+FAR: Final = 10**14
+"""A number that no clock gives: the year 5138 in unix milliseconds."""
 
 _ROOT: Final = "agentd"
 _DIGITS: Final = 16

@@ -10,17 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from agentd.clock import unix_time
-from agentd.errors import BadDocument, UnknownFormat
+from agentd.errors import BadDocument, FleetError, UnknownFormat
 from agentd.fleet.head import LAST, Head, Keep, parse_head
 from agentd.fleet.held import listing
-from agentd.fleet.keys import Keys
+from agentd.fleet.keys import FAR, Keys
 from agentd.fleet.kv import KV
 from agentd.fleet.pruning import Pruned, parse_pruned
 from agentd.fleet.reader import Reader, Reading
 from agentd.watch.kv import Operation
+
+if TYPE_CHECKING:
+    from agentd.trust.keyring import Signer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,25 @@ class Mender(Reader):
     def _newest(self, name: str, head: Head) -> Reading:
         """The head's newest message, if it has one."""
         return self.read(name, [] if head.is_empty else [head.newest])
+
+    def require_room(self, name: str, head: Head, signer: Signer | None) -> None:
+        """Make sure that a signed message does not follow a number that was forged to leave no others.
+
+        Nodes believe what is signed, and never go back: the name could not be used any more.
+
+        Raises:
+            FleetError: neither a clock nor a publisher gave the newest message its number.
+        """
+        if signer is None or head.is_empty or head.newest < FAR:
+            return
+        newest = self.message(name, head.newest)
+        if newest is None or (newest.signed and signer.knows(newest.signed)):
+            return
+        raise FleetError(
+            f"the newest message of {name} has the number {head.newest}, later than any clock, and no"
+            " publisher known here signed it: find out who may write to the log, delete that message"
+            f" (`consul kv delete {self.keys.message(name, head.newest)}`), and try again"
+        )
 
     def _head_of(self, now: Now, found: Found, keep: Keep = "latest") -> Head:
         """The head if it counts, or one rebuilt from the messages; `keep` is for a log without a head."""

@@ -63,7 +63,7 @@ class Resigner:
         verify: Callable[[Envelope], Verified | None],
         seals: Callable[[str], bool],
     ) -> None:
-        self._log = _Rewriter(kv, keys)
+        self._log = _Rewriter(kv, keys, signer=signer)
         self._signer = signer
         self._keyring = keyring
         self._publisher = publisher
@@ -93,6 +93,7 @@ class Resigner:
             if unsigned := next((one for one in chain[first:] if one.signed is None), None):
                 again = f"`agentd publish {name} --again {unsigned.num}`"
                 return Resigned(left=f"message {unsigned.num} is not signed: if it is right, {again}")
+            self._log.require_room(name, now.head, self._signer)
             rewritten = self._log.rewrite(name, now, messages, chain[first:], self._written)
             if rewritten is not None:
                 return Resigned(tuple(rewritten))

@@ -299,6 +299,7 @@ class Writer(Mender):
     def _write(
         self, name: str, view: _View, now: Now, head: Head, drafts: Sequence[Draft], keep: Keep
     ) -> list[Envelope]:
+        self.require_room(name, head, self._signer)
         messages = self._numbered(name, view, head.newest, drafts)
         for draft, _ in zip(drafts, messages, strict=False):
             if len(draft.body) > LARGEST_BODY:

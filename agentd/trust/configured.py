@@ -48,7 +48,7 @@ def read_signer(options: TrustOptions) -> Signer | None:
     key = read_key(options.signing_key)
     if not isinstance(key, SecretKey):
         raise BadKey(f"signing_key: {options.signing_key} is the key of a fleet, not of a publisher")
-    return Signer(key, next(iter(read_fleet_keys(options)), None))
+    return Signer(key, next(iter(read_fleet_keys(options)), None), make_keyring(options, ()))
 
 
 def make_keyring(options: TrustOptions, fleet_keys: Sequence[FleetKey]) -> Keyring:

@@ -117,10 +117,21 @@ class Signer(NamedTuple):
     Attributes:
         key: signs.
         fleet_key: seals; None where nothing is sealed.
+        keyring: knows the other publishers; None if nobody does.
     """
 
     key: SecretKey
     fleet_key: FleetKey | None = None
+    keyring: Keyring | None = None
+
+    def knows(self, message: SignedMessage) -> bool:
+        """Whether this publisher, or another one that may send its name, has signed the message."""
+        if message.token.is_by(self.key.public, message.place.assertion):
+            return True
+        try:
+            return self.keyring is not None and bool(self.keyring.verify(message))
+        except Untrusted:
+            return False
 
     def write(self, place: Place, claims: Claims, body: bytes | None, *, sealed: bool = False) -> bytes:
         """Sign a message, and seal its payload; to be called again if its number is taken.

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from agentd.errors import BadDocument, NoFleetKey
+from agentd.errors import BadDocument, FleetError, NoFleetKey
 from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
-from agentd.fleet.head import parse_head
+from agentd.fleet.head import Head, parse_head
+from agentd.fleet.keys import FAR, POISONED
 from agentd.fleet.log import Log
 from agentd.fleet.pruning import LATEST
 from agentd.trust.keyring import Keyring, Publisher, Signer
@@ -80,6 +81,33 @@ def test_a_broken_connection_leaves_one_valid_entry(kv: ModelKV, fault: Fault) -
 
     (found,) = messages(kv)
     assert (found.num, opened(found)) == (num, b"release")
+
+
+def far(kv: ModelKV, num: int, signer: Signer | None = None) -> None:
+    """Write, as whoever may write the log, a newest message with that number."""
+    made = draft().numbered(KEYS.fleet, NAME, num, 1, signer=signer)
+    kv.put(KEYS.message(NAME, num), made.raw)
+    kv.put(KEYS.head(NAME), Head("all", newest=num, oldest=num, count=1, recent=(num,)).render())
+
+
+@pytest.mark.parametrize("forger", [None, Signer(OTHER, FLEET)], ids=["unsigned", "a stranger's"])
+def test_a_forged_number_does_not_use_up_those_that_are_left(kv: ModelKV, forger: Signer | None) -> None:
+    """Nodes would believe the signed message after it, and no other one ever."""
+    far(kv, POISONED - 2, forger)
+    with pytest.raises(FleetError, match=f"consul kv delete {KEYS.message(NAME, POISONED - 2)}"):
+        publisher(kv).publish(NAME, draft(), keep="all", pause=no_pause)
+
+    kv.delete(KEYS.message(NAME, POISONED - 2))
+    assert publisher(kv).publish(NAME, draft(), keep="all", pause=no_pause) == int(NOW * 1000)
+
+
+@pytest.mark.parametrize("by", [OPS, OTHER])
+def test_a_publisher_goes_on_after_a_number_that_one_it_knows_has_signed(kv: ModelKV, by: SecretKey) -> None:
+    """However far it is: nodes are there already."""
+    far(kv, FAR, Signer(by, FLEET))
+    both = Keyring([Publisher(one.kid, (one.public,), ("*",)) for one in (OPS, OTHER)])
+    log = Log(kv, KEYS, lambda: NOW, signer=Signer(OPS, FLEET, both))
+    assert log.publish(NAME, draft(), keep="all", pause=no_pause) == FAR + 1
 
 
 def test_what_consul_lost_is_written_back_and_still_valid(kv: ModelKV) -> None:
