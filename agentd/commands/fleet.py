@@ -19,7 +19,7 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, Screen, span
 from agentd.commands.parser import Parser
 from agentd.commands.target import unseen
-from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.commands.to_fleet import add_fleet_arguments, fleet, unheard_of
 from agentd.errors import AgentdError, ConsulUnavailable
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class _View:
         from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
 
         if not documents.indexes:
-            yield f"no node acknowledges in the fleet {self._keys.fleet!r}: is that its name?"
+            yield unheard_of(self._keys.fleet)
         if not catalogue.ids:
             yield (
                 "cannot tell which Consul agents are down and which nodes lack agentd: add to the token's"

@@ -10,7 +10,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
 from agentd.commands.output import Output
-from agentd.commands.to_fleet import fleet
+from agentd.commands.to_fleet import fleet, unheard_of
 from agentd.errors import AgentdError, ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _named(reached: ReachedFleet, arguments: Namespace, output: Output) -> list[
 
 
 def _gone(reached: ReachedFleet, output: Output) -> list[str]:
+    from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
     from agentd.fleet.gone import DAYS, Gone  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
@@ -82,6 +83,8 @@ def _gone(reached: ReachedFleet, output: Output) -> list[str]:
     for node, days in found.absent.items():
         output.line(f"{node} stays for now: Consul has not known it for {days} of {DAYS} days.")
     if not found.forgotten and not found.absent:
+        if not Census(reached.client, keys).documents().indexes:
+            raise AgentdError(unheard_of(reached.name))
         output.line("Consul knows every node that acknowledges.")
     return list(found.forgotten)
 

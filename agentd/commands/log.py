@@ -17,13 +17,14 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
-from agentd.commands.to_fleet import add_fleet_arguments, fleet
+from agentd.commands.to_fleet import add_fleet_arguments, fleet, unheard_of
 from agentd.errors import AgentdError, FleetError, Untrusted
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.head import Head
+    from agentd.fleet.keys import Keys
     from agentd.fleet.reader import Reader
     from agentd.trust.keyring import Keyring
 
@@ -74,7 +75,7 @@ def add_arguments(parser: Parser) -> None:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print the newest messages, or run the verb.
+    """Print the newest messages, or run the verb. Returns 1 if there seems to be no such fleet.
 
     Raises:
         AgentdError: nothing is kept under that name, or the head of the only name asked for cannot be read.
@@ -142,11 +143,26 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             if name in wrong
             else f"the fleet {reached.name!r} keeps nothing under {name!r}: see `agentd log`"
         )
+    known, note = (True, "") if heads or wrong else _is_known(reached, keys)
     if output.json:
-        output.document(_document(reached.name, heads, wrong, rows))
+        output.document(_document(reached.name, heads, wrong, rows) | {"notes": [note] if note else []})
     else:
+        if note:
+            output.line(f"! {note}", "yellow")
         _print(rows, heads, wrong, output, named=name is not None)
-    return 0
+    return int(not known)
+
+
+def _is_known(reached: ReachedFleet, keys: Keys) -> tuple[bool, str]:
+    """Whether anybody acknowledges in a fleet that keeps nothing, as far as can be seen; and what to say."""
+    from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import missing_rules  # noqa: PLC0415 (as above)
+
+    if rules := missing_rules(reached.client, "read", [keys.nodes]):
+        return True, f"cannot tell whether there is such a fleet: add to the token's policy: {rules[0]}"
+    if Census(reached.client, keys).documents().indexes:
+        return True, ""
+    return False, unheard_of(reached.name)
 
 
 def check_name(name: str) -> None:

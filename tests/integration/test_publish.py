@@ -529,8 +529,19 @@ class TestLog:
 
     def test_nothing_kept_yet(self, fleet: Fleet) -> None:
         """Which is no error, unless one name was asked for."""
-        assert "Nothing is kept yet." in fleet.command("log")[1]
+        fleet.acknowledge("lb1")
+        assert fleet.command("log") == (0, "Nothing is kept yet.\n", "")
+        assert fleet.json("log")["notes"] == []
         assert "keeps nothing under 'list'" in fleet.refused("log", "list")
+
+    def test_a_fleet_that_nobody_is_in(self, fleet: Fleet) -> None:
+        """Perhaps its name was mistyped, as `agentd fleet` says, too."""
+        why = f"no node acknowledges in the fleet {fleet.name!r}: is that its name?"
+        status, out, _ = fleet.command("log")
+        as_json = fleet.command("log", "--json")
+        assert (status, out.splitlines()[0]) == (1, f"! {why}")
+        assert (as_json[0], json.loads(as_json[1])["notes"]) == (1, [why])
+        assert why in fleet.refused("fleet", "forget", "--gone")
 
     def test_a_name_whose_head_is_poisoned(self, fleet: Fleet) -> None:
         """It is told why."""
@@ -848,6 +859,15 @@ class TestRights:
         denied.may({at: access for at, access in self.EVERY.items() if at != lacking})
         rule = f'key_prefix "{denied.keys.root}{lacking}" {{ policy = "read" }}'
         assert rule in denied.refused("publish", "list", "x")
+
+    def test_a_fleet_whose_nodes_the_token_must_not_see_may_be_there(self, denied: Denied) -> None:
+        """That nothing is kept is certain all the same."""
+        denied.consul.kv_delete(denied.keys.root, recurse=True)
+        denied.may({"names/": "read", "messages/": "read"})
+        status, out, _ = denied.command("log")
+        note, said = out.splitlines()
+        assert (status, said) == (0, "Nothing is kept yet.")
+        assert note.endswith(f'key_prefix "{denied.keys.nodes}" {{ policy = "read" }}')
 
     def test_a_log_that_the_token_must_not_see_is_not_empty(self, denied: Denied) -> None:
         """Consul answers as if nothing were there."""
