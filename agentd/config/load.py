@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
@@ -20,8 +20,10 @@ from agentd.config.triggers import OnEvent
 from agentd.config.yaml_document import Document
 from agentd.errors import ConfigError
 from agentd.handler import Handler, HandlerOptions
-from agentd.trust.keys import FleetKey
 from agentd.values import parse_fleet_name
+
+if TYPE_CHECKING:
+    from agentd.trust.keys import FleetKey
 
 __all__ = ["Config", "ConfiguredHandler", "HandlerEntry", "Loaded", "OnEvent", "load"]
 

@@ -22,7 +22,7 @@ CREDENTIAL: Final = "credential:"
 """Before the name of a systemd credential, instead of a path."""
 
 _LARGEST: Final = 1024
-_CREDENTIAL: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}")
+_CREDENTIAL: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,254}"
 _OTHERS: Final = 0o077
 # systemd lets the service's user read by an access list, the mask of which shows as the group's rights.
 _OTHERS_OF_CREDENTIALS: Final = 0o037
@@ -36,7 +36,7 @@ def parse_place(text: str) -> str:
         ValueError: it is neither.
     """
     if text.startswith(CREDENTIAL):
-        if not _CREDENTIAL.fullmatch(text.removeprefix(CREDENTIAL)):
+        if not re.fullmatch(_CREDENTIAL, text.removeprefix(CREDENTIAL)):
             raise ValueError(
                 f"must be {CREDENTIAL}NAME, with the name that the unit's LoadCredential= gives it"
             )

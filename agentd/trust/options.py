@@ -1,6 +1,7 @@
 """The section `trust:` of the YAML file.
 
-Values only: no file is read here, and libsodium is not imported, since every start reads it.
+Values only: no file is read here. Every start imports this, so whatever parses the values is imported where
+there are some.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from agentd.options import Options
-from agentd.trust.key_files import parse_place
-from agentd.trust.keys import parse_public_key
 from agentd.trust.pattern import fits, overlap, parse_pattern
 from agentd.values import parse_fleet_name
 
@@ -22,12 +21,20 @@ def _as_list(value: object) -> object:
 
 
 def _public_key(text: str) -> str:
+    from agentd.trust.keys import parse_public_key  # noqa: PLC0415 (as said)
+
     return parse_public_key(text).text
+
+
+def _place(text: str) -> str:
+    from agentd.trust.key_files import parse_place  # noqa: PLC0415 (as said)
+
+    return parse_place(text)
 
 
 _Key = Annotated[str, AfterValidator(_public_key)]
 _Pattern = Annotated[str, AfterValidator(parse_pattern)]
-KeyPlace = Annotated[str, AfterValidator(parse_place)]
+KeyPlace = Annotated[str, AfterValidator(_place)]
 """Where a secret key is: an absolute path, or `credential:NAME`."""
 
 

@@ -8,7 +8,7 @@ from typing import Final
 ANY: Final = "*"
 """At the end of a pattern: any characters, or none."""
 
-_PATTERN: Final = re.compile(r"\*|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\*?")
+_PATTERN: Final = r"\*|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\*?"
 
 
 def parse_pattern(text: str) -> str:
@@ -17,7 +17,7 @@ def parse_pattern(text: str) -> str:
     Raises:
         ValueError: it is none.
     """
-    if not _PATTERN.fullmatch(text):
+    if not re.fullmatch(_PATTERN, text):
         raise ValueError("must be a name that is kept, the beginning of some followed by *, or * for all")
     return text
 
