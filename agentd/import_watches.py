@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
@@ -80,9 +80,21 @@ def _translated(watch: object) -> tuple[dict[str, Any], dict[str, Any]]:
     """The item of `on:`, and the options of `command`."""
     if not isinstance(watch, Mapping):
         raise _Untranslatable("it is not an object")
+    if any("\0" in text for text in _texts(watch)):
+        raise _Untranslatable("it has a NUL character, which no argument or name can hold")
     if watch.get("datacenter"):
         raise _Untranslatable("it names a datacenter, and agentd watches only its agent's own")
     return _on(watch), _options(watch)
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All text in a JSON value."""
+    match value:
+        case str():
+            yield value
+        case list() | dict():
+            for item in value if isinstance(value, list) else [*value.keys(), *value.values()]:
+                yield from _texts(item)
 
 
 def _on(watch: Mapping[str, Any]) -> dict[str, Any]:

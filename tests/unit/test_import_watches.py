@@ -128,10 +128,16 @@ def test_a_file_without_watches_is_an_error(text: str) -> None:
     assert "sys." not in str(raised.value)
 
 
-@given(
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1),
-)
+@pytest.mark.parametrize("watch", [{"name": "a\0"}, {"args": ["cat", "\0"]}, {"a\0": [{"b": "c"}]}])
+def test_a_watch_with_a_nul_character_is_left_out(watch: dict[str, object]) -> None:
+    """Agentd would refuse the file."""
+    assert imported({"type": "event", "name": "a", "args": ["cat"], **watch}) == {}
+
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
+
+
+@given(TEXT, st.lists(TEXT, min_size=1))
 def test_any_text_survives(name: str, args: list[str]) -> None:
     """Quotes, line breaks, `yes` and `on`: what is read back is what was given."""
     (handler,) = imported({"type": "event", "name": name, "args": args}).values()

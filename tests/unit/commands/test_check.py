@@ -115,7 +115,7 @@ def test_a_journal_that_was_set_aside_is_warned_of(loaded: Loaded) -> None:
     for name in ("journal.db.damaged-20260101T000000Z", "journal.db.damaged-20260101T000000Z-wal"):
         (loaded.config.state / name).touch()
     found = [one.subject for one in disk.findings(loaded) if one.level == "warn"]
-    assert found == ["journal"]
+    assert found.count("journal") == 1
 
 
 def test_asking_as_another_user_is_warned_of(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:

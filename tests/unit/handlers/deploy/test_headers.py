@@ -219,7 +219,7 @@ def every_kind() -> bytes:
             (tarfile.REGTYPE, "d/" + "f" * 150),
         ):
             info = tarfile.TarInfo(name)
-            info.type, info.linkname, info.mtime = kind, "t", 1.5
+            info.type, info.linkname, info.mtime, info.mode = kind, "t", 1.5, 0o755
             out.addfile(info)
     made = buffer.getvalue().rstrip(b"\0")
     return b"".join([
