@@ -6,6 +6,7 @@ done again.
 
 from __future__ import annotations
 
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -89,15 +90,20 @@ def _names(signing: Signing, reached: ReachedFleet) -> list[str]:
 
 
 def _resign(resigner: Resigner, name: str, reached: ReachedFleet) -> dict[str, Any]:
+    from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.resigning import Resigned  # noqa: PLC0415 (as above)
     from agentd.fleet.rights import demand, explained  # noqa: PLC0415 (as above)
 
     keys = Keys(reached.name)
     needed = [keys.head(name), keys.messages(name), keys.pruned(name)]
+    with explained(reached.client, "read", [keys.nodes], _PURPOSE):
+        documents = Census(reached.client, keys).documents()
+    if not documents.indexes:  # or the token may not see any
+        demand(reached.client, "read", [keys.nodes], _PURPOSE)
     try:
         with explained(reached.client, "write", needed, _PURPOSE):
-            done: Resigned = resigner.resign(name)
+            done: Resigned = resigner.resign(name, documents.in_force(name, time.time()))
     except FleetError as error:  # the other names can be treated all the same
         demand(
             reached.client, "read", needed, _PURPOSE

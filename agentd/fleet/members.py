@@ -72,6 +72,11 @@ class Documents:
         numbers = [max(one.live or 0, one.tried.num if one.tried else 0) for one in states]
         return max((num for num in numbers if num <= (now + _DAY) * 1000), default=0)
 
+    def in_force(self, name: str, now: float) -> int:
+        """The highest number that a node has in force, believed as in `reached`; 0 if none has any."""
+        numbers = (one.names[name].live or 0 for one in self.found.values() if name in one.names)
+        return max((num for num in numbers if num <= (now + _DAY) * 1000), default=0)
+
     def gone_for(self, node: str) -> int | None:
         """For how many days the node has been missing from the catalogue; None if that was not checked."""
         found = self.absences.nodes.get(node)

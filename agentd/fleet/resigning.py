@@ -70,8 +70,13 @@ class Resigner:
         self._verify = verify
         self._seals = seals
 
-    def resign(self, name: str) -> Resigned:
+    def resign(self, name: str, live: int = 0) -> Resigned:
         """Sign again what is in force of a name, if it is not signed and sealed with the keys of today.
+
+        Args:
+            name: the kept name.
+            live: the highest number that a node has in force: if the log ends before it, an old one was put
+                back, and to sign that again would make it the newest everywhere.
 
         Raises:
             FleetError: there is no such log, its head is damaged, or a message cannot be opened.
@@ -89,6 +94,9 @@ class Resigner:
                 return Resigned(left=self._none_counts(name, messages))
             if not any(stale):
                 return Resigned()
+            newest = max(one.num for one in messages if self._is_accepted(one))
+            if newest < live:
+                return Resigned(left=_older(name, newest, live))
             first = stale.index(True)
             if unsigned := next((one for one in chain[first:] if one.signed is None), None):
                 again = f"`agentd publish {name} --again {unsigned.num}`"
@@ -130,11 +138,14 @@ class Resigner:
 
     def _counts(self, message: Envelope) -> bool:
         """Whether it is accepted, and has not expired."""
+        return self._is_accepted(message) and not message.is_over(self._log.now())
+
+    def _is_accepted(self, message: Envelope) -> bool:
         try:
             self._verify(message)
         except Untrusted:
             return False
-        return not message.is_over(self._log.now())
+        return True
 
     def _is_stale(self, message: Envelope) -> bool:
         """Whether its key was replaced; a message of another publisher remains signed by that one."""
@@ -165,6 +176,14 @@ class Resigner:
         if verified is None:
             raise FleetError(f"message {message.num} is not signed")
         return self._signer.resign(verified, self._keyring, place, sealed=self._seals(message.name))
+
+
+def _older(name: str, newest: int, live: int) -> str:
+    return (
+        f"nodes have message {live} in force, and the newest one of the log that is accepted here is {newest}"
+        f" (`agentd log {name}`): perhaps an old log was put back. Try again once the nodes have written back"
+        f" what is missing, or publish what is to be in force (`agentd publish {name} --file FILE`)"
+    )
 
 
 class _Rewriter(Log):

@@ -306,6 +306,37 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ConsulAgent]:
     agent.stop()
 
 
+class TestReplay:
+    """Somebody who may write to the log puts an old one back."""
+
+    @pytest.fixture
+    def old(self, fleet: RotatingFleet) -> RotatingFleet:
+        """A fleet whose log ends before what its nodes have in force, and whose publisher has a new key."""
+        pairs = [fleet.keys.head("deploy"), fleet.keys.message("deploy", fleet.head("deploy").newest)]
+        before = {key: fleet.consul.kv_get(key) or b"" for key in pairs}
+        self.live = fleet.put("deploy", "v18")
+        fleet.acknowledge("web1", format=2, names={"deploy": {"live": self.live}})
+        fleet.rotate_publisher()
+        fleet.consul.kv_delete(fleet.keys.messages("deploy"), recurse=True)
+        for key, value in before.items():
+            fleet.consul.kv_put(key, value)
+        return fleet
+
+    def test_what_is_old_is_not_made_new(self, old: RotatingFleet) -> None:
+        """Nodes that have a newer message would take it."""
+        before = old.newest("deploy")
+        ((numbers, left),) = old.resign("deploy", status=1).values()
+        assert numbers == []
+        assert f"nodes have message {self.live} in force" in left
+        assert old.newest("deploy") == before
+
+    def test_what_is_published_after_it_can_be_signed_again(self, old: RotatingFleet) -> None:
+        """It has a higher number than what nodes have."""
+        num = old.put("deploy", "v19")
+        assert num > self.live
+        assert old.resign("deploy")["deploy"] == ([], "")
+
+
 class TestRights:
     """Under default deny."""
 
@@ -344,7 +375,8 @@ class TestRights:
     ) -> None:
         """With the rule to add; nothing was changed."""
         before = denied.newest("deploy")
-        access = dict.fromkeys(["names/", "messages/", "pruned/"], "write") | {lacking: "read"}
+        access = dict.fromkeys(["names/", "messages/", "pruned/"], "write") | {"nodes/": "read"}
+        access |= {lacking: "read"}
         rules = [
             f'key_prefix "{denied.keys.root}{at}" {{ policy = "{policy}" }}' for at, policy in access.items()
         ]
