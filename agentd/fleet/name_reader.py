@@ -152,7 +152,7 @@ class NameReader:
                     found.refused.append(refused)
             elif isinstance(trouble := reading.troubles[num], UnknownFormat):
                 self._report("fleet.waits_for_format", num, trouble)
-                return found._replace(waits=MustWait(f"message {num} has a newer format: upgrade agentd"))
+                return found._replace(waits=MustWait(self._newer(num)))
             else:  # junk, which every node skips
                 self._report(_UNUSABLE, num, trouble)
                 if self._gate.judges:  # perhaps somebody altered a true message, or copied it to another key
@@ -198,6 +198,14 @@ class NameReader:
             for one in self.usable(reading, pruned).messages
             if one.signed_by
         ]
+
+    def _newer(self, num: int) -> str:
+        text = f"message {num} has a newer format: upgrade agentd"
+        if not self._gate.judges:
+            return text
+        # Nobody can tell who signed it, and whoever may write to the log can stop all nodes like this.
+        key = self._keys.message(self._name, num)
+        return f"{text}; if nobody publishes with a newer one, it is forged: `consul kv delete {key}`"
 
     def newest(self, head: Head) -> int:
         """The number of the newest message that counts, among those that the head lists; 0 if none does."""

@@ -64,6 +64,21 @@ def test_an_older_log_is_not_followed_for_its_length(tmp_path: Path, monkeypatch
         assert again.waiting == ["a", "b"]
 
 
+def test_a_forged_newer_format_stops_a_node_only_while_it_is_there(node: Node) -> None:
+    """Its text says how to get rid of it, since nobody can tell who wrote it."""
+    key = node.shelf.keys_of.message("ban", 1)
+    node.shelf.put(key, b'{"format":99}')
+    node.shelf.head("ban", Head("all", newest=1, oldest=1, count=1, recent=(1,)))
+    node.sign("true")
+    node.turn()
+    assert node.waiting == []
+    assert f"`consul kv delete {key}`" in node.waits
+
+    del node.shelf.values[key]
+    node.turn()
+    assert (node.waiting, node.waits) == (["true"], "")
+
+
 def test_a_forged_newest_message_covers_up_no_loss(node: Node) -> None:
     """The relay compares the log with the copy, as if there were no head."""
     node.sign("a")
