@@ -57,6 +57,25 @@ def seconds(text: str) -> float:
     return checked(parse_duration, text)
 
 
+def some_seconds(text: str) -> float:
+    """As `seconds`, but not 0."""
+    found = seconds(text)
+    if not found:
+        raise argparse.ArgumentTypeError("it must be longer than 0")
+    return found
+
+
+def kept_name(text: str) -> str:
+    """A name that the fleet's log can have."""
+    from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (as above)
+
+    if not is_kept_name(text):
+        raise argparse.ArgumentTypeError(
+            "a kept name is 1 to 64 characters long, of A-Z a-z 0-9 _ . -, and begins with a letter or digit"
+        )
+    return text
+
+
 def checked(check: Callable[[str], T], text: str) -> T:
     """The value that `check` returns; its ValueError becomes a usage error."""
     try:

@@ -7,6 +7,7 @@ How far the fleet is with it is for `wait_for_fleet` to find out.
 
 from __future__ import annotations
 
+import math
 import sys
 from argparse import Namespace
 from typing import Final
@@ -15,10 +16,11 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
-from agentd.commands.to_consul import consul
+from agentd.commands.to_consul import consul, nothing_yet
 from agentd.commands.to_fleet import add_fleet_arguments, fleet, trust_here
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
-from agentd.errors import AgentdError, ConsulRefused
+from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
+from agentd.http import ConnectError, ExchangeError
 from agentd.watch.client import ConsulClient
 from agentd.watch.release import LARGEST_EVENT, SMALL_BODY, too_large
 
@@ -55,8 +57,9 @@ def execute(arguments: Namespace, output: Output) -> int:
     else:
         with fleet(arguments) as reached:
             wait = FleetWait(reached.name, reached.client, arguments.name, arguments)
-            since = wait.begin()
-            told = _fire(arguments, payload)
+            with nothing_yet("fired"):
+                since = wait.begin()
+            told = _fire(arguments, payload, wait.end)
             output.line(str(told["id"]))
             enough = wait.conclude(lambda: wait.find_event(str(told["id"]), since), told, output)
     if output.json:
@@ -64,12 +67,20 @@ def execute(arguments: Namespace, output: Output) -> int:
     return int(not enough)
 
 
-def _fire(arguments: Namespace, payload: bytes) -> dict[str, object]:
-    """What is told of the event."""
+def _fire(arguments: Namespace, payload: bytes, end: float = math.inf) -> dict[str, object]:
+    """What is told of the event. Consul must have answered by `end`, in monotonic seconds."""
     with consul(arguments) as client:
+        client.end_by(end)
         if len(payload) > SMALL_BODY:
-            _ask_release(client, arguments.name, len(payload))
-        identity = client.fire(arguments.name, payload)
+            with nothing_yet("fired"):
+                _ask_release(client, arguments.name, len(payload))
+        try:
+            identity = client.fire(arguments.name, payload)
+        except ConsulUnavailable as error:
+            cause = error.__cause__
+            if isinstance(cause, ExchangeError) and not isinstance(cause, ConnectError):
+                raise ConsulUnavailable(f"{error}; the event may or may not have been fired") from error
+            raise
     return {"id": identity, "name": arguments.name, "bytes": len(payload)}
 
 

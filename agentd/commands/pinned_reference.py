@@ -6,6 +6,7 @@ What is fetched to compute or verify it is what `sources:` of the configuration 
 from __future__ import annotations
 
 import hashlib
+import math
 import sys
 import time
 from contextlib import closing
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from agentd.errors import AgentdError, HandlerError
+from agentd.watch.options import ANSWER_TIME
 
 if TYPE_CHECKING:
     from agentd.config.yaml_document import Document
@@ -22,7 +24,14 @@ if TYPE_CHECKING:
     from agentd.watch.options import ConsulOptions
 
 
-def pin(text: str, document: Document | None, consul: ConsulOptions, *, fetch: bool) -> str:
+def pin(
+    text: str,
+    document: Document | None,
+    consul: ConsulOptions,
+    *,
+    fetch: bool,
+    seconds: float = math.inf,
+) -> str:
     """The reference with its digest, as handlers take it: "SCHEME:... sha256:HEX".
 
     Args:
@@ -30,6 +39,7 @@ def pin(text: str, document: Document | None, consul: ConsulOptions, *, fetch: b
         document: the configuration file, whose `sources:` says what may be fetched; None if there is none.
         consul: reads kv: references.
         fetch: whether a digest that was given is verified, where it can be.
+        seconds: how long fetching may take, if that is less than what `sources:` allows.
 
     Raises:
         ConfigError: the section `sources:` is wrong.
@@ -42,7 +52,8 @@ def pin(text: str, document: Document | None, consul: ConsulOptions, *, fetch: b
     except ValueError as error:
         raise AgentdError(f"--reference: {error}") from error
     with TemporaryDirectory(prefix="agentd-") as directory:
-        sources = _sources(document, consul, Path(directory))
+        hurried = consul.impatient(seconds) if seconds < ANSWER_TIME else consul
+        sources = _sources(document, hurried, Path(directory))
         prevented = _prevented(sources, reference)
         if reference.digest and (prevented or not fetch):
             if prevented:
@@ -52,7 +63,7 @@ def pin(text: str, document: Document | None, consul: ConsulOptions, *, fetch: b
             raise AgentdError(
                 f"{prevented}; or give its digest, as in --reference '{reference.location} sha256:HEX'"
             )
-        sha256 = _sha256(sources, text)
+        sha256 = _sha256(sources, text, seconds)
     return text.strip() if reference.digest else f"{text.strip()} sha256:{sha256}"
 
 
@@ -75,7 +86,7 @@ def _prevented(sources: Sources, reference: Reference) -> str:
     return ""
 
 
-def _sha256(sources: Sources, text: str) -> str:
+def _sha256(sources: Sources, text: str, seconds: float) -> str:
     """Fetch it, have its digest verified if it has one, and compute the SHA-256 of what was served."""
     import structlog  # noqa: PLC0415 (as above)
 
@@ -84,7 +95,7 @@ def _sha256(sources: Sources, text: str) -> str:
 
     log.configure("info")  # a long transfer tells how far it is
     with closing(sources.new_directory()) as room:
-        end = time.monotonic() + sources.options.total_timeout
+        end = time.monotonic() + min(seconds, sources.options.total_timeout)
         fetcher = Fetcher(sources, room, end, structlog.get_logger())
         try:
             with fetcher(text, expand=False).open("rb") as fetched:

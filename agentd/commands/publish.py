@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,7 @@ from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
 from agentd.commands.publisher import publisher
 from agentd.commands.target import add_target_arguments, check_target, described, matching
+from agentd.commands.to_consul import nothing_yet
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import (
@@ -52,7 +53,10 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument(
-        "name", type=_kept_name, metavar="NAME", help="name of the event, as in `on:` of a handler"
+        "name",
+        type=argument_types.kept_name,
+        metavar="NAME",
+        help="name of the event, as in `on:` of a handler",
     )
     add_payload_arguments(parser)
     parser.add_argument(
@@ -71,7 +75,7 @@ def add_arguments(parser: Parser) -> None:
     add_target_arguments(parser)
     parser.add_argument(
         "--ttl",
-        type=_ttl,
+        type=argument_types.some_seconds,
         metavar="T",
         help="how long the message is valid, such as 10m (default: for good)",
     )
@@ -94,23 +98,6 @@ def add_arguments(parser: Parser) -> None:
     add_fleet_arguments(parser)
 
 
-def _kept_name(text: str) -> str:
-    from agentd.fleet.keys import is_kept_name  # noqa: PLC0415 (only what is typed needs it)
-
-    if not is_kept_name(text):
-        raise ArgumentTypeError(
-            "a kept name is 1 to 64 characters long, of A-Z a-z 0-9 _ . -, and begins with a letter or digit"
-        )
-    return text
-
-
-def _ttl(text: str) -> float:
-    seconds = argument_types.seconds(text)
-    if not seconds:
-        raise ArgumentTypeError("it must be longer than 0")
-    return seconds
-
-
 def execute(arguments: Namespace, output: Output) -> int:
     """Try the message here, write it, and print its name and number; with `--wait` also the fleet's progress.
 
@@ -127,7 +114,8 @@ def execute(arguments: Namespace, output: Output) -> int:
     with fleet(arguments) as reached:
         wait = FleetWait(reached.name, reached.client, arguments.name, arguments) if arguments.wait else None
         if wait is not None:
-            wait.begin()
+            with nothing_yet("published"):
+                wait.begin()
         publication = _Publication(arguments, reached)
         told = publication.publish(typed)
         output.line(f"{told['name']} {told['num']}")
@@ -192,22 +180,22 @@ class _Publication:
         from agentd.fleet.envelope import FORMAT, SIGNED  # noqa: PLC0415 (as above)
         from agentd.fleet.keys import POISONED  # noqa: PLC0415 (as above)
 
-        keys = self._log.keys
-        with self._needs("read", keys.head(self._name), keys.messages(self._name), keys.record):
-            head = self._head()
-            keep = self._keep(head)
-            self._compare_with_newest(head)
-            draft = self._draft(typed)
-            form = SIGNED if self._signing.signer else FORMAT
-            require_understood(self._log, self._reached.client, form, _PURPOSE)
-        num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
-        # Close enough to the final message for a check of its size and fields.
-        message = draft.numbered(
-            self._reached.name, self._name, min(num, POISONED - 1), 0, signer=self._signing.signer
-        )
-        matches = self._matching(message)
-        tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
-        num = self._write(draft, keep, head)
+        keys, signer = self._log.keys, self._signing.signer
+        with nothing_yet("published"):
+            with self._needs("read", keys.head(self._name), keys.messages(self._name), keys.record):
+                head = self._head()
+                keep = self._keep(head)
+                self._compare_with_newest(head)
+                draft = self._draft(typed)
+                form = SIGNED if signer else FORMAT
+                require_understood(self._log, self._reached.client, form, _PURPOSE)
+            num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
+            # Close enough to the final message for a check of its size and fields.
+            message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0, signer=signer)
+            matches = self._matching(message)
+            tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
+            above = self._acknowledged()  # Consul may have lost it, and our clock may be behind
+        num = self._write(draft, keep, head, above)
         return {
             "fleet": self._reached.name,
             "name": self._name,
@@ -320,8 +308,10 @@ class _Publication:
 
         # Nodes read a kv: reference in their own datacenter, not in the fleet's.
         here = consul_options(self._arguments)
-        reference = self._arguments.reference
-        return pin(reference, self._reached.document, here, fetch=not self._arguments.no_dry_run).encode()
+        fetch, left = not self._arguments.no_dry_run, self._reached.client.time_left()
+        return pin(
+            self._arguments.reference, self._reached.document, here, fetch=fetch, seconds=left
+        ).encode()
 
     def _matching(self, message: Envelope) -> list[str] | None:
         """The nodes that the message is for; None for all, or if unknown. Warns if there are none."""
@@ -353,18 +343,27 @@ class _Publication:
             sys.stderr.write(f"agentd: dry run here: {one['handler']} would be {one['outcome']}\n")
         return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
 
-    def _write(self, draft: Draft, keep: Keep, head: Head | None) -> int:
+    def _write(self, draft: Draft, keep: Keep, head: Head | None, above: int) -> int:
         """Write the message, and return its number; if the token lacks a right, the error names it."""
+        from agentd.fleet.log import PATIENCE  # noqa: PLC0415 (as above)
+
         keys = self._log.keys
         prefixes = [keys.head(self._name), keys.messages(self._name), keys.pruned(self._name)]
         if draft.sha256:
             prefixes.append(keys.bodies)
         if head is None:  # the very first message also writes the fleet's record
             prefixes.append(keys.record)
-        above = self._acknowledged()  # Consul may have lost it, and our clock may be behind
+        left = self._reached.client.time_left
         try:
             with self._needs("write", *prefixes):
-                return self._log.publish(self._name, draft, keep=keep, above=above)
+                return self._log.publish(
+                    self._name,
+                    draft,
+                    keep=keep,
+                    above=above,
+                    patience=min(PATIENCE, left()),
+                    pause=lambda seconds: time.sleep(min(seconds, left())),
+                )
         except ConsulUnavailable as error:
             raise ConsulUnavailable(
                 f"{error}; it may or may not have been published: see `agentd log {self._name}`"

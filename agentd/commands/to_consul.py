@@ -78,6 +78,17 @@ def consul(arguments: Namespace) -> Iterator[ConsulClient]:
         yield client
 
 
+@contextmanager
+def nothing_yet(done: str) -> Iterator[None]:
+    """If Consul does not answer in the block, say that nothing was `done`, such as "published"."""
+    from agentd.errors import ConsulUnavailable  # noqa: PLC0415 (as above)
+
+    try:
+        yield
+    except ConsulUnavailable as error:
+        raise ConsulUnavailable(f"{error}; nothing was {done}") from error
+
+
 def consul_options(arguments: Namespace, environment: Mapping[str, str] = os.environ) -> ConsulOptions:
     """Where Consul is. Raises ConfigError."""
     _refuse_unsupported(environment)

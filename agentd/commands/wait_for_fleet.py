@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 _PAUSE: Final = 0.25  # seconds between two readings
 _AGAIN: Final = 1.0  # seconds until Consul is asked again if it did not answer
+_MARGIN: Final = 1.0  # seconds, at most, that the last request gets for its answer
 _LONGEST: Final = 5.0  # seconds after which the catalogue is read again, though no document changed
+_JITTER: Final = 17 / 16  # by which Consul may exceed the time that a query waits
+_SHORTEST: Final = 0.01  # seconds; with less Consul would wait as long as it pleases
 _MOST_TOLD: Final = 10  # nodes that refuse, and reasons
 _TIMEOUT: Final = 60.0
 _ERASE: Final = "\r\033[K"
@@ -61,10 +64,10 @@ def add_wait_for_fleet(parser: Parser) -> None:
     )
     group.add_argument(
         "--timeout",
-        type=argument_types.seconds,
+        type=argument_types.some_seconds,
         default=_TIMEOUT,
         metavar="T",
-        help=f"give up after this time (default {_TIMEOUT:g}s)",
+        help=f"give up after this time, counted from the start (default {_TIMEOUT:g}s)",
     )
 
 
@@ -123,13 +126,16 @@ def tally(members: Sequence[Member], newest: Newest, now: float, quorum: float) 
 
 
 class FleetWait:
-    """Waits for the nodes that take one name.
+    """Waits for the nodes that take one name; the timeout runs from now on.
 
     Args:
         fleet: its name.
-        client: a client for its home datacenter; the caller closes it.
+        client: a client for its home datacenter; the caller closes it. It asks nothing after the timeout.
         name: of the event.
         arguments: with those of `add_wait_for_fleet`.
+
+    Attributes:
+        end: when the timeout is over, in monotonic seconds.
     """
 
     def __init__(self, fleet: str, client: ConsulClient, name: str, arguments: Namespace) -> None:
@@ -148,6 +154,8 @@ class FleetWait:
         self._quorum: float = arguments.quorum
         self._timeout: float = arguments.timeout
         self._began = time.monotonic()
+        self.end: float = self._began + self._timeout
+        client.end_by(self.end)
         self._index = 0
         self._nodes: AbstractSet[str] = frozenset()  # those with a document
         self._catalogue: Catalogue | None = None
@@ -203,7 +211,7 @@ class FleetWait:
                     f"the event {identity} did not reach the log within {span(self._timeout)}: no relay heard"
                     " it, or none can write (see `agentd status` there); nobody knows which nodes applied it"
                 )
-            time.sleep(_PAUSE)
+            time.sleep(min(_PAUSE, self._left()))
 
     def _after(self, reader: Reader, since: int) -> list[Reading]:
         return list(reader.after(self._name, since, reader.head(self._name)))
@@ -278,7 +286,8 @@ class FleetWait:
 
     def _members(self) -> list[Member]:
         """The nodes, once a document has changed, or a while has passed."""
-        documents = self._census.documents(self._index, max(0.0, min(self._left(), _LONGEST)))
+        wait = min(self._left() / _JITTER, _LONGEST)
+        documents = self._census.documents(self._index if wait > _SHORTEST else 0, wait)
         is_old = time.monotonic() - self._read > _LONGEST or not self._nodes <= documents.indexes.keys()
         if self._catalogue is None or is_old:
             self._catalogue = self._census.catalogue(documents.datacenters)
@@ -299,12 +308,14 @@ class FleetWait:
             try:
                 return ask()
             except ConsulUnavailable:
+                time.sleep(min(_AGAIN, self._left()))
                 if self._left() <= 0:
                     raise
-                time.sleep(min(_AGAIN, max(0.0, self._left())))
 
     def _left(self) -> float:
-        return self._timeout - (time.monotonic() - self._began)
+        """Seconds until nothing more is asked, so that what was asked before has time for its answer."""
+        left = self.end - min(_MARGIN, self._timeout / 10) - time.monotonic()
+        return max(0.0, left)
 
 
 class _Teller:

@@ -108,6 +108,14 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         """Close for good; from another thread it abandons a poll. A second call does nothing."""
         self._transport.close()
 
+    def end_by(self, at: float) -> None:
+        """Give up whatever is not answered by then (monotonic seconds), and ask nothing after it."""
+        self._transport.end_by(at)
+
+    def time_left(self) -> float:
+        """Seconds until the time set by `end_by`; infinite without one."""
+        return self._transport.time_left()
+
     def get(
         self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
     ) -> Answer:

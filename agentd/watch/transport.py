@@ -7,6 +7,7 @@ means. py-consul's endpoints send their requests through it as well.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import socket
@@ -55,7 +56,16 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
         self._connection = http.Connection(_address(options))
         self._busy = threading.Lock()
         self._closed = False
+        self._end = math.inf
         self._given_up = threading.Event()
+
+    def end_by(self, at: float) -> None:
+        """Give up whatever is not answered by then (monotonic seconds), and ask nothing after it."""
+        self._end = at
+
+    def time_left(self) -> float:
+        """Seconds until the time set by `end_by`; infinite without one."""
+        return max(0.0, self._end - time.monotonic())
 
     def request(
         self,
@@ -85,7 +95,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
             ConsulRefused: another 4xx, a redirect; ConsulTooLarge for an answer larger than `LARGEST`.
         """
         target = quote(path, safe="/:") + (f"?{urlencode(list(params))}" if params else "")
-        until = time.monotonic() + self._options.outwait
+        until = min(time.monotonic() + self._options.outwait, self._end)
         while True:
             try:
                 return self._ask(method, target, path, body, headers or {}, patience)
@@ -122,9 +132,11 @@ class Transport(base.HTTPClient):  # type: ignore[misc] # py-consul ships no typ
     def _send(
         self, method: str, target: str, body: bytes | None, headers: Mapping[str, str], patience: float
     ) -> http.Response:
-        timeouts = http.Timeouts(
-            self._connect_timeout + patience + _BODY_TIME, connect=self._connect_timeout, idle=patience
-        )
+        left = self.time_left()
+        if not left:
+            raise ConsulUnavailable(f"{self._endpoint} was not asked, since the time for that was up")
+        total = min(left, self._connect_timeout + patience + _BODY_TIME)
+        timeouts = http.Timeouts(total, connect=self._connect_timeout, idle=patience)
         sent = self._credentials.headers | dict(headers)
         with self._busy:
             finished = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,7 +15,7 @@ from agentd.errors import ConsulError, ConsulLimited, ConsulRefused, ConsulTooLa
 from agentd.watch import transport
 from agentd.watch.client import ConsulClient
 from agentd.watch.credentials import Credentials
-from agentd.watch.options import ConsulOptions
+from agentd.watch.options import ANSWER_TIME, ConsulOptions
 from tests.unit.watch.scripted import CUT, HANG, Half, ScriptedAgent, reply
 
 NewClient = Callable[..., ConsulClient]
@@ -203,6 +204,25 @@ def test_a_silent_agent_is_given_up(agent: ScriptedAgent, client: ConsulClient) 
     agent.script = [HANG]
     with pytest.raises(ConsulUnavailable, match="did not answer in time"):
         client._transport.request("GET", "/v1/status/leader", patience=0.05)
+
+
+@pytest.mark.parametrize("answer", [HANG, reply(b"rate limit exceeded", 429, Retry_After="1")])
+def test_no_request_outlives_the_end_of_the_time(agent: ScriptedAgent, answer: bytes) -> None:
+    """Though more would be left for an answer, or until a limit is over; afterwards none is sent."""
+    agent.script = [answer] * 99
+    with closing(ConsulClient(patient(agent, 30.0))) as client:
+        began = time.monotonic()
+        client.end_by(began + 0.2)
+        with pytest.raises(ConsulUnavailable):
+            client.leader()
+        took = time.monotonic() - began
+        asked = len(agent.requests)
+        client.end_by(began)
+        with pytest.raises(ConsulUnavailable, match="was not asked"):
+            client.leader()
+        assert client.time_left() == 0
+    assert took < ANSWER_TIME / 2
+    assert len(agent.requests) == asked
 
 
 def test_closing_from_another_thread_abandons_a_poll(agent: ScriptedAgent, client: ConsulClient) -> None:
