@@ -247,8 +247,15 @@ def test_before_the_first_reload_check_only_warns(new_node: Callable[..., Node],
     early = node.agentd.command("check")
     node.nginx.reload()
     wait_until(lambda: all(one["outcome"] for one in node.history()), "the outcomes")
-    wait_until(lambda: node.agentd.command("check", "--strict").returncode == 0, "nothing to be in the way")
+    wait_until(lambda: _is_fine(node), "nothing to be in the way")
 
     assert (early.returncode, "FAIL" in early.stdout) == (0, False), early.stdout
     assert "warn  handler ticket-keys   behind since" in early.stdout
     assert "`systemctl reload nginx` once" in early.stdout
+
+
+def _is_fine(node: Node) -> bool:
+    """Whether `agentd check` finds nothing wrong, but perhaps that it is not root who asks."""
+    lines = node.agentd.command("check").stdout.splitlines()
+    found = [line.split()[:2] for line in lines if line.startswith(("warn", "FAIL"))]
+    return bool(lines) and all(subject == "user" for _, subject in found)
