@@ -22,6 +22,7 @@ import structlog
 from agentd.accounts import Accounts
 from agentd.apply.batch import Batch, Kept
 from agentd.apply.commit import Committer
+from agentd.apply.concealing import concealed
 from agentd.apply.tasks import MOST_ASIDE, TIMED, HandlerTasks
 from agentd.apply.timed_call import TimedCalls, TimedOut
 from agentd.backoff import Backoff
@@ -310,7 +311,8 @@ class Attempt:
                     change = attempts.opened(change)
                 if attempts.handler.side_effects:
                     attempts.journal.begin(entry.seq)
-                note = attempts.calls.call(lambda: self._enter(change, context, render=render))
+                secret = change.payload if isinstance(change, Event) and change is not entry.change else None
+                note = attempts.calls.call(lambda: self._enter(change, context, secret, render=render))
             self.batch.keep(entry)
         except AgentdError:
             raise
@@ -321,14 +323,15 @@ class Attempt:
             raise TemporaryError(f"bug in the handler: {type(error).__name__}: {error}") from error
         return note
 
-    def _enter(self, change: Change, context: Context, *, render: bool) -> str | None:
+    def _enter(self, change: Change, context: Context, secret: bytes | None, *, render: bool) -> str | None:
         self._attempts.entered.set()
         if isinstance(change, Event):
             _ = change.payload  # what is not base64 is refused, also where it is handed on as it is
-        note = self._attempts.handler.handle(change, context)
-        if render:
-            self._attempts.handler.render(context)
-        return note
+        with concealed(secret):
+            note = self._attempts.handler.handle(change, context)
+            if render:
+                self._attempts.handler.render(context)
+            return note
 
     def render(self) -> bool:
         """Have the handler render what the changes of the batch left.
@@ -343,7 +346,8 @@ class Attempt:
         try:
             attempts.calls.call(lambda: attempts.handler.render(context))
         except Exception as error:  # noqa: BLE001 (each change by itself meets it again, and is told of it)
-            attempts.log.info("handler.one_by_one", changes=len(self.batch.kept), reason=str(error))
+            # Not its text, which may quote what came sealed.
+            attempts.log.info("handler.one_by_one", changes=len(self.batch.kept), error=type(error).__name__)
             return False
         return True
 

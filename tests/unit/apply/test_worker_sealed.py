@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+from structlog.testing import capture_logs
+
 from agentd.fleet.envelope import parse_envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.receipt import event_of
-from agentd.handler import Context, Event
+from agentd.handler import Change, Context, Event, PermanentError, TemporaryError
 from agentd.journal.followed import Followed
 from agentd.journal.history import history, replay
 from agentd.trust.keys import FleetKey, new_fleet_key
@@ -129,6 +132,43 @@ def test_what_is_not_believed_any_more_is_refused(stand: Stand) -> None:
 
     assert stand.outcomes == {event.id: "refused"}
     assert "not believed" in stand.reason(event.id)
+
+
+class Quoting(Scribe):
+    """Refuses, postpones or fails with what it was given."""
+
+    def __init__(self, error: type[Exception], text: str) -> None:
+        super().__init__()
+        self._error = error
+        self._text = text
+
+    def handle(self, change: Change, context: Context) -> None:  # noqa: ARG002 (the interface)
+        """See the class."""
+        raise self._error(self._text)
+
+
+@pytest.mark.parametrize("error", [PermanentError, TemporaryError, ValueError])
+@pytest.mark.parametrize("quoted", ["0123456789abcdef", "cdef"])
+def test_a_reason_does_not_quote_what_came_sealed(
+    stand: Stand, error: type[Exception], quoted: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It goes to the journal, the log, and with the acknowledgement to Consul."""
+    with capture_logs() as logs:
+        worker = stand.worker(Quoting(error, f"line 1: {quoted!r} is not known"), opened=gate(FLEET).opened)
+        event = give(stand)
+        settle(worker)
+
+    assert stand.reason(event.id)
+    assert quoted not in stand.reason(event.id) + str(logs) + "".join(capsys.readouterr())
+    assert stored(stand.journal.path.parent, quoted.encode()) == []
+
+
+def test_a_reason_that_quotes_nothing_is_told(stand: Stand) -> None:
+    """Also of what came sealed."""
+    worker = stand.worker(Quoting(PermanentError, "the key has 27 bytes"), opened=gate(FLEET).opened)
+    event = give(stand)
+    settle(worker)
+    assert stand.reason(event.id) == "the key has 27 bytes"
 
 
 class Newest(Scribe):
