@@ -229,6 +229,23 @@ def test_an_nginx_that_stops_is_told_until_it_runs_again(told: Told) -> None:
     assert _of(stopped).live == _of(started).live == num
 
 
+def test_workers_that_outlive_their_master_still_serve(told: Told) -> None:
+    """Until they are gone, too; a daemon that starts meanwhile sees the same."""
+    told.publish(f"add {_FIRST}")
+    told.until_live()
+    workers = told.node.nginx.kill_master()
+    told.node.agentd.stop()
+    told.node.agentd.start()
+    started = told.until("the start", lambda one: one.stopped is None)
+
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)
+    ended = told.until("the end of the workers", lambda one: bool(one.not_served))
+
+    assert started.not_served == ""
+    assert ended.not_served.startswith("nginx is not running: ")
+
+
 def test_a_damaged_tree_lowers_what_is_live_until_it_is_mended(new_told: Callable[..., Told]) -> None:
     """Where it is only told, for as long as it lasts."""
     told = new_told(drift="report")
