@@ -5,6 +5,7 @@ Handlers quote what they refuse, which is right for everything else.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -43,7 +44,13 @@ def concealed(secret: bytes | None) -> Iterator[None]:
 
 
 def _quotes(text: str, secret: bytes) -> bool:
-    payload = secret.decode(errors="replace")
-    size = min(_SHORTEST, len(payload))
+    # Programs get the event as JSON, with the payload in base64, and may print that.
+    encoded = base64.b64encode(secret).decode()
+    return _share(text, secret.decode(errors="replace"), _SHORTEST) or _share(text, encoded, 2 * _SHORTEST)
+
+
+def _share(text: str, payload: str, most: int) -> bool:
+    """Whether the text has so many characters in a row of the payload, or all of one that is shorter."""
+    size = min(most, len(payload))
     parts = {payload[at : at + size] for at in range(len(payload) - size + 1)} if size else set()
     return any(text[at : at + size] in parts for at in range(len(text) - size + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -148,7 +149,7 @@ class Quoting(Scribe):
 
 
 @pytest.mark.parametrize("error", [PermanentError, TemporaryError, ValueError])
-@pytest.mark.parametrize("quoted", ["0123456789abcdef", "cdef"])
+@pytest.mark.parametrize("quoted", ["0123456789abcdef", "cdef", base64.b64encode(PAYLOAD).decode()])
 def test_a_reason_does_not_quote_what_came_sealed(
     stand: Stand, error: type[Exception], quoted: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
