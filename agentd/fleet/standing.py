@@ -298,7 +298,9 @@ def _of_name(member: Member, name: str, state: Name, log: _Log) -> Iterator[Diff
         text = f"its newest message is unknown: {log.unreadable[name]}"
         yield Difference("unreadable", node, name, text, state.live)
         return
-    seen = max(state.live or 0, state.tried.num if state.tried else 0)
+    # What was refused may have been forged, with any number, and nobody holds it.
+    tried = state.tried.num if state.tried and state.tried.outcome not in ENDED_BADLY else 0
+    seen = max(state.live or 0, tried)
     if seen > (newest.num if newest else 0):
         text = "it holds a newer message than the log in Consul; a relay will write it back"
         yield Difference("log lost", node, name, text, state.live)

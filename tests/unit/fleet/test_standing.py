@@ -85,6 +85,8 @@ def judged(*members: Member, newest: Mapping[str, Newest] = NEWEST, handler: str
         (member(document=document(Name(tried=Tried(20, "exempt", "older than its start")))), []),
         (member(document=document(Name(tried=Tried(10, "exempt", "older than its start")))), ["behind"]),
         (member(document=document(Name(live=30))), ["log lost"]),
+        (member(document=document(Name(live=20, tried=Tried(30, "applied", "")))), ["log lost"]),
+        (member(document=document(Name(live=20, tried=Tried(8 * 10**15, "refused", "not believed")))), []),
         (member(document=document(Name(live=20, incomplete_since=7))), ["incomplete"]),
         (member(document=document(Name(live=20, provisional=2))), ["provisional"]),
     ],
