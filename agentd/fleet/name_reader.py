@@ -19,7 +19,6 @@ from agentd.fleet.gate import EXPIRED, MALFORMED, REPLAYED, Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
 from agentd.fleet.reader import Reader, Reading
-from agentd.fleet.receipt import MOST_AHEAD
 from agentd.fleet.target import Services, matches
 
 _UNUSABLE: Final = "fleet.message_unusable"
@@ -232,9 +231,9 @@ class NameReader:
         return not self._is_over(message, live=live) and self._is_for_us(message)
 
     def _is_over(self, message: Envelope, *, live: bool) -> bool:
-        """Whether it had expired before this node saw it; if `live`, even by a clock that is an hour off."""
+        """Whether it had expired before this node saw it; never if it is new, whatever the clocks say."""
         is_new = live and not message.is_signed_again
-        return message.is_over(self._clock() - (MOST_AHEAD if is_new else 0.0))
+        return not is_new and message.is_over(self._clock())
 
     def _is_for_us(self, message: Envelope) -> bool:
         if message.kind != "payload":

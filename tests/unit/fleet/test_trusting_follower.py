@@ -516,18 +516,6 @@ def test_an_expired_message_for_other_nodes_is_not_told(node: Node) -> None:
     assert (node.waiting, node.refused, node.position) == ([], [], 2)
 
 
-@pytest.mark.parametrize("ago, refused", [(3599, []), (3600, [("ban", "expired")])])
-def test_a_message_that_was_held_back_is_refused_by_a_node_that_follows(
-    node: Node, ago: float, refused: list[tuple[str, str]]
-) -> None:
-    """Unless a clock may be wrong by so much."""
-    node.sign("a", issued=NOW - ago - 10, expires=NOW - ago)
-    node.turn()
-    assert node.refused == refused
-    assert node.waiting == ([] if refused else ["a"])
-    assert node.position == 1
-
-
 def test_a_pruned_message_that_is_put_back_is_told(node: Node) -> None:
     """Once, and no handler gets it; whatever was never pruned is no replay."""
     key = node.shelf.keys_of.message("ban", 1)
