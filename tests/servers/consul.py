@@ -171,12 +171,17 @@ class ConsulAgent:
             self.proxy.stop()
 
     def freeze(self) -> None:
-        """Stop answering, with every connection left open, until `thaw`."""
+        """Stop answering, with every connection left open, until `thaw`; returns once no thread runs."""
         self.process.send(signal.SIGSTOP)
+        wait_until(self._is_frozen, "the agent to stop", pause=0.001)
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
         self.process.send(signal.SIGCONT)
+
+    def _is_frozen(self) -> bool:
+        stats = [file.read_text() for file in Path(f"/proc/{self.process.pid}/task").glob("*/stat")]
+        return all(stat.rpartition(")")[2].split()[0] == "T" for stat in stats)
 
     # ------------------------------------------------------------------ HTTP
 
