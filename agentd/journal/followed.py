@@ -72,13 +72,15 @@ class Followed:
         rows = self._database.rows("SELECT handler, name, body FROM followed")
         return {(row["handler"], row["name"]): Position.of(parsed(row["body"])) for row in rows}
 
-    def place(self, handler: str, names: Iterable[str]) -> str:
+    def place(self, handler: str, names: Collection[str]) -> str:
         """A digest of how far a handler has come in the logs of these names.
 
         Equal on two nodes that have committed the same messages. Messages that are for some nodes only count
         as well, unless a later message has replaced them.
         """
-        numbers, positions = Numbers(self._database).committed(handler), self.positions()
+        # Workers ask every second, and most handlers follow no log.
+        numbers = Numbers(self._database).committed(handler) if names else {}
+        positions = self.positions() if names else {}
         found: list[tuple[str, int, list[int]]] = []
         for name in names:
             num, at = numbers.get(name, 0), positions.get((handler, name), Position())
