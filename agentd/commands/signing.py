@@ -45,13 +45,13 @@ class Signing(NamedTuple):
 
     def must_sign(self, name: str) -> bool:
         """Whether nodes with this section refuse messages of this name that nobody signed."""
-        return self.options is not None and (self.options.require is not None or self.seals(name))
+        return self.options is not None and self.options.must_be_signed(name)
 
     def may_send(self, name: str) -> bool:
         """Whether the publisher to whom `signing_key` belongs may send this name."""
         if self.options is None or self.publisher is None:
             return False
-        return any(_fits(name, may) for may in self.options.publishers[self.publisher].may)
+        return self.options.publishers[self.publisher].may_send(name)
 
     def check(self, name: str) -> None:
         """Raises AgentdError if nodes with this section would refuse what this host sends under this name."""
@@ -156,9 +156,3 @@ def check_typed(name: str, payload: str | None) -> None:
             " in the process list: use --file, or - for standard input"
         )
         raise ConfigError([problem])
-
-
-def _fits(name: str, pattern: str) -> bool:
-    from agentd.trust.pattern import fits  # noqa: PLC0415 (parsing does without)
-
-    return fits(name, pattern)

@@ -89,7 +89,7 @@ class Gate:
         if self._options is None:
             return None
         if message.signed is None:
-            if self.requires_signatures or self.seals(message.name):
+            if self._options.must_be_signed(message.name):
                 raise Untrusted("nobody signed it", UNSIGNED)
             return None
         verified = self._keyring.verify(message.signed)

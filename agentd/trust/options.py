@@ -52,6 +52,10 @@ class PublisherOptions(Options):
         " of them; * for all.",
     )
 
+    def may_send(self, name: str) -> bool:
+        """Whether it may send messages of that name."""
+        return any(fits(name, pattern) for pattern in self.may)
+
 
 class TrustOptions(Options):
     """Who may send messages, and what is encrypted. Unset or null: whoever may write to the log; nothing."""
@@ -110,3 +114,7 @@ class TrustOptions(Options):
     def seals(self, name: str) -> bool:
         """Whether the payloads of this name are to be encrypted."""
         return any(fits(name, pattern) for pattern in self.seal)
+
+    def must_be_signed(self, name: str) -> bool:
+        """Whether messages of this name are refused if no publisher signed them."""
+        return self.require is not None or self.seals(name)

@@ -13,7 +13,6 @@ from agentd.config.load import Loaded, OnEvent
 from agentd.errors import BadKey
 from agentd.trust.configured import make_keyring, read_fleet_keys, read_signer
 from agentd.trust.options import TrustOptions
-from agentd.trust.pattern import fits
 
 _SUBJECT: Final = "trust"
 
@@ -84,8 +83,8 @@ def _required(options: TrustOptions) -> Iterator[Finding]:
 def _silenced(loaded: Loaded, options: TrustOptions) -> Iterator[Finding]:
     """Which kept names nobody can send any more."""
     for name in _kept(loaded):
-        must = options.require is not None or options.seals(name)
-        if must and not any(fits(name, may) for one in options.publishers.values() for may in one.may):
+        has_publisher = any(one.may_send(name) for one in options.publishers.values())
+        if options.must_be_signed(name) and not has_publisher:
             text = f"no publisher may send {name!r}: all its messages are refused"
             yield Finding("FAIL", _SUBJECT, text, "add it to the `may` of a publisher")
 
