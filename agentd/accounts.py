@@ -53,9 +53,13 @@ class Accounts:
 
     Args:
         news: called when an account differs from the one before.
+
+    Attributes:
+        changes: how many accounts differed so far.
     """
 
     def __init__(self, news: Callable[[], None]) -> None:
+        self.changes = 0
         self._news = news
         self._last: dict[str, Account] = {}
         self._states: dict[str, deque[State]] = {}
@@ -76,4 +80,5 @@ class Accounts:
             states.append(State(account.place, account.fingerprint, at))
         self._last[handler] = account
         if account != before:
+            self.changes += 1
             self._news()

@@ -1,6 +1,7 @@
 """Asks a handler what it tells the fleet of itself, in its worker's thread, if there is a fleet.
 
-It is asked again whenever its files or its store have moved. Owns the bounds of what a handler may tell, and
+It is asked again whenever its files or its store have moved, which is looked up only after something was
+written to the journal: workers ask every second. Owns the bounds of what a handler may tell, and
 that it is noted how far in the fleet's log the handler was then; what becomes of it is not known here.
 """
 
@@ -36,6 +37,7 @@ class Accounting:
         self._attempts = attempts
         self._at = 0.0
         self._asked: int | None = None  # the revision about which it was asked
+        self._seen: tuple[int, ...] = ()  # the state of the journal when that was looked up
         self._followed = Followed(attempts.journal)
         self._names = attempts.entry.kept
 
@@ -48,9 +50,12 @@ class Accounting:
         accounts = self._attempts.accounts
         if accounts is None:
             return math.inf
+        seen, before = self._attempts.journal.database.state(), accounts.get(self._attempts.name)
+        if before and seen == self._seen and now < self._at:
+            return math.inf
         revision = self._attempts.committer.commits.revision(self._attempts.name)
-        before = accounts.get(self._attempts.name)
         place = self._followed.place(self._attempts.name, self._names)
+        self._seen = seen
         if before and revision == self._asked and now < self._at:
             if place != before.place:  # a message that changed nothing
                 accounts.put(self._attempts.name, replace(before, place=place), now)

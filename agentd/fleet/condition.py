@@ -66,6 +66,7 @@ class Inspector:
         self._drifts = Drifts(journal)
         self._commits = Commits(journal)
         self._numbers = Numbers(journal.database)
+        self._database = journal.database
         self._accounts = accounts
         self._generation = generation
         self._damage = damage
@@ -73,15 +74,23 @@ class Inspector:
         self._options = {one.name: _digest(one) for one in handlers}
         self._names = {one.name: one.entry.kept for one in handlers}
         self._provers = {one.name for one in handlers if one.type.proves}
+        self._last: tuple[tuple[object, ...], Condition] | None = None
 
     def look(self) -> Condition:
-        """The current condition.
+        """The current condition; worked out anew only if something was written or seen since the last look.
 
         Raises:
             JournalError: the journal cannot be read.
         """
+        damage, generation, not_served = self._damage(), self._generation(), self._not_served()
+        # Read before what they stand for, so that what changes meanwhile is seen at the next look.
+        basis = (self._database.state(), self._accounts.changes, damage, generation, not_served)
+        if self._last is None or self._last[0] != basis:
+            self._last = basis, self._work_out(damage, generation, not_served)
+        return self._last[1]
+
+    def _work_out(self, damage: str, generation: int, not_served: str) -> Condition:
         drift = self._drift()
-        damage = self._damage()
         positions = self._followed.positions()
         back = self._numbers.rolling_back(self._provers)
         found: dict[str, list[Name]] = {}
@@ -94,12 +103,12 @@ class Inspector:
                 found.setdefault(name, []).append(state)
             reports[one.name] = self._report(one.name, live, drift.get(one.name, ""))
         return Condition(
-            generation=self._generation(),
+            generation=generation,
             names={name: least(states) for name, states in found.items()},
             handlers=reports,
             options=self._options,
             drift={"tree": damage} if damage else {},
-            not_served=self._not_served(),
+            not_served=not_served,
         )
 
     def _drift(self) -> dict[str, str]:

@@ -64,6 +64,7 @@ class Database:
         self.owes_flush = False
         self._lock = threading.RLock()
         self._open: sqlite3.Connection | None = None
+        self._opens = 0
         self._files: dict[str, os.stat_result] = {}  # the file and its companions, as they were found
         self._checked: tuple[int, int] = (0, 0)
         self._check_at = 0.0
@@ -102,6 +103,7 @@ class Database:
     def _connect(self) -> None:
         found = read_format(self.path)
         self._open = sqlite3.connect(self.path, timeout=10, isolation_level=None, check_same_thread=False)
+        self._opens += 1
         self._open.row_factory = sqlite3.Row
         if found == 0:  # only takes effect while the file is empty
             self._open.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -270,6 +272,12 @@ class Database:
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._note(error)
                 raise JournalError(f"{self.path}: the journal cannot be read: {reason_of(error)}") from None
+
+    def state(self) -> tuple[int, ...]:
+        """Differs from an earlier one if anything was written since, by this process or another. Cheap."""
+        with self._lock:
+            others = int(self.rows("PRAGMA data_version")[0][0])  # counts only what other connections write
+            return self._opens, others, self._db.total_changes
 
     def flush(self, patience: float = 10.0) -> bool:
         """Empty the write-ahead log, which may still contain older versions of wiped rows.

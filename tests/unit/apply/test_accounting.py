@@ -11,6 +11,7 @@ from agentd.accounts import Account, Accounts
 from agentd.apply.worker import Worker
 from agentd.errors import TemporaryError
 from agentd.handler import Context
+from agentd.journal.commits import Commits
 from tests.unit.apply.stand import Scribe, Stand, event, settle
 
 
@@ -128,6 +129,32 @@ def test_what_it_cannot_say_now_is_asked_again_a_minute_later(stand: Stand) -> N
     found = accounts.get("scribe")
     assert found is not None
     assert (asked, found.fingerprint, found.trouble) == (1, "nothing", "")
+
+
+def test_the_journal_is_read_only_after_something_was_written_to_it(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker looks every second, and most of the time nothing has moved."""
+    reads: list[str] = []
+    revision = Commits.revision
+
+    def counted(commits: Commits, handler: str) -> int:
+        reads.append(handler)
+        return revision(commits, handler)
+
+    _, worker, accounts, _ = teller(stand)
+    settle(worker)
+    monkeypatch.setattr(Commits, "revision", counted)
+    settle(worker)
+    settle(worker)
+    idle = len(reads)
+    stand.receive(event("a", "store A=1"))
+    settle(worker)
+
+    found = accounts.get("scribe")
+    assert found is not None
+    assert (idle, found.fingerprint) == (0, "1")
+    assert reads
 
 
 def test_without_a_fleet_it_is_not_asked(stand: Stand) -> None:

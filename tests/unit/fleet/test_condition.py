@@ -6,6 +6,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+import pytest
+
 from agentd.accounts import Account, Accounts
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.config.models import HandlerEntry
@@ -277,6 +279,36 @@ def test_what_nobody_serves_stays_in_force_and_is_told(stand: Stand) -> None:
     found = inspected.look()
 
     assert (found.names["block"].live, found.not_served) == (5, "nginx is not running")
+
+
+def test_it_is_worked_out_anew_only_if_there_is_something_new(stand: Stand) -> None:
+    """The acknowledger looks every few seconds, and most of the time nothing has moved."""
+    inspected = Inspected(stand)
+    inspected.apply(5, "write A=1")
+    first = inspected.look()
+
+    assert inspected.look() is first
+
+
+@pytest.mark.parametrize("what", ["drift", "damage", "down", "account", "rollback"])
+def test_whatever_speaks_against_it_is_seen_at_the_next_look(stand: Stand, what: str) -> None:
+    """Some of it is in no journal."""
+    inspected = Inspected(stand)
+    inspected.apply(5, "write A=1")
+    first = inspected.look()
+
+    if what == "drift":
+        Drifts(stand.journal).record("scribe", [Drift("A", "gone")])
+    elif what == "damage":
+        inspected.damage = "A is gone"
+    elif what == "down":
+        inspected.down = "nginx is not running"
+    elif what == "account":
+        inspected.tell("f1")
+    else:
+        stand.committer.roll_back(1, "by hand", ["nginx"])
+
+    assert inspected.look() != first
 
 
 def test_options_tell_apart_what_is_not_alike(stand: Stand) -> None:

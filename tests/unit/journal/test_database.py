@@ -213,3 +213,24 @@ def test_something_else_in_place_of_the_file_is_told(file: Path, make: Callable[
 
     with pytest.raises(JournalError, match="something else is where the journal should be"):
         Journal(file)
+
+
+@pytest.mark.parametrize("by", ["this process", "another", "a rescue of the deleted file"])
+def test_its_state_tells_whether_anything_was_written(file: Path, by: str) -> None:
+    """Reading leaves it as it is."""
+    with closing(Journal(file)) as journal:
+        Followed(journal).join("blacklist", "block")
+        before = journal.database.state()
+        Followed(journal).positions()
+        untouched = journal.database.state()
+
+        if by == "this process":
+            Followed(journal).join("blacklist", "allow")
+        elif by == "another":
+            write(file, "DELETE FROM followed")
+        else:
+            file.unlink()
+            journal.database.rescue()
+
+        assert untouched == before
+        assert journal.database.state() != before
