@@ -17,6 +17,7 @@
     │   ├── Untrusted          its signature, its publisher or its place is wrong: it is not applied
     │   ├── NoFleetKey         it is sealed with a fleet key that this node lacks: it waits for the key
     │   ├── LogLost            the log is older than what was read of it: it is written back first
+    │   ├── Overtaken          another message is the newest one: read it, and decide again
     │   └── Contended          others wrote first, again and again: nothing more of ours was written
     ├── BadKey                 a key, or the file that it is in, cannot be used, or must not be
     ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
@@ -132,6 +133,10 @@ class NoFleetKey(FleetError):
 
 class LogLost(FleetError):
     """The log in Consul is gone, or older than what was read of it: it must be written back first."""
+
+
+class Overtaken(FleetError):
+    """The newest message of the log is not the one that the writer had read: read it, and decide again."""
 
 
 class Contended(FleetError):

@@ -14,7 +14,7 @@ from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agentd.clock import unix_time
-from agentd.errors import BadDocument, Contended, FleetError, LogLost
+from agentd.errors import BadDocument, Contended, FleetError, LogLost, Overtaken
 from agentd.fleet.bodies import Bodies
 from agentd.fleet.envelope import LARGEST_BODY, Draft, Envelope
 from agentd.fleet.head import MOST_RECENT, FleetRecord, Head, Keep
@@ -194,6 +194,7 @@ class Writer(Mender):
         keep: Keep,
         due: Collection[str] | None = None,
         wrote: Callable[[Sequence[Envelope]], object] = lambda _: None,
+        newest: int | None = None,
     ) -> dict[str, Landed]:
         """Append drafts that are not in the log yet, in order; makes one attempt, with one transaction.
 
@@ -204,11 +205,13 @@ class Writer(Mender):
                 the log has to be forgotten first.
             due: IDs of some drafts; if all of these are in the log, nothing is written. None: all IDs.
             wrote: called with the messages that were written, in order, if there are any.
+            newest: write only if this is still the number of the newest message; 0 if there never was one.
 
         Returns:
             By ID, the drafts that are in the log now, whoever wrote them.
 
         Raises:
+            Overtaken: another message is the newest one, and nothing was written.
             Contended: another writer was faster; call again after a pause.
             LogLost: the log is older than what was read of it; see `Log.write_back`.
             BadDocument, NoFleetKey: a draft cannot be written.
@@ -220,6 +223,8 @@ class Writer(Mender):
         unseen = {one.id: one for one in drafts if found[one.id] is None}
         if due is not None and unseen.keys().isdisjoint(due):
             unseen = {}
+        if unseen and newest not in (None, head.newest):
+            raise Overtaken(f"the newest message of {name} is {head.newest}, no longer {newest}")
         messages = self._write(name, view, now, head, list(unseen.values()), keep) if unseen else []
         if messages:
             wrote(messages)

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from agentd.errors import BadDocument, ConsulUnavailable, Contended, FleetError, LogLost, UnknownFormat
+from agentd.errors import (
+    BadDocument,
+    ConsulUnavailable,
+    Contended,
+    FleetError,
+    LogLost,
+    Overtaken,
+    UnknownFormat,
+)
 from agentd.fleet.envelope import LARGEST_BODY, Draft
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.held import Held
@@ -65,6 +73,27 @@ def test_messages_are_numbered_by_the_clock_and_each_other(kv: ModelKV, log: Log
     (page,) = log.after(NAME, 0, log.head(NAME))
     assert [(one.num, one.prev) for one in page.messages] == [(first, 0), (first + 1, first)]
     assert KEYS.record in kv.found
+
+
+def test_of_two_that_follow_the_same_message_one_is_written(kv: ModelKV, log: Log) -> None:
+    """The other one is told, whether it comes later or at the same moment."""
+    first = log.append(NAME, [event(1)], keep="latest", newest=0)["e1"].num
+    late, slow = another(kv), another(kv)
+    kv.before_write = lambda: another(kv).append(NAME, [event(2)], keep="latest", newest=first)
+    with pytest.raises(Contended):
+        slow.append(NAME, [event(3)], keep="latest", newest=first)
+    for one in (slow, late):
+        with pytest.raises(Overtaken, match=f"no longer {first}"):
+            one.append(NAME, [event(3)], keep="latest", newest=first)
+    assert ids(kv)[-1] == "e2"
+
+
+def test_what_was_written_without_an_answer_is_not_overtaken_by_itself(kv: ModelKV, log: Log) -> None:
+    """The next attempt finds it in the log."""
+    kv.faults.append("after")
+    with pytest.raises(ConsulUnavailable):
+        log.append(NAME, [event(1)], keep="latest", newest=0)
+    assert not log.append(NAME, [event(1)], keep="latest", newest=0)["e1"].written
 
 
 def test_a_clock_that_went_back_does_not_matter(kv: ModelKV, log: Log) -> None:
