@@ -158,7 +158,11 @@ class Fleet:
         written = (*read_prefixes(self._keys), f"{self._keys.root}pruned/")
         return Relay(
             self._journal,
-            Log(LateKV(lambda: ConsulClient(self._home.impatient(PATIENCE))), self._keys),
+            Log(
+                LateKV(lambda: ConsulClient(self._home.impatient(PATIENCE))),
+                self._keys,
+                believes=self._gate.believes if self._gate.judges else None,
+            ),
             memory,
             self._give_provisionally,
             keep={one.name: "latest" if one.latest else "all" for one in self._kept.values()},

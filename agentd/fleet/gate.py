@@ -84,6 +84,14 @@ class Gate:
             self._keyring.body(verified)  # a payload that was sealed for another message is found out here
         return replace(message, signed_by=verified.publisher)
 
+    def believes(self, message: Envelope) -> bool:
+        """Whether `admit` takes the message. Raises BadKey, as that does."""
+        try:
+            self.admit(message)
+        except Untrusted:
+            return False
+        return True
+
     def _judged(self, message: Envelope) -> Verified | None:
         """The message as its publisher signed it; None if it counts without that. Raises as `admit` does."""
         if self._options is None:

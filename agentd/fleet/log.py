@@ -10,9 +10,10 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agentd.backoff import Backoff
+from agentd.clock import unix_time
 from agentd.errors import (
     ConsulRefused,
     ConsulUnavailable,
@@ -24,9 +25,13 @@ from agentd.errors import (
 from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.head import Head, Keep
 from agentd.fleet.held import Held, listing
-from agentd.fleet.kv import MOST_READS, cas, delete
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import KV, MOST_READS, cas, delete
 from agentd.fleet.mending import Found, Now
 from agentd.fleet.writer import Writer, fitting
+
+if TYPE_CHECKING:
+    from agentd.trust.keyring import Signer
 
 PATIENCE: Final = 20.0
 """Seconds for which a command keeps trying to write."""
@@ -35,7 +40,24 @@ _TRIES: Final = 50
 
 
 class Log(Writer):
-    """Reads, writes and repairs the log; see `Writer` and `Reader` for arguments and errors."""
+    """Reads, writes and repairs the log; see `Writer` and `Reader` for the other arguments and the errors.
+
+    Args:
+        believes: whether this node believes a message; None: it believes every one. A message that it does
+            not believe cannot keep one that it does out of the log by taking its number or its ID.
+    """
+
+    def __init__(
+        self,
+        kv: KV,
+        keys: Keys,
+        now: Callable[[], float] = unix_time,
+        *,
+        signer: Signer | None = None,
+        believes: Callable[[Envelope], bool] | None = None,
+    ) -> None:
+        super().__init__(kv, keys, now, signer=signer)
+        self._believes = believes
 
     def publish(
         self,
@@ -168,24 +190,40 @@ class Log(Writer):
         now = self._now(name, consistent=True)
         numbers = self.numbers(name, above=now.pruned.floor, consistent=True)
         known = {one.num for one in held.messages}
-        # Messages above the copy are read like any news.
-        late = [num for num in numbers if num <= held.head.newest and num not in known]
-        _, ids = self._there(name, late)
+        # Messages above the copy are read like any news; those in it only if they may be forged.
+        late = [num for num in numbers if num <= held.head.newest and (self._believes or num not in known)]
+        there, ids = self._there(name, late, self._squatters(held))
+        found = {*there, *(num for num in numbers if num not in late)}
         is_lost = (
             held.knows_more(now.head)
-            or bool(held.missing(now.head, set(numbers), ids, self._clock()))
+            or bool(held.missing(now.head, found, ids, self._clock()))
             or not self._is_believed(name, now)
         )
         return is_lost, now.head, ids
+
+    def _squatters(self, held: Held) -> Callable[[Envelope], bool]:
+        """Whether a message, which this node does not believe, has the number or ID of one that it holds."""
+        believes = self._believes
+        if believes is None:
+            return lambda _: False
+        numbers = {one.num: one for one in held.messages}
+        ids = {one.id: one for one in held.messages}
+
+        def squats(message: Envelope) -> bool:
+            rivals = filter(None, (numbers.get(message.num), ids.get(message.id)))
+            return any(one.raw != message.raw and believes(one) and not believes(message) for one in rivals)
+
+        return squats
 
     def _written_back(self, name: str, held: Held, body: Callable[[str], bytes | None]) -> int:
         done = 0
         refused: ConsulRefused | None = None
         ids: dict[str, int] = {}
         there: set[int] = set()
+        squats = self._squatters(held)
         for _ in range(len(held.messages) + _TRIES):
             now = self._now(name, consistent=True)
-            found = self._found(name, max(now.pruned.floor, held.head.floor), there)
+            found = self._found(name, max(now.pruned.floor, held.head.floor), there, squats)
             there, ids = set(found.numbers), ids | found.ids
             head = self._head_of(now, found) if now.index or now.pruned.floor or there else None
             marks = held.merged(head)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agentd.clock import unix_time
 from agentd.errors import BadDocument, FleetError, UnknownFormat
+from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import LAST, Head, Keep, parse_head
 from agentd.fleet.held import listing
 from agentd.fleet.keys import FAR, Keys
@@ -120,21 +121,33 @@ class Mender(Reader):
         stamp = int(self._clock() * 1000)
         return replace(head, mended=stamp + (before is not None and stamp == before.mended))
 
-    def _found(self, name: str, floor: int = 0, known: Collection[int] = ()) -> Found:
-        """The messages above the floor; the numbers in `known` are not read again."""
+    def _found(
+        self,
+        name: str,
+        floor: int = 0,
+        known: Collection[int] = (),
+        squats: Callable[[Envelope], bool] = lambda _: False,
+    ) -> Found:
+        """The messages above the floor; `known` numbers are not read again. For `squats` see `_there`."""
         listed = self.numbers(name, above=floor, upto=LAST, consistent=True)
-        there, ids = self._there(name, [num for num in listed if num not in known])
+        there, ids = self._there(name, [num for num in listed if num not in known], squats)
         found = {*there, *known}
         numbers = [num for num in listed if num in found]
         return Found(numbers, ids, frozenset(listed).difference(numbers))
 
-    def _there(self, name: str, numbers: Sequence[int]) -> tuple[list[int], dict[str, int]]:
-        """The numbers among these that have a message, and the IDs of those that can be read."""
+    def _there(
+        self, name: str, numbers: Sequence[int], squats: Callable[[Envelope], bool] = lambda _: False
+    ) -> tuple[list[int], dict[str, int]]:
+        """The numbers among these that have a message, and the IDs of those that can be read.
+
+        A message that squats on the place of another one has neither.
+        """
         there: list[int] = []
         ids: dict[str, int] = {}
         for reading in self.portions(name, numbers, consistent=True):
-            there += numbers_of(reading)
-            ids |= {one.id: one.num for one in reading.messages}
+            squatters = {one.num for one in reading.messages if squats(one)}
+            there += [num for num in numbers_of(reading) if num not in squatters]
+            ids |= {one.id: one.num for one in reading.messages if one.num not in squatters}
         return there, ids
 
     def _remember(self, name: str, pruned: Pruned, ids: Sequence[str], floor: int) -> list[Operation]:

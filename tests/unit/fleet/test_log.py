@@ -228,6 +228,44 @@ def test_an_older_snapshot_is_brought_up_to_date(kv: ModelKV, log: Log) -> None:
     assert ids(kv) == ["e0", "e1", "e2", "e3", "e4", "e5", "e7"]
 
 
+def doubting(kv: ModelKV) -> Log:
+    """A relay that believes what lb1 wrote and nothing else."""
+    return Log(kv, KEYS, lambda: NOW, believes=lambda message: message.publisher == "lb1")
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_forged_message_at_its_number_does_not_keep_a_message_out(kv: ModelKV, log: Log, at: int) -> None:
+    """Nobody believes what lies there, so the true one replaces it, the newest as well."""
+    fill(log, 3)
+    memory = held(kv)
+    true = memory.messages[at]
+    forged = draft().numbered(KEYS.fleet, NAME, true.num, true.prev)
+    kv.put(KEYS.message(NAME, true.num), forged.raw)
+    assert another(kv).write_back(NAME, memory, pause=no_pause) == 0
+    assert doubting(kv).write_back(NAME, memory, pause=no_pause) == 1
+    assert messages(kv) == memory.messages
+
+
+def test_a_forged_message_with_its_id_does_not_keep_a_message_out(kv: ModelKV, log: Log) -> None:
+    """It stays as what it is, a message that some nodes do not believe."""
+    fill(log, 3)
+    memory = held(kv)
+    kv.restore({})
+    another(kv).append(NAME, [replace(draft(), id="e1")], keep="all")
+    assert doubting(kv).write_back(NAME, memory, pause=no_pause) == 3
+    assert [one.id for one in messages(kv) if one.publisher == "lb1"] == ["e0", "e1", "e2"]
+
+
+def test_a_message_that_is_not_believed_protects_no_place(kv: ModelKV, log: Log) -> None:
+    """Neither rival is believed here, so which of them is there is not for this node to decide."""
+    fill(log, 3)
+    memory = held(kv)
+    memory = replace(memory, messages=[replace(one, publisher="lb2") for one in memory.messages])
+    forged = draft().numbered(KEYS.fleet, NAME, memory.messages[1].num, memory.messages[1].prev)
+    kv.put(KEYS.message(NAME, forged.num), forged.raw)
+    assert doubting(kv).write_back(NAME, memory, pause=no_pause) == 0
+
+
 def test_what_was_heard_again_meanwhile_is_not_written_back(kv: ModelKV, log: Log) -> None:
     """Each ID once, wherever it is now."""
     fill(log, 3)
