@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
-from agentd.commands import publish
+from agentd.commands.publication import Publication
 from agentd.commands.wait_for_fleet import FleetWait
 from agentd.watch.client import ConsulClient
 from tests.servers.acknowledgers import NAME, Acknowledgers, acknowledgers
@@ -97,7 +97,7 @@ def test_while_it_fires(run: Run, hang: Hang) -> None:
 
 def test_while_it_publishes(run: Run, hang: Hang) -> None:
     """The agent may get to it later."""
-    hang(publish._Publication, "_write", before=True)
+    hang(Publication, "write", before=True)
     assert "it may or may not have been published" in run("publish", NAME, "add 192.0.2.9")
 
 
