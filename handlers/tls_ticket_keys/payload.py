@@ -39,13 +39,24 @@ def read_key(payload: bytes) -> bytes:
         if _TEXT.issuperset(payload):
             raise PermanentError(f"not base64: {digest(payload)}; a key is base64 of 48 or 80 bytes")
         key = payload
-    if len(key) not in _SIZES:
-        raise PermanentError(f"the key is {len(key)} bytes long instead of 48 or 80 ({digest(payload)})")
-    if not _looks_random(key):
-        raise PermanentError(
-            f"the key is not random ({digest(payload)}): make one with openssl rand {len(key)} | base64"
-        )
+    if wrong := fault(key):
+        raise PermanentError(f"{wrong} ({digest(payload)}): make one with openssl rand 80 | base64")
     return key
+
+
+def fault(key: bytes) -> str:
+    """What is wrong with the bytes of a key; "" if nothing is."""
+    if len(key) not in _SIZES:
+        return f"the key is {len(key)} bytes long instead of 48 or 80"
+    return "" if _looks_random(key) else "the key is not random"
+
+
+def is_document(payload: bytes) -> bool:
+    """Whether it is the fleet's ring (see `document`) rather than a key.
+
+    No base64 begins like this, and no random bytes are text.
+    """
+    return payload.startswith(b"{") and _TEXT.issuperset(payload)
 
 
 def _decode(text: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentd.handler import PermanentError
-from handlers.tls_ticket_keys.payload import read_key
+from handlers.tls_ticket_keys.payload import is_document, read_key
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
@@ -95,3 +95,12 @@ def test_a_refusal_gives_nothing_away(secret: bytes) -> None:
 
     message = str(refused.value)
     assert not any(text[at : at + 12].decode() in message for at in range(len(text) - 11))
+
+
+def test_a_document_is_told_from_a_key() -> None:
+    """Also from a random key that happens to begin like one."""
+    unlucky = b"{" + KEY80[1:]
+
+    assert is_document(b'{"v":1}\n')
+    assert not any(is_document(one) for one in (unlucky, base64.b64encode(KEY80), b"", b"[1]"))
+    assert read_key(unlucky) == unlucky
