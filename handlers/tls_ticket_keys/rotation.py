@@ -1,0 +1,295 @@
+"""The rotation of a fleet's ticket keys: which document follows the newest one, or what it waits for.
+
+Pure: time, keys, and what the nodes acknowledge are arguments. Whoever has the fleet's keys may take the next
+step, because a document is published only if the one that it follows from is still the newest.
+
+    IDLE      due, asked for or rung -> STAGED: every node can decrypt with the next key
+    STAGED    confirmed by all       -> PROMOTED: the next key encrypts
+    PROMOTED  confirmed by all       -> IDLE; the former key counts as demoted from now on
+    IDLE      a demoted key is over  -> IDLE without it
+    any       revoked                -> PROMOTED with one new key alone
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple, TypeAlias
+
+from handlers.tls_ticket_keys.document import Document, key_digest
+
+SESSION_TIMEOUT: Final = 300
+"""Seconds for which nginx lets a session be resumed, unless its files say otherwise."""
+MARGIN: Final = 900
+"""Seconds for which a key stays longer than any session, in case clocks are wrong."""
+OVERDUE: Final = 3600.0
+"""Seconds after which a rotation that waits is an alarm."""
+BELL_PAUSE: Final = 60.0
+"""Seconds after a rotation in which events do not begin another."""
+
+Bell: TypeAlias = tuple[int, str]
+"""Lamport time and ID of an event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that takes the name.
+
+    Attributes:
+        name: of the node.
+        live: the number of the message in force there, as proved; 0 if none is.
+        waits: why a newer one is not in force yet.
+        session_timeout: seconds for which it lets a session be resumed; None if unknown.
+        most: how many keys it can hold; None for any number.
+    """
+
+    name: str
+    live: int = 0
+    waits: str = ""
+    session_timeout: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was read of the fleet, at one moment.
+
+    Attributes:
+        newest: the number of the log's newest message, whoever wrote it; 0 if there never was one.
+        num: the number of the newest document; 0 if there is none.
+        document: that document; None if there is none.
+        nodes: the nodes that take the name.
+        now: unix seconds.
+    """
+
+    newest: int
+    num: int
+    document: Document | None
+    nodes: Sequence[Node]
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How keys are rotated.
+
+    Attributes:
+        every: seconds between two rotations.
+        keep: how many keys a node keeps besides the newest.
+        proceed: whether a node that blocks for longer than `OVERDUE` is passed over.
+        adopts: whether every new key comes with an event, because some nodes know no other way yet.
+    """
+
+    every: float = 43_200.0
+    keep: int = 12
+    proceed: bool = False
+    adopts: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is asked for.
+
+    Attributes:
+        key: the new key, if one is needed.
+        begin: whether to begin although it is not due.
+        revoke: whether to replace all keys at once.
+        without: nodes that are not waited for.
+        bell: the newest event of the name; None if none was heard.
+        adopted: whether `key` came with that event.
+        frozen: why nothing new may begin; "" if it may.
+    """
+
+    key: bytes = field(repr=False)
+    begin: bool = False
+    revoke: bool = False
+    without: frozenset[str] = frozenset()
+    bell: Bell | None = None
+    adopted: bool = False
+    frozen: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """The next document, and what it does in a few words."""
+
+    document: Document
+    does: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The rotation cannot go on.
+
+    Attributes:
+        reason: why.
+        since: unix seconds since when; None if that is unknown.
+        nodes: the nodes that it waits for.
+    """
+
+    reason: str
+    since: float | None = None
+    nodes: tuple[Node, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """There is nothing to do, until `until` (unix seconds; None if unknown)."""
+
+    until: float | None = None
+
+
+Step: TypeAlias = Publish | Wait | Rest
+
+
+def step(seen: Seen, policy: Policy, wish: Wish) -> Step:
+    """The next step."""
+    document = seen.document
+    if wish.revoke and not (document and document.ring == (wish.key,)):
+        return _unready(seen) or Publish(_revoked(seen, wish), "replace all keys")
+    if document is None or document.phase == "idle":
+        return _idle(seen, policy, wish)
+    return _unready(seen) or _under_way(document, seen, policy, wish)
+
+
+def _unready(seen: Seen) -> Wait | None:
+    """Why nothing may follow from what was read."""
+    if not seen.nodes:
+        return Wait("no node of the fleet acknowledges this name")
+    highest = max(one.live for one in seen.nodes)
+    if seen.newest < highest:
+        return Wait(
+            f"the log is older than what nodes have in force ({highest}): waiting until they write it back"
+        )
+    return None
+
+
+# ---------------------------------------------------------------- idle
+
+
+def _idle(seen: Seen, policy: Policy, wish: Wish) -> Step:
+    document = seen.document
+    over = _over(seen)
+    if document is not None and over:
+        ring = tuple(key for key in document.ring if key not in over)
+        return _unready(seen) or Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
+    due = _due(seen, policy, wish)
+    if due > seen.now:
+        return Rest(None if due == math.inf else due)
+    return _hindered(seen, policy, wish, due) or Publish(_staged(seen, wish), "stage a new key")
+
+
+def _due(seen: Seen, policy: Policy, wish: Wish) -> float:
+    """When the next rotation begins."""
+    document = seen.document
+    if policy.adopts:
+        return seen.now if wish.adopted and _is_rung(document, wish) else math.inf
+    if wish.begin or document is None:
+        return seen.now
+    dues = [document.promoted + policy.every] if document.promoted is not None else [seen.now]
+    if _is_rung(document, wish):
+        dues.append(document.since + BELL_PAUSE)
+    return min(dues)
+
+
+def _is_rung(document: Document | None, wish: Wish) -> bool:
+    """Whether an event was heard that no rotation has answered yet."""
+    if document is not None and wish.adopted and wish.key in document.ring:
+        return False
+    return wish.bell is not None and (document is None or (document.bell or (0, "")) < wish.bell)
+
+
+def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None:
+    """Why a rotation that is due cannot begin."""
+    since = min(due, seen.now)
+    if wish.frozen:
+        return Wait(wish.frozen, since)
+    if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy)).keys:
+        return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since)
+    return _unready(seen)
+
+
+class _Room(NamedTuple):
+    keys: int
+    whose: str
+
+
+def _room(seen: Seen, policy: Policy) -> _Room:
+    """How many keys a ring can have with the next one, and what limits it."""
+    rooms = [_Room(one.most, f"{one.name} can hold") for one in seen.nodes if one.most is not None]
+    return min([_Room(policy.keep + 1, "`keep` allows"), *rooms])
+
+
+def _free(seen: Seen) -> str:
+    """When the oldest key leaves a full ring."""
+    document = seen.document
+    ends = [_ends(document, key, seen.nodes) for key in document.ring[1:]] if document else []
+    return f"; the oldest leaves in {max(0.0, min(ends) - seen.now) / 60:.0f} min" if ends else ""
+
+
+def _over(seen: Seen) -> list[bytes]:
+    """The keys that no session needs any more."""
+    if seen.document is None:
+        return []
+    return [key for key in seen.document.ring[1:] if _ends(seen.document, key, seen.nodes) <= seen.now]
+
+
+def _ends(document: Document, key: bytes, nodes: Sequence[Node]) -> float:
+    """When a key is no longer needed: each session begun with it is over by then, whatever clock counted."""
+    timeouts = (one.session_timeout for one in nodes)
+    longest = max((SESSION_TIMEOUT if one is None else one for one in timeouts), default=SESSION_TIMEOUT)
+    return document.demoted.get(key_digest(key), document.since) + longest + MARGIN
+
+
+# ---------------------------------------------------------------- under way
+
+
+def _under_way(document: Document, seen: Seen, policy: Policy, wish: Wish) -> Step:
+    without = wish.without.union(document.without)
+    waiting = [one for one in seen.nodes if one.name not in without and one.live < seen.num]
+    if waiting and policy.proceed and seen.now - document.since >= OVERDUE:
+        without |= {one.name for one in waiting}
+        waiting = []
+    if waiting:
+        return Wait(f"{document.phase} is not in force everywhere", document.since, tuple(waiting))
+    if all(one.live < seen.num for one in seen.nodes):
+        return Wait("no node is left that could confirm", document.since, tuple(seen.nodes))
+    left_out = tuple(sorted(without.intersection(one.name for one in seen.nodes if one.live < seen.num)))
+    made = replace(document, since=int(seen.now), without=tuple(sorted({*left_out, *document.without})))
+    if document.phase == "staged":
+        assert document.next is not None  # noqa: S101 (parsing refuses it otherwise)
+        return Publish(_promoted(made, document.next), "encrypt with it")
+    return Publish(_confirmed(made), "confirm")
+
+
+def _staged(seen: Seen, wish: Wish) -> Document:
+    document, since = seen.document, int(seen.now)
+    if document is None:
+        return Document("staged", (), since=since, next=wish.key, bell=wish.bell)
+    # Whoever begins by hand also begins a new count: Lamport times start over in a rebuilt cluster.
+    newest = max(filter(None, (document.bell, wish.bell)), default=None)
+    bell = wish.bell if wish.begin and wish.bell else newest
+    return replace(document, phase="staged", since=since, next=wish.key, bell=bell, without=())
+
+
+def _promoted(document: Document, key: bytes) -> Document:
+    ring = (key, *document.ring)
+    return replace(document, phase="promoted", ring=ring, next=None, promoted=document.since)
+
+
+def _confirmed(document: Document) -> Document:
+    former = {key_digest(key): document.since for key in document.ring[1:2]}
+    return replace(document, phase="idle", demoted={**document.demoted, **former})
+
+
+def _revoked(seen: Seen, wish: Wish) -> Document:
+    since = int(seen.now)
+    bell = wish.bell or (seen.document.bell if seen.document else None)
+    return Document("promoted", (wish.key,), since=since, promoted=since, bell=bell, revoked=since)
+
+
+def _with_ring(document: Document, ring: tuple[bytes, ...]) -> Document:
+    kept = {key_digest(key) for key in ring}
+    demoted = {name: at for name, at in document.demoted.items() if name in kept}
+    return replace(document, ring=ring, demoted=demoted)
