@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentd.commands.wait_for_fleet import tally
+from agentd.commands.fleet_tally import tally
 from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.census import Census
 from agentd.fleet.keys import Keys

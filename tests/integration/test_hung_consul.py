@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agentd.cli import main
+from agentd.commands.fleet_watch import FleetWatch
 from agentd.commands.publication import Publication
 from agentd.commands.wait_for_fleet import FleetWait
 from agentd.watch.client import ConsulClient
@@ -110,5 +111,5 @@ def test_once_it_is_out(run: Run, hang: Hang, command: str, method: str) -> None
 
 def test_while_it_waits_for_the_nodes(run: Run, hang: Hang) -> None:
     """In the middle of a blocking query, or between two."""
-    hang(FleetWait, "_members", before=False)
+    hang(FleetWatch, "members", before=False)
     assert "which nodes have applied the message is not known" in run("publish", NAME, "add 192.0.2.9")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.commands.wait_for_fleet import Tally, percentage, tally
+from agentd.commands.fleet_tally import Tally, tally
+from agentd.commands.wait_for_fleet import percentage
 from agentd.fleet.acknowledgement import Acknowledgement, Name, Tried
 from agentd.fleet.standing import Member, Newest, Progress
 
