@@ -1,4 +1,4 @@
-"""Rotates TLS session ticket keys: an event or a key in Consul's KV store brings a new one for nginx's ring.
+"""Rotates TLS session ticket keys: as the fleet's document says, or by single keys from events or Consul KV.
 
 Owns `tickets/` in the tree: one file of mode 0600 per key, and the include that names them, the encrypting
 key first. Secrets are in those files and nowhere else: not in the store, the log or a message.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 from pydantic import Field, field_validator
@@ -16,6 +17,7 @@ from pydantic import Field, field_validator
 from agentd.handler import (
     Change,
     Context,
+    Drift,
     Duration,
     Event,
     Handler,
@@ -26,8 +28,10 @@ from agentd.handler import (
     digest,
 )
 from agentd.nginx.probe import Probe
+from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_removal, path_of, take
+from handlers.tls_ticket_keys.document import Document
 from handlers.tls_ticket_keys.listeners import Listeners
-from handlers.tls_ticket_keys.payload import NAME_SIZE, read_key
+from handlers.tls_ticket_keys.payload import NAME_SIZE, is_document, read_key
 from handlers.tls_ticket_keys.ring import (
     UNCOUNTED,
     Order,
@@ -43,17 +47,20 @@ from handlers.tls_ticket_keys.session_timeout import longest
 _DIRECTORY: Final = "tickets/"
 _INCLUDE: Final = "tickets/tickets.conf"
 _FINGERPRINT: Final = 32  # hex digits
-_MOST_REPORTED: Final = 13  # keys: as many as the ring holds by default
+_MOST_REPORTED: Final = 16  # keys: more than the ring holds by default
 _BEFORE_EVERY_EVENT: Final[Order] = (UNCOUNTED, 0, "")
 
 
 class TicketKeys(Handler):
     """Keeps the ring of TLS session ticket keys: a new key first decrypts, then encrypts, then retires.
 
-    Events are ordered by Lamport time and ID, KV keys by ModifyIndex and path, messages of the fleet's log by
-    number. Keys of the first two cannot be compared, so a configured handler should be fed from only one of
-    them. Both begin again when Consul's data is lost; a new epoch begins then, and its keys are newer than
-    all before.
+    In a fleet that coordinates its rotation (`agentd rotate-tickets`), a document in the fleet's log says
+    which keys the ring has and which one encrypts; this node's own clock promotes none then.
+
+    Otherwise single keys are ordered: events by Lamport time and ID, KV keys by ModifyIndex and path,
+    messages of the fleet's log by number. Keys of the first two cannot be compared, so a configured handler
+    should be fed from only one of them. Both begin again when Consul's data is lost; a new epoch begins then,
+    and its keys are newer than all before.
     """
 
     secret_payload: ClassVar[bool] = True
@@ -114,20 +121,16 @@ class TicketKeys(Handler):
         return self.options.retire_after
 
     def initial(self, context: Context) -> None:
-        """Create a random key if there is none, so that nginx starts, and sessions survive reloads."""
-        ring = _load(context)
-        if ring:
-            self._stage(settle(ring, context.now, self._schedule), context)
-        else:
-            self._add(secrets.token_bytes(80), _BEFORE_EVERY_EVENT, context)
+        """Create a random key if none can encrypt, so that nginx starts, and sessions survive reloads."""
+        self._stage(self._arranged(_load(context), context), context)
 
     def handle(self, change: Change, context: Context) -> None:
-        """Add the key that the change brings; a deleted KV key neither adds nor removes one."""
+        """Take the document or add the key that the change brings; a deleted KV key changes nothing."""
         if isinstance(change, Event):
-            epoch, ltime, identity = change.order
-            if change.undated and any(_BEFORE_EVERY_EVENT < key.order < (0,) for key in _load(context)):
-                epoch = UNCOUNTED  # the ring was made by an earlier agentd, perhaps with this key in it
-            self._add(read_key(change.payload), (epoch, ltime, identity), context)
+            if is_document(change.payload):
+                self._take(change, context)
+            else:
+                self._hear(change, context)
         elif isinstance(change, KeyState):
             if change.value is not None:
                 self._add(read_key(change.value), change.order, context)
@@ -139,47 +142,98 @@ class TicketKeys(Handler):
     def due(self, now: float, context: Context) -> float | None:
         """Promote and retire the keys that are due."""
         before = _load(context)
-        ring = settle(before, now, self._schedule)
-        if ring != before:
+        ring = self._ordered(before, now, context)
+        if ring and ring != before:
             self._stage(ring, context)
-        return next_step(ring, self._schedule)
+        taken = _taken(context)
+        return next_removal(ring, taken, self._schedule) if taken else next_step(ring, self._schedule)
 
     def verify(self, context: Context) -> Verdict:
-        """Ask nginx, on its own listeners, whether the ring's first key encrypts."""
-        names = [bytes.fromhex(key.name) for key in _load(context)]
+        """Ask nginx, on its own listeners, whether the ring's first key encrypts; and look for lost keys."""
+        ring = _load(context)
+        if not ring:
+            return Verdict()
+        names = [bytes.fromhex(key.name) for key in ring]
         tree = (context.nginx.conf.parent / context.files.reference(_INCLUDE)).parents[1]
-        return self._listeners.verdict(names, tree, context.nginx) if names else Verdict()
+        found = self._listeners.verdict(names, tree, context.nginx)
+        return replace(found, drift=(*_lost_keys(ring, _taken(context)), *found.drift))
 
     def fingerprint(self, context: Context) -> str:
-        """Of the key that encrypts, and those that will.
+        """Of the document's keys; without one, of the key that encrypts, and those that will.
 
-        Older ones differ: each node made one at its first start, and a joiner never gets those before it.
+        Others differ: each node made one at its first start, and a joiner never gets those before it.
         """
-        ring = _load(context)
-        names = "".join(f"{key.path}\n" for key in ring if key.order >= ring[0].order)
+        ring, taken = _load(context), _taken(context)
+        if taken:
+            same = [key for key in ring if key.path in taken.paths]
+        else:
+            same = [key for key in ring if key.order >= ring[0].order]
+        names = "".join(f"{key.path}\n" for key in same)
         return hashlib.sha256(names.encode()).hexdigest()[:_FINGERPRINT]
 
     def report(self, context: Context) -> Mapping[str, Any]:
         """The ring, the encrypting key first: each key by a digest, and the times of what became of it.
 
-        And for how many seconds nginx lets a session be resumed, if its files say so.
+        And for how many seconds nginx lets a session be resumed, if its files say so; and the phase of the
+        fleet's rotation.
         """
-        ring = [key.report() for key in _load(context)[:_MOST_REPORTED]]
+        ring, taken = [key.report() for key in _load(context)[:_MOST_REPORTED]], _taken(context)
         timeout = longest(context.nginx.conf)
-        return {"ring": ring} | ({} if timeout is None else {"session_timeout": timeout})
+        told = {"session_timeout": timeout, "rotation": taken.report() if taken else None}
+        return {"ring": ring} | {name: one for name, one in told.items() if one is not None}
+
+    def _take(self, event: Event, context: Context) -> None:
+        """Take the document of the newest message; an older one never applies."""
+        if event.message is None:
+            raise PermanentError("a document of ticket keys comes only through the fleet's log")
+        document, num, before = Document.parse(event.payload), event.message.num, _taken(context)
+        if before and num < before.num:
+            context.log.info("ticket_document.too_old", num=num, newest=before.num)
+            return
+        ring = take(_load(context), before, num, document, context.now)
+        for secret in document.keys:
+            context.files.write(path_of(secret), secret, mode=0o600, secret=True)
+        context.store["document"] = Taken.of(num, document).to_json()
+        self._stage(self._arranged(ring, context), context)
+
+    def _hear(self, event: Event, context: Context) -> None:
+        """Add a single key; while the fleet has a document, one that was only heard never encrypts."""
+        secret, (epoch, ltime, identity) = read_key(event.payload), event.order
+        if event.message and _taken(context):
+            raise PermanentError(
+                "the fleet's ring of ticket keys is coordinated, so no single key is taken from the log:"
+                " begin a rotation with `agentd rotate-tickets`"
+            )
+        if event.undated and any(_BEFORE_EVERY_EVENT < key.order < (0,) for key in _load(context)):
+            epoch = UNCOUNTED  # the ring was made by an earlier agentd, perhaps with this key in it
+        self._add(secret, (epoch, ltime, identity), context)
 
     def _add(self, secret: bytes, order: Order, context: Context) -> None:
-        path = f"{_DIRECTORY}{hashlib.sha256(secret).hexdigest()[:16]}.key"
-        key = TicketKey(order, secret[:NAME_SIZE].hex(), path, context.now)
+        key = _key(secret, order, context.now)
+        if _taken(context):
+            key = replace(key, demoted=context.now)
         try:
-            ring = settle(admit(_load(context), key), context.now, self._schedule)
+            ring = self._arranged(admit(_load(context), key), context)
         except ValueError as error:
             raise PermanentError(f"the key ({digest(secret)}) is refused: {error}") from error
-        if path in {kept.path for kept in ring}:
-            context.files.write(path, secret, mode=0o600, secret=True)
+        if key.path in {kept.path for kept in ring}:
+            context.files.write(key.path, secret, mode=0o600, secret=True)
         else:
             context.log.info("ticket_key.too_old", key=digest(secret), keep=self.options.keep)
         self._stage(ring, context)
+
+    def _arranged(self, ring: Ring, context: Context) -> Ring:
+        """The ring in order; with a new key if none may encrypt."""
+        if found := self._ordered(ring, context.now, context):
+            return found
+        secret = secrets.token_bytes(80)
+        made = _key(secret, _BEFORE_EVERY_EVENT, context.now)
+        context.files.write(made.path, secret, mode=0o600, secret=True)
+        return self._ordered((*ring, made), context.now, context)
+
+    def _ordered(self, ring: Ring, now: float, context: Context) -> Ring:
+        taken = _taken(context)
+        return follow(ring, taken, now, self._schedule) if taken else settle(ring, now, self._schedule)
 
     def _stage(self, ring: Ring, context: Context) -> None:
         wanted = {_INCLUDE, *(key.path for key in ring)}
@@ -192,14 +246,48 @@ class TicketKeys(Handler):
         lines = (f"ssl_session_ticket_key {context.files.reference(key.path)};\n" for key in ring)
         context.files.write(_INCLUDE, "".join(lines).encode())
         context.store["ring"] = [key.to_json() for key in ring]
-        context.store["status"] = [
-            {"part": "encrypting key" if key is ring[0] else f"key {place}", "since": key.received}
-            for place, key in enumerate(ring, 1)
-        ]
+        taken = _taken(context)
+        context.store["status"] = _status(ring, taken)
         context.store["gauges"] = {
             "tls_ticket_key_promoted_timestamp_seconds": ring[0].promoted,
+            "tls_ticket_key_oldest_timestamp_seconds": min(key.received for key in ring),
             "tls_ticket_keys": len(ring),
-        }
+        } | (taken.gauges() if taken else {})
+
+
+def _status(ring: Ring, taken: Taken | None) -> list[dict[str, Any]]:
+    keys = [{"part": _part(key, place, taken), "since": key.received} for place, key in enumerate(ring, 1)]
+    if taken is None:
+        return keys
+    return [{"part": f"rotation ({taken.phase})", "since": taken.since}, *keys]
+
+
+def _part(key: TicketKey, place: int, taken: Taken | None) -> str:
+    if place == 1:
+        return "encrypting key"
+    if taken and key.path == taken.next:
+        return "next key"
+    return f"key {place}" if taken is None or key.path in taken.paths else f"key {place} (this node's own)"
+
+
+def _lost_keys(ring: Ring, taken: Taken | None) -> list[Drift]:
+    if taken is None or not (missing := lost(ring, taken)):
+        return []
+    reason = (
+        f"{missing} of the {len(taken.paths)} keys of the fleet's document {taken.num} are lost on this node:"
+        " `agentd replay` the newest change of this handler, or wait for the next document"
+    )
+    return [Drift("ticket keys", reason)]
+
+
+def _key(secret: bytes, order: Order, now: float) -> TicketKey:
+    return TicketKey(order, secret[:NAME_SIZE].hex(), path_of(secret), now)
+
+
+def _taken(context: Context) -> Taken | None:
+    """The document that is in force here."""
+    stored = context.store.get("document")
+    return Taken.from_json(stored) if stored else None
 
 
 def _load(context: Context) -> Ring:

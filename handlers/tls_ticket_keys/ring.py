@@ -112,7 +112,7 @@ def admit(ring: Ring, key: TicketKey) -> Ring:
 
 def settle(ring: Ring, now: float, schedule: Schedule) -> Ring:
     """Promote, demote and remove what is due at `now`, and put the ring in order."""
-    newest_first = sorted((_not_after(key, now) for key in ring), key=lambda key: key.order, reverse=True)
+    newest_first = sorted((not_after(key, now) for key in ring), key=lambda key: key.order, reverse=True)
     if not newest_first:
         return ()
     ripe = (key for key in newest_first if _ripe_at(key, schedule) <= now)
@@ -154,7 +154,7 @@ def _over(key: TicketKey, now: float, schedule: Schedule) -> bool:
     return key.demoted is not None and key.demoted + schedule.retire_after <= now
 
 
-def _not_after(key: TicketKey, now: float) -> TicketKey:
+def not_after(key: TicketKey, now: float) -> TicketKey:
     """The clock may have been set back: a time in the future would delay the key by that long."""
     promoted, demoted = (None if at is None else min(at, now) for at in (key.promoted, key.demoted))
     return replace(key, received=min(key.received, now), promoted=promoted, demoted=demoted)

@@ -283,6 +283,7 @@ def test_gauges() -> None:
     assert len(node.store["status"]) == len(node.store["ring"])
     assert node.store["gauges"] == {
         "tls_ticket_key_promoted_timestamp_seconds": node.now,
+        "tls_ticket_key_oldest_timestamp_seconds": node.now - 10,
         "tls_ticket_keys": 2,
     }
 

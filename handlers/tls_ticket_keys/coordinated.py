@@ -1,0 +1,155 @@
+"""The ring of a node in a fleet that coordinates it: exactly the document's keys, and those it had before.
+
+Pure functions, like `ring`. Nothing is promoted here by a clock: the document says which key encrypts. Keys
+that no document has are foreign; they only decrypt, and leave in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final
+
+from agentd.handler import LOG_EPOCH
+from handlers.tls_ticket_keys.document import Document, key_digest
+from handlers.tls_ticket_keys.payload import NAME_SIZE
+from handlers.tls_ticket_keys.ring import UNCOUNTED, Order, Ring, Schedule, TicketKey, not_after
+
+SLACK: Final = 900.0
+"""Seconds by which a node's clock and the coordinator's may differ."""
+
+_NEXT: Final[Order] = (UNCOUNTED, -1, "")
+_PHASES: Final = ("idle", "staged", "promoted")
+
+
+def path_of(secret: bytes) -> str:
+    """The key's file in the tree."""
+    return f"tickets/{key_digest(secret)}.key"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a node remembers of the document that is in force on it: no secret. Times are unix seconds.
+
+    Attributes:
+        num: the number of its message.
+        phase: see `Document`.
+        since: when the phase began, by the coordinator's clock.
+        ring: the files of its ring.
+        next: the file of the key that is only to decrypt yet, or None.
+        revoked: when the keys before were revoked, or None.
+    """
+
+    num: int
+    phase: str
+    since: int
+    ring: tuple[str, ...]
+    next: str | None = None
+    revoked: int | None = None
+
+    @classmethod
+    def of(cls, num: int, document: Document) -> Taken:
+        """That of a document."""
+        following = None if document.next is None else path_of(document.next)
+        ring = tuple(map(path_of, document.ring))
+        return cls(num, document.phase, document.since, ring, following, document.revoked)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Taken:
+        """The inverse of `to_json`."""
+        return cls(**value | {"ring": tuple(value["ring"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is in the store."""
+        return asdict(self)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The files of all its keys."""
+        return self.ring if self.next is None else (*self.ring, self.next)
+
+    def report(self) -> dict[str, Any]:
+        """What the fleet may know."""
+        return {"phase": self.phase, "since": self.since, "num": self.num}
+
+    def gauges(self) -> dict[str, float]:
+        """For an alarm if a rotation does not go on: 0 is idle, 1 staged, 2 promoted."""
+        return {
+            "tls_ticket_rotation_phase": _PHASES.index(self.phase),
+            "tls_ticket_rotation_since_timestamp_seconds": self.since,
+        }
+
+
+def take(ring: Ring, before: Taken | None, num: int, document: Document, now: float) -> Ring:
+    """The ring with the document's keys instead of those of the document before; `follow` puts it in order.
+
+    The first document of all has an empty ring, and takes no key away: it might be the one that encrypts.
+    """
+    taken = Taken.of(num, document)
+    left = before.paths if before and taken.ring else ()
+    names = {secret[:NAME_SIZE].hex() for secret in document.keys}
+    others = [
+        key for key in ring if key.path not in (*taken.paths, *left) and key.name not in names
+    ]  # a ticket finds its key by name
+    held = {key.path: key for key in ring}
+    orders = _orders(taken)
+    added = [
+        replace(held[path], order=orders[path])
+        if (path := path_of(secret)) in held
+        else TicketKey(orders[path], secret[:NAME_SIZE].hex(), path, now)
+        for secret in document.keys
+    ]
+    return (*others, *added)
+
+
+def follow(ring: Ring, taken: Taken, now: float, schedule: Schedule) -> Ring:
+    """Put the ring in order: the document's ring, `next`, the foreign keys; remove what is due at `now`.
+
+    If the document's ring is empty, or all of its keys are lost, the foreign key that encrypted goes on. The
+    result is empty if there is none: then a new one has to be added.
+    """
+    held = {key.path: not_after(key, now) for key in ring}
+    fleet = [held[path] for path in taken.ring if path in held]
+    following = [held[path] for path in (taken.next,) if path in held]
+    foreign = [key for path, key in held.items() if path not in taken.paths]
+    encrypting = next(iter(fleet or [key for key in foreign if key.demoted is None]), None)
+    if encrypting is None:
+        return ()
+    others = [_demoted(key, now) for key in foreign if key is not encrypting]
+    staying = [key for key in others if not _over(key, taken, now, schedule)]
+    staying.sort(key=lambda key: key.order, reverse=True)
+    promoted = now if encrypting.promoted is None else encrypting.promoted
+    return (
+        replace(encrypting, promoted=promoted, demoted=None),
+        *(_demoted(key, now) for key in fleet[1:]),
+        *(replace(key, promoted=None, demoted=None) for key in following),
+        *staying[: schedule.keep],
+    )
+
+
+def next_removal(ring: Ring, taken: Taken, schedule: Schedule) -> float | None:
+    """When `follow` next has something to do, in unix seconds, or None."""
+    foreign = (key for key in ring if key.path not in taken.paths)
+    return min(
+        (key.demoted + schedule.retire_after for key in foreign if key.demoted is not None), default=None
+    )
+
+
+def lost(ring: Ring, taken: Taken) -> int:
+    """How many of the document's keys this node does not have."""
+    return len(set(taken.paths) - {key.path for key in ring})
+
+
+def _orders(taken: Taken) -> dict[str, Order]:
+    """Such that also an agentd that knows no documents encrypts with the first key, and promotes none."""
+    size = len(taken.ring)
+    places = {path: (LOG_EPOCH, taken.num, f"{size - at:03}") for at, path in enumerate(taken.ring)}
+    return places if taken.next is None else places | {taken.next: _NEXT}
+
+
+def _demoted(key: TicketKey, now: float) -> TicketKey:
+    return replace(key, demoted=now if key.demoted is None else key.demoted)
+
+
+def _over(key: TicketKey, taken: Taken, now: float, schedule: Schedule) -> bool:
+    revoked = taken.revoked is not None and key.received <= taken.revoked + SLACK
+    return revoked or (key.demoted is not None and key.demoted + schedule.retire_after <= now)
