@@ -18,6 +18,8 @@
     │   ├── NoFleetKey         it is sealed with a fleet key that this node lacks: it waits for the key
     │   ├── LogLost            the log is older than what was read of it: it is written back first
     │   ├── Overtaken          another message is the newest one: read it, and decide again
+    │   ├── RolloutOpen        a rollout is open: nothing else is published until it is released or aborted
+    │   ├── RolloutOver        the rollout that is to be ended is not open
     │   └── Contended          others wrote first, again and again: nothing more of ours was written
     ├── BadKey                 a key, or the file that it is in, cannot be used, or must not be
     ├── ExchangeError          no complete HTTP answer; its subclasses say why (`http.py`)
@@ -137,6 +139,14 @@ class LogLost(FleetError):
 
 class Overtaken(FleetError):
     """The newest message of the log is not the one that the writer had read: read it, and decide again."""
+
+
+class RolloutOpen(FleetError):
+    """A rollout of the name is open: nothing else is published until it is released or aborted."""
+
+
+class RolloutOver(FleetError):
+    """The rollout is not open any more: another message has replaced it, or ended it."""
 
 
 class Contended(FleetError):

@@ -12,12 +12,13 @@ import base64
 import hashlib
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from agentd.errors import BadDocument, UnknownFormat
 from agentd.fleet.document import check_shape, is_text, is_time, optional, read_document, render_document
 from agentd.fleet.keys import Keys, is_fleet, is_kept_name, is_number, is_sha256
+from agentd.fleet.rollout import SHAPE, Admission, Role, parse_fields, write_fields
 from agentd.watch.shapes import is_base64
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ LARGEST_ENVELOPE: Final = 64 * 1024
 """Most bytes of an encoded message."""
 
 Kind = Literal["payload", "admit", "release", "abort", "freeze"]
-"""The kind of message: a payload for handlers, or an instruction about earlier messages."""
+"""The kind of message: a payload, a step of a rollout (all of which carry a payload as well), or a freeze."""
 Via = Literal["event", "publish", "again"]
 """How a message got into the log: from an event, by `agentd publish`, or by `agentd publish --again`."""
 
@@ -77,6 +78,7 @@ _SHAPE: Final = {
     "body": optional(_is_body),
     "sha256": optional(is_sha256),
     "size": optional(lambda value: type(value) is int and LARGEST_BODY < value <= LARGEST),
+    **SHAPE,
 }
 
 
@@ -96,6 +98,9 @@ class Draft:
         snapshot: whether it replaces all messages before it.
         kind: the kind of message.
         sealed: whether its payload is encrypted for the fleet; then it has at most `LARGEST_BODY` bytes.
+        rollout: the ID of the rollout that it opens, widens, ends or aborts; "" if it belongs to none.
+        admission: whom it admits, if it is an `admit`; otherwise None.
+        restores: the number of the message whose payload it brings back, if it is an `abort`; otherwise 0.
     """
 
     body: bytes = field(repr=False)
@@ -111,6 +116,9 @@ class Draft:
     snapshot: bool = False
     kind: Kind = "payload"
     sealed: bool = False
+    rollout: str = ""
+    admission: Admission | None = None
+    restores: int = 0
 
     @property
     def sha256(self) -> str | None:
@@ -171,6 +179,7 @@ class Draft:
                     "body": None if sha256 else base64.b64encode(self.body).decode(),
                     "sha256": sha256,
                     "size": len(self.body) if sha256 else None,
+                    **write_fields(self.rollout, self.admission, self.restores),
                 }
             )
         )
@@ -203,6 +212,7 @@ class Draft:
             "snapshot": self.snapshot or None,
             "sha256": self.sha256,
             "size": len(self.body) if self.sha256 else None,
+            **write_fields(self.rollout, self.admission, self.restores),
         }
         return {name: one for name, one in found.items() if one is not None}
 
@@ -243,6 +253,9 @@ class Envelope:
     size: int
     late: float
     raw: bytes = field(repr=False)
+    rollout: str = ""
+    admission: Admission | None = None
+    restores: int = 0
     signed: SignedMessage | None = field(default=None, repr=False)
     signed_by: str = field(default="", compare=False)
 
@@ -262,6 +275,13 @@ class Envelope:
         return self.first != self.num
 
     @property
+    def role(self) -> Role:
+        """Whom it is for, as far as the message alone tells."""
+        if self.kind == "admit":
+            return "admit"
+        return "some" if self.kind == "freeze" or self.node or self.service or self.tag else "all"
+
+    @property
     def event(self) -> str | None:
         """The ID of the event behind it; None if it was published."""
         return self.id if self.via == "event" else None
@@ -275,7 +295,7 @@ class Envelope:
         return self.fleet == keys.fleet and keys.message(self.name, self.num) == key
 
     def again(self, body: bytes, *, issued: float, publisher: str, expires: float | None = None) -> Draft:
-        """Draft the same message again; it gets a new number and ID.
+        """Draft the same message again, for all that its filters match; it gets a new number and ID.
 
         Args:
             body: its payload, which the caller fetches if it is stored separately.
@@ -285,7 +305,8 @@ class Envelope:
         """
         return Draft(
             body=body, issued=issued, publisher=publisher, via="again", expires=expires, node=self.node,
-            service=self.service, tag=self.tag, snapshot=self.snapshot, kind=self.kind, sealed=self.is_sealed,
+            service=self.service, tag=self.tag, snapshot=self.snapshot, sealed=self.is_sealed,
+            kind="payload" if self.rollout else self.kind,
         )  # fmt: skip
 
 
@@ -300,34 +321,32 @@ def parse_envelope(raw: bytes) -> Envelope:
     if value["format"] == SIGNED:
         from agentd.trust.message import parse_message  # noqa: PLC0415 (only where messages are signed)
 
-        return _of_signed(parse_message(raw), raw)
+        signed = parse_message(raw)
+        return _with_rollout(_of_signed(signed, raw), signed.claims)
     check_shape(value, _SHAPE, _WHAT)
-    _require_known(value["kind"], value["via"])
     if value["prev"] >= value["num"]:
         raise BadDocument(f"{_WHAT} has a number below that of its predecessor")
-    return _envelope(value, raw)
+    return _with_rollout(_envelope(value, raw), value)
 
 
-def _require_known(kind: object, via: object) -> None:
-    if kind not in _KINDS or via not in _VIAS:
+def _with_rollout(message: Envelope, value: Mapping[str, Any]) -> Envelope:
+    if message.kind not in _KINDS or message.via not in _VIAS:
         raise UnknownFormat(f"{_WHAT} is of a kind that this agentd does not know: upgrade agentd")
+    rollout, admission, restores = parse_fields(value)
+    return replace(message, rollout=rollout, admission=admission, restores=restores) if rollout else message
 
 
 def _of_signed(message: SignedMessage, raw: bytes) -> Envelope:
     from agentd.trust.seal import OVERHEAD  # noqa: PLC0415 (as above)
 
     claims: Mapping[str, Any] = message.claims
-    _require_known(claims["kind"], claims["via"])
     body = message.bytes_of("body") if "body" in claims else None
     if "sealed" in claims:
         size = len(message.bytes_of("sealed")) - OVERHEAD
     else:
         size = claims["size"] if body is None else len(body)
     return Envelope(
-        fleet=message.place.fleet,
-        name=message.place.name,
-        num=message.place.num,
-        prev=message.place.prev,
+        *message.place,
         kind=cast("Kind", claims["kind"]),
         via=cast("Via", claims["via"]),
         id=claims["id"],

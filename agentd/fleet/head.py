@@ -16,7 +16,9 @@ from agentd.fleet.document import check_shape, optional, read_document, render_d
 from agentd.fleet.keys import POISONED, is_number
 
 FORMAT: Final = 1
-FORMATS: Final = range(1, FORMAT + 1)
+OPEN: Final = 2
+"""The format of heads while a rollout is open: agentd before that would end it unawares."""
+FORMATS: Final = range(1, OPEN + 1)
 LARGEST_HEAD: Final = 4 * 1024
 """Most bytes of a head: every node reads all heads whenever one of them changes."""
 LARGEST_INLINE: Final = 2 * 1024
@@ -57,6 +59,7 @@ _SHAPE: Final = {
     "cut": optional(_is_position),
     "snapshot": optional(_is_position),
     "mended": optional(_is_position),
+    "released": optional(_is_position),
     "count": lambda value: type(value) is int and 0 <= value <= _MOST_COUNTED,
     "recent": optional(_are_steps),
     "inline": optional(lambda value: isinstance(value, str) and len(value) <= LARGEST_INLINE),
@@ -80,6 +83,8 @@ class Head:
         mended: unix milliseconds at which the log was last changed other than by appending: messages were
             written back, or the head was rebuilt. A node that sees a new value compares the log with its
             copy. 0 for never.
+        released: the number of the newest message for all nodes while a rollout is open, 0 if there is none;
+            None if no rollout is open. It and what came later are not pruned, since nodes take either.
         recent: the numbers of the newest messages, ascending, `newest` last.
         inline: the newest message, verbatim, if it is small.
     """
@@ -93,6 +98,7 @@ class Head:
     cut: int = 0
     snapshot: int = 0
     mended: int = 0
+    released: int | None = None
     recent: tuple[int, ...] = ()
     inline: bytes | None = field(default=None, repr=False)
 
@@ -130,7 +136,7 @@ class Head:
     def _rendered(self, recent: Sequence[int], inline: bytes | None) -> bytes:
         return render_document(
             {
-                "format": FORMAT,
+                "format": FORMAT if self.released is None else OPEN,
                 "keep": self.keep,
                 "newest": self.newest,
                 "oldest": self.oldest,
@@ -140,6 +146,7 @@ class Head:
                 "cut": self.cut or None,
                 "snapshot": self.snapshot or None,
                 "mended": self.mended or None,
+                "released": self.released,
                 # From the newest backwards, each as the distance to the next, which is mostly small.
                 "recent": [after - before for before, after in pairwise(recent)][::-1] or None,
                 "inline": None if inline is None else inline.decode("ascii"),
@@ -157,9 +164,11 @@ def parse_head(raw: bytes) -> Head:
     value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_HEAD)
     check_shape(value, _SHAPE, _HEAD)
     newest, oldest, count = value["newest"], value["oldest"], value["count"]
-    inline = value.get("inline")
+    inline, released = value.get("inline"), value.get("released")
     marks = {name: value.get(name) or 0 for name in ("floor", "base", "cut", "snapshot")}
     if (oldest == 0) != (count == 0) or max(oldest, *marks.values()) > newest or not (inline or "").isascii():
+        raise BadDocument(f"{_HEAD} contradicts itself")
+    if (released is None) != (value["format"] == FORMAT) or (released or 0) > newest:
         raise BadDocument(f"{_HEAD} contradicts itself")
     if not count and not leaves_room(newest):
         raise BadDocument(f"{_HEAD} leaves no number for a message")
@@ -172,6 +181,7 @@ def parse_head(raw: bytes) -> Head:
         oldest=oldest,
         count=count,
         mended=value.get("mended") or 0,
+        released=released,
         recent=recent,
         inline=inline.encode("ascii") if inline else None,
         **marks,
@@ -209,6 +219,6 @@ _RECORD: Final[dict[str, Any]] = {
 
 def parse_record(raw: bytes) -> FleetRecord:
     """Parse the fleet's record. Raises UnknownFormat or BadDocument, as for `parse_head`."""
-    value = read_document(raw, largest=LARGEST_HEAD, formats=FORMATS, what=_FLEET)
+    value = read_document(raw, largest=LARGEST_HEAD, formats=range(1, FORMAT + 1), what=_FLEET)
     check_shape(value, _RECORD, _FLEET)
     return FleetRecord(value.get("floor_format") or 0, value.get("freeze") or "")

@@ -5,11 +5,12 @@ Pure. Works out which messages Consul has lost, and the head of the log once the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.head import MOST_RECENT, Head
+from agentd.fleet.rollout import Role, released
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +77,14 @@ class Held:
         )
 
 
-def listing(marks: Head, numbers: Collection[int]) -> Head:
+def listing(marks: Head, numbers: Collection[int], roles: Mapping[int, Role]) -> Head:
     """A head with the same marks, for a log with these messages.
 
     Args:
         marks: a head whose marks to take, and its inline message if that is still the newest.
         numbers: the numbers of all messages in the log; all above `floor`.
+        roles: by number, whom those messages are for that can be read; from it follows whether a rollout is
+            open. There may be others.
     """
     ordered = sorted(numbers)
     highest = ordered[-1] if ordered else marks.newest
@@ -94,6 +97,11 @@ def listing(marks: Head, numbers: Collection[int]) -> Head:
         base=min(marks.base, highest),
         floor=min(marks.floor, highest),
         snapshot=min(marks.snapshot, highest),
+        released=_released(marks, {num: roles[num] for num in ordered if num in roles}),
         recent=tuple(ordered[-MOST_RECENT:]),
         inline=marks.inline if ordered and highest == marks.newest else None,
     )
+
+
+def _released(marks: Head, roles: Mapping[int, Role]) -> int | None:
+    return released(roles) if marks.keep == "latest" else None

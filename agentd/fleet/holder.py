@@ -86,7 +86,7 @@ class Holder:
         if (
             messages and messages[-1].num != head.newest
         ):  # not read to the end yet: its marks are not verified
-            head = listing(Head(head.keep), [one.num for one in messages])
+            head = listing(Head(head.keep), [one.num for one in messages], {})
         if messages or bodies:
             self._guarded(lambda: self._remember(name, head, messages, bodies))
         if messages and self._relay:

@@ -59,13 +59,14 @@ class Log(Writer):
         super().__init__(kv, keys, now, signer=signer)
         self._believes = believes
 
-    def publish(
+    def publish(  # noqa: PLR0913 (all but two named, and rarely given)
         self,
         name: str,
         draft: Draft,
         *,
         keep: Keep,
         above: int = 0,
+        newest: int | None = None,
         patience: float = PATIENCE,
         pause: Callable[[float], object] = time.sleep,
     ) -> int:
@@ -76,10 +77,12 @@ class Log(Writer):
             draft: the message.
             keep: see `append`.
             above: give it a higher number than this one, even if Consul has lost what had that.
+            newest: see `append`.
             patience: seconds after which to give up.
             pause: waits for the given number of seconds.
 
         Raises:
+            Overtaken, RolloutOpen, RolloutOver: see `append`.
             ConsulUnavailable: `patience` ran out; the message may have been written.
             Contended: `patience` ran out; the message was not written.
         """
@@ -87,7 +90,7 @@ class Log(Writer):
         waits, until = Backoff(0.05, 2.0), time.monotonic() + patience
         for attempt in range(1, _TRIES + 1):
             try:
-                return self.append(name, [draft], keep=keep)[draft.id].num
+                return self.append(name, [draft], keep=keep, newest=newest)[draft.id].num
             except LogLost:
                 self.resume(name, None)  # the nodes will write back what was lost; a command has no copy
             except (Contended, ConsulUnavailable):
@@ -131,7 +134,8 @@ class Log(Writer):
             now, found = self._now(name, consistent=True), self._found(name)
             head, floor = self._limit(name, now, found, before)
             marks = replace(head, floor=max(head.floor, floor), base=max(head.base, floor))
-            whole = listing(marks, [num for num in found.numbers if marks.floor < num <= head.newest])
+            numbers = [num for num in found.numbers if marks.floor < num <= head.newest]
+            whole = listing(marks, numbers, found.roles)
             gone = [identity for identity, num in found.ids.items() if num <= floor]
             operations = [cas(self.keys.head(name), whole.render(), now.index)]
             operations += self._remember(name, now.pruned, gone, whole.floor)
@@ -192,7 +196,7 @@ class Log(Writer):
         known = {one.num for one in held.messages}
         # Messages above the copy are read like any news; those in it only if they may be forged.
         late = [num for num in numbers if num <= held.head.newest and (self._believes or num not in known)]
-        there, ids = self._there(name, late, self._squatters(held))
+        there, ids, _ = self._there(name, late, self._squatters(held))
         found = {*there, *(num for num in numbers if num not in late)}
         is_lost = (
             held.knows_more(now.head)
@@ -220,18 +224,19 @@ class Log(Writer):
         refused: ConsulRefused | None = None
         ids: dict[str, int] = {}
         there: set[int] = set()
+        roles = {one.num: one.role for one in held.messages}
         squats = self._squatters(held)
         for _ in range(len(held.messages) + _TRIES):
             now = self._now(name, consistent=True)
             found = self._found(name, max(now.pruned.floor, held.head.floor), there, squats)
-            there, ids = set(found.numbers), ids | found.ids
+            there, ids, roles = set(found.numbers), ids | found.ids, roles | found.roles
             head = self._head_of(now, found) if now.index or now.pruned.floor or there else None
             marks = held.merged(head)
             missing = held.missing(head, there, ids, self._clock())
             some = missing[: fitting(one.raw for one in missing)]
             moved = [ids[one.id] for one in some if one.id in ids]
             numbers = there.union(one.num for one in some).difference(moved)
-            whole = listing(marks, [num for num in numbers if num > marks.floor])
+            whole = listing(marks, [num for num in numbers if num > marks.floor], roles)
             if some and some[-1].num == whole.newest:
                 whole = replace(whole, inline=some[-1].raw)
             if now.head and not missing and now.head == _alike(whole, now.head):

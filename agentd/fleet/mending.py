@@ -21,6 +21,7 @@ from agentd.fleet.keys import FAR, Keys
 from agentd.fleet.kv import KV
 from agentd.fleet.pruning import Pruned, parse_pruned
 from agentd.fleet.reader import Reader, Reading
+from agentd.fleet.rollout import Role
 from agentd.watch.kv import Operation
 
 if TYPE_CHECKING:
@@ -45,11 +46,12 @@ class Now:
 
 
 class Found(NamedTuple):
-    """The messages in a log: their numbers, the number of each ID, and the numbers with junk."""
+    """The messages in a log: their numbers, the number of each ID, the numbers with junk, and the roles."""
 
     numbers: list[int]
     ids: dict[str, int]
     junk: frozenset[int]
+    roles: dict[int, Role]
 
 
 class Mender(Reader):
@@ -113,7 +115,7 @@ class Mender(Reader):
         head = head if is_believed else Head(head.keep)
         newest, base = max(head.newest, floor), max(head.base, floor)
         above = [num for num in found.numbers if num > floor]
-        made = listing(replace(head, newest=newest, floor=floor, base=base), above)
+        made = listing(replace(head, newest=newest, floor=floor, base=base), above, found.roles)
         return self._stamped(made, head) if above else made
 
     def _stamped(self, head: Head, before: Head | None) -> Head:
@@ -130,25 +132,27 @@ class Mender(Reader):
     ) -> Found:
         """The messages above the floor; `known` numbers are not read again. For `squats` see `_there`."""
         listed = self.numbers(name, above=floor, upto=LAST, consistent=True)
-        there, ids = self._there(name, [num for num in listed if num not in known], squats)
+        there, ids, roles = self._there(name, [num for num in listed if num not in known], squats)
         found = {*there, *known}
         numbers = [num for num in listed if num in found]
-        return Found(numbers, ids, frozenset(listed).difference(numbers))
+        return Found(numbers, ids, frozenset(listed).difference(numbers), roles)
 
     def _there(
         self, name: str, numbers: Sequence[int], squats: Callable[[Envelope], bool] = lambda _: False
-    ) -> tuple[list[int], dict[str, int]]:
-        """The numbers among these that have a message, and the IDs of those that can be read.
+    ) -> tuple[list[int], dict[str, int], dict[int, Role]]:
+        """The numbers among these that have a message; of those that can be read, the IDs and the roles.
 
-        A message that squats on the place of another one has neither.
+        A message that squats on the place of another one has none of these.
         """
         there: list[int] = []
         ids: dict[str, int] = {}
+        roles: dict[int, Role] = {}
         for reading in self.portions(name, numbers, consistent=True):
             squatters = {one.num for one in reading.messages if squats(one)}
             there += [num for num in numbers_of(reading) if num not in squatters]
             ids |= {one.id: one.num for one in reading.messages if one.num not in squatters}
-        return there, ids
+            roles |= {one.num: one.role for one in reading.messages if one.num not in squatters}
+        return there, ids, roles
 
     def _remember(self, name: str, pruned: Pruned, ids: Sequence[str], floor: int) -> list[Operation]:
         """The operations that record what was pruned and forgotten; none if there is nothing new."""

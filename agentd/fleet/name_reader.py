@@ -236,7 +236,7 @@ class NameReader:
         return not is_new and message.is_over(self._clock())
 
     def _is_for_us(self, message: Envelope) -> bool:
-        if message.kind != "payload":
+        if message.kind == "freeze":
             return False
         try:
             return matches(message, self._node, lambda: self._library().services())

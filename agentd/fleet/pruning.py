@@ -1,8 +1,9 @@
 """Decides which messages of a name are pruned, and remembers the IDs of those pruned recently.
 
 Pure rules. The oldest messages always go first. With `keep: latest` all but a few go (`agentd publish
---again` can bring those back). With `keep: all` a message goes if it has expired, is a week old or precedes a
-snapshot, but enough stay to recognise the event of a slow node.
+--again` can bring those back), and nothing that nodes may take while a rollout is open. With `keep: all` a
+message goes if it has expired, is a week old or precedes a snapshot, but enough stay to recognise the event
+of a slow node.
 """
 
 from __future__ import annotations
@@ -97,13 +98,12 @@ def plan(head: Head, newest: Envelope, oldest: Sequence[Kept], now: float, confi
 
 def _replaces_secrets(message: Envelope) -> bool:
     """Whether nobody needs the secrets in the messages before it."""
-    targeted = message.node or message.service or message.tag
-    return message.is_sealed and message.kind == "payload" and not targeted and message.expires is None
+    return message.is_sealed and message.role == "all" and message.expires is None
 
 
 def _goes(head: Head, one: Kept, left: int, latest: int, now: float, confirmed: float) -> bool:
     if head.keep == "latest":
-        return left > latest
+        return left > latest and (head.released is None or one.num < head.released)
     if one.num < head.snapshot or (left > MOST and head.count >= MOST + PRUNED_AT_ONCE):
         return True
     old = isinstance(one.found, Envelope) and _written(one.found, confirmed) < confirmed - LONGEST

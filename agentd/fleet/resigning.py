@@ -249,11 +249,12 @@ class _Rewriter(Log):
         numbers = {one.num for one in messages}.difference(moved).union(one.num for one in made)
         snapshot = moved[head.snapshot].num if head.snapshot in moved else head.snapshot
         marks = replace(head, newest=newest, snapshot=snapshot, inline=made[-1].raw)
+        roles = {one.num: one.role for one in (*messages, *made)}
         gone = self._to_prune(
-            listing(marks, numbers), made[-1], [one for one in messages if one.num not in moved]
+            listing(marks, numbers, roles), made[-1], [one for one in messages if one.num not in moved]
         )
         marks = replace(marks, base=max([marks.base, *(one.num for one in gone)]))
-        whole = self._stamped(listing(marks, numbers.difference(one.num for one in gone)), head)
+        whole = self._stamped(listing(marks, numbers.difference(one.num for one in gone), roles), head)
         operations = [cas(self.keys.head(name), whole.render(), now.index)]
         operations += [cas(self.keys.message(name, one.num), one.raw, 0) for one in made]
         operations += [delete(self.keys.message(name, num)) for num in (*moved, *(one.num for one in gone))]

@@ -1,4 +1,4 @@
-"""Decides whether a message is for this node, by its node, service and tag filters.
+"""Decides whether a message is for this node, by its node, service and tag filters, or by its rollout.
 
 As for Consul's events, each filter is a regular expression that may match anywhere in the name
 (https://developer.hashicorp.com/consul/commands/event). The publisher is not trusted with this node's CPU: a
@@ -34,11 +34,15 @@ def matches(message: Envelope, node: Callable[[], str], services: Callable[[], S
     Args:
         message: a message of the log.
         node: returns this node's name; called only if the message has a node filter.
-        services: returns this node's services; called only if the message has a service or tag filter.
+        services: returns this node's services; called only if the message has a service or tag filter, or
+            admits nodes by a tag.
 
     Raises:
         BadDocument: a filter is unusable.
     """
+    if (admission := message.admission) is not None:
+        tags = {tag for _, some in services() for tag in some} if admission.tag else ()
+        return admission.admits(node(), tags, message.rollout)
     if message.node and not _search(message.node, node()):
         return False
     if not (message.service or message.tag):

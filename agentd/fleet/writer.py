@@ -21,9 +21,10 @@ from agentd.fleet.head import MOST_RECENT, FleetRecord, Head, Keep
 from agentd.fleet.held import Held
 from agentd.fleet.keys import Keys, is_number
 from agentd.fleet.kv import KV, MOST_BYTES, MOST_READS, cas, delete
-from agentd.fleet.mending import Mender, Now, numbers_of, shows
+from agentd.fleet.mending import Now, numbers_of, shows
 from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, is_due, mark, plan
 from agentd.fleet.reader import MOST_LISTED
+from agentd.fleet.turns import Turns
 from agentd.watch.kv import Operation
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class _View:
             self.marks = dict(newest)
 
 
-class Writer(Mender):
+class Writer(Turns):
     """Reads the log and appends to it; one instance per thread, as for its store.
 
     Every method may raise ConsulUnavailable (a write may then have taken effect or not) or ConsulRefused, and
@@ -212,6 +213,8 @@ class Writer(Mender):
 
         Raises:
             Overtaken: another message is the newest one, and nothing was written.
+            RolloutOpen: a rollout is open to which a draft does not belong; events end it.
+            RolloutOver: a draft is to end a rollout that is not open.
             Contended: another writer was faster; call again after a pause.
             LogLost: the log is older than what was read of it; see `Log.write_back`.
             BadDocument, NoFleetKey: a draft cannot be written.
@@ -225,6 +228,7 @@ class Writer(Mender):
             unseen = {}
         if unseen and newest not in (None, head.newest):
             raise Overtaken(f"the newest message of {name} is {head.newest}, no longer {newest}")
+        self._require_turn(name, head, unseen.values(), keep)
         messages = self._write(name, view, now, head, list(unseen.values()), keep) if unseen else []
         if messages:
             wrote(messages)
@@ -309,7 +313,8 @@ class Writer(Mender):
         for draft, _ in zip(drafts, messages, strict=False):
             if len(draft.body) > LARGEST_BODY:
                 self.bodies.put(draft.body)
-        head = self._with(head, messages, keep)
+        made = self._with(head, messages, keep)
+        head = replace(made, released=self._released(name, head, messages, made.keep))
         prune = Prune()
         if is_due(head, messages[-1]):
             head = self._with_oldest(name, view, head)

@@ -26,6 +26,7 @@ LARGEST_DETACHED: Final = 512 * 1024
 
 _LAST_TIME: Final = 10**14  # milliseconds: a year of four digits
 _LAST_NUMBER: Final = 9 * 10**15 - 1  # of a message
+_ALL: Final = 1 << 32  # no share of a rollout is as high
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENTS: Final = ({"body"}, {"sealed", "key"}, {"sha256", "size"})
 
@@ -66,6 +67,11 @@ _OPTIONAL: Final = {
     "tag": _text(512),
     "snapshot": lambda value: value is True,
     "first": _between(1, _LAST_NUMBER),
+    "rollout": _text(64),
+    "below": _between(0, _ALL),
+    "nodes": _text(4096),
+    "among": _text(128),
+    "restores": _between(1, _LAST_NUMBER),
     "body": _bytes(0, LARGEST_BODY),
     "sealed": _bytes(OVERHEAD, LARGEST_BODY + OVERHEAD),
     "key": lambda value: isinstance(value, str) and is_kid(value, FLEET_ID),

@@ -32,6 +32,7 @@ def heads(draw: st.DrawFn) -> Head:
         snapshot=draw(st.integers(0, newest)),
         cut=draw(st.integers(0, newest)),
         mended=draw(st.integers(0, POISONED - 1)),
+        released=draw(st.none() | st.integers(0, newest)),
         recent=tuple(numbers),
         inline=draw(st.none() | st.text(st.characters(max_codepoint=126), min_size=1).map(str.encode)),
     )
@@ -78,10 +79,25 @@ def test_recent_numbers_may_be_all_there_are() -> None:
     assert Head("latest").above(0) == ()
 
 
+def test_only_a_head_with_an_open_rollout_has_another_format() -> None:
+    """Agentd that knows no rollouts follows the log until one is open, and waits then."""
+    assert json.loads(Head("latest", 9, 9, 1).render())["format"] == 1
+    assert json.loads(Head("latest", 9, 9, 1, released=0).render()) == {
+        "format": 2, "keep": "latest", "newest": 9, "oldest": 9, "count": 1, "released": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", [{"released": 3}, {"format": 2}, {"format": 2, "released": 10}])
+def test_a_head_that_contradicts_itself_about_a_rollout_is_refused(fields: dict[str, Any]) -> None:
+    """As any other that nobody writes."""
+    with pytest.raises(BadDocument):
+        parse_head(changed(**fields))
+
+
 def test_a_newer_head_is_not_understood() -> None:
     """Its messages wait."""
     with pytest.raises(UnknownFormat):
-        parse_head(b'{"format":2}')
+        parse_head(b'{"format":3}')
 
 
 @pytest.mark.parametrize(

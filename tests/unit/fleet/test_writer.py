@@ -349,10 +349,10 @@ def test_a_head_that_was_deleted_is_made_anew(kv: ModelKV, log: Log) -> None:
 
 def test_a_head_of_a_newer_agentd_is_left_alone(kv: ModelKV, log: Log) -> None:
     """It waits."""
-    kv.put(KEYS.head(NAME), b'{"format":2}')
+    kv.put(KEYS.head(NAME), b'{"format":3}')
     with pytest.raises(UnknownFormat):
         log.append(NAME, [event(1)], keep="all")
-    assert kv.found[KEYS.head(NAME)].value == b'{"format":2}'
+    assert kv.found[KEYS.head(NAME)].value == b'{"format":3}'
 
 
 def test_junk_where_the_next_message_belongs_is_passed_over(kv: ModelKV, log: Log) -> None:
