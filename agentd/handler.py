@@ -118,6 +118,7 @@ class Handler:
         runs_once: True for a handler whose events are orders to do something once, at about that time, and
             do not describe a state. It never gets a message of the fleet's log whose event it already
             handled provisionally, nor one that is older than its own first start.
+        urgent: whether its events are applied even while the fleet is frozen (see `fleet.urgent`).
         secret_payload: whether its payloads are secret, so that the fleet's log keeps its events only if they
             are sealed (see `trust.seal`).
         store_format: the format of `context.store`. Increase it whenever the previous version of the handler
@@ -129,6 +130,7 @@ class Handler:
     converges: bool = True
     side_effects: ClassVar[bool] = False
     runs_once: ClassVar[bool] = False
+    urgent: ClassVar[bool] = False
     secret_payload: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
 

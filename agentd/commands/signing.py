@@ -6,6 +6,7 @@ accept. Keys are read from their files, and never shown.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from agentd.errors import AgentdError, ConfigError, Untrusted
@@ -131,6 +132,11 @@ class Signing(NamedTuple):
         if message.signed is None and self.must_sign(message.name):
             raise Untrusted("nobody signed it", "unsigned")
         return self.keyring.verify(message.signed) if message.signed and self.keyring else None
+
+    def admit(self, message: Envelope) -> Envelope:
+        """The message, with its publisher in `signed_by` if that can be verified here. Raises Untrusted."""
+        verified = self.verify(message)
+        return message if verified is None else replace(message, signed_by=verified.publisher)
 
 
 def read_signing(reached: ReachedFleet) -> Signing:

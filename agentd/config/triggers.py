@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from agentd.options import Options
+from agentd.trust.pattern import FREEZE
 from agentd.watch.queries import (
     ChecksQuery,
     EventQuery,
@@ -41,6 +42,13 @@ class OnEvent(_On):
         " hear them; needs `fleet:`. latest: a node that was away gets only the newest one. all: it gets all"
         " that have not expired, in one order. Unset: an event is only a hint, which gossip may lose.",
     )
+
+    @field_validator("event")
+    @classmethod
+    def _event(cls, event: str) -> str:
+        if event == FREEZE:
+            raise ValueError("this name is reserved: `agentd freeze` and `agentd thaw` publish under it")
+        return event
 
     def query(self) -> Query:
         """All events share one poll, sorted out by name here."""

@@ -207,15 +207,19 @@ class Backlog:
                 self._provisionally(one.event)
                 self._given.add(one.entry.seq)
 
-    def shed(self, *, given_only: bool) -> None:
+    def shed(self, owed: Collection[str]) -> None:
         """Limit the events held in memory; the others are still in the journal, and are taken again later.
 
         Args:
-            given_only: shed only events that were given provisionally.
+            owed: names of which only the events are shed that were given provisionally.
         """
         if self.held <= 2 * MOST_AT_ONCE:
             return
-        shed = [one for one in self._all()[MOST_AT_ONCE:] if one.entry.seq in self._given or not given_only]
+        shed = [
+            one
+            for one in self._all()[MOST_AT_ONCE:]
+            if one.entry.seq in self._given or one.event.name not in owed
+        ]
         for one in shed:
             del self._waiting[one.event.name][one.entry.seq]
         self._more = self._more or bool(shed)

@@ -309,13 +309,13 @@ class Census:
         return made
 
     def asked_by(self, message: Envelope, nodes: Mapping[str, Acknowledgement | None]) -> Newest:
-        """The message, and which of these nodes it is for: none, if it has no payload.
+        """The message, and which of these nodes it is for: none, if it is nothing to apply.
 
         Args:
             message: a message of the log.
             nodes: the nodes with their documents; a node without one is looked up by its name.
         """
-        addressed = None if message.kind == "payload" else frozenset[str]()
+        addressed = None if message.kind in ("payload", "freeze") else frozenset[str]()
         if addressed is None and (message.node or message.service or message.tag):
             addressed = frozenset(self._addressed(message, nodes))
         return Newest(

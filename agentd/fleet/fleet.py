@@ -14,13 +14,17 @@ from typing import Any, Final
 
 import structlog
 
+from agentd.clock import unix_time
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.errors import JournalError
+from agentd.fleet.acknowledgement import Name, Tried
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging
 from agentd.fleet.condition import Condition
 from agentd.fleet.departure import Departure
+from agentd.fleet.followed_freeze import FollowedFreeze
 from agentd.fleet.follower import Follower, read_prefixes
 from agentd.fleet.gate import Gate
+from agentd.fleet.head import Keep
 from agentd.fleet.heads_poll import HeadsPoll
 from agentd.fleet.holder import Holder
 from agentd.fleet.kept_name import Kept, NameStatus
@@ -39,6 +43,7 @@ from agentd.heartbeat import Heartbeats
 from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
 from agentd.journal.memberships import Membership, Memberships
+from agentd.trust.pattern import fits
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
@@ -101,6 +106,9 @@ class Fleet:
         self._takers = takers
         self._keys = Keys(options.name)
         self._agent = LocalAgent(lambda: ConsulClient(consul), options.node)
+        self._freeze = FollowedFreeze(
+            gate, is_urgent=self._is_urgent, refused=refused, changed=self._refrozen, clock=unix_time
+        )
         self._memory: Memory | None = None
         self._relay: Relay | None = None
         self._follower: Follower | None = None
@@ -128,8 +136,10 @@ class Fleet:
             memory = self._memory = Memory(self._file)
             with suppress(JournalError):  # the log can be followed without it; the holder reports it
                 memory.belong_to(fleet)
-                for name in set(memory.names()) - self._kept.keys():
+                for name in set(memory.names()) - self._kept.keys() - {self._freeze.name}:
                     memory.drop(name)
+                if held := memory.held(self._freeze.name):
+                    self._freeze.recall(held.messages)
             if memory.trouble:
                 _log.warning("fleet.memory_damaged", damage=memory.trouble)
             self._relay = self._new_relay(memory) if self._options.relay else None
@@ -148,6 +158,7 @@ class Fleet:
                 self._keys.names, self._home, came, self._agent.members, self._heartbeats.register(_POLL)
             ),
             gate=self._gate,
+            freeze=self._freeze,
             given=self._given,
             refused=self._refused,
             witness=holder,
@@ -156,6 +167,8 @@ class Fleet:
 
     def _new_relay(self, memory: Memory) -> Relay:
         written = (*read_prefixes(self._keys), f"{self._keys.root}pruned/")
+        keep: dict[str, Keep] = {self._freeze.name: "latest"}
+        keep |= {one.name: "latest" if one.latest else "all" for one in self._kept.values()}
         return Relay(
             self._journal,
             Log(
@@ -165,10 +178,11 @@ class Fleet:
             ),
             memory,
             self._give_provisionally,
-            keep={one.name: "latest" if one.latest else "all" for one in self._kept.values()},
+            keep=keep,
             node=self._agent.name,
             pace=Pace(self._agent.members),
             rules=" ".join(rule("write", prefix) for prefix in written),
+            holds=self._freeze.holds,
             heartbeat=self._heartbeats.register(_RELAY),
         )
 
@@ -209,13 +223,29 @@ class Fleet:
             self._departure.start(current)
 
     def _with_waits(self, condition: Condition) -> Condition:
-        """Add what only the follower knows: why it does not read on."""
+        """Add what only the follower knows: why it does not read on, and which freeze or thaw it follows."""
         known = self._follower.status if self._follower else {}
         names = {
             name: replace(one, waits=known[name].waits) if name in known else one
             for name, one in condition.names.items()
         }
+        freeze = self._freeze.freeze
+        if freeze is not None:
+            names[self._freeze.name] = Name(freeze.num, Tried(freeze.num, "applied"))
         return replace(condition, names=names)
+
+    def _is_urgent(self, name: str) -> bool:
+        """Whether a freeze does not hold the name back."""
+        urgent = self._options.urgent
+        if urgent is None:
+            return name in self._kept and self._kept[name].urgent
+        return any(fits(name, pattern) for pattern in urgent)
+
+    def _refrozen(self) -> None:
+        """Let everybody know of another freeze or thaw who looks seldom otherwise."""
+        self.changed()
+        if self._relay:
+            self._relay.wake()
 
     def changed(self) -> None:
         """Check soon whether there is something new to acknowledge."""
@@ -242,13 +272,16 @@ class Fleet:
 
     def status(self) -> dict[str, Any]:
         """The state, as JSON types."""
-        names = self._follower.status if self._follower else {}
+        names = dict(self._follower.status) if self._follower else {}
+        if self._freeze.freeze is not None:
+            names[self._freeze.name] = self._freeze.status
         relay = self._relay.status if self._relay else None
         return {
             "name": self._options.name,
             "node": self._agent.known_node,
             "names": {name: asdict(one) for name, one in names.items()},
             **({"relay": asdict(relay)} if relay else {}),
+            "frozen": self._frozen(),
             "acknowledged": asdict(self._acknowledger.standing),
             "troubles": [
                 *self._troubles(relay),
@@ -256,6 +289,11 @@ class Fleet:
                 *_troubles_of_names(names),
             ],
         }
+
+    def _frozen(self) -> dict[str, Any] | None:
+        """The freeze that holds now, as JSON types; None if there is none."""
+        freeze = self._freeze.freeze
+        return asdict(freeze) if freeze and freeze.holds(unix_time()) else None
 
     def _troubles(self, relay: RelayStatus | None) -> Iterator[str]:
         """What is wrong, one sentence each."""
@@ -299,12 +337,14 @@ def kept_names(handlers: Sequence[ConfiguredHandler]) -> list[Kept]:
     """The kept names, each with the handlers that take it."""
     latest: dict[str, bool] = {}
     takers: dict[str, dict[str, bool]] = {}
+    urgent: set[str] = set()
     for handler in handlers:
         for on in handler.entry.on:
             if isinstance(on, OnEvent) and on.keep:
                 latest[on.event] = on.keep == "latest"
                 takers.setdefault(on.event, {})[handler.name] = handler.type.runs_once
-    return [Kept(name, latest[name], takers[name]) for name in takers]
+                urgent.update([on.event] if handler.type.urgent else [])
+    return [Kept(name, latest[name], takers[name], name in urgent) for name in takers]
 
 
 def _troubles_of_names(names: Mapping[str, NameStatus]) -> Iterator[str]:

@@ -4,6 +4,8 @@ A handler's position is the number of a message that was actually read: the head
 position and the queued messages are written in one transaction (`journal.followed`), so the thread may die at
 any instruction.
 
+While the fleet is frozen, what is new is read and remembered, but not queued, and the position stays.
+
 While a node follows the log, a time to live counts from when the node first sees the message, whatever other
 clocks say. For messages written while it did not follow, it counts from the time of issue, and those that
 have expired are skipped.
@@ -67,6 +69,7 @@ class FollowedName:
         kept: the name and its handlers.
         reader: reads its messages.
         journal: stores the positions and takes the messages.
+        held: returns why nothing new may be queued now; "" if it may.
         given: called with what was queued.
         refused: called with the name and the reason of each message that is not believed.
         witness: gets every head, and every message before it is queued.
@@ -83,6 +86,7 @@ class FollowedName:
         reader: NameReader,
         journal: Journal,
         *,
+        held: Callable[[], str],
         given: Callable[[Given], None],
         refused: Callable[[str, str], None],
         witness: Witness,
@@ -94,6 +98,7 @@ class FollowedName:
         self._reader = reader
         self._journal = journal
         self._followed = Followed(journal)
+        self._held = held
         self._given = given
         self._witness = witness
         self._clock = clock
@@ -102,6 +107,7 @@ class FollowedName:
         self._behind: set[str] = set()  # the handlers that did not get everything last time
         self._newest = 0  # the number of the newest message that was read
         self._checked: Head | None = None  # the last head in which dropped messages were looked for
+        self._ahead: Head | None = None  # the last head of which everything was read while it was held back
         self._looked = 0  # `mended` of the head for which unread messages were last looked for
 
     def join(self) -> None:
@@ -206,6 +212,9 @@ class FollowedName:
         start = min(one.reads_from for one in self._positions(part.handlers))
         judged = raw or b"", start
         if head.newest > start and self._judged.get(frozenset(part.handlers)) != judged:
+            if reason := self._held():
+                self._read_ahead(head, start)
+                raise MustWait(reason)
             if not self._has_room(part.handlers):
                 raise MustWait
             self._read_up_to(part, judged[0], head, start, live=live)
@@ -255,6 +264,15 @@ class FollowedName:
                 break
         if found.last and (waits := self._is_replay(found, head)):
             found.last, found.waits = 0, found.waits or waits
+
+    def _read_ahead(self, head: Head, start: int) -> None:
+        """Remember what is held back, so that it can be written back if Consul loses it meanwhile."""
+        if head == self._ahead:
+            return
+        for reading in self._reader.after(max(start, self._witness.highest(self.name)), head):
+            if usable := self._reader.usable(reading, head.newest).messages:
+                self._witness.read(self.name, head, usable)
+        self._ahead = head
 
     def _tell_replayed(self, head: Head) -> None:
         """Make known what is in the log again although this node has seen that it was dropped."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -17,6 +18,7 @@ import structlog
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
 from agentd.errors import AgentdError, ConsulError, ConsulRefused
+from agentd.fleet.followed_freeze import FollowedFreeze
 from agentd.fleet.followed_name import FollowedName
 from agentd.fleet.gate import Gate
 from agentd.fleet.heads_poll import Heads
@@ -83,6 +85,7 @@ class Follower:
         library: opens a connection to the log; called again after an error.
         poll: makes the poll of the heads, given the function to call with each answer.
         gate: what this node believes.
+        freeze: the freeze of the fleet, which holds names back.
         given: called with what was queued.
         refused: called with the name and the reason of each message that is not believed.
         witness: gets every head, and every message before it is queued.
@@ -103,6 +106,7 @@ class Follower:
         poll: Callable[[Callable[[Heads], None]], Poll],
         *,
         gate: Gate,
+        freeze: FollowedFreeze,
         given: Callable[[Given], None],
         refused: Callable[[str, str], None],
         witness: Witness,
@@ -110,11 +114,15 @@ class Follower:
         clock: Callable[[], float] = unix_time,
     ) -> None:
         self.trouble = ""
+        reader = partial(NameReader, keys=keys, node=node, library=self._open, clock=clock, gate=gate)
+        self._freeze = freeze
+        self._freezes = reader(freeze.name)
         self._names = [
             FollowedName(
                 kept,
-                NameReader(kept.name, keys, node=node, library=self._open, clock=clock, gate=gate),
+                reader(kept.name),
                 journal,
+                held=partial(freeze.holds, kept.name),
                 given=given,
                 refused=refused,
                 witness=witness,
@@ -122,6 +130,7 @@ class Follower:
             )
             for kept in names
         ]
+        self._all = (freeze.name, *(one.name for one in self._names))
         self._keys = keys
         self._rules = " ".join(rule("read", prefix) for prefix in read_prefixes(keys))
         self._new_library = library
@@ -219,8 +228,10 @@ class Follower:
         return _IDLE if all(one is None for one in waits) else _ROOM
 
     def _advance(self, heads: Heads) -> list[str | None]:
-        keys = self._keys
-        return [one.advance(heads.values.get(keys.head(one.name)), live=heads.live) for one in self._names]
+        """Read what is new; a freeze first, as it counts for all that was written before this node saw it."""
+        raw = {name: heads.values.get(self._keys.head(name)) for name in self._all}
+        waits = [self._freeze.advance(raw[self._freeze.name], self._freezes, self._witness)]
+        return [*waits, *(one.advance(raw[one.name], live=heads.live) for one in self._names)]
 
     def _fail(self, error: Exception) -> float:
         self._leave_library()
@@ -246,12 +257,12 @@ class Follower:
             self._heads = news
         elif self._poll.too_large:
             now = time.monotonic()
-            pairs = self._open().reader.kv.pairs([self._keys.head(one.name) for one in self._names])
+            pairs = self._open().reader.kv.pairs(map(self._keys.head, self._all))
             live = now - self._keyed < _LIVE
             self._heads, self._keyed = Heads({key: one.value for key, one in pairs.items()}, live), now
         elif self._poll.status.alarming:  # an empty answer, which the poll does not trust: all may be lost
-            for one in self._names:
-                self._witness.saw(one.name, None)
+            for name in self._all:
+                self._witness.saw(name, None)
 
     def _open(self) -> Library:
         self._library = self._library or self._new_library()

@@ -14,11 +14,13 @@ class Kept:
         name: the event name.
         latest: whether each message replaces the ones before it (`keep: latest`).
         handlers: the configured handlers that take it, each with its `Handler.runs_once`.
+        urgent: whether a freeze does not hold it back.
     """
 
     name: str
     latest: bool
     handlers: Mapping[str, bool]
+    urgent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

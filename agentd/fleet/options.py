@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from agentd.fleet.keys import is_node
-from agentd.section import After, Section, option
+from agentd.section import After, Before, Section, option
+from agentd.trust.pattern import parse_pattern
 from agentd.values import parse_fleet_name
 
 
@@ -18,6 +19,14 @@ def _node(node: str | None) -> str | None:
     if node is not None and not is_node(node):
         raise ValueError("must have 1 to 253 characters from A-Za-z0-9_.-, since it is part of a key")
     return node
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+def _patterns(patterns: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    return None if patterns is None else tuple(map(parse_pattern, patterns))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,4 +54,10 @@ class FleetOptions(Section):
         default=True,
         description="Whether to register the service `agentd`, with a health check, at the Consul agent."
         " Without it nobody notices a daemon that was killed while its Consul agent goes on.",
+    )
+    urgent: Annotated[tuple[str, ...] | None, Before(_as_list), After(_patterns)] = option(
+        None,
+        description="Names whose messages are applied even while the fleet is frozen (`agentd freeze`): a"
+        " name, a beginning such as ban-*, or a list of them; [] for none. Unset: those that ip_blacklist or"
+        " tls_ticket_keys takes.",
     )

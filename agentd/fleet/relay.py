@@ -103,6 +103,7 @@ class Relay:
         node: returns this node's name in the fleet.
         pace: decides when to write.
         rules: the ACL rules that the token needs, for messages.
+        holds: whether events of that name must not be applied provisionally now.
         heartbeat: the thread's heartbeat.
         timer: monotonic seconds.
     """
@@ -118,6 +119,7 @@ class Relay:
         node: Callable[[], str],
         pace: Pace,
         rules: str = "",
+        holds: Callable[[str], object] = lambda _name: False,
         heartbeat: Heartbeat | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -129,6 +131,7 @@ class Relay:
         self._node = node
         self._pace = pace
         self._rules = rules
+        self._holds = holds
         self._heartbeat = heartbeat
         self._timer = timer
         self._suspects: deque[str] = deque()
@@ -201,7 +204,7 @@ class Relay:
 
     def _rest(self) -> float:
         self._give()
-        self._backlog.shed(given_only=self._lost is not None)
+        self._backlog.shed(self._owed() if self._lost is not None else ())
         self._line_up()
         waiting = self._backlog.waiting
         self.status = replace(
@@ -375,7 +378,12 @@ class Relay:
         """Have events applied provisionally, if the log has been out of reach for too long."""
         if self._lost is not None and self._timer() - self._lost >= PATIENCE:
             self._tell("fleet.unreachable", self._reason)
-        self._backlog.give(self._spoilt if self._trouble is None else self._keep)
+        names = self._spoilt if self._trouble is None else self._keep
+        self._backlog.give(self._owed() & names.keys())
+
+    def _owed(self) -> set[str]:
+        """The names whose events are to be applied provisionally while the log is out of reach."""
+        return {name for name in self._keep if not self._holds(name)}
 
 
 def _text(error: Exception) -> str:

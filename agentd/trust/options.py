@@ -12,7 +12,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from agentd.options import Options
-from agentd.trust.pattern import fits, overlap, parse_pattern
+from agentd.trust.pattern import FREEZE, fits, overlap, parse_pattern
 from agentd.values import parse_fleet_name
 
 
@@ -113,8 +113,8 @@ class TrustOptions(Options):
 
     def seals(self, name: str) -> bool:
         """Whether the payloads of this name are to be encrypted."""
-        return any(fits(name, pattern) for pattern in self.seal)
+        return name != FREEZE and any(fits(name, pattern) for pattern in self.seal)
 
     def must_be_signed(self, name: str) -> bool:
         """Whether messages of this name are refused if no publisher signed them."""
-        return self.require is not None or self.seals(name)
+        return self.require is not None or any(fits(name, pattern) for pattern in self.seal)

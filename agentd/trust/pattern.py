@@ -7,6 +7,8 @@ from typing import Final
 
 ANY: Final = "*"
 """At the end of a pattern: any characters, or none."""
+FREEZE: Final = "agentd.freeze"
+"""The name under which freezes of the fleet are published. Everybody may read why, so it is never sealed."""
 
 _PATTERN: Final = r"\*|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\*?"
 

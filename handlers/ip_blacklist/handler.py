@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from agentd.handler import (
     Change,
@@ -50,6 +50,7 @@ class IPBlacklist(Handler):
         """What is never blocked, which lists exist, and what is written besides nginx's own files."""
 
     options: Options
+    urgent: ClassVar[bool] = True
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)

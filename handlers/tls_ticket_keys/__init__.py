@@ -64,6 +64,7 @@ class TicketKeys(Handler):
     """
 
     secret_payload: ClassVar[bool] = True
+    urgent: ClassVar[bool] = True
 
     class Options(HandlerOptions):
         """The timing of a rotation."""

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from agentd.errors import ConsulUnavailable
 from agentd.fleet.envelope import Envelope
+from agentd.fleet.followed_freeze import FollowedFreeze
 from agentd.fleet.follower import Follower
 from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
@@ -25,6 +26,7 @@ from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Given
 from agentd.journal.history import history
 from agentd.journal.journal import Journal
+from agentd.trust.pattern import FREEZE
 from agentd.watch.changes import Event
 from agentd.watch.poller import PollerStatus
 from tests.servers.waiting import wait_until
@@ -77,6 +79,8 @@ class Bench:
         self.given: list[Given] = []
         self.refused: list[tuple[str, str]] = []
         self.gate = Gate(None)
+        self.urgent: set[str] = set()
+        self.freezes: list[int] = []
         self.is_lacking = False
         self.dropped = 0
         self.kept = Kept("ban", keep == "latest", {"deny": once})
@@ -93,6 +97,7 @@ class Bench:
             lambda: Library(self.shelf),
             self._poll,
             gate=self.gate,
+            freeze=self._new_freeze(),
             given=self.given.append,
             refused=lambda name, reason: self.refused.append((name, reason)),
             witness=self,
@@ -102,19 +107,32 @@ class Bench:
         self.follower.join_log()
         return self.follower
 
+    def _new_freeze(self) -> FollowedFreeze:
+        self.freeze = FollowedFreeze(
+            self.gate,
+            is_urgent=lambda name: name in self.urgent,
+            refused=lambda name, reason: self.refused.append((name, reason)),
+            changed=lambda: None,
+            clock=lambda: self.now,
+        )
+        return self.freeze
+
     def _poll(self, came: Callable[[Heads], None]) -> Poll:
         self.poll = Poll(came)
         return self.poll
 
     def saw(self, name: str, head: Head | None) -> None:
         """See `Witness`."""
-        assert name == "ban"
-        self.heads.append(head.newest if head else None)
+        if name == "ban":
+            self.heads.append(head.newest if head else None)
 
     def read(
         self, name: str, head: Head, messages: Sequence[Envelope], bodies: Mapping[str, bytes] | None = None
     ) -> None:
         """See `Witness`."""
+        if name == FREEZE:
+            self.freezes += [one.num for one in messages]
+            return
         assert (name, head.keep) == ("ban", self.keep)
         self.numbers += [one.num for one in messages]
         self.bodies += [len(body) for body in (bodies or {}).values()]
@@ -131,13 +149,11 @@ class Bench:
 
     def lacks(self, name: str) -> bool:
         """See `Witness`."""
-        assert name == "ban"
-        return self.is_lacking
+        return self.is_lacking and name == "ban"
 
     def has_all(self, name: str) -> None:
         """See `Witness`."""
-        assert name == "ban"
-        self.is_lacking = False
+        self.is_lacking = self.is_lacking and name != "ban"
 
     def unread(self, name: str, head: Head, numbers: Iterable[int]) -> list[int] | None:
         """See `Witness`."""

@@ -118,6 +118,7 @@ class Node:
     names: Sequence[str] = (NAME, "deploy")
     time: Time = field(default_factory=Time)
     members: int = 1
+    frozen: bool = False
 
     def __post_init__(self) -> None:
         self.memory = Memory(self.journal.path.with_name(f"{self.name}.db"), self.journal.clock)
@@ -135,6 +136,7 @@ class Node:
             node=lambda: self.name,
             pace=Pace(lambda: self.members, lambda: 0.5),
             rules=RULES,
+            holds=lambda name: self.frozen and name == NAME,
             timer=self.time,
         )
 
@@ -596,6 +598,41 @@ def test_what_was_applied_in_an_outage_is_relayed_in_order_after_it(node: Node, 
     assert (ids(shared, NAME), node.waiting) == (["a", "b"], [])
     assert [entry["event"] for entry in logs] == ["fleet.reachable", "fleet.relayed"]
     assert (node.relay.status.provisional, node.relay.status.trouble) == (0, None)
+
+
+def test_a_freeze_holds_back_what_would_be_applied_in_an_outage(node: Node) -> None:
+    """Other names go on; after the thaw it is given, in order, while the log is still out of reach."""
+    node.frozen = True
+    node.kv.trouble = ConsulUnavailable("no leader")
+    node.hear(heard("a", 1), heard("b", 2), heard("c", 3, name="deploy"))
+    node.turn()
+    node.turn(PATIENCE)
+    held = node.given
+    node.frozen = False
+    node.turn()
+
+    assert held == ["c"]
+    assert node.given == ["c", "a", "b"]
+
+
+def test_a_long_freeze_in_an_outage_fills_no_memory(
+    node: Node, shared: ModelKV, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not held in memory is still in the journal, and is written to the log once that is there."""
+    monkeypatch.setattr("agentd.fleet.backlog.MOST_AT_ONCE", 4)
+    node.frozen = True
+    node.kv.trouble = ConsulUnavailable("no leader")
+    for number in range(30):
+        node.hear(heard(f"e{number:02}", number + 1))
+        node.turn(PATIENCE)
+    most = node.relay._backlog.held
+    node.kv.trouble = None
+    for _ in range(30):
+        node.turn(PATIENCE)
+
+    assert most <= 3 * 4
+    assert node.given == []
+    assert sorted(ids(shared, NAME)) == [f"e{number:02}" for number in range(30)]
 
 
 def test_a_short_outage_is_nobodys_business(node: Node, shared: ModelKV) -> None:
