@@ -10,7 +10,7 @@ import os
 import queue
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from typing import Any, Final
@@ -82,6 +82,7 @@ class Agent:
                 patience=_LOCK_PATIENCE,
             ),
             Claim(config.tree.path, who),
+            *_secret_claim(config, who),
         )  # fmt: skip
         self._heartbeats = Heartbeats()
         self._watchdog = Watchdog(self._notifier, self._heartbeats)
@@ -392,6 +393,18 @@ class Agent:
     def _log(config: Config) -> None:
         form = config.log.format
         log.configure(config.log.level, json=None if form == "auto" else form == "json")
+
+
+def _secret_claim(config: Config, who: str) -> Iterator[Claim]:
+    if directory := config.tree.secrets:
+        yield Claim(
+            directory,
+            who,
+            what="directory of secrets",
+            setting="tree.secrets",
+            name=".agentd.lock",
+            mode=0o700,
+        )
 
 
 def _utc(unix: float) -> str:

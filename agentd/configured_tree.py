@@ -10,6 +10,7 @@ from agentd.config.load import Config
 from agentd.nginx import include
 from agentd.nginx.check import NginxCheck
 from agentd.tree.tree import Tree
+from agentd.tree.vault import Vault
 
 
 def open_tree(config: Config, checked: Callable[[float], None] | None = None) -> Tree:
@@ -37,6 +38,7 @@ def open_tree(config: Config, checked: Callable[[float], None] | None = None) ->
         stamp=lambda number: {include.NAME: include.render(number, nginx, config.prefix)} if nginx else {},
         mirror=config.state / "mirror",
         prefix=config.prefix,
+        vault=Vault(config.tree.secrets),
     )
 
 

@@ -6,9 +6,9 @@ Values only: validators do no I/O.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from agentd.config.triggers import On, OnEvent
 from agentd.fleet.options import FleetOptions
@@ -72,6 +72,19 @@ class TreeOptions(Options):
     keep: int = Field(
         10, ge=KEEP[0], le=KEEP[1], description="Number of generations to keep, for `agentd rollback`."
     )
+    secrets: AbsolutePath | None = Field(
+        None,
+        description="Directory in memory (a tmpfs), such as /run/agentd/secrets, for the contents of secret"
+        " files; the generations then have links to them. For this tree alone. Unset: they are on the disk.",
+    )
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.secrets and (
+            self.secrets.is_relative_to(self.path) or self.path.is_relative_to(self.secrets)
+        ):
+            raise ValueError(f"secrets: {self.secrets} must be outside the tree, in memory")
+        return self
 
 
 class JournalOptions(Options):

@@ -19,10 +19,16 @@ from agentd.tree import disk
 from agentd.tree.generation import FileEntry, Generation, Manifest, directory_name
 from agentd.tree.paths import MANIFEST
 from agentd.tree.stage import Content, Stage
+from agentd.tree.vault import Vault, located
 
 
 def build(
-    generations: Path, base: Generation, stage: Stage, stamped: Mapping[str, bytes], manifest: Manifest
+    generations: Path,
+    base: Generation,
+    stage: Stage,
+    stamped: Mapping[str, bytes],
+    manifest: Manifest,
+    vault: Vault,
 ) -> tuple[Path, list[str]]:
     """Make generation `manifest.generation` from what is current and what is staged.
 
@@ -39,21 +45,30 @@ def build(
             content = stage.content(path)
             if entry.owner is None:
                 made.add(path, Content(entry, stamped[path]))
+            elif vault.keeps(entry):
+                if content is not None:
+                    vault.put(entry, content.read())
+                elif not vault.take(entry, base.directory / path):
+                    raise OSError(errno.EIO, "it is damaged", str(base.directory / path))
+                made.point(path, vault.path(entry))
             elif content is not None and not entry.same_file(base.files.get(path)):
                 made.add(path, content)
             else:
-                made.link(path, base.directory, entry.mode)
+                made.link(path, base.directory, entry)
                 made.link_cache(path, base.directory)
         made.write(MANIFEST, raw, 0o600)
         return made.finish(), made.unsynced
 
 
-def replicate(generation: Generation, parent: Path, *, durable: bool, held: Generation | None = None) -> Path:
+def replicate(
+    generation: Generation, parent: Path, vault: Vault, *, durable: bool, held: Generation | None = None
+) -> Path:
     """Make a second copy of a generation in another directory, which shares no file with it.
 
     Args:
         generation: which one.
         parent: the other directory.
+        vault: where secrets are; of those, the copy has links as well.
         durable: whether to wait until it is on the disk.
         held: an undamaged earlier copy in that directory, with which it shares what is the same.
 
@@ -65,8 +80,10 @@ def replicate(generation: Generation, parent: Path, *, durable: bool, held: Gene
     """
     with _Build(parent, generation.number) as made:
         for path, entry in generation.files.items():
-            if held is not None and entry.same_file(held.files.get(path)):
-                made.link(path, held.directory, entry.mode)
+            if vault.keeps(entry):
+                made.point(path, vault.path(entry))
+            elif held is not None and entry.same_file(held.files.get(path)):
+                made.link(path, held.directory, entry)
             else:
                 made.copy(path, generation.directory / path, entry)
         made.write(MANIFEST, (generation.directory / MANIFEST).read_bytes(), 0o600)
@@ -112,14 +129,18 @@ class _Build:
     def copy(self, path: str, source: Path, entry: FileEntry) -> None:
         """Add a copy of a file, which must have the content of the entry."""
         target = self._place(path)
-        if disk.copy(source, Path(target), entry.mode) != (entry.sha256, entry.size):
+        if disk.copy(Path(located(source, entry)), Path(target), entry.mode) != (entry.sha256, entry.size):
             raise OSError(errno.EIO, "it is damaged", str(source))
         self._files.append(target)
 
-    def link(self, path: str, source: Path, mode: int) -> None:
+    def point(self, path: str, target: Path) -> None:
+        """Add a link to a secret."""
+        Path(self._place(path)).symlink_to(target)
+
+    def link(self, path: str, source: Path, entry: FileEntry) -> None:
         """Add a file that is unchanged from the generation in `source`."""
         target = self._place(path)
-        if disk.link(f"{source}/{path}", target, mode):
+        if disk.link(located(f"{source}/{path}", entry), target, entry.mode):
             self._files.append(target)
 
     def link_cache(self, path: str, source: Path) -> None:

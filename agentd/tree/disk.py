@@ -242,7 +242,7 @@ def sweep(directory: Path) -> None:
         kind = path.name.partition("-")[0]
         if kind in {".old", ".new"} or (kind == ".scratch" and not _in_use(path)):
             discard(path)
-        elif kind == ".current" and path.is_symlink():
+        elif kind in {".current", ".secrets"} and path.is_symlink():
             path.unlink(missing_ok=True)
 
 

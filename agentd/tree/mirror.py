@@ -17,15 +17,17 @@ from agentd.tree import builder, disk, secrets
 from agentd.tree.generation import Generation, directory_name, number_of
 from agentd.tree.paths import MANIFEST
 from agentd.tree.seals import Seals
+from agentd.tree.vault import Vault
 
 _log = structlog.get_logger(__name__)
 
 
 class Mirror:
-    """The copy in `path`; with None there is never one."""
+    """The copy in `path`; with None there is never one. Of secrets in the vault it has links."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, vault: Vault) -> None:
         self._path = path
+        self._vault = vault
         self._seals = Seals()
 
     def follow(self, generation: Generation) -> None:
@@ -40,7 +42,7 @@ class Mirror:
             if held is None or not _same(held, generation):
                 with disk.errors("copy the tree"):
                     disk.make_directory(self._path, 0o700)
-                builder.replicate(generation, self._path, durable=False, held=held)
+                builder.replicate(generation, self._path, self._vault, durable=False, held=held)
                 disk.point(self._path / "current", directory_name(generation.number))
             disk.sweep(self._path)
             kept = {0, generation.number}
@@ -105,6 +107,8 @@ class Mirror:
     def generation(self) -> Generation | None:
         """The generation that is held, verified to be undamaged, or None if none is held.
 
+        Secrets that a boot may lose may be missing.
+
         Raises:
             TreeError: it is damaged.
             FormatError: another agentd wrote it.
@@ -114,7 +118,8 @@ class Mirror:
             return None
         try:
             held = Generation.open(self._path / directory_name(number))
-            genuine = held.number == number and not self._seals.damaged(held)
+            damaged = [one for one in self._seals.damaged(held) if not self._vault.may_lack(held, one)]
+            genuine = held.number == number and not damaged
         except (OSError, ValueError) as error:
             raise TreeError(
                 f"the copy of generation {number} in {self._path} cannot be read: {error}"

@@ -1,8 +1,9 @@
 """Replaces damaged files of a generation, one by one, by sound copies of the same content.
 
 It owns where a copy may come from: the mirror, which shares no file with the tree, or another generation,
-which may have kept a file that was replaced rather than written over. A healed file is a new file: nothing is
-ever written in place. Which generations need it, and what nginx has to be told, is the tree's to decide.
+which may have kept a file that was replaced rather than written over, or the vault. A healed file is a new
+file: nothing is ever written in place. Which generations need it, and what nginx has to be told, is the
+tree's to decide.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from pathlib import Path
 
 from agentd.tree import disk
 from agentd.tree.generation import FileEntry, Generation
+from agentd.tree.vault import Vault, located
 
 
 def heal(
-    generation: Generation, damaged: Iterable[str], copies: Iterable[Generation], room: Path
+    generation: Generation, damaged: Iterable[str], copies: Iterable[Generation], room: Path, vault: Vault
 ) -> list[str]:
     """Replace the files at these paths.
 
@@ -26,6 +28,7 @@ def heal(
         damaged: what `Seals.damaged` found in it.
         copies: where a file of the same content may be, the best first.
         room: a directory on the same file system, for what is not complete yet.
+        vault: where secrets are.
 
     Returns:
         The paths for which there is no sound copy; they stay as they are.
@@ -35,16 +38,20 @@ def heal(
     """
     sources = list(copies)
     with closing(disk.Scratch(room)) as scratch:
-        lost = [path for path in damaged if not _replace(generation, path, sources, scratch.path)]
+        lost = [path for path in damaged if not _replace(generation, path, sources, scratch.path, vault)]
         for directory in {(generation.directory / path).parent for path in generation.files}:
             with suppress(FileNotFoundError):
                 disk.sync([directory])
     return lost
 
 
-def _replace(generation: Generation, path: str, sources: list[Generation], scratch: Path) -> bool:
+def _replace(
+    generation: Generation, path: str, sources: list[Generation], scratch: Path, vault: Vault
+) -> bool:
     entry, target = generation.files[path], generation.directory / path
     new = scratch / "new"
+    if vault.keeps(entry):
+        return _relink(generation, path, sources, scratch, vault)
     for source in _with_content(entry, sources):
         new.unlink(missing_ok=True)
         with suppress(FileNotFoundError, IsADirectoryError, PermissionError):
@@ -59,11 +66,26 @@ def _replace(generation: Generation, path: str, sources: list[Generation], scrat
     return False
 
 
+def _relink(
+    generation: Generation, path: str, sources: list[Generation], scratch: Path, vault: Vault
+) -> bool:
+    entry, target = generation.files[path], generation.directory / path
+    places = [target, *_with_content(entry, sources)]
+    if not any(vault.take(entry, place) for place in places):
+        return False
+    new = scratch / "new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(vault.path(entry))
+    _clear(generation.directory, path, scratch)
+    new.rename(target)
+    return True
+
+
 def _with_content(entry: FileEntry, sources: list[Generation]) -> Iterator[Path]:
     for source in sources:
         for path, other in source.files.items():
             if other.sha256 == entry.sha256:
-                yield source.directory / path
+                yield Path(located(source.directory / path, other))
 
 
 def _clear(directory: Path, path: str, scratch: Path) -> None:

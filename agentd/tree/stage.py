@@ -63,16 +63,24 @@ class Stage:
         prefix: how nginx's configuration names the tree.
         room: the directory in which a private one for large files is made, on the tree's file system.
         reserved: paths that only agentd writes.
+        secret_room: the same as `room` for secrets; None: that.
     """
 
     def __init__(
-        self, owner: str, base: Generation, prefix: str, room: Path, reserved: Collection[str] = RESERVED
+        self,
+        owner: str,
+        base: Generation,
+        prefix: str,
+        room: Path,
+        reserved: Collection[str] = RESERVED,
+        secret_room: Path | None = None,
     ) -> None:
         self.owner = owner
         self._base = base
         self._prefix = prefix
         self._room = room
         self._reserved = reserved
+        self._secret_room = secret_room or room
         self._layer: dict[str, Content | None] = {}
         self._outcome: dict[str, FileEntry | None] = {}  # what differs from the base; None: no file
         self._marked = False  # a mark holds these two
@@ -80,7 +88,7 @@ class Stage:
         self._joined: list[Stage] = []
         self._writers: dict[str, str] = {}
         self._disowned: frozenset[str] = frozenset()
-        self._scratch: disk.Scratch | None = None
+        self._scratches: dict[Path, disk.Scratch] = {}
         self._files = 0
         self._lock = Lock()
 
@@ -119,7 +127,7 @@ class Stage:
         if isinstance(content.data, Path):
             return content.data
         with disk.errors(f"write the staged {path} to disk"):
-            target = self._new_file()
+            target = self._new_file(self._secret_room if content.entry.secret else self._room)
             disk.write(target, content.data, content.entry.mode)
         return target
 
@@ -143,7 +151,7 @@ class Stage:
         check_path(path, self._reserved)
         check_mode(path, mode)
         with disk.errors(f"stage {path}"):
-            target = self._new_file()
+            target = self._new_file(self._room)
             digest, size = disk.copy(source, target, mode)
         self._put(path, Content(FileEntry(self.owner, digest, size, mode), target))
 
@@ -221,8 +229,8 @@ class Stage:
 
     def close(self) -> None:
         """Delete what it has on disk; this also happens when the stage is garbage-collected."""
-        if self._scratch is not None:
-            self._scratch.close()
+        for scratch in self._scratches.values():
+            scratch.close()
 
     # ------------------------------------------------------------------ for the tree
 
@@ -307,13 +315,13 @@ class Stage:
         content = self._layer.get(path)
         return (content.entry if content else self._base.files[path]).mode
 
-    def _new_file(self) -> Path:
+    def _new_file(self, room: Path) -> Path:
         with self._lock:
-            if self._scratch is None:
-                self._scratch = disk.Scratch(self._room)
-                weakref.finalize(self, self._scratch.close)
+            if room not in self._scratches:
+                scratch = self._scratches[room] = disk.Scratch(room)
+                weakref.finalize(self, scratch.close)
             self._files += 1
-            return self._scratch.path / str(self._files)
+            return self._scratches[room].path / str(self._files)
 
 
 def differing(before: Mapping[str, FileEntry], after: Mapping[str, FileEntry]) -> tuple[str, ...]:

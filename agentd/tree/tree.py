@@ -5,6 +5,7 @@
     PATH/.lock                              held during a commit, by this process or another
     PATH/.daemon                            held by the one daemon of the tree, for its life
     PATH/.mended                            there while nginx has not been told that files were healed
+    PATH/secrets -> /run/agentd/secrets     where the contents of secret files are, if not in the generations
 
 It owns the flip: at every instant `current` points to a complete, checked generation, or does not exist.
 A commit that fails leaves no trace. It must not signal nginx, and knows nothing about changes.
@@ -34,6 +35,7 @@ from agentd.tree.mirror import Mirror
 from agentd.tree.paths import RESERVED
 from agentd.tree.seals import Seals
 from agentd.tree.stage import Stage, differing
+from agentd.tree.vault import Vault
 
 Prepare: TypeAlias = Callable[[int, tuple[str, ...]], None]
 """Called with the generation and the changed paths just before the flip; raising prevents it."""
@@ -92,6 +94,7 @@ class Tree:
         stamp: returns agentd's own files for a generation, by path; always the same for the same number.
         mirror: where a copy of the current generation is kept, or None.
         prefix: how nginx's configuration names the tree, relative to its own directory.
+        vault: where the contents of secrets are.
         clock: returns the unix time.
         patience: seconds to wait while another process commits.
     """
@@ -103,6 +106,7 @@ class Tree:
     stamp: Callable[[int], Mapping[str, bytes]]
     mirror: Path | None
     prefix: str
+    vault: Vault = field(default_factory=Vault)
     clock: Callable[[], float] = unix_time
     patience: float = 120.0
     _mutex: RLock = field(init=False, repr=False, default_factory=RLock)
@@ -117,7 +121,7 @@ class Tree:
     def __post_init__(self) -> None:
         self._link = str(self.path / "current")
         self._generations = Generations(self.path / "generations")
-        self._mirror = Mirror(self.mirror)
+        self._mirror = Mirror(self.mirror, self.vault)
         self._reading = _Reading(self._seals)
 
     # ------------------------------------------------------------------ reading
@@ -208,7 +212,8 @@ class Tree:
         if base is None:
             with self.locked():
                 base = self._mended()
-        return Stage(owner, base, self.prefix, self.path, RESERVED | self.stamp(0).keys())
+        reserved = RESERVED | self.stamp(0).keys()
+        return Stage(owner, base, self.prefix, self.path, reserved, self.vault.directory)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -257,14 +262,17 @@ class Tree:
         with self.locked():
             base = self._mended()
             merged = stage.merge({p: entry for p, entry in base.files.items() if entry.owner is not None})
-            changed = differing(base.files, merged)
+            lost = self.open_current().files.keys() - base.files.keys()
+            changed = tuple(sorted({*differing(base.files, merged), *(lost - merged.keys())}))
             if not changed and self._stamped_alike(base):
                 return None
             number = max(floor, self._burnt, base.number, *self._generations.numbers()) + 1
             stamped = self.stamp(number)
             merged |= {path: FileEntry.of(None, data, _STAMP_MODE) for path, data in stamped.items()}
             manifest = Manifest(number, self.clock(), base.number, changed, merged, extra)
-            made, unsynced = builder.build(self._generations.directory, base, stage, stamped, manifest)
+            made, unsynced = builder.build(
+                self._generations.directory, base, stage, stamped, manifest, self.vault
+            )
             self._seals.relink(base)
             self._flip_or_drop(base.number, Generation(made, manifest), unsynced, prepare)
             return Commit(number, base.number, changed, made)
@@ -312,6 +320,7 @@ class Tree:
                 self._mirror.follow(current)
                 kept = {current.number, current.manifest.parent, *hold}
                 self._generations.prune(self.keep, kept)
+                self._prune_vault()
                 self._seals.relink(current)
 
     # ------------------------------------------------------------------ secrets
@@ -360,6 +369,7 @@ class Tree:
                 self._refit(generation, current, whose)
             for number in self._unreadable(current):
                 secrets.remove_private(self._generations.directory / directory_name(number))
+            self._prune_vault()
             self._seals.relink(current)
 
     def carry(self, to: int) -> set[str]:
@@ -410,7 +420,7 @@ class Tree:
         secrets.remove(generation, [path for path in wiped if path not in files])
         concerned = {path: entry for path, entry in files.items() if entry.owner in whose or path in wiped}
         if damaged := self._seals.damaged(_part(generation, concerned)):
-            lost = repair.heal(generation, damaged, self._copies(generation.number), self.path)
+            lost = repair.heal(generation, damaged, self._copies(generation.number), self.path, self.vault)
             secrets.remove(generation, lost)
 
     # ------------------------------------------------------------------ repairs
@@ -427,13 +437,48 @@ class Tree:
             sound = self._sound()
             disk.sweep(self._generations.directory)
             disk.sweep(self.path)
+            self._settle_secrets()
             if sound and sound.number:
                 self._mirror.follow(sound)
+            self._prune_vault()
+
+    def _settle_secrets(self) -> None:
+        """Bring the secrets of every generation, and of the mirror, to where `vault` has them."""
+        self.vault.prepare()
+        known = self.path / "secrets"
+        former = {known.readlink()} if known.is_symlink() else set()
+        for number in self._generations.numbers():
+            with suppress(TreeError, FormatError):
+                former |= self.vault.settle(self._generations.open(number), self.path)
+        with suppress(FormatError):
+            if self.mirror is not None and (held := self._mirror.held()):
+                former |= self.vault.settle(held, self.mirror)
+        for directory in former - {self.vault.directory}:
+            Vault(directory).keep_only(())
+        if self.vault.directory is None:
+            known.unlink(missing_ok=True)
+        elif former != {self.vault.directory}:
+            disk.point(known, str(self.vault.directory))
+        self.vault.remember(self._generations.find(self.current))
+
+    def _prune_vault(self) -> None:
+        """Remove from the vault what no generation has, nor the mirror."""
+        found: list[FileEntry] = []
+        try:
+            if held := self._mirror.held():
+                found += held.files.values()
+            for number in self._generations.numbers():
+                with suppress(TreeError):
+                    found += self._generations.open(number).files.values()
+        except FormatError:  # another version of agentd knows what that needs
+            return
+        self.vault.keep_only([entry for entry in found if entry.secret])
 
     def restore(self) -> int | None:
         """Restore a deleted or damaged tree from sound copies; an intact one stays as it is.
 
-        What was mended is `mended` until somebody had nginx read it again.
+        What was mended is `mended` until somebody had nginx read it again. Secrets that a boot took from the
+        vault stay lost, if this process does not know them: `stage` does as if there were no such files.
 
         Returns:
             The generation that is current now, or None if there is no copy to restore from.
@@ -457,7 +502,8 @@ class Tree:
         if number:
             with suppress(TreeError):
                 current = self._generations.open(number)
-                if not self._heal(current):
+                lost = self._heal(current)
+                if all(self.vault.may_lack(current, path) for path in lost):
                     self._heal_others(number)
                     return number
         held = self._mirror.generation()
@@ -465,7 +511,7 @@ class Tree:
             return None
         self._generations.find(held.number)  # what is replaced must not be another version's
         self._note_mended()
-        builder.replicate(held, self._generations.directory, durable=True)
+        builder.replicate(held, self._generations.directory, self.vault, durable=True)
         self._flip(held.number)
         return held.number
 
@@ -484,7 +530,7 @@ class Tree:
                 return []
             if generation.number == self.current:
                 self._note_mended()
-            lost = repair.heal(generation, damaged, self._copies(generation.number), self.path)
+            lost = repair.heal(generation, damaged, self._copies(generation.number), self.path, self.vault)
             damaged = self._seals.damaged(generation)
             if lost:
                 break
@@ -530,7 +576,7 @@ class Tree:
         return None if self._seals.damaged(current) else current
 
     def _mended(self) -> Generation:
-        """The current generation, restored first if it is damaged; the lock is held."""
+        """The current generation, restored first if it is damaged, without lost secrets; the lock is held."""
         sound = self._sound()
         if sound is None:
             if self.restore() is None:
@@ -538,7 +584,9 @@ class Tree:
                     f"generation {self.current} in {self.path} is damaged, and there is no copy of it:"
                     " choose another with `agentd rollback N`"
                 )
-            return self.open_current()
+            current = self.open_current()
+            lost = set(self._seals.damaged(current))
+            return _part(current, {path: one for path, one in current.files.items() if path not in lost})
         return sound
 
     def _stamped_alike(self, base: Generation) -> bool:

@@ -1,4 +1,4 @@
-"""The directories that agentd writes, the tree and its own state, and damage to what is in them."""
+"""The directories that agentd writes: the tree, its own state, its secrets; and damage to what is in them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from agentd.configured_tree import open_tree
 from agentd.errors import FormatError
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 
 
 def findings(loaded: Loaded) -> Iterator[Finding]:
@@ -32,6 +33,8 @@ def findings(loaded: Loaded) -> Iterator[Finding]:
             "warn", "state", f"{state} is open to others; it holds payloads", f"chmod 700 {state}"
         )
     yield found
+    if secrets := loaded.config.tree.secrets:
+        yield _secrets(secrets)
     yield from _damage(loaded)
 
 
@@ -57,6 +60,36 @@ def _damage(loaded: Loaded) -> Iterator[Finding]:
                 f"{aside} was damaged, and set aside",
                 "find out why (see the kernel's log about the disk), then delete it",
             )
+
+
+def _secrets(path: Path) -> Finding:
+    """Whether secrets stay off the disk there, and within reach of nobody else."""
+    found = _directory("secrets", path)
+    if found.level != "ok":
+        return found
+    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    kind = _file_system(there.resolve())
+    if kind not in _IN_MEMORY:
+        return Finding(
+            "warn",
+            "secrets",
+            f"{path} (tree.secrets) is not in memory but on {kind}: what was there can be read from the disk",
+            "choose a directory on a tmpfs, such as /run/agentd/secrets",
+        )
+    if there == path and path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return Finding("FAIL", "secrets", f"{path} can be changed by others", f"chmod 700 {path}")
+    return Finding("ok", "secrets", f"{path} is in memory ({kind})")
+
+
+def _file_system(path: Path) -> str:
+    """The type of the file system of a path; see proc(5), mountinfo."""
+    found: tuple[int, str] = 0, "an unknown file system"
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split(" ")[4].replace("\\040", " ")
+        if path.is_relative_to(point) and len(point) >= found[0]:  # the last one mounted there counts
+            found = len(point), after.split(" ")[0]
+    return found[1]
 
 
 def _directory(subject: str, path: Path) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,31 @@ def test_advice_is_a_rule_of_consuls_language(
 ) -> None:
     """It can be pasted into a policy."""
     assert rule(right, below=below) == text
+
+
+def with_secrets(config: Path, directory: Path) -> Loaded:
+    """The same configuration, with secrets in this directory."""
+    changed = json.loads(config.read_text())
+    changed["tree"]["secrets"] = str(directory)
+    config.write_text(json.dumps(changed))
+    return load(config)
+
+
+def test_secrets_on_a_disk_are_told(config: Path) -> None:
+    """The file system decides, whatever the path is called; a directory to come counts as its parent."""
+    memory, disk_ = Path("/dev/shm/agentd-no-such-directory"), Path("/var/lib/agentd-no-such-directory")
+
+    assert levels(with_secrets(config, memory))["secrets"] == "ok"
+    assert levels(with_secrets(config, disk_))["secrets"] == "warn"
+
+
+def test_secrets_that_others_can_change_fail(config: Path) -> None:
+    """They could put another key there; the daemon refuses such a directory as well."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as directory:
+        Path(directory).chmod(0o777)
+
+        (found,) = (
+            one for one in disk.findings(with_secrets(config, Path(directory))) if one.subject == "secrets"
+        )
+
+    assert (found.level, found.advice) == ("FAIL", f"chmod 700 {directory}")

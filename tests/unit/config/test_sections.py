@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentd.commands.places import SECTIONS, Places, read_places
-from agentd.config.load import load_sections
+from agentd.config.load import load, load_sections
 from agentd.config.models import Config
 from agentd.config.sections import read_document, read_section
 from agentd.errors import ConfigError
@@ -99,3 +99,12 @@ def test_one_section_is_read_by_its_model(file: Path) -> None:
     file.write_text("handlers: 7\nconsul: {adress: '127.0.0.1:1'}\n")
     with pytest.raises(ConfigError, match=r":2: consul\.adress: unknown field"):
         read_section(read_document(file), "consul", ConsulOptions)
+
+
+@pytest.mark.parametrize("secrets", ["/etc/nginx/agentd", "/etc/nginx/agentd/secrets", "/etc/nginx"])
+def test_secrets_within_the_tree_are_refused(file: Path, secrets: str) -> None:
+    """Nor may the tree be within them: what is in the tree is on the disk."""
+    file.write_text(f"tree: {{secrets: {secrets}}}\n")
+
+    with pytest.raises(ConfigError, match="outside the tree"):
+        load(file)
