@@ -27,17 +27,36 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from agentd.commands.argument_types import add_wait, checked, count, number, prefix, seconds, word
+    from agentd.commands.argument_types import (
+        add_wait,
+        checked,
+        count,
+        kept_name,
+        number,
+        prefix,
+        seconds,
+        some_seconds,
+        word,
+    )
     from agentd.commands.child import Child
+    from agentd.commands.coordinated_name import CoordinatedName, State, Taker
     from agentd.commands.node import Node, open_node
     from agentd.commands.output import Colour, LiveTable, Output, moment, span
     from agentd.commands.parser import Parser, add_command
     from agentd.commands.progress import ProgressBar
     from agentd.commands.signals import run_stoppable
     from agentd.commands.to_consul import add_consul_arguments, consul, consul_options
+    from agentd.commands.to_fleet import ReachedFleet, add_fleet_arguments, fleet
     from agentd.commands.wait_for_outcome import report_outcomes
     from agentd.config.load import ConfiguredHandler
-    from agentd.errors import AgentdError, ConsulError, LockLost, LockNotAcquired
+    from agentd.errors import (
+        AgentdError,
+        ConfigError,
+        ConsulError,
+        LockLost,
+        LockNotAcquired,
+        PermanentError,
+    )
     from agentd.locks.consul_store import ConsulStore
     from agentd.locks.lock import Lock
     from agentd.printable import printable
@@ -47,17 +66,36 @@ if TYPE_CHECKING:
     from agentd.watch.options import ConsulOptions
 
 _NAMES: Final = {
-    "agentd.commands.argument_types": ("add_wait", "checked", "count", "number", "prefix", "seconds", "word"),
+    "agentd.commands.argument_types": (
+        "add_wait",
+        "checked",
+        "count",
+        "kept_name",
+        "number",
+        "prefix",
+        "seconds",
+        "some_seconds",
+        "word",
+    ),
     "agentd.commands.child": ("Child",),
+    "agentd.commands.coordinated_name": ("CoordinatedName", "State", "Taker"),
     "agentd.commands.node": ("Node", "open_node"),
     "agentd.commands.output": ("Colour", "LiveTable", "Output", "moment", "span"),
     "agentd.commands.parser": ("Parser", "add_command"),
     "agentd.commands.progress": ("ProgressBar",),
     "agentd.commands.signals": ("run_stoppable",),
     "agentd.commands.to_consul": ("add_consul_arguments", "consul", "consul_options"),
+    "agentd.commands.to_fleet": ("ReachedFleet", "add_fleet_arguments", "fleet"),
     "agentd.commands.wait_for_outcome": ("report_outcomes",),
     "agentd.config.load": ("ConfiguredHandler",),
-    "agentd.errors": ("AgentdError", "ConsulError", "LockLost", "LockNotAcquired"),
+    "agentd.errors": (
+        "AgentdError",
+        "ConfigError",
+        "ConsulError",
+        "LockLost",
+        "LockNotAcquired",
+        "PermanentError",
+    ),
     "agentd.printable": ("printable",),
     "agentd.watch.changes": ("Instance",),
     "agentd.watch.lookup": ("Instances", "find_instances"),
@@ -72,11 +110,13 @@ __all__ = [
     "AgentdError",
     "Child",
     "Colour",
+    "ConfigError",
     "ConfiguredHandler",
     "ConsulClient",
     "ConsulError",
     "ConsulOptions",
     "ConsulStore",
+    "CoordinatedName",
     "Instance",
     "Instances",
     "LiveTable",
@@ -86,15 +126,22 @@ __all__ = [
     "Node",
     "Output",
     "Parser",
+    "PermanentError",
     "ProgressBar",
+    "ReachedFleet",
+    "State",
+    "Taker",
     "add_command",
     "add_consul_arguments",
+    "add_fleet_arguments",
     "add_wait",
     "checked",
     "consul",
     "consul_options",
     "count",
     "find_instances",
+    "fleet",
+    "kept_name",
     "moment",
     "number",
     "open_node",
@@ -103,6 +150,7 @@ __all__ = [
     "report_outcomes",
     "run_stoppable",
     "seconds",
+    "some_seconds",
     "span",
     "word",
 ]

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -84,6 +84,17 @@ class TicketKeys(Handler):
             ge=1,
             le=100,
             description="Maximum number of keys besides the newest; the oldest are removed first.",
+        )
+        rotate_every: Duration = Field(
+            43_200.0,
+            ge=60,
+            description="How old the encrypting key of a fleet becomes before `agentd rotate-tickets --due`"
+            " rotates.",
+        )
+        on_dead: Literal["wait", "proceed"] = Field(
+            "wait",
+            description="What a rotation of the fleet does about a node that has not confirmed a step for an"
+            " hour. wait: it waits for it, so that no session is lost; proceed: it goes on without.",
         )
         probe: list[str] | None = Field(
             None,

@@ -126,11 +126,13 @@ class Wait:
         reason: why.
         since: unix seconds since when; None if that is unknown.
         nodes: the nodes that it waits for.
+        lasting: whether it lasts until somebody thaws, or a key leaves.
     """
 
     reason: str
     since: float | None = None
     nodes: tuple[Node, ...] = ()
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,9 +206,9 @@ def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None
     """Why a rotation that is due cannot begin."""
     since = min(due, seen.now)
     if wish.frozen:
-        return Wait(wish.frozen, since)
+        return Wait(wish.frozen, since, lasting=True)
     if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy)).keys:
-        return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since)
+        return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since, lasting=True)
     return _unready(seen)
 
 
