@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -178,18 +178,41 @@ def start_fleet(
     settings: Mapping[str, Any] | None = None,
 ) -> list[Node]:
     """Start `size` nodes, a Consul server on the first and clients on the others; `stack` stops them."""
-    nodes: list[Node] = []
+    agents = start_agents(stack, directory, size)
+    return start_nodes(stack, directory, certificate, agents, handlers, settings)
+
+
+def start_agents(stack: ExitStack, directory: Path, size: int, *, servers: int = 1) -> list[ConsulAgent]:
+    """Start `size` Consul agents, of which the first are servers; `stack` stops them."""
+    agents: list[ConsulAgent] = []
     for number in range(1, size + 1):
-        place = directory / f"n{number}"
-        (place / "consul").mkdir(parents=True)
-        consul = ConsulAgent(
-            place / "consul",
+        place = directory / f"n{number}" / "consul"
+        place.mkdir(parents=True)
+        agent = ConsulAgent(
+            place,
             node=f"node{number}",
             address=f"127.0.0.{number}",
-            join=nodes[0].consul if nodes else None,
+            join=agents[0] if agents else None,
+            server=number <= servers,
         )
-        stack.callback(consul.stop)
-        consul.start()
+        stack.callback(agent.stop)
+        agents.append(agent)
+        agent.start()
+    return agents
+
+
+def start_nodes(
+    stack: ExitStack,
+    directory: Path,
+    certificate: Certificate,
+    agents: Sequence[ConsulAgent],
+    handlers: Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+) -> list[Node]:
+    """Start a node on each agent, in directories of their own; `stack` stops them."""
+    nodes: list[Node] = []
+    for number, consul in enumerate(agents, 1):
+        place = directory / f"n{number}"
         node = Node(place, certificate, number=number, consul=consul, handlers=handlers, settings=settings)
         stack.callback(node.stop)
         nodes.append(node)
