@@ -31,6 +31,10 @@ BENCHES = (
     "upstream_scale",
     "upstream_load",
     "trust",
+    "tickets",
+    "tickets_faults",
+    "tickets_cpu",
+    "tickets_scale",
     "fleet_relay",
     "fleet_table",
     "fleet_acknowledgements",
@@ -39,8 +43,11 @@ BENCHES = (
     "fleet_cost",
     "fleet_down",
 )
-GROUPS = {"fleet": ("fleet_losses", "fleet_live", "fleet_cost", "fleet_down")}
-"""What is named together: those of a real fleet."""
+GROUPS = {
+    "fleet": ("fleet_losses", "fleet_live", "fleet_cost", "fleet_down"),
+    "tickets_all": ("tickets", "tickets_faults", "tickets_cpu", "tickets_scale"),
+}
+"""What is named together: those of a real fleet, and those of ticket keys."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from agentd.commands.fleet_tally import tally
+from agentd.fleet.acknowledgement import Acknowledgement
 from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.census import Census
 from agentd.fleet.keys import Keys
@@ -57,7 +58,7 @@ def rows(stack: ExitStack, directory: Path) -> Iterator[Row]:
     stack.callback(agent.stop)
     agent.start()
     keys = Keys("bench")
-    _write(agent, keys, 1, spread=0.0)
+    write_all(agent, keys, 1, spread=0.0)
     runs = [_run(agent, keys, num) for num in range(2, 2 + TIMES)]
     writes, read, readings = (
         p50([getattr(one, name) for one in runs]) for name in ("writes", "read", "readings")
@@ -75,7 +76,7 @@ def _run(agent: ConsulAgent, keys: Keys, num: int) -> Run:
     newest = Newest(NAME, num)
     began, used = time.monotonic(), _processor_time(agent.process.pid)
     written: list[float] = []
-    writer = threading.Thread(target=lambda: written.append(_write(agent, keys, num, spread=WAKE)))
+    writer = threading.Thread(target=lambda: written.append(write_all(agent, keys, num, spread=WAKE)))
     with closing(ConsulClient(ConsulOptions(address=agent.url))) as client:
         read = _count(client)
         census = Census(client, keys)
@@ -113,15 +114,30 @@ def _count(client: ConsulClient) -> list[int]:
     return sizes
 
 
-def _write(agent: ConsulAgent, keys: Keys, num: int, *, spread: float) -> float:
-    """Have every node write its document within `spread` seconds, with check-and-set; the seconds it took."""
+def write_all(
+    agent: ConsulAgent,
+    keys: Keys,
+    num: int,
+    *,
+    spread: float,
+    document: Callable[[int, int], Acknowledgement] = acknowledgement,
+) -> float:
+    """Have every node write its document within `spread` seconds, with check-and-set; the seconds it took.
+
+    Args:
+        agent: through which they write.
+        keys: the fleet's.
+        num: the number of the message that they have in force.
+        spread: seconds.
+        document: what a node, given by its number, says then.
+    """
     began = time.monotonic()
     draw = random.Random(num)
     due = sorted((draw.uniform(0, spread), node) for node in range(NODES))
     with ThreadPoolExecutor(WRITERS) as pool:
         list(
             pool.map(
-                lambda part: _write_some(agent, keys, num, began, part),
+                lambda part: _write_some(agent, keys, lambda node: render(document(node, num)), began, part),
                 (due[at::WRITERS] for at in range(WRITERS)),
             )
         )
@@ -129,7 +145,11 @@ def _write(agent: ConsulAgent, keys: Keys, num: int, *, spread: float) -> float:
 
 
 def _write_some(
-    agent: ConsulAgent, keys: Keys, num: int, began: float, due: Sequence[tuple[float, int]]
+    agent: ConsulAgent,
+    keys: Keys,
+    written: Callable[[int], bytes],
+    began: float,
+    due: Sequence[tuple[float, int]],
 ) -> None:
     with closing(ConsulClient(ConsulOptions(address=agent.url))) as client:
         kv = ConsulKV(client)
@@ -137,9 +157,7 @@ def _write_some(
             time.sleep(max(0.0, at - (time.monotonic() - began)))
             key = keys.node(f"lb{node:04}")
             index = _indexes.get(key, 0)
-            done = kv.write(
-                [{"Verb": "cas", "Key": key, "Value": render(acknowledgement(node, num)), "Index": index}]
-            )
+            done = kv.write([{"Verb": "cas", "Key": key, "Value": written(node), "Index": index}])
             _indexes[key] = int(done.results[0]["ModifyIndex"])
 
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -120,9 +119,3 @@ def explain(missed: Sequence[Connection], steps: Sequence[Step] = ()) -> None:
             file=sys.stderr,
             flush=True,
         )
-
-
-def quietly(act: Callable[[], object]) -> None:
-    """Do something to a server that may be down."""
-    with suppress(AgentdError, OSError):
-        act()

@@ -9,18 +9,22 @@ import base64
 import os
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
+from agentd.fleet.keys import Keys
+from agentd.fleet.kv import ConsulKV
+from agentd.fleet.reader import Reader
 from agentd.trust.key_files import write_key
 from agentd.trust.keyring import Keyring, Publisher
 from agentd.trust.keys import new_fleet_key, new_secret_key
+from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
 from handlers.tls_ticket_keys.document import Document
 from tests.bench.watch import ConsulWatch
 from tests.servers.consul import ConsulAgent
 from tests.servers.fleet import TICKET_EVENT, start_nodes
-from tests.servers.followers import open_log
 from tests.servers.nginx import Nginx
 from tests.servers.tls import Certificate
 
@@ -36,6 +40,7 @@ RATE: Final = float(os.environ.get("TICKET_RATE", "100"))
 KEEP: Final = 100
 """Keys beside the newest: at this pace none may retire before the end."""
 EVENT: Final = "bench-ticket-refresh"
+_PATIENCE: Final = 1.0  # seconds for each answer of an agent that may be frozen
 _SCRIPT: Final = """\
 #!/bin/bash
 set -eu
@@ -86,9 +91,11 @@ class Coordinated:
         Raises:
             AgentdError: that agent cannot tell.
         """
-        with open_log(through, FLEET) as log:
-            head = log.head(TICKET_EVENT)
-            message = log.message(TICKET_EVENT, head.newest) if head else None
+        options = ConsulOptions(address=f"{through.address}:{through.ports['http']}").impatient(_PATIENCE)
+        with closing(ConsulClient(options)) as client:
+            reader = Reader(ConsulKV(client), Keys(FLEET))
+            head = reader.head(TICKET_EVENT)
+            message = reader.message(TICKET_EVENT, head.newest) if head else None
         if head is None or message is None or message.signed is None:
             return 0, None
         body = self._keyring.body(self._keyring.verify(message.signed))
