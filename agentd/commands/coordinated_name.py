@@ -193,7 +193,8 @@ class CoordinatedName:
         return None, None, doubt or "the log's messages are missing"
 
     def _takers(self, members: Sequence[Member], num: int) -> list[Taker]:
-        from agentd.fleet.standing import Newest, progress, takers  # noqa: PLC0415 (as above)
+        from agentd.fleet.newest import Newest  # noqa: PLC0415 (as above)
+        from agentd.fleet.standing import progress, takers  # noqa: PLC0415 (as above)
 
         newest = Newest(self.name, num)
         return [self._taker(one, progress(one, newest).reason) for one in takers(members, newest, 0.0)]

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from agentd.commands.output import Output, moment, shortened, span
 from agentd.fleet.census import Heads
-from agentd.fleet.standing import Difference, Member, Newest, Standing
+from agentd.fleet.newest import Newest
+from agentd.fleet.standing import Difference, Member, Standing
 
 _COLUMNS: Final = ("TROUBLE", "NODES", "SUBJECT", "WHICH", "WHY")
 _NAMES: Final = ("NAME", "NEWEST", "IN FORCE ON", "AGE", "PUBLISHED", "BY")
@@ -88,6 +89,8 @@ def _name(name: str, found: Found) -> dict[str, Any]:
         "confirmed": confirmed,
         "publisher": newest.publisher if newest else None,
         "via": newest.source if newest else None,
+        "rollout": (newest.rollout or None) if newest else None,
+        "released": head.released if head else None,
         "live": [
             {"num": num, "nodes": count}
             for num, count in sorted(found.standing.live.get(name, {}).items(), key=lambda one: one[0] or 0)
@@ -148,6 +151,8 @@ def _row(name: str, found: Found, most: int | None) -> list[object]:
         return [name, None, f"- of {there}", None, None, found.heads.unreadable.get(name)]
     age = None if newest.issued is None else span(max(0.0, found.now - newest.issued))
     by = f"{newest.publisher}, {_VIA.get(newest.source, newest.source)}" if newest.source else None
+    if newest.rollout:
+        by = f"rollout open: {by}"
     why = found.heads.unreadable.get(name)
     return [
         name,

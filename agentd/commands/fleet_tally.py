@@ -16,7 +16,8 @@ from agentd.commands.output import Output, shortened, span
 from agentd.printable import printable
 
 if TYPE_CHECKING:
-    from agentd.fleet.standing import Member, Newest, Progress
+    from agentd.fleet.newest import Newest
+    from agentd.fleet.standing import Member, Progress
 
 MOST_TOLD: Final = 10
 """Most nodes that refuse, and most reasons, to show to a person."""

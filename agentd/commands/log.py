@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agentd.commands import argument_types
@@ -36,6 +36,7 @@ _USUAL: Final = {"SIGNED BY": "nobody", "EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
 _SHORT_KID: Final = 15  # characters of it in the table
 _PUBLISHER: Final = 40  # characters of it in the table
+_FOR: Final = 60  # characters of whom it is for in the table
 _MOST_NOTED: Final = 5  # heads that cannot be read, and are named
 _PURPOSE: Final = "reading the fleet's log"
 
@@ -257,14 +258,26 @@ def _print(
     if len(unreadable) > _MOST_NOTED:
         output.line(f"{len(unreadable) - _MOST_NOTED} more heads cannot be read: --json names them", "red")
     for name, head in sorted(heads.items()):
-        if head.cut > head.snapshot:
-            output.line(
-                f"{name}: messages up to {head.cut} were dropped, some while still in force: nodes that never"
-                f" got them are incomplete until `agentd publish {name} --snapshot`",
-                "yellow",
-            )
+        _remark(name, head, output)
         if named:
             output.line(f"{name}: keeps {head.keep}; {head.count} kept, {len(rows)} shown", "dim")
+
+
+def _remark(name: str, head: Head, output: Output) -> None:
+    """Print what is special about the log of a name."""
+    if head.cut > head.snapshot:
+        output.line(
+            f"{name}: messages up to {head.cut} were dropped, some while still in force: nodes that never"
+            f" got them are incomplete until `agentd publish {name} --snapshot`",
+            "yellow",
+        )
+    if head.released is not None:
+        others = f"take message {head.released}" if head.released else "take nothing"
+        output.line(
+            f"{name}: a rollout is open, and nodes that it does not admit {others}: see `agentd rollout"
+            f" status {name}`",
+            "yellow",
+        )
 
 
 def _telling(cells: list[list[object]]) -> tuple[list[str], list[list[object]]]:
@@ -292,7 +305,7 @@ def _cells(row: _Row, now: float) -> list[object]:
         (one.event or "")[:_SHORT_ID],
         _payload(one),
         _expiry(one, now),
-        described(one) or "all",
+        shortened(described(one) or "all", _FOR),
     ]
 
 
@@ -330,6 +343,7 @@ def _document(
         {
             "name": name, "keep": head.keep, "newest": head.newest, "oldest": head.oldest,
             "count": head.count, "floor": head.floor, "cut": head.cut, "snapshot": head.snapshot,
+            "released": head.released,
         }
         for name, head in sorted(heads.items())
     ]  # fmt: skip
@@ -364,4 +378,7 @@ def _fields(row: _Row, now: float) -> dict[str, Any]:
         "node": one.node,
         "service": one.service,
         "tag": one.tag,
+        "rollout": one.rollout or None,
+        "admits": asdict(one.admission) if one.admission else None,
+        "restores": one.restores or None,
     }

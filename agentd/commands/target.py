@@ -38,7 +38,9 @@ def check_target(arguments: Namespace) -> None:
 
 
 def described(message: Envelope) -> str:
-    """The options as typed; "" for all nodes."""
+    """The options as typed, or whom a step of a rollout admits; "" for all nodes."""
+    if message.admission:
+        return str(message.admission)
     given = {"node": message.node, "service": message.service, "tag": message.tag}
     return " ".join(f"{name}={value}" for name, value in given.items() if value)
 
@@ -55,7 +57,7 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
     from agentd.fleet.census import Census  # noqa: PLC0415 (only a message with a target needs it)
     from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
 
-    if not (message.node or message.service):
+    if not (message.node or message.service or message.admission):
         return None
     census = Census(client, keys)
     nodes = census.documents().each
@@ -65,7 +67,8 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
     if not nodes:  # at least the agent's own is there
         raise ConsulRefused(f"the token may not see the nodes{_ADD} node_prefix{_READ}")
     found = sorted(census.asked_by(message, nodes).addressed or ())
-    if message.service and (why := unseen(client)):
+    by_service = message.service or (message.admission and message.admission.tag)
+    if by_service and (why := unseen(client)):
         raise ConsulRefused(why)
     return found
 

@@ -25,8 +25,8 @@ from agentd.printable import printable
 if TYPE_CHECKING:
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.kv import ConsulKV
+    from agentd.fleet.newest import Newest
     from agentd.fleet.reader import Reader, Reading
-    from agentd.fleet.standing import Newest
     from agentd.watch.client import ConsulClient
 
 _TIMEOUT: Final = 60.0

@@ -8,26 +8,27 @@ so that no document can be newer than the heads.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from agentd.errors import BadDocument, ConsulRefused, ConsulTooLarge, ConsulUnavailable, UnknownFormat
 from agentd.fleet.absence import Absences, parse_absences
 from agentd.fleet.acknowledgement import Acknowledgement
 from agentd.fleet.acknowledgement_codec import DocumentError, parse
+from agentd.fleet.audience import Audience
 from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.keys import Keys, is_node
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.members import Catalogue, Documents, Registered, members
+from agentd.fleet.newest import Newest
 from agentd.fleet.registration import SERVICE, node_of
-from agentd.fleet.standing import Member, Newest
-from agentd.fleet.target import Service, Services, matches
+from agentd.fleet.standing import Member
 from agentd.watch.client import ConsulClient
 from agentd.watch.kv import Pair, pair_of
-from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery, ServicesQuery
+from agentd.watch.queries import ChecksQuery, NodesQuery, ServiceQuery
 
 AT_ONCE: Final = 60
 """Most keys that one transaction reads."""
@@ -35,8 +36,6 @@ MOST_KEYS: Final = 20_000
 """Most keys to read by transactions, if one answer with all of them would be too large."""
 MOST_BYTES: Final = 32 * 2**20
 """Most bytes of values to read that way; the rest counts as junk."""
-MOST_SERVICES: Final = 50
-"""Most services matching a message's filter whose nodes are looked up."""
 _SERF: Final = "serfHealth"  # Consul's own check of whether the agent is alive
 _CRITICAL: Final = "critical"
 
@@ -48,6 +47,7 @@ class Heads:
     Attributes:
         heads: name -> head.
         messages: name -> newest message, if it can be read.
+        released: name -> newest message for all nodes, if it can be read and a later one opened a rollout.
         unreadable: name -> why its head or its newest message cannot be read.
         junk: how many keys among the heads are not heads.
     """
@@ -56,9 +56,10 @@ class Heads:
     messages: Mapping[str, Envelope]
     unreadable: Mapping[str, str]
     junk: int = 0
+    released: Mapping[str, Envelope] = field(default_factory=dict)
 
 
-class Census:
+class Census(Audience):
     """Reads one fleet. The caller closes the client.
 
     Every method may raise ConsulUnavailable or ConsulRefused.
@@ -70,7 +71,7 @@ class Census:
     """
 
     def __init__(self, client: ConsulClient, keys: Keys, *, consistent: bool = False) -> None:
-        self._client = client
+        super().__init__(client)
         self._consistent = consistent
         self._mode = ("consistent" if consistent else "stale", "")
         self._keys = keys
@@ -282,20 +283,21 @@ class Census:
         keys = {
             self._keys.message(name, head.newest): name for name, head in heads.items() if not head.is_empty
         }
+        before = [self._keys.message(name, head.released) for name, head in heads.items() if head.released]
         messages: dict[str, Envelope] = {}
-        for pair in self._some(list(keys)):
+        released: dict[str, Envelope] = {}
+        for pair in self._some([*keys, *before]):
             try:
                 message = parse_envelope(pair.value)
             except (BadDocument, UnknownFormat) as error:
-                unreadable[keys[pair.key]] = str(error)
+                if pair.key in keys:
+                    unreadable[keys[pair.key]] = str(error)
             else:
                 if message.lies_at(self._keys, pair.key):
-                    messages[message.name] = message
+                    (messages if pair.key in keys else released)[message.name] = message
         for name in set(keys.values()) - messages.keys() - unreadable.keys():
             unreadable[name] = "its head points to a message that is missing"
-        return Heads(heads, messages, unreadable, junk)
-
-    # ------------------------------------------------------------------ which message is for which nodes
+        return Heads(heads, messages, unreadable, junk, released)
 
     def newest(self, heads: Heads, nodes: Mapping[str, Acknowledgement | None]) -> dict[str, Newest]:
         """The newest message of each name, and which of these nodes it is for; see `asked_by`."""
@@ -306,78 +308,11 @@ class Census:
                 made[name] = self.asked_by(message, nodes)
             elif head.newest:  # a forgotten message is for nobody
                 made[name] = Newest(name, head.newest, addressed=frozenset() if head.is_empty else None)
+            if head.released and name in made:
+                before = heads.released.get(name)
+                others = Newest(name, head.released) if before is None else self.asked_by(before, nodes)
+                made[name] = replace(made[name], others=others)
         return made
-
-    def asked_by(self, message: Envelope, nodes: Mapping[str, Acknowledgement | None]) -> Newest:
-        """The message, and which of these nodes it is for: none, if it is nothing to apply.
-
-        Args:
-            message: a message of the log.
-            nodes: the nodes with their documents; a node without one is looked up by its name.
-        """
-        addressed = None if message.kind in ("payload", "freeze") else frozenset[str]()
-        if addressed is None and (message.node or message.service or message.tag):
-            addressed = frozenset(self._addressed(message, nodes))
-        return Newest(
-            message.name, message.num, message.issued, message.expires, message.publisher, message.via,
-            addressed,
-        )  # fmt: skip
-
-    def _addressed(self, message: Envelope, nodes: Mapping[str, Acknowledgement | None]) -> Iterator[str]:
-        by_name = replace(message, service="", tag="")
-        asked: dict[str, dict[str, list[Service]] | None] = {}
-        try:
-            for node, document in nodes.items():
-                there = document.datacenter if document else ""
-                if there not in asked and (message.service or message.tag):
-                    asked[there] = self._services(message, there)
-                services = asked.get(there, {})
-                # A node may have another name in the fleet than its agent, so the agent's ID counts.
-                agent = document.node_id if document else node
-                if services is None:  # perhaps it has the service, so it must not be left out
-                    found = _is_for(by_name, node, ())
-                else:
-                    found = _is_for(message, node, services.get(agent, ()))
-                if found:
-                    yield node
-        except BadDocument:
-            return  # no node can use the filter
-
-    def _services(self, message: Envelope, datacenter: str) -> dict[str, list[Service]] | None:
-        """Consul agent, by ID and by name -> those of its services whose names match the message's filter.
-
-        None if another datacenter ("" for the home datacenter) cannot be asked.
-        """
-        named = replace(message, node="", tag="")
-        found: dict[str, list[Service]] = {}
-        try:
-            with self._asking(datacenter):
-                every = ServicesQuery().fetch(self._client).changes[0].raw or {}
-                meant = [name for name in every if _is_for(named, "", [(name, ())])]
-                for name in meant[:MOST_SERVICES]:
-                    for one in ServiceQuery(name, passing=False).fetch(self._client).changes[0].raw or ():
-                        service = name, one["Service"].get("Tags") or ()
-                        for agent in {one["Node"].get("ID") or "", one["Node"]["Node"]} - {""}:
-                            found.setdefault(agent, []).append(service)
-        except (ConsulUnavailable, ConsulRefused):
-            if not datacenter:
-                raise
-            return None
-        return found
-
-    @contextmanager
-    def _asking(self, datacenter: str) -> Iterator[None]:
-        """Ask another datacenter meanwhile; "" stands for the home datacenter."""
-        home = self._client.dc
-        self._client.dc = datacenter or home
-        try:
-            yield
-        finally:
-            self._client.dc = home
-
-
-def _is_for(message: Envelope, node: str, services: Services) -> bool:
-    return matches(message, lambda: node, lambda: services)
 
 
 def _parsed(value: bytes) -> Acknowledgement | str:

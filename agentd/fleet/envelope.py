@@ -279,7 +279,7 @@ class Envelope:
         """Whom it is for, as far as the message alone tells."""
         if self.kind == "admit":
             return "admit"
-        return "some" if self.kind == "freeze" or self.node or self.service or self.tag else "all"
+        return "some" if self.node or self.service or self.tag else "all"
 
     @property
     def event(self) -> str | None:

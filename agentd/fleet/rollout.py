@@ -61,6 +61,13 @@ class Admission:
     nodes: tuple[str, ...] = ()
     tag: str = ""
 
+    def __str__(self) -> str:
+        """Whom it admits, for people."""
+        part = f"{self.below / ALL:.3%}".rstrip("%").rstrip("0").rstrip(".")
+        found = [f"{part}% of the nodes"] if self.below else []
+        found += [f"nodes with a service tagged {self.tag}"] if self.tag else []
+        return ", ".join([*found, *self.nodes]) or "no node"
+
     def admits(self, node: str, tags: Iterable[str], rollout: str) -> bool:
         """Whether it admits a node.
 

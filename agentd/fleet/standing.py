@@ -21,6 +21,7 @@ from agentd.fleet.acknowledgement import (
     Name,
 )
 from agentd.fleet.disagreement import SETTLED, Lived, disagreeing
+from agentd.fleet.newest import Newest
 from agentd.fleet.past import undated
 
 Trouble = Literal[
@@ -44,35 +45,6 @@ TROUBLES: Final[tuple[Trouble, ...]] = Trouble.__args__  # type: ignore[attr-def
 _DONE: Final = ("applied", "unchanged")
 _MUTE: Final = "agentd runs there but does not acknowledge"
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-@dataclass(frozen=True, slots=True)
-class Newest:
-    """The newest message of a name.
-
-    Attributes:
-        name: the name of the log.
-        num: its number.
-        issued: unix time by the publisher's clock; None if the message itself could not be read.
-        expires: unix time; None for never.
-        publisher: who published it.
-        source: how: "event", "publish", ...
-        addressed: the nodes that it is for; None for all.
-    """
-
-    name: str
-    num: int
-    issued: float | None = None
-    expires: float | None = None
-    publisher: str = ""
-    source: str = ""
-    addressed: frozenset[str] | None = None
-
-    def concerns(self, node: str, now: float) -> bool:
-        """Whether the node should have it: it is for that node and has not expired."""
-        return (self.addressed is None or node in self.addressed) and (
-            self.expires is None or now < self.expires
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +276,11 @@ def _of_name(member: Member, name: str, state: Name, log: _Log) -> Iterator[Diff
     if seen > (newest.num if newest else 0):
         text = "it holds a newer message than the log in Consul; a relay will write it back"
         yield Difference("log lost", node, name, text, state.live)
-    elif newest is not None and newest.concerns(node, log.now) and not _is_exempt(state, newest.num):
-        found = progress(member, newest)
-        trouble = _trouble(state, newest.num, found)
+        return
+    due = newest.due(node) if newest else None
+    if due is not None and due.concerns(node, log.now) and not _is_exempt(state, due.num):
+        found = progress(member, due)
+        trouble = _trouble(state, due.num, found)
         if trouble:
             yield Difference(trouble, node, name, found.reason, state.live)
 

@@ -23,7 +23,7 @@ from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.census import Census
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
-from agentd.fleet.standing import Newest
+from agentd.fleet.newest import Newest
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from tests.bench.rows import Row, p50

@@ -18,7 +18,8 @@ from agentd.commands.output import Output
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
 from agentd.fleet.census import Heads
 from agentd.fleet.head import Head
-from agentd.fleet.standing import Member, Newest, standing
+from agentd.fleet.newest import Newest
+from agentd.fleet.standing import Member, standing
 
 NOW = 1_700_000_000.0
 

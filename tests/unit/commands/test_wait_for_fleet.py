@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from agentd.commands.fleet_tally import Tally, tally
 from agentd.commands.wait_for_fleet import percentage
 from agentd.fleet.acknowledgement import Acknowledgement, Name, Tried
-from agentd.fleet.standing import Member, Newest, Progress
+from agentd.fleet.newest import Newest
+from agentd.fleet.standing import Member, Progress
 
 NEWEST = Newest("blocked", 20, issued=100.0, expires=200.0)
 

@@ -67,6 +67,24 @@ def test_a_node_is_admitted_by_its_name_or_by_a_tag() -> None:
     assert not Admission(nodes=("lb1",)).admits("lb3", ("", "canary"), "r1")
 
 
+@pytest.mark.parametrize(
+    "admission, text",
+    [
+        (Admission(), "no node"),
+        (Admission(ALL), "100% of the nodes"),
+        (Admission(ALL // 8), "12.5% of the nodes"),
+        (Admission(1), "0% of the nodes"),
+        (
+            Admission(ALL // 10, ("lb1", "lb2"), "web"),
+            "10% of the nodes, nodes with a service tagged web, lb1, lb2",
+        ),
+    ],
+)
+def test_a_step_says_whom_it_admits(admission: Admission, text: str) -> None:
+    """In a table, and in errors."""
+    assert str(admission) == text
+
+
 @given(one=admissions, other=admissions, node=names, tags=st.sets(st.sampled_from(["canary", "db"])))
 def test_what_covers_a_step_admits_all_of_its_nodes(
     one: Admission, other: Admission, node: str, tags: set[str]

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from agentd.accounts import State
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
 from agentd.fleet.disagreement import SETTLED
+from agentd.fleet.newest import Newest
 from agentd.fleet.past import encode
 from agentd.fleet.standing import (
     TROUBLES,
     Member,
-    Newest,
     Standing,
     progress,
     standing,
@@ -367,3 +367,61 @@ def test_who_confirms_is_not_behind_and_who_refuses_has_failed(
             assert ((one.node, head.name, "behind") in found) <= (state == "waiting")
             if state == "refused":
                 assert found & {(one.node, head.name, "failed"), (one.node, head.name, "log lost")}
+
+
+# ---------------------------------------------------------------------- an open rollout
+
+OPEN = {
+    "blocked": Newest(
+        "blocked", 20, issued=NOW - 60, addressed=frozenset("a"), rollout="r1", others=Newest("blocked", 10)
+    )
+}
+
+
+@pytest.mark.parametrize(
+    "node, live, expected",
+    [
+        ("a", 20, []),
+        ("a", 10, ["behind"]),
+        ("a", 15, ["behind"]),
+        ("b", 10, []),
+        ("b", 15, []),
+        ("b", 5, ["behind"]),
+        ("b", 30, ["log lost"]),
+    ],
+)
+def test_a_node_should_have_what_the_rollout_lets_it_have(node: str, live: int, expected: list[str]) -> None:
+    """Those that are not admitted stay with what was released before, and that is right."""
+    found = member(node, document=document(Name(live=live, tried=Tried(live, "applied"))))
+    assert [one.trouble for one in judged(found, newest=OPEN).differences] == expected
+
+
+def test_nobody_is_behind_in_a_rollout_before_which_nothing_was_released() -> None:
+    """The nodes that are not admitted have nothing to take."""
+    newest = {"blocked": replace(OPEN["blocked"], others=None)}
+    assert not judged(member("b", document=document(Name())), newest=newest).differences
+
+
+def test_admitted_nodes_and_others_do_not_disagree() -> None:
+    """They have different messages, so different results are right."""
+    since = NOW - 9 * SETTLED
+
+    def at(node: str, num: int, fingerprint: str) -> Member:
+        past = encode([State(str(num), fingerprint, since)])
+        told = document(Name(live=num, tried=Tried(num, "applied")))
+        return member(
+            node, document=replace(told, handlers={"blacklist": HandlerReport(("blocked",), past=past)})
+        )
+
+    nodes = [at("a", 20, "new"), at("b", 10, "old"), at("c", 10, "old")]
+    assert not judged(*nodes, newest=OPEN).differences
+    (found,) = judged(*nodes, at("d", 10, "other"), newest=OPEN).differences
+    assert (found.trouble, found.node) == ("disagreeing", "d")
+
+
+def test_a_step_is_confirmed_by_the_nodes_that_it_admits() -> None:
+    """The others are none of those that it is for."""
+    admitted = member("a", document=document(Name(live=20, tried=Tried(20, "applied"))))
+    other = member("b", document=document(Name(live=10, tried=Tried(10, "applied"))))
+    assert judged(admitted, other, newest=OPEN).confirmed == {"blocked": (1, 1)}
+    assert [one.node for one in takers([admitted, other], OPEN["blocked"], NOW)] == ["a"]
