@@ -213,13 +213,21 @@ class Agent:
 
     def _say_ready(self, began: float) -> None:
         supervised = time.monotonic()
-        while self._not_ready() and time.monotonic() - supervised < _READY_ANYWAY:
+        while self._waits() and time.monotonic() - supervised < _READY_ANYWAY:
             if self._wait(0.01) == "stop":
                 self.commands.put("stop")
                 break
-        waiting = self._not_ready()
+        waiting = self._waits()
         self._notifier.ready(f"waiting: {'; '.join(waiting)}" if waiting else "watching")
         _log.info("agent.ready", took=round(time.monotonic() - began, 3), waiting=waiting)
+
+    def _waits(self) -> list[str]:
+        """What nginx should not start without."""
+        with suppress(JournalError):
+            if not (waiting := self._not_ready()) and self._supervisor:
+                return self._supervisor.joining()
+            return waiting
+        return []
 
     # -- the loop
 

@@ -16,6 +16,7 @@ from agentd.background import Background
 from agentd.errors import PermanentError, TemporaryError, UnderWay
 from agentd.limits import Limits
 from agentd.options import NginxOptions
+from agentd.watch.changes import Event
 
 T = TypeVar("T")
 
@@ -321,6 +322,10 @@ class Context:
         generation: the number of the current generation, 0 before the first.
         timeout: seconds that one attempt may take.
         last_attempt: whether the change ends as failed if this attempt raises TemporaryError.
+        recall: returns, opened, the newest message in force of each kept name with `keep: latest` that the
+            handler takes, from this node's own copy of the log: for `initial`, after a boot took the files of
+            secrets (`tree.secrets`). Needs no Consul. What cannot be opened or is not there is left out, and
+            the log says why: then write what nginx needs; the message is given again once it can be read.
         reload: asks for a reload, for changes that take effect in no other way: if this attempt's commit
             changes a file, the proving handlers that notify this one are notified of it. A handler that
             proves is notified itself, whether or not a file changed; also if `due` or `verify` asks.
@@ -343,3 +348,4 @@ class Context:
     timeout: float = 60.0
     last_attempt: bool = False
     reload: Callable[[], None] = lambda: None
+    recall: Callable[[], Sequence[Event]] = lambda: ()

@@ -100,6 +100,7 @@ class Supervisor:
             provers=self._provers,
             heartbeat=heartbeats.register("first commit"),
             done=lambda: heartbeats.forget("first commit"),
+            give_again=self._give_again,
         )
 
     def start(self) -> None:
@@ -191,6 +192,19 @@ class Supervisor:
         """The handlers whose first files are not committed yet, each with the reason if one is known."""
         reasons = self._first_commit.reasons
         return {name: reasons.get(name, "") for name, one in self._workers.items() if not one.ready.is_set()}
+
+    def joining(self) -> list[str]:
+        """What of the fleet's log nginx should not start without, and is not in force yet, one sentence each.
+
+        Raises:
+            JournalError: the journal cannot be read.
+        """
+        return [
+            f"{one.name}: the log of {name} is not read and applied yet"
+            for one in self.loaded.handlers
+            if self._fleet and one.type.secret_payload
+            for name in self._fleet.unread(one.name)
+        ]
 
     def handlers(self) -> dict[str, dict[str, Any]]:
         """The condition of each handler, of JSON's types: as in the journal, and as it runs.
@@ -306,6 +320,13 @@ class Supervisor:
             status=self._daemon.status,
         )
 
+    def _recall(self, handler: str) -> tuple[Sequence[Event], bool]:
+        return self._fleet.recall(handler) if self._fleet else ((), False)
+
+    def _give_again(self, handler: str) -> None:
+        if self._fleet:
+            self._fleet.give_again(handler)
+
     def _refuses(self, event: Event, kept: bool) -> str:  # noqa: FBT001 (as the dispatcher calls it)
         return self._gate.refuses(event, kept=kept) if self._gate else ""
 
@@ -340,6 +361,7 @@ class Supervisor:
             accounts=self._accounts,
             mend=self.loaded.config.drift == "mend",
             opened=self._gate.opened if self._gate else lambda event: event,
+            recall=lambda: self._recall(handler.name),
         )
         states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
         return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import structlog
@@ -88,6 +88,7 @@ class Attempts:
         opened: returns an event with its payload, if that came sealed. Raises PermanentError if it must not
             be applied; NoFleetKey or BadKey if it waits for a key, or for what opens it.
         mend: whether drift is mended, or only told.
+        recall: see `Context.recall`; and whether everything in force is among it.
 
     Attributes:
         stop: set when the thread should end after the call in progress.
@@ -95,6 +96,7 @@ class Attempts:
         tasks: what the handler has done outside its calls; None where it may fetch nothing.
         aside: the changes that wait, or have waited, for a task, so that the others go on without them: the
             number of each entry.
+        recalled: whether the handler has got back everything in force.
     """
 
     def __init__(  # noqa: PLR0913 (each is another room's; all named at the one call)
@@ -113,6 +115,7 @@ class Attempts:
         accounts: Accounts | None = None,
         mend: bool = True,
         opened: Callable[[Event], Event] = lambda event: event,
+        recall: Callable[[], tuple[Sequence[Event], bool]] = lambda: ((), False),
     ) -> None:
         self.name = configured.name
         self.entry = configured.entry
@@ -138,6 +141,8 @@ class Attempts:
         self.accounts = accounts
         self.mend = mend
         self.opened = opened
+        self.recall = recall
+        self.recalled = False
         self._nginx = nginx or NginxOptions()
         self._heartbeat = heartbeat
         self._sources = sources
@@ -267,10 +272,24 @@ class Attempt:
         attempts = self._attempts
         tasks = attempts.tasks.of(TIMED) if attempts.tasks else None
         context = self.batch.context(attempts.clock(), attempts.log, mend=attempts.mend, tasks=tasks)
-        done = attempts.calls.call(lambda: work(context))
+        done = attempts.calls.call(lambda: self._with_recall(work, context))
         if attempts.tasks and tasks:
             attempts.tasks.keep_timed(tasks.asked)
         return done
+
+    def _with_recall(self, work: Callable[[Context], T], context: Context) -> T:
+        secrets: list[bytes] = []
+
+        def recall() -> Sequence[Event]:
+            found, self._attempts.recalled = self._attempts.recall()
+            secrets.extend(event.payload for event in found)
+            return found
+
+        try:
+            return work(replace(context, recall=recall))
+        except Exception:
+            with concealed(b"\0".join(secrets) or None):
+                raise
 
     def call(self, entry: Entry, *, render: bool = True) -> str | None:
         """Hand the entry to the handler and keep it in the batch.

@@ -40,6 +40,8 @@ class FirstCommit:
         provers: the handlers that prove a generation live; notified if anything changed.
         heartbeat: the thread's.
         done: called when the thread ends.
+        give_again: has the newest messages of the fleet's log given again to a handler that lost what it made
+            of them.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class FirstCommit:
         provers: Sequence[str],
         heartbeat: Heartbeat,
         done: Callable[[], None],
+        give_again: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.reasons: dict[str, str] = {}
         self._waiting = list(workers)
@@ -58,6 +61,7 @@ class FirstCommit:
         self._provers = tuple(provers)
         self._heartbeat = heartbeat
         self._done = done
+        self._give_again = give_again
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="first commit", daemon=True)
 
@@ -98,14 +102,28 @@ class FirstCommit:
     def _initial(self, worker: Worker) -> Batch | None:
         """What it stages; None, with a log line, if it fails."""
         try:
-            return worker.initial()
+            batch = worker.initial()
+            self._make_up(worker, batch)
         except AgentdError as error:
             self.reasons[worker.name] = str(error)
             _log.error("first_commit.failed", handler=worker.name, reason=str(error))
         except Exception as error:  # noqa: BLE001 (a bug in one handler must not hold up the others)
             self.reasons[worker.name] = f"{type(error).__name__}, see the log"
             _log.exception("first_commit.crashed", handler=worker.name)
+        else:
+            return batch
         return None
+
+    def _make_up(self, worker: Worker, batch: Batch) -> None:
+        """If a boot took secrets that the handler did not make again, have it given what they came from."""
+        lost = {p: one for p, one in self._committer.tree.lost().items() if one.owner == worker.name}
+        contents = {path: batch.stage.content(path) for path in lost}
+        gone = [path for path, one in contents.items() if not one or not one.entry.same_file(lost[path])]
+        if lost:
+            _log.warning("secrets.lost", handler=worker.name, lost=len(lost), restored=len(lost) - len(gone))
+        if gone and not worker.recalled:
+            self._committer.journal.owe_states(worker.name)
+            self._give_again(worker.name)
 
     def _try_one(self, one: tuple[Worker, Batch]) -> None:
         try:

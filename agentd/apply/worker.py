@@ -78,6 +78,11 @@ class Worker:
         self.wake()
 
     @property
+    def recalled(self) -> bool:
+        """Whether `initial` has got back everything in force; see `Context.recall`."""
+        return self._attempts.recalled
+
+    @property
     def payload_life(self) -> float | None:
         """Seconds for which the handler lets payloads be kept, or None."""
         return self._attempts.handler.payload_life

@@ -36,6 +36,7 @@ from agentd.fleet.memory import FILE, Memory
 from agentd.fleet.options import FleetOptions
 from agentd.fleet.pace import Pace
 from agentd.fleet.reader import Reader
+from agentd.fleet.recall import Recall
 from agentd.fleet.relay import PATIENCE, Relay, RelayStatus
 from agentd.fleet.rights import missing_rules, rule
 from agentd.fleet.target import Services, services_of
@@ -43,6 +44,7 @@ from agentd.heartbeat import Heartbeats
 from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
 from agentd.journal.memberships import Membership, Memberships
+from agentd.journal.numbers import Numbers
 from agentd.trust.pattern import fits
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
@@ -185,6 +187,30 @@ class Fleet:
             holds=self._freeze.holds,
             heartbeat=self._heartbeats.register(_RELAY),
         )
+
+    def recall(self, handler: str) -> tuple[list[Event], bool]:
+        """See `Recall`."""
+        if self._memory is None:
+            return [], False
+        return Recall(self._kept, self._memory, self._gate, self._journal)(handler)
+
+    def give_again(self, handler: str) -> None:
+        """See `Followed`; for the names of which only the newest message counts."""
+        Followed(self._journal).give_again(handler, self._latest(handler))
+
+    def unread(self, handler: str) -> list[str]:
+        """The names of which nothing is in force for a handler, and that are still to be read, or handled."""
+        names = set(self._latest(handler)) - Numbers(self._journal.database).committed(handler).keys()
+        followed = Followed(self._journal)
+        return [
+            name
+            for name in sorted(names)
+            if self._follower
+            and (not self._follower.was_read(name) or followed.waiting([handler], name) != (0, 0))
+        ]
+
+    def _latest(self, handler: str) -> list[str]:
+        return [one.name for one in self._kept.values() if one.latest and handler in one.handlers]
 
     def start(self) -> None:
         """Start the threads."""

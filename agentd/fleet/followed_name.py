@@ -78,6 +78,7 @@ class FollowedName:
     Attributes:
         name: the event name.
         status: how far this node has come.
+        was_read: whether the log was read, as far as it can be, since the start.
     """
 
     def __init__(  # noqa: PLR0913 (what it connects; all named at the one call)
@@ -94,6 +95,7 @@ class FollowedName:
     ) -> None:
         self.name = kept.name
         self.status = NameStatus()
+        self.was_read = False
         self._kept = kept
         self._reader = reader
         self._journal = journal
@@ -153,6 +155,7 @@ class FollowedName:
             return self.advance(raw, live=live)
         waits = max(reasons, key=len, default=None)
         self._note(self._positions(self._kept.handlers), waits or "")
+        self.was_read = True
         return waits
 
     def _parts(self) -> list[Kept]:

@@ -186,6 +186,12 @@ class Follower:
         """Whether there is so much below the heads' prefix that they are read by key, every few seconds."""
         return self._poll.too_large
 
+    def was_read(self, name: str) -> bool:
+        """Whether the log of a name was read since the start, or Consul answered that it has none at all."""
+        poll = self._poll.status
+        empty = poll.held is not None and poll.error is None
+        return empty or any(one.was_read for one in self._names if one.name == name)
+
     @property
     def poll(self) -> PollerStatus:
         """The state of the poll of the heads."""

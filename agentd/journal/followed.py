@@ -175,6 +175,21 @@ class Followed:
                     late_since = first if at.late is None else min(first, at.late)
                     _write(db, handler, name, replace(at, owed=tuple(sorted(owed)), late=late_since))
 
+    def give_again(self, handler: str, names: Iterable[str]) -> None:
+        """Have the handler given the newest message of each of these names again: what it made of it is lost.
+
+        Until then none of them is in force.
+        """
+        in_force = Numbers(self._database).committed(handler)
+        with self._database.transaction() as db:
+            for name in names:
+                at = _read(db, handler, name)
+                if at is None or not at.num:
+                    continue
+                owed = {*at.owed, at.num, in_force.get(name, at.num)}
+                _write(db, handler, name, replace(at, owed=tuple(sorted(owed)), late=min(owed)))
+                db.execute("DELETE FROM numbers WHERE handler = ? AND name = ?", (handler, name))
+
     def refuse(self, handlers: Iterable[str], message: Event, reason: str) -> list[Ending]:
         """Record for the handlers that a message is not believed; no position moves.
 

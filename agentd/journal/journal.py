@@ -226,10 +226,10 @@ class Journal:
             self._owe_states(db, "handler = ?", handler, queries)
             return True
 
-    def owe_states(self) -> None:
-        """Add the newest state of each query again for every handler, since its files may be lost."""
+    def owe_states(self, handler: str | None = None) -> None:
+        """Add the newest state of each query again for a handler, or all, since its files may be lost."""
         with self.database.transaction() as db:
-            self._owe_states(db, "? IS NULL", None, None)
+            self._owe_states(db, "? IN (handler, '')", handler or "", None)
 
     def _owe_states(
         self, db: sqlite3.Connection, which: str, value: str | None, queries: Collection[str] | None

@@ -20,6 +20,7 @@ from agentd.handler import (
     Completed,
     Context,
     Drift,
+    Event,
     Handler,
     Limits,
     NginxOptions,
@@ -66,6 +67,7 @@ class HandlerHarness:
         reloads: how often a reload was asked for: with a commit that changed a file, or by one that proves.
         dry_run: what `context.dry_run` returns.
         mend: what `context.mend` returns.
+        recalls: what `context.recall` returns.
         payloads: reference (without its digest) -> what the handler gets when it fetches it.
         tasks: what the handler has done outside its calls: at once, or with `tasks.held = True` when the test
             says `tasks.finish()`.
@@ -94,6 +96,7 @@ class HandlerHarness:
         self.store: dict[str, Any] = {}
         self.runs: list[RecordedRun] = []
         self.reloads = 0
+        self.recalls: list[Event] = []
         self._asked = False
         self._handed = 1
         self.changed: tuple[str, ...] = ()
@@ -237,6 +240,7 @@ class HandlerHarness:
             generation=self.generation,
             fetch=self.payloads,
             reload=self._ask,
+            recall=lambda: tuple(self.recalls),
         )
         return context, files
 

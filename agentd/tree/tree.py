@@ -497,6 +497,16 @@ class Tree:
                 _log().warning("tree.restored", path=str(self.path), generation=healed, damage=found)
             return healed
 
+    def lost(self) -> dict[str, FileEntry]:
+        """The secrets, by path, that a boot took from what is current; `stage` has restored all others.
+
+        Raises:
+            TreeError: its manifest is damaged.
+        """
+        current = self.open_current()
+        damaged = self._seals.damaged(current)
+        return {path: current.files[path] for path in damaged if self.vault.may_lack(current, path)}
+
     def _heal_current(self) -> int | None:
         number = self.current
         if number:

@@ -133,8 +133,17 @@ class TicketKeys(Handler):
         return self.options.retire_after
 
     def initial(self, context: Context) -> None:
-        """Create a random key if none can encrypt, so that nginx starts, and sessions survive reloads."""
+        """Get back the keys that a boot took, or create a random key, so that nginx starts."""
+        if _lost_some(context):
+            self._get_back(context)
         self._stage(self._arranged(_load(context), context), context)
+
+    def _get_back(self, context: Context) -> None:
+        for event in context.recall():
+            try:
+                self.handle(event, context)
+            except PermanentError as error:
+                context.log.warning("ticket_keys.not_restored", reason=str(error))
 
     def handle(self, change: Change, context: Context) -> None:
         """Take the document or add the key that the change brings; a deleted KV key changes nothing."""
@@ -290,6 +299,13 @@ def _lost_keys(ring: Ring, taken: Taken | None) -> list[Drift]:
         " `agentd replay` the newest change of this handler, or wait for the next document"
     )
     return [Drift("ticket keys", reason)]
+
+
+def _lost_some(context: Context) -> bool:
+    """Whether files of keys are gone: all, or some of the fleet's document."""
+    ring, taken = _load(context), _taken(context)
+    stored = context.store.get("ring", ())
+    return bool(stored and not ring) or bool(taken and lost(ring, taken))
 
 
 def _key(secret: bytes, order: Order, now: float) -> TicketKey:

@@ -274,6 +274,7 @@ class Stand(Observer):
         accounts: Accounts | None = None,
         mend: bool = True,
         opened: Callable[[Event], Event] = lambda event: event,
+        recall: Callable[[], tuple[Sequence[Event], bool]] = lambda: ((), False),
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
         """A worker that has done nothing yet."""
@@ -296,6 +297,7 @@ class Stand(Observer):
             accounts=accounts,
             mend=mend,
             opened=opened,
+            recall=recall,
         )
         return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
 

@@ -367,6 +367,52 @@ def test_if_all_are_lost_a_new_key_encrypts() -> None:
     assert node.ring == [SECRETS[1], SECRETS[0], substitute]
 
 
+def test_lost_keys_are_taken_from_what_this_node_knows_of_the_log() -> None:
+    """Before nginx starts: the ring is the document's again, and nothing is missing."""
+    node = Node()
+    node.take(staged(0, 1, following=2), 4)
+    node.recalls = [message(NAME, staged(0, 1, following=2).render(), num=4)]
+    lose(node, 0, 1, 2)
+
+    assert node.fleet == [0, 1, 2]
+    assert node.verify().drift == ()
+
+
+def test_an_older_document_does_not_replace_what_is_left() -> None:
+    """An old copy must not bring old keys back; that some are lost is told."""
+    node = Node()
+    node.take(idle(0), 3)
+    node.take(staged(0, following=1), 4)
+    node.recalls = [message(NAME, idle(0).render(), num=3)]
+    lose(node, 1)
+
+    assert node.fleet == [0]
+    assert len(node.verify().drift) == 1
+
+
+def test_a_copy_that_cannot_be_used_does_not_keep_nginx_from_starting() -> None:
+    """A random key encrypts then, and the log says why."""
+    node = Node()
+    node.take(idle(0), 3)
+    node.recalls = [message(NAME, b"{}", num=4)]
+    lose(node, 0)
+
+    assert node.fleet == []
+    assert node.ring[0] != node.own
+    assert node.log[-1].event == "ticket_keys.not_restored"
+
+
+def test_a_node_that_lost_nothing_recalls_nothing() -> None:
+    """What the log has may be for others."""
+    node = Node()
+    node.take(idle(0), 3)
+    node.recalls = [message(NAME, idle(1).render(), num=4)]
+    node.restart()
+    node.initial()
+
+    assert node.fleet == [0]
+
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("take"), st.integers(0, len(ROTATION) - 1)),
