@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.accounts import Accounts
@@ -27,6 +28,7 @@ from agentd.heartbeat import Heartbeats
 from agentd.journal.drift import Drifts
 from agentd.journal.entry import RELAY
 from agentd.journal.memberships import Memberships
+from agentd.journal.pauses import Paused, Pauses
 from agentd.journal.payloads import finish, forget
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
@@ -79,6 +81,7 @@ class Supervisor:
         nginx = loaded.config.nginx
         self._presence = Presence(nginx) if nginx and self._provers else None
         self._sources = sources(loaded.config)
+        self._pauses = Pauses(loaded.config.state)
         self._gate = _gate(loaded)
         self._workers = {handler.name: self._worker(handler) for handler in loaded.handlers}
         fleet = loaded.config.fleet
@@ -220,9 +223,14 @@ class Supervisor:
                 "ready": worker.ready.is_set(),
                 "next_due": worker.next_due,
                 "timer_trouble": worker.timer_trouble,
+                "paused": asdict(worker.paused) if worker.paused else None,
             }
             for name, worker in self._workers.items()
         }
+
+    def _pause_of(self, handler: str) -> Paused | None:
+        """Why a handler takes nothing new, as its worker knows; None if it does."""
+        return self._workers[handler].paused if handler in self._workers else None
 
     def polls(self) -> list[PollerStatus]:
         """The state of each poller."""
@@ -318,6 +326,7 @@ class Supervisor:
             look=inspector.look,
             version=self._daemon.version,
             status=self._daemon.status,
+            pause_of=self._pause_of,
         )
 
     def _recall(self, handler: str) -> tuple[Sequence[Event], bool]:
@@ -364,7 +373,12 @@ class Supervisor:
             recall=lambda: self._recall(handler.name),
         )
         states = {str(on.query()) for on in handler.entry.on if not isinstance(on, OnEvent)}
-        return Worker(attempts, Convergence(attempts, sorted(states), self._inputs))
+        return Worker(
+            attempts,
+            Convergence(attempts, sorted(states), self._inputs),
+            # Without anything that it takes, there is nothing to hold back.
+            partial(self._pauses.of, handler.name) if handler.entry.on else lambda: None,
+        )
 
     def _inputs(self) -> Inputs:
         """What nginx reads beside the tree, at this moment."""

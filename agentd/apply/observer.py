@@ -51,6 +51,9 @@ class Observer:
     def tasks(self, handler: str, running: int, waiting: int, hanging: int) -> None:
         """A handler has so many tasks that run, that wait for their turn, and that did not end in time."""
 
+    def paused(self, handler: str, *, since: float | None) -> None:
+        """A handler takes nothing new since then (unix time), or, with None, takes what comes."""
+
     def trimmed(self, trimmed: Trimmed) -> None:
         """The journal was compared with its limit, and perhaps something was dropped."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import takewhile
@@ -19,12 +19,14 @@ from agentd.apply.attempts import Attempt, Attempts, Pause
 from agentd.apply.batch import Batch
 from agentd.apply.convergence import Convergence
 from agentd.apply.notifications import Notifications
+from agentd.apply.pausing import Pausing
 from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
 from agentd.errors import AgentdError, BadKey, HandlerError, NoFleetKey
 from agentd.handler import Handler
 from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
+from agentd.journal.pauses import Paused
 from agentd.journal.rows import is_state
 from agentd.nginx.inputs import Inputs
 from agentd.watch.changes import Event, Notification, Timer
@@ -37,11 +39,18 @@ IDLE: Final = 1.0
 class Worker:
     """Runs one handler. `start`, then `wake` when something may be waiting; `drain` or `stop`, then `join`.
 
+    `pause` returns why it is to take nothing new, or None.
+
     Attributes:
         ready: set once the handler's initial files are committed and it takes changes.
     """
 
-    def __init__(self, attempts: Attempts, convergence: Convergence | None = None) -> None:
+    def __init__(
+        self,
+        attempts: Attempts,
+        convergence: Convergence | None = None,
+        pause: Callable[[], Paused | None] = lambda: None,
+    ) -> None:
         self.name = attempts.name
         self.ready = threading.Event()
         self._attempts = attempts
@@ -49,6 +58,7 @@ class Worker:
         self._timers = Timers(self._attempts)
         self._verification = Verification(self._attempts)
         self._accounting = Accounting(self._attempts)
+        self._pausing = Pausing(self._attempts, pause)
         self._convergence = convergence or Convergence(self._attempts, (), lambda: Inputs("", 0.0))
         self._supersedes = type(self._attempts.handler).superseded is not Handler.superseded
         self._judged: frozenset[str] = frozenset()
@@ -86,6 +96,11 @@ class Worker:
     def payload_life(self) -> float | None:
         """Seconds for which the handler lets payloads be kept, or None."""
         return self._attempts.handler.payload_life
+
+    @property
+    def paused(self) -> Paused | None:
+        """Why the handler takes nothing new; None if it does."""
+        return self._pausing.known
 
     @property
     def next_due(self) -> float | None:
@@ -203,8 +218,9 @@ class Worker:
         now = self._now()
         if self._verification.overdue(now):
             self._verification.run(now)
-        waiting = self._attempts.journal.pending(self.name)
-        news = self._look_at_tasks(waiting)
+        paused = self._pausing.look()
+        waiting = self._waiting(paused)
+        news = self._task_ended()
         uncommitted = any(isinstance(entry.change, Timer) for entry in waiting)  # it is what waits
         if not uncommitted and (self._timers.overdue(now) or (news and waiting)):
             for _ in range(_STEPS):
@@ -218,7 +234,8 @@ class Worker:
             return None
         if uncommitted:
             return pause
-        for later in (self._timers, self._convergence, self._verification, self._accounting):
+        converging = () if paused else (self._convergence,)
+        for later in (self._timers, *converging, self._verification, self._accounting):
             due_in = later.run(now)
             if due_in <= 0:
                 return None
@@ -235,16 +252,23 @@ class Worker:
         self._looked = now
         return now
 
-    def _look_at_tasks(self, waiting: list[Entry]) -> bool:
-        """Forget the tasks of changes that have ended. Returns whether `due` can take what it waits for."""
+    def _waiting(self, paused: bool) -> list[Entry]:  # noqa: FBT001 (a value, not a switch)
+        """What may be taken now; the tasks of changes that have ended are forgotten."""
         attempts = self._attempts
+        if paused:
+            return attempts.journal.inside(self.name)
+        waiting = attempts.journal.pending(self.name)
         attempts.aside &= {entry.seq for entry in waiting}
         if attempts.tasks:
             attempts.tasks.keep_only({entry.id for entry in waiting})
-            if attempts.tasks.news():
-                self._timers.ask_again()
-                return True
-        return False
+        return waiting
+
+    def _task_ended(self) -> bool:
+        """Whether `due` can take what it waits for."""
+        news = self._attempts.tasks is not None and self._attempts.tasks.news()
+        if news:
+            self._timers.ask_again()
+        return news
 
     # ------------------------------------------------------------------ what waits
 
@@ -262,7 +286,7 @@ class Worker:
         attempt = self._attempts.begin(mend=is_asked_for) if ripe else None
         if attempt and (pause := attempt.hold(now)):
             return pause
-        if self._supersedes and self._end_superseded(waiting, attempt, now):
+        if self._supersedes and not self.paused and self._end_superseded(waiting, attempt, now):
             return None
         if not ripe:
             later = [entry.not_before - now for entry in waiting if entry.not_before > now]

@@ -16,6 +16,8 @@ OWN: Final = {
     "history": "show which changes arrived, what became of them, and why",
     "generations": "list the generations: the numbered versions of the files that nginx loads",
     "rollback": "make an earlier generation current again and have nginx load it",
+    "pause": "have handlers on this node take nothing new for a while",
+    "resume": "let paused handlers on this node go on",
     "replay": "hand a change to its handlers again",
     "fire": "fire a Consul user event",
     "fleet": "show which nodes of the fleet run what, and which of them differ",

@@ -22,6 +22,13 @@ def word(text: str) -> str:
     return text
 
 
+def reason(text: str) -> str:
+    """A printable text of at most 200 characters."""
+    if len(word(text)) > 200:  # noqa: PLR2004 (it is said above)
+        raise argparse.ArgumentTypeError("it must not be longer than 200 characters")
+    return text
+
+
 def prefix(text: str) -> str:
     """A path in the KV store, without slashes around it."""
     from agentd.locks.lock import check_prefix  # noqa: PLC0415 (brings the client, which the command needs anyway)

@@ -50,6 +50,7 @@ class Node:
     @property
     def committer(self) -> Committer:
         """Commits from outside the daemon, unobserved; the daemon finds the notifications in the journal."""
+        log.configure("warning")  # not among what the command prints
         return Committer(self.tree, self.journal)
 
     def submit(self, handler: str, change: Change) -> Entry:

@@ -1,20 +1,30 @@
 """`agentd rollback`: makes an earlier generation current, and requests nginx's reload through the journal.
 
-nginx checks the generation first. The flip is this command's; the reload and its proof are the daemon's.
+nginx checks the generation first. The flip is this command's; the reload and its proof are the daemon's. The
+handlers whose files it changes are paused before, so that what they hear next does not undo it.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from agentd.commands import argument_types
 from agentd.commands.node import Node, open_node
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
+from agentd.commands.pause import wait_until_kept
+from agentd.commands.places import read_places
 from agentd.commands.wait_for_outcome import Queued, print_outcomes, wait_for_outcome
 from agentd.errors import AgentdError
 from agentd.journal.history import history
+from agentd.journal.pauses import Pauses
 from agentd.supervisor import provers
+
+_PATIENCE: Final = 3.0  # seconds that a change in progress may take
 
 
 def add_arguments(parser: Parser) -> None:
@@ -36,15 +46,37 @@ def execute(arguments: Namespace, output: Output) -> int:
         before = node.tree.current
         to = _target(node, arguments.generation)
         told = provers(node.loaded.handlers)
-        node.committer.roll_back(to, f"rolled back by hand from generation {before}", told, check=True)
+        with _paused(node, arguments.config, to) as paused:
+            node.committer.roll_back(to, f"rolled back by hand from generation {before}", told, check=True)
         output.line(f"Generation {to} is current again, instead of {before}.")
+        if paused:
+            resume = f"agentd resume {' '.join(paused)}"
+            output.line(f"Paused, so that nothing undoes that: {', '.join(paused)}. To go on: `{resume}`.")
         rows = wait_for_outcome(node, [_queued(node, name, to) for name in told], arguments.wait)
         if output.json:
-            output.document({"generation": to, "before": before, "reloads": rows})
+            output.document({"generation": to, "before": before, "paused": paused, "reloads": rows})
         well = print_outcomes(rows, output)
         if not well:
             output.line(_advice(node.running))
     return 0 if well else 1
+
+
+@contextmanager
+def _paused(node: Node, config: Path, to: int) -> Iterator[list[str]]:
+    """Pause the handlers whose files the rollback changes, and that take changes; undone if it fails."""
+    takers = {one.name for one in node.loaded.handlers if one.entry.on}
+    pauses = Pauses(node.loaded.config.state)
+    names = sorted(name for name in node.tree.touched(to) & takers if pauses.of(name) is None)
+    if names:
+        pauses.pause(names, f"rolled back to generation {to}", None)
+    try:
+        if names:  # a change that is being applied may be what is to be undone
+            wait_until_kept(read_places(config), names, _PATIENCE, paused=True)
+        yield names
+    except BaseException:
+        if names:
+            pauses.resume(names)
+        raise
 
 
 def _advice(running: bool) -> str:  # noqa: FBT001 (a value, not a switch)

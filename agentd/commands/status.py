@@ -31,6 +31,7 @@ _HANDLER: Final[Snapshot] = {
     "waiting": 0,
     "waiting_since": None,
     "last_failure": None,
+    "paused": None,
 }
 _QUERY: Final[Snapshot] = {"last_contact": None, "deliveries": 0, "missed": 0, "error": None, "held": None}
 
@@ -136,9 +137,22 @@ def _remembered(places: Places) -> Snapshot:
             state |= {
                 "reload_pending": journal.unproved(),
                 "backlog": backlog,
-                "handlers": summary(journal, names),
+                "handlers": _with_pauses(summary(journal, names), places),
             }
     return state
+
+
+def _with_pauses(handlers: Snapshot, places: Places) -> Snapshot:
+    """With the pauses that the daemon will keep to."""
+    from agentd.journal.pauses import EVERY, Pauses  # noqa: PLC0415 (only without a daemon)
+
+    found = Pauses(places.state).every()
+    paused = {name: found.get(name) or found.get(EVERY) for name in handlers}
+    return {
+        name: one | {"paused": {"since": at.since, "until": at.until, "reason": at.reason} if at else None}
+        for name, one in handlers.items()
+        for at in (paused[name],)
+    }
 
 
 # ------------------------------------------------------------------ what is wrong
@@ -161,9 +175,9 @@ def _trouble(state: Snapshot, *, runs: bool) -> Iterator[str]:
         yield f"{name} is stuck: it has shown no sign of life for too long"
     yield from _unheard(state.get("queries", ()))
     yield from (f"fleet: {text}" for text in state.get("fleet", {}).get("troubles", ()))
-    for name, handler in sorted(state["handlers"].items()):
-        for text in _wrong(handler, state["now"]):
-            yield f"{name}: {text}"
+    handlers = sorted(state["handlers"].items())
+    yield from (f"{name} is {_pause(one)}" for name, one in handlers if one.get("paused"))
+    yield from (f"{name}: {text}" for name, one in handlers for text in _wrong(one, state["now"]))
     if (
         state["reload_pending"]
         and state["handlers"]
@@ -183,9 +197,19 @@ def _unheard(queries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             yield f"query {query['query']}: {query['held']}"
 
 
+def _pause(handler: Mapping[str, Any]) -> str:
+    """Since when and why a handler takes nothing new, and what waits meanwhile."""
+    told = handler["paused"]
+    until = f" until {moment(told['until'])}" if told["until"] else ""
+    why = f": {told['reason']}" if told["reason"] else ""
+    waiting = handler["waiting"]
+    many = "" if not waiting else " (1 change waits)" if waiting == 1 else f" ({waiting} changes wait)"
+    return f"paused since {moment(told['since'])}{until}{why}{many}; to go on: `agentd resume`"
+
+
 def _wrong(handler: Mapping[str, Any], now: float) -> Iterator[str]:
     """What is wrong with one handler."""
-    if _is_stuck(handler, now):
+    if _is_stuck(handler, now) and not handler.get("paused"):
         since, reason = moment(handler["waiting_since"]), handler.get("waiting_reason")
         changes = "1 change has" if handler["waiting"] == 1 else f"{handler['waiting']} changes have"
         yield f"{changes} been waiting since {since}{f': {reason}' if reason else ''}"
@@ -286,6 +310,8 @@ def _row(name: str, one: Snapshot, now: float) -> list[object]:
 def _state(one: Snapshot, now: float) -> str:
     if one.get("ready") is False:
         return "not ready"
+    if one.get("paused"):
+        return "paused"
     if any(_wrong(one, now)):
         return "waiting" if _is_stuck(one, now) else "failed"
     return "ok"

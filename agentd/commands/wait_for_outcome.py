@@ -10,6 +10,8 @@ from agentd.commands.node import Node, wait_for
 from agentd.commands.output import Output
 from agentd.journal.entry import Entry, Outcome
 from agentd.journal.history import history
+from agentd.journal.pauses import Paused, Pauses
+from agentd.watch.changes import Notification
 
 Queued = tuple[str, str]
 """Handler and ID of an entry."""
@@ -18,11 +20,28 @@ Queued = tuple[str, str]
 def wait_for_outcome(node: Node, queued: Sequence[Queued], seconds: float) -> list[dict[str, Any]]:
     """The entries as `agentd history --json` shows them, once they ended or `seconds` have passed.
 
-    Without a daemon it does not wait.
+    Without a daemon, and for handlers that are paused, it does not wait.
     """
+    pauses = Pauses(node.loaded.config.state)
     if node.running:
-        wait_for(lambda: all(_row(node, one)["finished"] for one in queued), seconds)
-    return [with_state(_row(node, one)) for one in queued]
+        wait_for(lambda: all(_is_settled(_row(node, one), pauses) for one in queued), seconds)
+    return [with_state(_with_pause(_row(node, one), pauses)) for one in queued]
+
+
+def _is_settled(row: dict[str, Any], pauses: Pauses) -> bool:
+    return bool(row["finished"]) or _pause(row, pauses) is not None
+
+
+def _with_pause(row: dict[str, Any], pauses: Pauses) -> dict[str, Any]:
+    paused = _pause(row, pauses)
+    return row if paused is None else row | {"reason": str(paused)}
+
+
+def _pause(row: dict[str, Any], pauses: Pauses) -> Paused | None:
+    """Why it waits, if its handler is paused; a notification does not."""
+    if row["outcome"] or row["generation"] is not None or row["kind"] == Notification.kind:
+        return None
+    return pauses.of(row["handler"])
 
 
 def print_outcomes(rows: Sequence[dict[str, Any]], output: Output) -> bool:

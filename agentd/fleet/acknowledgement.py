@@ -46,7 +46,8 @@ class Name:
         provisional: the number of events that are applied but not in the log yet.
         incomplete_since: the number after which messages are missing for good; None if none are.
         failed: the latest failed messages other than `tried`, newest first; at most `MOST_FAILED`.
-        waits: why the node does not read on in the log; "" if it does.
+        waits: why the node does not go on with the log; "" if it does.
+        held: whether that is because somebody paused its handler, or froze the fleet.
     """
 
     live: int | None = None
@@ -55,6 +56,7 @@ class Name:
     incomplete_since: int | None = None
     failed: tuple[Tried, ...] = ()
     waits: str = ""
+    held: bool = False
 
     def tried_as(self, num: int) -> Tried | None:
         """What became of this message; None if the node does not say."""
@@ -104,7 +106,7 @@ class Acknowledgement:
         not_served: why nobody serves the current generation, such as that nginx is not running; "" if
             somebody does, or need not.
         stopped: when agentd was shut down cleanly (nginx may still serve); None if it was not.
-        paused: why the node takes nothing new at the moment; "" if it does. Reserved.
+        paused: which handlers take nothing new since when, and why; "" if all do.
         format: the format of the document.
         unread: the parts of a document in a newer format that could not be read.
     """

@@ -82,6 +82,7 @@ def _name(one: Name, *, lean: bool) -> dict[str, Any]:
             provisional=one.provisional,
             failed=[] if lean else [_tried(each, _SHORT) for each in one.failed[:MOST_FAILED]],
             waits=_cut(one.waits, _SHORT if lean else _TEXT),
+            held=one.held,
         ),
         **({} if since is None else {"incomplete_since": since}),
     }
@@ -181,6 +182,7 @@ class _Reader:
             incomplete_since=self._get(body, place, "incomplete_since", _maybe(_number), None),
             failed=self._failed(body, place) if "failed" in body else (),
             waits=self._get(body, place, "waits", _text, ""),
+            held=self._get(body, place, "held", _truth, False),  # noqa: FBT003 (the default)
         )
 
     def _failed(self, body: Mapping[str, Any], place: str) -> tuple[Tried, ...]:
@@ -254,6 +256,12 @@ def _past(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError("not a text")  # noqa: TRY004 (likewise)
     return printable(value[:_PAST])[:_PAST]
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("neither true nor false")  # noqa: TRY004 (likewise)
+    return value
 
 
 def _report(value: object) -> Mapping[str, Any]:

@@ -233,6 +233,7 @@ class Acknowledger:
             drift=found.drift,
             not_served=found.not_served,
             stopped=stopped,
+            paused=found.paused,
         )
 
     def _say_farewell(self) -> None:

@@ -38,6 +38,7 @@ class Condition:
     options: Mapping[str, str]
     drift: Mapping[str, str]
     not_served: str = ""
+    paused: str = ""
 
 
 class Inspector:

@@ -45,6 +45,7 @@ from agentd.journal.followed import Followed, Given
 from agentd.journal.journal import Journal
 from agentd.journal.memberships import Membership, Memberships
 from agentd.journal.numbers import Numbers
+from agentd.journal.pauses import Paused
 from agentd.trust.pattern import fits
 from agentd.watch.changes import Event
 from agentd.watch.client import ConsulClient
@@ -77,6 +78,7 @@ class Fleet:
         look: returns what this node has to acknowledge.
         version: agentd's version.
         status: returns the address and port of the daemon's HTTP endpoints; None if it has none.
+        pause_of: returns the pause of a handler; None if it takes what comes.
     """
 
     def __init__(  # noqa: PLR0913 (all named at the one call)
@@ -95,6 +97,7 @@ class Fleet:
         look: Callable[[], Condition],
         version: str,
         status: Callable[[], str | None],
+        pause_of: Callable[[str], Paused | None] = lambda _handler: None,
     ) -> None:
         self._options = options
         self._journal = journal
@@ -106,6 +109,7 @@ class Fleet:
         self._given = given
         self._refused = refused
         self._takers = takers
+        self._pause_of = pause_of
         self._keys = Keys(options.name)
         self._agent = LocalAgent(lambda: ConsulClient(consul), options.node)
         self._freeze = FollowedFreeze(
@@ -249,16 +253,20 @@ class Fleet:
             self._departure.start(current)
 
     def _with_waits(self, condition: Condition) -> Condition:
-        """Add what only the follower knows: why it does not read on, and which freeze or thaw it follows."""
+        """Add what the journal does not know: why nothing goes on, and which freeze or thaw counts here."""
         known = self._follower.status if self._follower else {}
-        names = {
-            name: replace(one, waits=known[name].waits) if name in known else one
-            for name, one in condition.names.items()
-        }
+        paused = {name: str(found) for name in condition.handlers if (found := self._pause_of(name))}
+        names: dict[str, Name] = {}
+        for name, one in condition.names.items():
+            pauses = [f"{taker} is {paused[taker]}" for taker in self._kept[name].handlers if taker in paused]
+            waits = known[name].waits if name in known else one.waits
+            held = bool(pauses) or bool(waits and self._freeze.holds(name))
+            names[name] = replace(one, waits=next(iter(pauses), waits), held=held)
         freeze = self._freeze.freeze
         if freeze is not None:
             names[self._freeze.name] = Name(freeze.num, Tried(freeze.num, "applied"))
-        return replace(condition, names=names)
+        pauses = [f"{name} is {text}" for name, text in paused.items()]
+        return replace(condition, names=names, paused="; ".join(pauses))
 
     def _is_urgent(self, name: str) -> bool:
         """Whether a freeze does not hold the name back."""

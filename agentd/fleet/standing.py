@@ -102,11 +102,13 @@ class Progress:
         node: the node's name.
         state: "confirmed", "refused" (for good), or "waiting".
         reason: why it is not confirmed; or what else to know, such as that nginx is not running. May be "".
+        held: whether it waits until somebody resumes its handler or thaws the fleet.
     """
 
     node: str
     state: Literal["confirmed", "refused", "waiting"]
     reason: str = ""
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +311,7 @@ def progress(member: Member, newest: Newest) -> Progress:
     if state.live is not None and state.live >= newest.num:
         reason = document.not_served or (found.reason if found else "")
         return Progress(member.node, "confirmed", reason)
-    return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num))
+    return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num), state.held)
 
 
 def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: int) -> str:
@@ -317,8 +319,6 @@ def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: in
         return "agentd is stopped"
     if member.silent:
         return member.silent
-    if document.paused:
-        return _because("paused", document.paused)
     tried = state.tried
     if tried is None or tried.num < num:
         return _because("waits", state.waits) if state.waits else "has not started on it"

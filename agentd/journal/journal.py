@@ -267,6 +267,25 @@ class Journal:
 
     # ------------------------------------------------------------------ pending
 
+    def hold(self, handler: str, reason: str) -> None:
+        """Note on all that waits for the handler from outside why it is held back; "" if it no longer is."""
+        held = (
+            f"handler = ?1 AND {WAITS} AND kind NOT IN ('notification', 'timer') AND reason <> ?2"
+            " AND (?2 <> '' OR reason LIKE 'paused since %')"
+        )
+        if self.database.rows(f"SELECT 1 FROM changes WHERE {held} LIMIT 1", handler, reason):  # noqa: S608 (a constant)
+            with self.database.transaction() as db:
+                db.execute(f"UPDATE changes SET reason = ?2 WHERE {held}", (handler, reason))  # noqa: S608 (a constant)
+
+    def inside(self, handler: str) -> list[Entry]:
+        """The notifications and the timed work that wait for the handler, in order of arrival."""
+        rows = self.database.rows(
+            f"SELECT * FROM changes WHERE handler = ? AND {WAITS} AND kind IN ('notification', 'timer')"  # noqa: S608 (a constant)
+            " ORDER BY seq LIMIT 1000",
+            handler,
+        )
+        return [entry_of(row) for row in rows]
+
     def pending(self, handler: str, limit: int = 1000) -> list[Entry]:
         """The entries that wait for the handler, in order of arrival; from now on its worker owns them.
 

@@ -97,6 +97,9 @@ class Metrics(Observer):
         self._drift = self._gauge(
             "drift", "Things outside the tree that are not as a handler committed them.", "handler"
         )
+        self._paused = self._gauge(
+            "paused", "1 while a handler takes nothing new (`agentd pause`), by handler.", "handler"
+        )
         self._tasks = self._gauge(
             "tasks", "Downloads and the like outside a handler's calls: running, waiting, hanging.",
             "handler", "state",
@@ -141,6 +144,7 @@ class Metrics(Observer):
         self._handlers = frozenset(handlers)
         self._events = frozenset(events)
         self._handler_gauges.keep_only(self._handlers)
+        self._paused.clear()  # every worker says so anew
         self._begin_at_zero()
 
     def _begin_at_zero(self) -> None:
@@ -197,6 +201,10 @@ class Metrics(Observer):
         known = self._known_handler(handler)
         self._drift.labels(known).set(standing)
         self._mended.labels(known).inc(mended)
+
+    def paused(self, handler: str, *, since: float | None) -> None:
+        """Whether a handler is paused."""
+        self._paused.labels(self._known_handler(handler)).set(since is not None)
 
     def tasks(self, handler: str, running: int, waiting: int, hanging: int) -> None:
         """How many tasks a handler has, by state."""

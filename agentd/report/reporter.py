@@ -100,6 +100,11 @@ class Reporter(Metrics):
         super().rolled_back()
         self._changed()
 
+    def paused(self, handler: str, *, since: float | None) -> None:
+        """Show it, here and to the fleet."""
+        super().paused(handler, since=since)
+        self._changed()
+
     def trimmed(self, trimmed: Trimmed) -> None:
         """Say what was dropped, once a minute at most, and once that it was not enough; count it."""
         super().trimmed(trimmed)

@@ -372,6 +372,23 @@ class Tree:
             self._prune_vault()
             self._seals.relink(current)
 
+    def touched(self, to: int) -> set[str]:
+        """The handlers of whose files `roll_back` would change some; those with secrets keep theirs.
+
+        Raises:
+            TreeError: there is no such generation, or the current one is damaged.
+            FormatError: another version of agentd wrote one of them.
+        """
+        target, current = self._generations.open(to), self.open_current()
+        changed = differing(current.files, target.files)
+        owners = {
+            each.owner
+            for path in changed
+            for files in (current.files, target.files)
+            if (each := files.get(path)) is not None and each.owner is not None
+        }
+        return owners - secrets.owners(current) - secrets.owners(target)
+
     def carry(self, to: int) -> set[str]:
         """Give a generation the files that handlers with secrets have now: those never go back.
 

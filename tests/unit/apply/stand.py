@@ -25,6 +25,7 @@ from agentd.heartbeat import Heartbeat
 from agentd.journal.entry import Ending
 from agentd.journal.history import history
 from agentd.journal.journal import Journal
+from agentd.journal.pauses import Pauses
 from agentd.nginx.inputs import Inputs
 from agentd.sources.fetcher import Sources
 from agentd.tree.tree import Tree
@@ -176,6 +177,7 @@ class Stand(Observer):
         reloads: the results of proofs.
         drifts: how much stands and how much was mended, at each verification.
         gauges: what the last verdicts published.
+        paused_since: what workers said of their pauses.
         inputs: what nginx reads beside the tree.
     """
 
@@ -187,6 +189,7 @@ class Stand(Observer):
     reloads: list[str] = field(default_factory=list)
     drifts: list[tuple[int, int]] = field(default_factory=list)
     gauges: dict[str, float] = field(default_factory=dict)
+    paused_since: list[float | None] = field(default_factory=list)
     inputs: Inputs = field(default_factory=lambda: Inputs("", 0.0))
     refuses: Callable[[Path], Exception | None] = lambda _candidate: None
 
@@ -206,6 +209,7 @@ class Stand(Observer):
             clock=self.clock,
         )
         self.committer = Committer(self.tree, self.journal, observer=self)
+        self.pauses = Pauses(self.directory / "state", clock=self.clock, timer=self.clock)
 
     def notified(self, handlers: Sequence[str]) -> None:
         """Note them."""
@@ -222,6 +226,10 @@ class Stand(Observer):
     def drifted(self, handler: str, standing: int, mended: int) -> None:  # noqa: ARG002 (the interface)
         """Note it."""
         self.drifts.append((standing, mended))
+
+    def paused(self, handler: str, *, since: float | None) -> None:  # noqa: ARG002 (the interface)
+        """Note since when."""
+        self.paused_since.append(since)
 
     def gauged(self, handler: str, gauges: Mapping[str, float]) -> None:  # noqa: ARG002 (the interface)
         """Note them."""
@@ -277,7 +285,7 @@ class Stand(Observer):
         recall: Callable[[], tuple[Sequence[Event], bool]] = lambda: ((), False),
         **entry: Any,  # noqa: ANN401 (fields of HandlerEntry)
     ) -> Worker:
-        """A worker that has done nothing yet."""
+        """A worker that has done nothing yet; `pauses` says when it is paused."""
         retry = {"attempts": 3, "first": 1.0, "longest": 8.0} | entry.pop("retry", {})
         configured = _Ready(
             name, HandlerEntry(use="tests:x", retry=retry, **entry), type(handler), handler.options
@@ -299,7 +307,8 @@ class Stand(Observer):
             opened=opened,
             recall=recall,
         )
-        return Worker(attempts, Convergence(attempts, ["key:site"], lambda: self.inputs))
+        convergence = Convergence(attempts, ["key:site"], lambda: self.inputs)
+        return Worker(attempts, convergence, lambda: self.pauses.of(name))
 
     def receive(self, *changes: Change, handler: str = "scribe") -> None:
         """Owe changes to a handler."""

@@ -31,6 +31,7 @@ WELL = {
     "waiting_reason": "",
     "last_failure": None,
     "next_due": None,
+    "paused": None,
 }
 FAILURE = {"change": "x", "outcome": "refused", "reason": "no such list", "at": 1000.0}
 
@@ -62,6 +63,7 @@ SOUND: dict[str, Any] = {
             "waiting_since": 900.0,
             "last_failure": FAILURE,
             "next_due": 1010.0,
+            "paused": {"since": 900.0, "until": 2000.0, "reason": "by hand"},
             "timer_trouble": "KeyError",
             "drift": [{"part": "key", "reason": "gone", "since": 900.0}],
             "status": [{"part": "feed", "since": 900.0, "next": 1100.0, "trouble": "404"}],

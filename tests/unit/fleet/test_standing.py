@@ -117,14 +117,14 @@ def test_who_is_behind_is_told_with_what_holds_it_up() -> None:
     found = judged(
         member("a", document=document(behind, stopped=NOW)),
         member("b", document=document(behind), silent="its Consul agent is down"),
-        member("c", document=document(behind, paused="by hand")),
+        member("c", document=document(replace(behind, waits="a is paused: db", held=True), paused="a is")),
         member("d", document=document(behind)),
         member("e", document=document(replace(behind, waits="message 20 is sealed with another key"))),
     ).differences
     assert {one.node: one.text for one in found if one.trouble == "behind"} == {
         "a": "agentd is stopped",
         "b": "its Consul agent is down",
-        "c": "paused: by hand",
+        "c": "waits: a is paused: db",
         "d": "has not started on it",
         "e": "waits: message 20 is sealed with another key",
     }
