@@ -326,7 +326,7 @@ The fleet is running. In another shell:
     agentd publish {BLACKLIST_EVENT} "add 203.0.113.10 10m" --wait
     agentd history
     agentd generations
-    agentd rollback
+    agentd rollback; agentd resume
     agentd check
     consul event -name={TICKET_EVENT} "not a key"; sleep 1; agentd history --limit 3
 

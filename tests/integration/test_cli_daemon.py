@@ -141,7 +141,8 @@ def test_replay_applies_a_change_once_more(node: Node, names: dict[str, str]) ->
     """What a rollback took away comes back by replaying the event that brought it."""
     identity = node.fire(names["block"], f"add {BLOCKED}".encode())
     node.outcome(identity)
-    told(node, "rollback", *WAIT)
+    assert told(node, "rollback", *WAIT)["paused"] == ["blacklist"]
+    told(node, "resume", *WAIT)
     (row,) = told(node, "replay", identity[:8], *WAIT)
     assert (row["id"], row["outcome"]) == (f"{identity}#2", "applied")
     assert node.nginx.get(client=BLOCKED)[0] == 403
