@@ -24,6 +24,7 @@ from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
 from agentd.fleet import registration
 from agentd.fleet.acknowledgement import Acknowledgement
 from agentd.fleet.acknowledgement_codec import render
+from agentd.fleet.allowance import Allowance
 from agentd.fleet.condition import Condition
 from agentd.fleet.keys import Keys
 from agentd.fleet.options import FleetOptions
@@ -34,7 +35,8 @@ from agentd.watch.client import AgentInfo, ConsulClient
 FAREWELL: Final = 2.0
 """Most seconds that `stop` waits for the thread, including for the farewell."""
 _LOOK: Final = 5.0  # seconds between two turns without a wake
-_FEWEST: Final = 1.0  # seconds between two writes of this node, at least
+_FEWEST: Final = 1.0  # seconds between two writes of this node, at least, in the long run
+_IN_A_ROW: Final = 3  # writes after a quiet period: a rotation of keys needs as many
 _A_SECOND: Final = 300  # writes a second of the whole fleet, at most
 _TOGETHER: Final = 0.05  # seconds to wait for changes that come together, such as at the end of a batch
 _CHECK: Final = 60.0  # seconds between two checks of this node's name, its document and its service
@@ -115,6 +117,7 @@ class Acknowledger:
         self._elsewhere = ""  # this node's datacenter, if the fleet's home is another one
         self._document: Acknowledgement | None = None  # as last written
         self._not_before = self._check_at = self._register_at = 0.0
+        self._allowance = Allowance(_IN_A_ROW)
         self._failures = 0
         self._registered_once = False
         self._woken = threading.Event()
@@ -195,7 +198,8 @@ class Acknowledger:
             self._own.write(client, render(document))
             self._document = document
             who = self._who
-            self._not_before = self._timer() + max(_FEWEST, (who.members if who else 1) / _A_SECOND)
+            share, written = (who.members if who else 1) / _A_SECOND, self._timer()
+            self._not_before = written + self._allowance.use(written, max(_FEWEST, share), share)
             self._note(written=self._clock(), writes=self.standing.writes + 1)
 
     def _find_out(self, client: ConsulClient, now: float) -> None:
