@@ -1,14 +1,15 @@
 """Rotates TLS session ticket keys: as the fleet's document says, or by single keys from events or Consul KV.
 
-Owns `tickets/` in the tree: one file of mode 0600 per key, and the include that names them, the encrypting
-key first. Secrets are in those files and nowhere else: not in the store, the log or a message.
+Owns `tickets/` in the tree: one file of mode 0600 per key, the include that names them, the encrypting key
+first, and the file for HAProxy. Secrets are in those files and nowhere else: not in the store, the log or a
+message.
 """
 
 from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final, Literal
 
@@ -30,6 +31,7 @@ from agentd.handler import (
 from agentd.nginx.probe import Probe
 from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_removal, path_of, take
 from handlers.tls_ticket_keys.document import Document
+from handlers.tls_ticket_keys.haproxy import FILE, HAProxy, HAProxyOptions
 from handlers.tls_ticket_keys.listeners import Listeners
 from handlers.tls_ticket_keys.payload import NAME_SIZE, is_document, read_key
 from handlers.tls_ticket_keys.ring import (
@@ -42,7 +44,8 @@ from handlers.tls_ticket_keys.ring import (
     next_step,
     settle,
 )
-from handlers.tls_ticket_keys.session_timeout import longest
+from handlers.tls_ticket_keys.session_timeout import DEFAULT, longest
+from handlers.tls_ticket_keys.slots import MOST, Slots
 
 _DIRECTORY: Final = "tickets/"
 _INCLUDE: Final = "tickets/tickets.conf"
@@ -105,6 +108,9 @@ class TicketKeys(Handler):
         verify_every: Duration = Field(
             60.0, ge=1, description="How often the listeners are asked while nothing changes."
         )
+        haproxy: HAProxyOptions | None = Field(
+            None, description="A HAProxy on this node that has the same ring; null for none."
+        )
 
         @field_validator("probe")
         @classmethod
@@ -117,6 +123,7 @@ class TicketKeys(Handler):
     def __init__(self, options: HandlerOptions) -> None:
         super().__init__(options)
         self._listeners = Listeners(self.options.probe)
+        self._haproxy = HAProxy(self.options.haproxy) if self.options.haproxy else None
 
     @property
     def verify_every(self) -> float:
@@ -169,15 +176,27 @@ class TicketKeys(Handler):
         taken = _taken(context)
         return next_removal(ring, taken, self._schedule) if taken else next_step(ring, self._schedule)
 
+    def preflight(self, context: Context) -> Sequence[Drift]:  # noqa: ARG002 (HAProxy is asked)
+        """Sockets of HAProxy on which others can read the keys."""
+        exposed = self._haproxy.exposed() if self._haproxy else ()
+        return [Drift("haproxy.socket", reason, warning=True) for reason in exposed]
+
     def verify(self, context: Context) -> Verdict:
-        """Ask nginx, on its own listeners, whether the ring's first key encrypts; and look for lost keys."""
+        """Ask nginx and HAProxy whether the ring's first key encrypts; and look for lost keys.
+
+        HAProxy is given what it lacks.
+        """
         ring = _load(context)
         if not ring:
             return Verdict()
-        names = [bytes.fromhex(key.name) for key in ring]
-        tree = (context.nginx.conf.parent / context.files.reference(_INCLUDE)).parents[1]
-        found = self._listeners.verdict(names, tree, context.nginx)
-        return replace(found, drift=(*_lost_keys(ring, _taken(context)), *found.drift))
+        found = [self._by_nginx(ring, context)]
+        if self._haproxy:
+            found.append(self._haproxy.verdict(_slots(ring, context), context))
+        return Verdict(
+            (*_lost_keys(ring, _taken(context)), *(drift for one in found for drift in one.drift)),
+            tuple(drift for one in found for drift in one.mended),
+            "; ".join(one.unasked for one in found if one.unasked),
+        )
 
     def fingerprint(self, context: Context) -> str:
         """Of the document's keys; without one, of the key that encrypts, and those that will.
@@ -195,13 +214,26 @@ class TicketKeys(Handler):
     def report(self, context: Context) -> Mapping[str, Any]:
         """The ring, the encrypting key first: each key by a digest, and the times of what became of it.
 
-        And for how many seconds nginx lets a session be resumed, if its files say so; and the phase of the
-        fleet's rotation.
+        And for how many seconds a session may be resumed, if nginx's files say so; the phase of the fleet's
+        rotation; and how many keys of it this node can hold, if that is limited.
         """
         ring, taken = [key.report() for key in _load(context)[:_MOST_REPORTED]], _taken(context)
         timeout = longest(context.nginx.conf)
-        told = {"session_timeout": timeout, "rotation": taken.report() if taken else None}
+        if self._haproxy:
+            timeout = max(timeout or DEFAULT, self._haproxy.session_timeout)
+        told = {
+            "session_timeout": timeout,
+            "rotation": taken.report() if taken else None,
+            "most": MOST if self._haproxy else None,
+        }
         return {"ring": ring} | {name: one for name, one in told.items() if one is not None}
+
+    def _by_nginx(self, ring: Ring, context: Context) -> Verdict:
+        if self._haproxy and not context.nginx.conf.exists():
+            return Verdict()
+        names = [bytes.fromhex(key.name) for key in ring]
+        tree = (context.nginx.conf.parent / context.files.reference(_INCLUDE)).parents[1]
+        return self._listeners.verdict(names, tree, context.nginx)
 
     def _take(self, event: Event, context: Context) -> None:
         """Take the document of the newest message; an older one never applies."""
@@ -257,7 +289,7 @@ class TicketKeys(Handler):
         return follow(ring, taken, now, self._schedule) if taken else settle(ring, now, self._schedule)
 
     def _stage(self, ring: Ring, context: Context) -> None:
-        wanted = {_INCLUDE, *(key.path for key in ring)}
+        wanted = {_INCLUDE, *(key.path for key in ring), *([FILE] if self._haproxy else [])}
         for path in context.files.paths(_DIRECTORY):
             if path not in wanted:
                 context.files.remove(path)
@@ -266,6 +298,8 @@ class TicketKeys(Handler):
                 context.files.write(key.path, secret, mode=0o600, secret=True)
         lines = (f"ssl_session_ticket_key {context.files.reference(key.path)};\n" for key in ring)
         context.files.write(_INCLUDE, "".join(lines).encode())
+        if self._haproxy:
+            context.files.write(FILE, _slots(ring, context).file(), mode=0o600, secret=True)
         context.store["ring"] = [key.to_json() for key in ring]
         taken = _taken(context)
         context.store["status"] = _status(ring, taken)
@@ -310,6 +344,17 @@ def _lost_some(context: Context) -> bool:
 
 def _key(secret: bytes, order: Order, now: float) -> TicketKey:
     return TicketKey(order, secret[:NAME_SIZE].hex(), path_of(secret), now)
+
+
+def _slots(ring: Ring, context: Context) -> Slots:
+    """What of the ring belongs into HAProxy. Keys whose file is lost are not in a ring."""
+    taken = _taken(context)
+    own = [
+        key.path
+        for key in ring
+        if (key.path not in taken.paths if taken else key.order == _BEFORE_EVERY_EVENT)
+    ]
+    return Slots.of(ring, [context.files.read(key.path) or b"" for key in ring], own)
 
 
 def _taken(context: Context) -> Taken | None:

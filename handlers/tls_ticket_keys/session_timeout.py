@@ -13,7 +13,8 @@ from typing import Final
 from agentd.nginx.files import NginxFiles
 
 _DIRECTIVE: Final = "ssl_session_timeout"
-_DEFAULT: Final = 300
+DEFAULT: Final = 300
+"""Seconds, unless the files say otherwise."""
 _SECONDS: Final = (31_536_000, 2_592_000, 604_800, 86_400, 3600, 60, 1)
 # The units in this order, each at most once; a number without a unit means seconds.
 # https://nginx.org/en/docs/syntax.html
@@ -34,7 +35,7 @@ def longest(conf: Path) -> int | None:
     if files.problems or None in times:
         return None
     everywhere = any(one.context == "http" for one in found)
-    return max([time for time in times if time is not None] + ([] if everywhere else [_DEFAULT]))
+    return max([time for time in times if time is not None] + ([] if everywhere else [DEFAULT]))
 
 
 def _seconds(text: str) -> int | None:
