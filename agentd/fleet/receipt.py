@@ -39,7 +39,9 @@ def event_of(message: Envelope, body: bytes, now: float, *, live: bool) -> Event
         via=message.via,
         expires=expires,
         snapshot=message.snapshot,
-        targeted=bool(message.node or message.service or message.tag),
+        targeted=message.role == "some",
+        rollout=message.rollout,
+        restores=message.restores,
     )
     raw = {
         "ID": message.event or f"{message.name}-{message.first}",

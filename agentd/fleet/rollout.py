@@ -13,14 +13,14 @@ from typing import Any, Final, Literal
 
 from agentd.errors import BadDocument
 from agentd.fleet.document import Rule, is_text, optional
-from agentd.fleet.keys import is_node, is_number
+from agentd.fleet.keys import is_kept_name, is_node, is_number
 
 ALL: Final = 1 << 32
 """`Admission.below` that admits every node."""
 LONGEST_NODES: Final = 4096
 """Most characters of the names of nodes that one message admits, with the commas between them."""
 SHAPE: Final[Mapping[str, Rule]] = {
-    "rollout": optional(lambda value: value != "" and is_text(64)(value)),
+    "rollout": optional(lambda value: isinstance(value, str) and is_kept_name(value)),
     "below": optional(lambda value: type(value) is int and 0 <= value <= ALL),
     "nodes": optional(is_text(LONGEST_NODES)),
     "among": optional(is_text(128)),

@@ -35,6 +35,11 @@ _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is 
 _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
 _PLACE: Final = 6  # hex digits
+_RAN: Final = "what it brings has already run here, and this handler runs only once per event"
+_RAN_BADLY: Final = (
+    "it ended badly at an earlier step of its rollout, and this handler runs only once per event: see"
+    " `agentd history`"
+)
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
 
@@ -143,6 +148,7 @@ class Followed:
                     if ending := self._queue(db, handler, message, before, heard=heard, once=once):
                         given.endings.append(ending)
                     else:
+                        before = before.running(message.message)
                         queued.setdefault(message.index, []).append(handler)
                 reach = 0 if latest or (once and _is_before_start(cut, before)) else cut
                 gone = 0 if latest or (once and _is_before_start(pruned, before)) else pruned
@@ -217,9 +223,32 @@ class Followed:
             if _was_done(db, handler, message.id, before=ending.entry.seq):
                 note(db, [ending.entry.seq])
             return ending
-        if once and message.message and at.predates(message.message, self._clock()):
+        if not once or message.message is None:
+            return None
+        if at.predates(message.message, self._clock()):
             return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
-        return None
+        first = at.ran_since(message.message)
+        return None if first is None else self._end_in_rollout(db, handler, identity, message, at, first)
+
+    def _end_in_rollout(
+        self, db: sqlite3.Connection, handler: str, identity: str, message: Event, at: Position, first: int
+    ) -> Ending | None:
+        """End a message of a rollout if what it brings has run since number `first`; None if it is to run."""
+        if Numbers(self._database).committed(handler).get(message.name, 0) >= first:
+            ending = self._end(db, handler, identity, Outcome.UNCHANGED, _RAN)
+            note(db, [ending.entry.seq])
+            return ending
+        if message.message and message.message.restores:
+            is_old = first < at.joined * 1000
+            return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START) if is_old else None
+        found = db.execute(
+            "SELECT outcome FROM changes WHERE handler = ? AND query = ? AND CAST(idx AS INTEGER) = ?"
+            " ORDER BY seq DESC",
+            (handler, message.query, first),
+        ).fetchone()
+        if found and found["outcome"] in (Outcome.REFUSED, Outcome.FAILED, Outcome.EXPIRED):
+            return self._end(db, handler, identity, Outcome.REFUSED, _RAN_BADLY)
+        return self._end(db, handler, identity, Outcome.UNCHANGED, _RAN)
 
     def _end(
         self, db: sqlite3.Connection, handler: str, identity: str, outcome: Outcome, reason: str

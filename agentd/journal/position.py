@@ -34,6 +34,8 @@ class Position:
         replaced: the number after which only that snapshot has what was pruned, or None: if it is not
             applied, the handler is incomplete since then.
         targeted: the latest messages that it was given that are for some nodes only.
+        rollout: the rollout to which the last message belongs that it was given to run, and the number of the
+            first one of it; None if that message belongs to none, or aborted it.
     """
 
     num: int = 0
@@ -46,13 +48,14 @@ class Position:
     snapshot: int = 0
     replaced: int | None = None
     targeted: tuple[int, ...] = ()
+    rollout: tuple[str, int] | None = None
 
     @classmethod
     def of(cls, kept: Mapping[str, Any]) -> Position:
         """Parse what `kept` returned. Raises JournalError if it is something else."""
         try:
             since, late, there = kept.get("incomplete_since"), kept.get("late"), kept.get("there")
-            replaced = kept.get("replaced")
+            replaced, rollout = kept.get("replaced"), kept.get("rollout")
             return cls(
                 num=int(kept["num"]),
                 joined=float(kept["joined"]),
@@ -64,6 +67,7 @@ class Position:
                 snapshot=int(kept.get("snapshot", 0)),
                 replaced=None if replaced is None else int(replaced),
                 targeted=tuple(map(int, kept.get("targeted", ()))),
+                rollout=None if rollout is None else (str(rollout[0]), int(rollout[1])),
             )
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise JournalError("a position in the fleet's log cannot be read: restart agentd") from error
@@ -99,6 +103,24 @@ class Position:
         return message.counts_from < self.joined or (
             message.num <= (self.there or 0) and message.issued > now
         )
+
+    def ran_since(self, message: Message) -> int | None:
+        """The number since which it has run what a message of a rollout brings; None if it has not.
+
+        If a rollout is aborted, that is what it ran before, unless the rollout has reached it.
+        """
+        is_in = self.rollout is not None and self.rollout[0] == message.rollout
+        if message.restores:
+            return None if is_in else message.restores
+        return self.rollout[1] if self.rollout and is_in else None
+
+    def running(self, message: Message | None) -> Position:
+        """The position once it was given this message to run."""
+        if message is None or not message.rollout or message.restores:
+            return self if self.rollout is None else replace(self, rollout=None)
+        if self.rollout and self.rollout[0] == message.rollout:
+            return self
+        return replace(self, rollout=(message.rollout, message.num))
 
     def targeted_below(self, num: int) -> list[int]:
         """The targeted messages up to this one that no snapshot has replaced since."""

@@ -27,6 +27,7 @@ LARGEST_DETACHED: Final = 512 * 1024
 _LAST_TIME: Final = 10**14  # milliseconds: a year of four digits
 _LAST_NUMBER: Final = 9 * 10**15 - 1  # of a message
 _ALL: Final = 1 << 32  # no share of a rollout is as high
+_ROLLOUT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENTS: Final = ({"body"}, {"sealed", "key"}, {"sha256", "size"})
 
@@ -67,7 +68,7 @@ _OPTIONAL: Final = {
     "tag": _text(512),
     "snapshot": lambda value: value is True,
     "first": _between(1, _LAST_NUMBER),
-    "rollout": _text(64),
+    "rollout": lambda value: isinstance(value, str) and _ROLLOUT.fullmatch(value) is not None,
     "below": _between(0, _ALL),
     "nodes": _text(4096),
     "among": _text(128),

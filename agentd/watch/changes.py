@@ -76,6 +76,8 @@ class Message:
         snapshot: whether it stands for all messages before it.
         targeted: whether it is for some nodes only.
         replayed: whether somebody had it handled once more (`agentd replay`), rather than the log.
+        rollout: the ID of the rollout to which it belongs; "" if it belongs to none.
+        restores: the number of the message whose payload it brings back, if it aborts a rollout; otherwise 0.
     """
 
     num: int
@@ -87,6 +89,8 @@ class Message:
     snapshot: bool = False
     targeted: bool = False
     replayed: bool = False
+    rollout: str = ""
+    restores: int = 0
 
     @classmethod
     def of(cls, raw: Mapping[str, Json]) -> Message:
@@ -101,6 +105,8 @@ class Message:
             snapshot=bool(raw.get("snapshot")),
             targeted=bool(raw.get("targeted")),
             replayed=bool(raw.get("replayed")),
+            rollout=str(raw.get("rollout") or ""),
+            restores=int(raw.get("restores") or 0),
         )
 
     @property
@@ -111,6 +117,8 @@ class Message:
             "snapshot": self.snapshot or None,
             "targeted": self.targeted or None,
             "replayed": self.replayed or None,
+            "rollout": self.rollout or None,
+            "restores": self.restores or None,
         }
         return {
             "num": self.num,

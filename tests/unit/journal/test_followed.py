@@ -369,3 +369,115 @@ def test_what_waits_does_not_count_yet(followed: Followed, journal: Journal) -> 
     assert followed.place("deny", ["ban"]) == before
     end_all(journal)
     assert followed.place("deny", ["ban"]) != before
+
+
+# ---------------------------------------------------------------------- rollouts
+
+
+def step(num: int, rollout: str = "r1", *, restores: int = 0, issued: float = NOW) -> Event:
+    """A message of a rollout: one that admits or releases, or one that aborts."""
+    said = Message(num, issued, issued, rollout=rollout, restores=restores)
+    raw = {"ID": f"id-{num}", "Name": "ban", "Payload": "", "LTime": 0, "Message": said.raw}
+    return Event("log:ban", raw, num)
+
+
+def endings(followed: Followed, *messages: Event, once: bool = True) -> list[str]:
+    """How those end that a handler is not to run."""
+    found = followed.give("ban", {"run": once}, messages, messages[-1].index, latest=True)
+    return [one.outcome for one in found.endings]
+
+
+def live(journal: Journal) -> int | None:
+    """The number that is in force for that handler."""
+    return Numbers(journal.database).live("run").get("ban")
+
+
+def test_a_rollout_runs_once_in_all_of_its_steps(journal: Journal, followed: Followed) -> None:
+    """And every step counts as in force; what others run, they run at each."""
+    followed.join("run", "ban")
+    assert endings(followed, step(1)) == []
+    end_all(journal, "run")
+    assert endings(followed, step(2)) == endings(followed, step(3)) == ["unchanged"]
+    assert (waiting(journal, "run"), live(journal)) == ([], 3)
+    assert endings(followed, step(4), once=False) == []
+    assert waiting(journal, "run") == ["id-4"]
+
+
+def test_a_rollout_runs_once_although_history_was_dropped(journal: Journal, followed: Followed) -> None:
+    """It may go on for longer than the journal reaches back."""
+    followed.join("run", "ban")
+    endings(followed, step(1))
+    end_all(journal, "run")
+    with journal.database.transaction() as db:
+        db.execute("DELETE FROM changes")
+    assert endings(followed, step(2)) == ["unchanged"]
+    assert live(journal) == 2
+
+
+def test_another_rollout_runs_again(journal: Journal, followed: Followed) -> None:
+    """As does any other message."""
+    followed.join("run", "ban")
+    for one in (step(1), message(2), step(3), step(4, "r2"), message(5)):
+        assert endings(followed, one) == []
+        end_all(journal, "run")
+
+
+def test_an_abort_runs_only_where_the_rollout_ran(journal: Journal, followed: Followed) -> None:
+    """The other nodes have what it brings back."""
+    followed.join("run", "ban")
+    followed.join("other", "ban")
+    for handler in ("run", "other"):
+        followed.give("ban", {handler: True}, [message(1)], 1, latest=True)
+        end_all(journal, handler)
+    followed.give("ban", {"run": True}, [step(2)], 2, latest=True)
+    followed.give("ban", {"other": True}, [], 2, latest=True)
+    end_all(journal, "run")
+    found = followed.give("ban", {"run": True, "other": True}, [step(3, restores=1)], 3, latest=True)
+
+    assert [(one.entry.handler, one.outcome) for one in found.endings] == [("other", "unchanged")]
+    assert waiting(journal, "run") == ["id-3"]
+    assert Numbers(journal.database).live("other") == {"ban": 3}
+    end_all(journal, "run")
+    assert endings(followed, step(4)) == []
+
+
+def test_an_abort_runs_where_what_it_brings_back_never_ran(journal: Journal, followed: Followed) -> None:
+    """The node was away, and comes back when all is over."""
+    followed.join("run", "ban")
+    endings(followed, message(1))
+    end_all(journal, "run")
+    later = int(NOW * 1000) + 5000
+    assert endings(followed, step(later + 2, restores=later)) == []
+
+
+def test_a_node_that_joins_after_what_an_abort_brings_back_does_not_run_it(
+    journal: Journal, followed: Followed
+) -> None:
+    """Nothing runs belatedly."""
+    followed.join("run", "ban")
+    assert endings(followed, step(8, restores=7)) == ["expired"]
+    assert waiting(journal, "run") == []
+
+
+def test_a_node_that_joins_in_mid_rollout_runs_what_is_released(followed: Followed) -> None:
+    """The step was too old for it, the release is not."""
+    followed.join("run", "ban")
+    assert endings(followed, step(1, issued=NOW - 60)) == ["expired"]
+    assert endings(followed, step(2)) == []
+
+
+def test_what_ended_badly_is_told_again_at_the_next_step(journal: Journal, followed: Followed) -> None:
+    """It is neither in force, nor was it rolled back."""
+    followed.join("run", "ban")
+    endings(followed, step(1))
+    journal.end([Ending(entry, Outcome.FAILED, "exit status 1") for entry in journal.pending("run")])
+    assert endings(followed, step(2)) == ["refused"]
+    assert live(journal) is None
+
+
+def test_a_rollout_is_remembered_beside_the_tree(followed: Followed) -> None:
+    """So that it does not run again after the journal is lost."""
+    followed.join("run", "ban")
+    endings(followed, step(5))
+    kept = Position.of(followed.kept()["positions"]["run"]["ban"])
+    assert kept.rollout == ("r1", 5)
