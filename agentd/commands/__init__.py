@@ -22,6 +22,7 @@ OWN: Final = {
     "fire": "fire a Consul user event",
     "fleet": "show which nodes of the fleet run what, and which of them differ",
     "publish": "write a message to the fleet's log, for all its nodes, including those that are down",
+    "rollout": "show the rollouts that are open, or abort one (`agentd publish --canary` begins them)",
     "log": "show the messages in the fleet's log, or drop them",
     "keys": "generate, show and rotate the keys that sign and encrypt messages; sign again with new ones",
     "tickets": "show which session ticket key encrypts on which nodes of the fleet",

@@ -38,6 +38,7 @@ class FleetWatch:
         timeout: seconds.
 
     Attributes:
+        client: the client.
         census: reads the fleet.
         end: when the timeout is over, in monotonic seconds.
     """
@@ -45,7 +46,7 @@ class FleetWatch:
     def __init__(self, client: ConsulClient, keys: Keys, timeout: float) -> None:
         from agentd.fleet.census import Census  # noqa: PLC0415 (parsing does without)
 
-        self._client = client
+        self.client = client
         self.census: Census = Census(client, keys)
         self.restart(timeout)
         self._index = 0
@@ -58,7 +59,7 @@ class FleetWatch:
         """Let the time limit run anew, for so many seconds."""
         self._timeout = timeout
         self.end: float = time.monotonic() + timeout
-        self._client.end_by(self.end)
+        self.client.end_by(self.end)
 
     def left(self) -> float:
         """Seconds until nothing more is asked, so that what was asked before has time for its answer."""

@@ -135,7 +135,7 @@ def _show(reached: ReachedFleet, name: str | None, limit: int, output: Output) -
             ((num, one) for one, head in heads.items() for num in _numbers(reader, one, head, limit)),
             reverse=True,
         )[:limit]
-        rows = _rows(reader, wanted, _keyring(reached))
+        rows = _rows(reader, wanted, keyring_of(reached))
     if not any(row.message for row in rows):  # or the token may not see it
         demand(reached.client, "read", needed, _PURPOSE)
     if name is not None and not heads:
@@ -204,7 +204,7 @@ def _rows(reader: Reader, wanted: Sequence[tuple[int, str]], keyring: Keyring | 
     for name in {name for _, name in wanted}:
         reading = reader.read(name, [num for num, one in wanted if one == name])
         rows = [
-            *(_Row(name, one.num, one, signer=_signer(one, keyring)) for one in reading.messages),
+            *(_Row(name, one.num, one, signer=signer_of(one, keyring)) for one in reading.messages),
             *(_Row(name, num, wrong=str(error)) for num, error in reading.troubles.items()),
             *(_Row(name, num, wrong="its head lists it, but it is missing") for num in reading.missing),
         ]
@@ -212,7 +212,7 @@ def _rows(reader: Reader, wanted: Sequence[tuple[int, str]], keyring: Keyring | 
     return [found[one] for one in wanted]
 
 
-def _keyring(reached: ReachedFleet) -> Keyring | None:
+def keyring_of(reached: ReachedFleet) -> Keyring | None:
     """Whose signatures are accepted, as this host is configured; None if it is not."""
     options = reached.trust()
     if options is None:
@@ -222,7 +222,7 @@ def _keyring(reached: ReachedFleet) -> Keyring | None:
     return make_keyring(options, ())
 
 
-def _signer(message: Envelope, keyring: Keyring | None) -> _Signed | None:
+def signer_of(message: Envelope, keyring: Keyring | None) -> _Signed | None:
     """Who signed a message; None if nobody did."""
     if message.signed is None:
         return None
@@ -303,7 +303,7 @@ def _cells(row: _Row, now: float) -> list[object]:
         shortened(one.publisher, _PUBLISHER),
         one.via,
         (one.event or "")[:_SHORT_ID],
-        _payload(one),
+        payload_of(one),
         _expiry(one, now),
         shortened(described(one) or "all", _FOR),
     ]
@@ -321,7 +321,7 @@ def _expiry(message: Envelope, now: float) -> str:
     return "expired" if message.is_over(now) else f"in {span(message.expires - now)}"
 
 
-def _payload(message: Envelope) -> str:
+def payload_of(message: Envelope) -> str:
     """Its size, and the beginning of its SHA-256 unless it is sealed."""
     from agentd.digest import digest  # noqa: PLC0415 (as above)
 
@@ -371,7 +371,7 @@ def _fields(row: _Row, now: float) -> dict[str, Any]:
         "sealed": one.is_sealed,
         "via": one.via,
         "event": one.event,
-        "payload": _payload(one),
+        "payload": payload_of(one),
         "bytes": one.size,
         "expires": one.expires,
         "expired": one.is_over(now),

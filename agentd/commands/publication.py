@@ -81,7 +81,7 @@ class Publication:
 
     def prepare(self, typed: bytes | None) -> Prepared:
         """Find out whether it may be written, and try it here. Raises what `execute` raises."""
-        from agentd.commands.understood import require_understood  # noqa: PLC0415 (as above)
+        from agentd.commands.understood import ROLLOUTS, require_understood  # noqa: PLC0415 (as above)
         from agentd.fleet.envelope import FORMAT, SIGNED  # noqa: PLC0415 (as above)
         from agentd.fleet.keys import POISONED  # noqa: PLC0415 (as above)
 
@@ -93,7 +93,10 @@ class Publication:
                 self._compare_with_newest(head)
                 draft = self._draft(typed)
                 form = SIGNED if signer else FORMAT
-                require_understood(self.log, self._reached.client, form, _PURPOSE)
+                least = ROLLOUTS if self._arguments.canary else 0
+                require_understood(self.log, self._reached.client, form, _PURPOSE, least=least)
+                if self._arguments.canary:
+                    self._require_whole(draft, keep)
             num = max(head.newest + 1 if head else 0, int(draft.issued * 1000))
             # Close enough to the final message for a check of its size and fields.
             message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0, signer=signer)
@@ -162,6 +165,19 @@ class Publication:
                 " other nodes keep it, add --keep latest or --keep all"
             )
         return keep
+
+    def _require_whole(self, draft: Draft, keep: Keep) -> None:
+        """Raises AgentdError if this message cannot go out in steps."""
+        if keep != "latest":
+            raise AgentdError(
+                f"{self._name} is kept as 'all', where each message adds to those before it, so that nodes"
+                " cannot get one later than others: leave out --canary"
+            )
+        if draft.node or draft.service or draft.tag or draft.snapshot:
+            raise AgentdError(
+                f"message {self._arguments.again} of {self._name} is a snapshot, or only for some nodes:"
+                " publish its payload anew with --canary"
+            )
 
     def _draft(self, typed: bytes | None) -> Draft:
         """The message to write. Raises AgentdError."""
@@ -254,8 +270,17 @@ class Publication:
             sys.stderr.write(f"agentd: dry run here: {one['handler']} would be {one['outcome']}\n")
         return [{"handler": one["handler"], "outcome": one["outcome"]} for one in told]
 
-    def write(self, prepared: Prepared) -> int:
-        """Write the message, and return its number; if the token lacks a right, the error names it."""
+    def write(self, prepared: Prepared, newest: int | None = None) -> int:
+        """Write the message, and return its number; if the token lacks a right, the error names it.
+
+        Args:
+            prepared: the message.
+            newest: write only if this is still the number of the newest message; 0 if there never was one.
+
+        Raises:
+            Overtaken: it is not, and nothing was written.
+            ConsulUnavailable: there was no answer; the message may have been written.
+        """
         from agentd.fleet.log import PATIENCE  # noqa: PLC0415 (as above)
 
         keys = self.log.keys
@@ -272,6 +297,7 @@ class Publication:
                     prepared.draft,
                     keep=prepared.keep,
                     above=prepared.above,
+                    newest=newest,
                     patience=min(PATIENCE, left()),
                     pause=lambda seconds: time.sleep(min(seconds, left())),
                 )

@@ -7,8 +7,9 @@ Never prints the payload.
 from __future__ import annotations
 
 from argparse import Namespace
+from typing import Final
 
-from agentd.commands import argument_types
+from agentd.commands import argument_types, stages
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
@@ -19,6 +20,8 @@ from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import AgentdError, ConfigError
 
+_PAUSE: Final = 30.0  # seconds between two steps
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the options for the name, the payload, the nodes it is for, and its validity."""
@@ -26,6 +29,7 @@ def add_arguments(parser: Parser) -> None:
         'agentd publish ip-blacklist "add 192.0.2.7 10m"',
         "agentd publish deploy --reference https://builds.example/site.tar.gz --node '^web'",
         "agentd publish deploy --again 1790000000000",
+        "agentd publish deploy --file site.txt --canary 1 --steps 10%,50%,100% --pause 5m",
     )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument(
@@ -70,8 +74,44 @@ def add_arguments(parser: Parser) -> None:
         action="store_true",
         help="do not try the message on the handlers here first, nor fetch a reference whose digest is given",
     )
+    _add_steps(parser)
     add_wait_for_fleet(parser)
     add_fleet_arguments(parser)
+
+
+def _add_steps(parser: Parser) -> None:
+    group = parser.add_argument_group(
+        "Rollout",
+        "With --canary, the payload reaches the nodes step by step: a step follows once all nodes that have"
+        " been admitted have it in force, and the last is for all. The same command again goes on where it"
+        " ended; `agentd rollout` shows and aborts it. --timeout is that of each step.",
+    )
+    group.add_argument(
+        "--canary",
+        type=stages.canary,
+        metavar="N|TAG|NODE,...",
+        help="who is first: a number of nodes, the nodes with a service that has this tag, or these nodes;"
+        " count:N, tag:TAG and node:NODE,... say which is meant",
+    )
+    default = ",".join(f"{one}%%" for one in stages.STEPS)
+    group.add_argument(
+        "--steps",
+        type=stages.percentages,
+        metavar="P,...",
+        help=f"then these shares of the nodes, rounded up (default {default})",
+    )
+    group.add_argument(
+        "--pause",
+        type=argument_types.seconds,
+        metavar="T",
+        help=f"let this time pass between a step's confirmation and the next step (default {_PAUSE:g}s)",
+    )
+    group.add_argument(
+        "--max-failures",
+        type=argument_types.number,
+        metavar="K",
+        help="go on although up to K nodes refuse it, or fail (default 0)",
+    )
 
 
 def execute(arguments: Namespace, output: Output) -> int:
@@ -87,6 +127,10 @@ def execute(arguments: Namespace, output: Output) -> int:
 
     _check(arguments)
     typed = None if arguments.reference or arguments.again else _typed(arguments)
+    if arguments.canary:
+        from agentd.commands.staged import publish_in_steps  # noqa: PLC0415 (as above)
+
+        return publish_in_steps(arguments, typed, output)
     with fleet(arguments) as reached:
         wait = FleetWait(reached.name, reached.client, arguments.name, arguments) if arguments.wait else None
         if wait is not None:
@@ -112,9 +156,27 @@ def _check(arguments: Namespace) -> None:
         raise ConfigError(
             ["--again publishes a message unchanged: leave out --node, --service, --tag and --snapshot"]
         )
+    _check_steps(arguments)
     given = [arguments.payload, arguments.file, arguments.reference, arguments.again]
     if sum(one is not None for one in given) > 1:
         raise ConfigError(["give one of PAYLOAD, --file, --reference and --again"])
+
+
+def _check_steps(arguments: Namespace) -> None:
+    if arguments.canary:
+        if arguments.node or arguments.service or arguments.snapshot or arguments.ttl:
+            problem = (
+                "in the end a rollout is for all nodes, and for good: leave out --node, --service, --tag,"
+                " --snapshot and --ttl, or --canary"
+            )
+            raise ConfigError([problem])
+        if arguments.quorum < 1:
+            raise ConfigError(["with --canary, give --max-failures instead of --quorum"])
+    elif (arguments.steps, arguments.pause, arguments.max_failures) != (None, None, None):
+        raise ConfigError(["--steps, --pause and --max-failures are for a rollout: give --canary as well"])
+    arguments.steps = arguments.steps or stages.STEPS
+    arguments.pause = _PAUSE if arguments.pause is None else arguments.pause
+    arguments.max_failures = arguments.max_failures or 0
 
 
 def _typed(arguments: Namespace) -> bytes:

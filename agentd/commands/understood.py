@@ -10,11 +10,13 @@ if TYPE_CHECKING:
     from agentd.fleet.log import Log
     from agentd.watch.client import ConsulClient
 
+ROLLOUTS: Final = 2
+"""The format in which nodes acknowledge that follow a rollout."""
 _FIRST_FORMAT: Final = 1  # of messages: every agentd that acknowledges anything knows it
 _SHOWN: Final = 5  # nodes that are named
 
 
-def require_understood(log: Log, client: ConsulClient, form: int, purpose: str) -> None:
+def require_understood(log: Log, client: ConsulClient, form: int, purpose: str, *, least: int = 0) -> None:
     """Require that the fleet, and every node of it, takes messages of this format.
 
     Args:
@@ -22,6 +24,7 @@ def require_understood(log: Log, client: ConsulClient, form: int, purpose: str) 
         client: reads what the nodes acknowledge.
         form: the format of the messages to write.
         purpose: what needs the right to read that.
+        least: the format in which every node must acknowledge, if that is higher.
 
     Raises:
         AgentdError: the fleet or a node does not.
@@ -39,8 +42,8 @@ def require_understood(log: Log, client: ConsulClient, form: int, purpose: str) 
             f"the fleet {log.keys.fleet!r} takes messages of format {record.floor_format} or newer,"
             f" and this agentd writes {form}: upgrade agentd"
         )
-    if form > _FIRST_FORMAT:
-        _require_nodes(log, client, form, purpose)
+    if max(form, least) > _FIRST_FORMAT:
+        _require_nodes(log, client, max(form, least), purpose)
 
 
 def _require_nodes(log: Log, client: ConsulClient, form: int, purpose: str) -> None:
