@@ -90,7 +90,7 @@ class Supervisor:
             routes(loaded.handlers),
             observer=committer.observer,
             relays=fleet is not None and fleet.relay,
-            signed=self._gate is not None and self._gate.requires_signatures,
+            signed=self._gate.must_be_signed if self._gate else lambda _: False,
             refuses=self._refuses,
         )
         self._fleet = self._new_fleet()

@@ -62,14 +62,18 @@ class Dispatcher:
 
     An event of a kept name is only a signal: it waits for the relay, and reaches its handlers through the
     fleet's log. An event with a node, service or tag filter is listed only by the agents that match, so it is
-    not kept, and goes to the handlers directly. So does every event if the log takes only signed messages.
+    not kept, and goes to the handlers directly.
+
+    Where messages of a kept name must be signed, no event of it is relayed. One with a payload that is
+    accepted nevertheless goes to the handlers directly. One without a payload reaches no handler that follows
+    the log: it may ask a publisher for a message.
 
     Args:
         journal: has the mailboxes.
         routes: of all handlers.
         observer: learns what came.
         relays: whether this node writes what it hears to the log; if not, others do.
-        signed: whether the log takes only what is signed.
+        signed: says of a name whether its messages must be signed.
         refuses: says why an event must not be applied, "" if it may; is told whether it is to be kept.
     """
 
@@ -80,17 +84,16 @@ class Dispatcher:
         *,
         observer: Observer,
         relays: bool = True,
-        signed: bool = False,
+        signed: Callable[[str], bool] = lambda _name: False,
         refuses: Callable[[Event, bool], str] = lambda _event, _kept: "",
     ) -> None:
         self._journal = journal
         self._routes = routes
-        self._relays = relays and not signed
+        self._relays = relays
+        self._signed = signed
         self._refuses = refuses
         self._kept = frozenset(
-            (route.handler, route.event)
-            for route in routes
-            if route.kept and route.event is not None and not signed
+            (route.handler, route.event) for route in routes if route.kept and route.event is not None
         )
         self._kept_names = frozenset(name for _, name in self._kept)
         self._observer = observer
@@ -135,7 +138,7 @@ class Dispatcher:
     def _refused(self, changes: Iterable[Change]) -> dict[str, str]:
         """By ID, why events must not be applied."""
         events = [one for one in changes if isinstance(one, Event)]
-        reasons = {one.id: self._refuses(one, self._is_kept(one)) for one in events}
+        reasons = {one.id: self._refuses(one, self._has_log(one)) for one in events}
         return {identity: reason for identity, reason in reasons.items() if reason}
 
     def release(self) -> None:
@@ -157,7 +160,7 @@ class Dispatcher:
             if event.id in refused:
                 owed.append((event, self.takers(event)))
                 endings.append(Ending(entry, Outcome.REFUSED, refused[event.id]))
-            elif not (self._relays and self._is_kept(event)):
+            elif not (self._relays and self._is_relayed(event)):
                 owed.append((event, self._released(event)))
                 endings.append(Ending(entry, Outcome.UNCHANGED, _NO_RELAY))
         arrived: list[Ending] = []
@@ -168,6 +171,8 @@ class Dispatcher:
 
     def _released(self, event: Event) -> list[str]:
         """The handlers that get an event directly; those that follow the log get it provisionally."""
+        if self._has_log(event) and self._signed(event.name):
+            return self._takers(event)
         takers = self.takers(event)
         followers = [name for name in takers if (name, event.name) in self._kept]
         Followed(self._journal).give_provisionally(followers, event)
@@ -176,14 +181,21 @@ class Dispatcher:
     def _takers(self, change: Change) -> list[str]:
         """For whom the change is, each once."""
         takers = self.takers(change)
-        if isinstance(change, Event) and self._is_kept(change):
-            direct = [name for name in takers if (name, change.name) not in self._kept]
-            return [RELAY, *direct] if self._relays else direct
-        return takers
+        if not (isinstance(change, Event) and self._has_log(change)):
+            return takers
+        is_signed = self._signed(change.name)
+        if is_signed and change.raw.get("Payload"):
+            return takers
+        direct = [name for name in takers if (name, change.name) not in self._kept]
+        return [RELAY, *direct] if self._relays and not is_signed else direct
 
-    def _is_kept(self, event: Event) -> bool:
-        """Whether it belongs into the log."""
+    def _has_log(self, event: Event) -> bool:
+        """Whether its name has a log, and it is for all nodes."""
         return event.name in self._kept_names and not _is_filtered(event)
+
+    def _is_relayed(self, event: Event) -> bool:
+        """Whether it belongs into the log as it was heard."""
+        return self._has_log(event) and not self._signed(event.name)
 
     def takers(self, change: Change) -> list[str]:
         """The handlers that take the change, each once, wherever it comes from."""

@@ -145,13 +145,23 @@ class CoordinatedName:
     @property
     def accepts_events(self) -> bool:
         """Whether events of this name bring payloads, because some nodes know no other way yet."""
-        return False
+        options = self._signing.options
+        return options is not None and options.accepts_events(self.name)
 
     # ------------------------------------------------------------------ reading
 
     def frozen(self) -> str:
-        """Why nothing new is to begin in this fleet; "" if it may."""
-        return ""
+        """Why nothing new is to begin in this fleet; "" if it may.
+
+        Raises:
+            ConsulUnavailable, ConsulRefused: it cannot be read.
+            FleetError: what is there cannot be understood.
+        """
+        from agentd.fleet.freeze import read_freeze  # noqa: PLC0415 (as above)
+
+        log = self._log()
+        freeze = self.patiently(lambda: read_freeze(log, self._signing.admit, consistent=True))
+        return str(freeze) if freeze and freeze.holds(time.time()) else ""
 
     def read(self) -> State:
         """The newest message that is believed, and then the nodes, all as Consul's leader knows them.

@@ -62,6 +62,10 @@ class Gate:
         """Whether nothing counts that no publisher signed."""
         return self._options is not None and self._options.require is not None
 
+    def must_be_signed(self, name: str) -> bool:
+        """Whether messages of that name count only if a publisher signed them."""
+        return self._options is not None and self._options.must_be_signed(name)
+
     def seals(self, name: str) -> bool:
         """Whether messages of that name must be signed and sealed."""
         return self._options is not None and self._options.seals(name)
@@ -151,7 +155,7 @@ class Gate:
             event: as Consul lists it.
             kept: whether its name has a log, to which it would be written readably.
         """
-        if not event.raw.get("Payload"):
+        if not event.raw.get("Payload") or (self._options and self._options.accepts_events(event.name)):
             return ""
         if self.requires_signatures:
             return "events with a payload are not accepted (`trust.require`): use `agentd publish`"

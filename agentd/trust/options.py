@@ -72,6 +72,12 @@ class TrustOptions(Options):
         " must be signed, whatever `require` says. What is secret, such as session ticket keys, is kept only"
         " under one of these names.",
     )
+    accept_events: Annotated[tuple[_Pattern, ...], BeforeValidator(_as_list)] = Field(
+        (),
+        description="Names of which events with a payload are still applied as they are heard, although their"
+        " messages must be signed: while some nodes know no other way yet. Whoever may fire such an event is"
+        " believed.",
+    )
     fleet_keys: tuple[KeyPlace, ...] = Field(
         (),
         description="Files with the keys of the fleet, or credential:NAME for a systemd credential. The first"
@@ -114,6 +120,10 @@ class TrustOptions(Options):
     def seals(self, name: str) -> bool:
         """Whether the payloads of this name are to be encrypted."""
         return name != FREEZE and any(fits(name, pattern) for pattern in self.seal)
+
+    def accepts_events(self, name: str) -> bool:
+        """Whether events of this name bring payloads, whoever fired them."""
+        return any(fits(name, pattern) for pattern in self.accept_events)
 
     def must_be_signed(self, name: str) -> bool:
         """Whether messages of this name are refused if no publisher signed them."""

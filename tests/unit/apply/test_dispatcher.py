@@ -191,7 +191,7 @@ def refusing(stand: Stand, tally: Tally, *, signed: bool = True) -> Dispatcher:
     def refuses(event: Event, kept: bool) -> str:  # noqa: FBT001 (as the dispatcher calls it)
         return "not signed" if event.payload and (signed or kept) else ""
 
-    return Dispatcher(stand.journal, routes, observer=tally, signed=signed, refuses=refuses)
+    return Dispatcher(stand.journal, routes, observer=tally, signed=lambda _: signed, refuses=refuses)
 
 
 def loaded(identity: str, name: str = "ban") -> Event:
@@ -231,22 +231,34 @@ def test_the_payload_of_a_refused_event_is_not_recorded(stand: Stand, tally: Tal
         replay(stand.journal, "abcd")
 
 
-def test_where_the_log_takes_only_what_is_signed_an_empty_event_is_as_it_was_heard(
+def test_where_the_log_takes_only_what_is_signed_an_empty_event_moves_nothing(
     stand: Stand, tally: Tally
 ) -> None:
-    """To relay it would be in vain."""
+    """It is neither relayed nor given to who follows the log; of another name it is as it was heard."""
     refusing(stand, tally).deliver(snapshot(event("a", name="ban")))
-    assert stand.journal.backlog() == {"deny": 1, "all": 1}
+    assert stand.journal.backlog() == {"all": 1}
+    refusing(stand, tally).deliver(snapshot(event("a", name="ban"), event("b", name="other")))
+    assert stand.journal.backlog() == {"all": 2}
+
+
+def test_an_event_that_is_accepted_though_its_name_is_signed_is_as_it_was_heard(
+    stand: Stand, tally: Tally
+) -> None:
+    """While some nodes know no other way yet; it never gets into the log."""
+    routes = (Route("keys", "event", "tickets", kept=True),)
+    for relays in (True, False):
+        dispatcher = Dispatcher(stand.journal, routes, observer=tally, relays=relays, signed=lambda _: True)
+        dispatcher.deliver(snapshot(loaded(f"a-{relays}", "tickets")))
+    assert stand.journal.backlog() == {"keys": 2}
 
 
 def test_what_waited_for_the_relay_when_that_changed_is_settled(stand: Stand, tally: Tally) -> None:
-    """With a payload it is refused; without, it goes to its handlers."""
+    """With a payload it is refused; without, it goes to those that do not follow the log."""
     kept = (Route("deny", "event", "ban", kept=True),)
     Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(loaded("a"), event("b", name="ban")))
     refusing(stand, tally).release()
 
-    assert stand.journal.backlog() == {"deny": 1, "all": 1}
-    assert [entry.id for entry in stand.journal.pending("deny")] == ["b"]
+    assert stand.journal.backlog() == {"all": 1}
     assert tally.disbelief == [("ban", "unsigned")]
     assert {row["outcome"] for row in history(stand.journal, identity="a")} == {"refused"}
 

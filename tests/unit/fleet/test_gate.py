@@ -179,6 +179,14 @@ def test_what_is_to_be_sealed_is_not_relayed_readably() -> None:
     assert node.refuses(heard("eA==", "ban"), kept=True) == ""
 
 
+def test_events_may_be_accepted_for_a_while() -> None:
+    """By name, whatever must be signed or sealed."""
+    node = gate(require="signed", seal="deploy", accept_events="deploy")
+    assert node.refuses(heard("eA=="), kept=True) == ""
+    assert node.must_be_signed("deploy")
+    assert "use `agentd publish`" in node.refuses(heard("eA==", "ban"), kept=True)
+
+
 def test_a_daemon_imports_what_verifies_only_with_the_first_signed_message() -> None:
     """Where nothing is signed, nothing of it is paid for."""
     lines = ("import sys, agentd.fleet.fleet, agentd.fleet.gate", "print(*sys.modules)")
