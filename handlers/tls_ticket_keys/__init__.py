@@ -252,10 +252,15 @@ class TicketKeys(Handler):
     def _hear(self, event: Event, context: Context) -> None:
         """Add a single key; while the fleet has a document, one that was only heard never encrypts."""
         secret, (epoch, ltime, identity) = read_key(event.payload), event.order
-        if event.message and _taken(context):
+        taken = _taken(context)
+        if event.message and taken:
             raise PermanentError(
                 "the fleet's ring of ticket keys is coordinated, so no single key is taken from the log:"
                 " begin a rotation with `agentd rotate-tickets`"
+            )
+        if event.undated and taken and taken.distrusts(context.now):
+            raise PermanentError(
+                "the fleet's ticket keys were revoked, and nobody knows whether this event was fired before"
             )
         if event.undated and any(_BEFORE_EVERY_EVENT < key.order < (0,) for key in _load(context)):
             epoch = UNCOUNTED  # the ring was made by an earlier agentd, perhaps with this key in it

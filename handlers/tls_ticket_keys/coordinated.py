@@ -6,6 +6,7 @@ that no document has are foreign; they only decrypt, and leave in time.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
@@ -17,7 +18,8 @@ from handlers.tls_ticket_keys.ring import UNCOUNTED, Order, Ring, Schedule, Tick
 SLACK: Final = 900.0
 """Seconds by which a node's clock and the coordinator's may differ."""
 
-_NEXT: Final[Order] = (UNCOUNTED, -1, "")
+_NEXT: Final[Order] = (UNCOUNTED, -1, "")  # nobody promotes it by a clock
+_REMEMBERED: Final = 86_400.0  # seconds for which a revoked key may still be among Consul's events
 _PHASES: Final = ("idle", "staged", "promoted")
 
 
@@ -67,6 +69,14 @@ class Taken:
         """The files of all its keys."""
         return self.ring if self.next is None else (*self.ring, self.next)
 
+    def order(self, path: str) -> Order:
+        """Of a key of its ring; such that an agentd that knows no documents encrypts with the same key."""
+        return LOG_EPOCH, self.num, f"{len(self.ring) - self.ring.index(path):03}"
+
+    def distrusts(self, now: float) -> bool:
+        """Whether a key of which this node does not know how old it is may be one of those revoked."""
+        return self.revoked is not None and now < self.revoked + _REMEMBERED
+
     def report(self) -> dict[str, Any]:
         """What the fleet may know."""
         return {"phase": self.phase, "since": self.since, "num": self.num}
@@ -86,32 +96,37 @@ def take(ring: Ring, before: Taken | None, num: int, document: Document, now: fl
     """
     taken = Taken.of(num, document)
     left = before.paths if before and taken.ring else ()
-    names = {secret[:NAME_SIZE].hex() for secret in document.keys}
-    others = [
-        key for key in ring if key.path not in (*taken.paths, *left) and key.name not in names
-    ]  # a ticket finds its key by name
+    names = {secret[:NAME_SIZE].hex() for secret in document.keys}  # a ticket finds its key by name
+    others = [key for key in ring if key.path not in (*taken.paths, *left) and key.name not in names]
+    if before is None and taken.ring and taken.distrusts(now):
+        others = []
     held = {key.path: key for key in ring}
-    orders = _orders(taken)
-    added = [
-        replace(held[path], order=orders[path])
-        if (path := path_of(secret)) in held
-        else TicketKey(orders[path], secret[:NAME_SIZE].hex(), path, now)
-        for secret in document.keys
-    ]
-    return (*others, *added)
+    return (*others, *(_added(secret, taken, held, now) for secret in document.keys))
+
+
+def _added(secret: bytes, taken: Taken, held: Mapping[str, TicketKey], now: float) -> TicketKey:
+    path = path_of(secret)
+    order = _NEXT if path == taken.next else taken.order(path)
+    known = held.get(path)
+    if known is None:
+        return TicketKey(order, secret[:NAME_SIZE].hex(), path, now)
+    return known if path == taken.next and _encrypts(known) else replace(known, order=order)
 
 
 def follow(ring: Ring, taken: Taken, now: float, schedule: Schedule) -> Ring:
     """Put the ring in order: the document's ring, `next`, the foreign keys; remove what is due at `now`.
 
-    If the document's ring is empty, or all of its keys are lost, the foreign key that encrypted goes on. The
-    result is empty if there is none: then a new one has to be added.
+    If the document's ring is empty, what encrypted goes on, also if the document has it as the next key; if
+    all keys of the ring are lost, a foreign key takes over that is not waiting to be removed. The result is
+    empty if there is none: then a new one has to be added.
     """
     held = {key.path: not_after(key, now) for key in ring}
     fleet = [held[path] for path in taken.ring if path in held]
     following = [held[path] for path in (taken.next,) if path in held]
     foreign = [key for path, key in held.items() if path not in taken.paths]
-    encrypting = next(iter(fleet or [key for key in foreign if key.demoted is None]), None)
+    going_on = [key for key in (*foreign, *following) if _encrypts(key)]
+    fresh = [key for key in foreign if key.demoted is None]
+    encrypting = next(iter((*fleet, *going_on, *fresh)), None)
     if encrypting is None:
         return ()
     others = [_demoted(key, now) for key in foreign if key is not encrypting]
@@ -121,7 +136,7 @@ def follow(ring: Ring, taken: Taken, now: float, schedule: Schedule) -> Ring:
     return (
         replace(encrypting, promoted=promoted, demoted=None),
         *(_demoted(key, now) for key in fleet[1:]),
-        *(replace(key, promoted=None, demoted=None) for key in following),
+        *(replace(key, promoted=None, demoted=None) for key in following if key is not encrypting),
         *staying[: schedule.keep],
     )
 
@@ -139,11 +154,8 @@ def lost(ring: Ring, taken: Taken) -> int:
     return len(set(taken.paths) - {key.path for key in ring})
 
 
-def _orders(taken: Taken) -> dict[str, Order]:
-    """Such that also an agentd that knows no documents encrypts with the first key, and promotes none."""
-    size = len(taken.ring)
-    places = {path: (LOG_EPOCH, taken.num, f"{size - at:03}") for at, path in enumerate(taken.ring)}
-    return places if taken.next is None else places | {taken.next: _NEXT}
+def _encrypts(key: TicketKey) -> bool:
+    return key.promoted is not None and key.demoted is None
 
 
 def _demoted(key: TicketKey, now: float) -> TicketKey:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -161,6 +162,23 @@ def test_a_revocation_leaves_nothing_else() -> None:
     assert node.ring == [SECRETS[2], SECRETS[6]]
 
 
+def test_a_joiner_keeps_nothing_that_may_have_been_revoked() -> None:
+    """It hears old events from Consul, and does not know how old."""
+    joiner, later = Node(), Node()
+    for node in (joiner, later):
+        node.hear(5)
+    later.advance(25 * HOUR)
+    for node in (joiner, later):
+        node.take(idle(2, revoked=NOW - HOUR), 2)
+
+    with pytest.raises(PermanentError, match="were revoked"):
+        joiner.handle(replace(event(NAME, base64.b64encode(SECRETS[6])), undated=True))
+    later.handle(replace(event(NAME, base64.b64encode(SECRETS[6])), undated=True))
+
+    assert joiner.ring == [SECRETS[2]]
+    assert sorted(later.fleet) == [2, 5, 6]
+
+
 def test_a_new_first_document_takes_no_key_away() -> None:
     """Of a fleet that lost its log: what encrypted goes on, and retires later."""
     node = Node()
@@ -279,6 +297,26 @@ def test_a_key_that_a_document_has_stays_as_long_as_it_has_it() -> None:
 
     assert adopted == [0, 5]
     assert node.fleet == [0]
+
+
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_first_document_may_adopt_the_key_that_encrypts(waiting: bool) -> None:  # noqa: FBT001 (a case)
+    """Nodes that have it go on encrypting with it, even if another one waits to be promoted."""
+    node = Node()
+    node.hear(5)
+    node.advance(60)
+    if waiting:
+        node.hear(6, ltime=2)
+
+    node.take(staged(following=5), 1)
+    node.advance(2 * HOUR)
+    stored = tuple(TicketKey.from_json(one) for one in node.store["ring"])
+    adopted = node.ring
+    node.take(promoted(5), 2)
+
+    assert adopted == [SECRETS[5]]
+    assert settle(stored, node.now, Schedule(60, HOUR, 12))[0] == stored[0]
+    assert node.ring == [SECRETS[5]]
 
 
 def test_a_flood_of_keys_is_bounded() -> None:
