@@ -75,12 +75,13 @@ class TicketKeys(Handler):
         promote_after: Duration = Field(
             60.0,
             description="How long a new key only decrypts, so that every node has it before any node"
-            " encrypts with it.",
+            " encrypts with it. Without effect once the fleet coordinates its rotation.",
         )
         retire_after: Duration = Field(
             43_200.0,
             description="How long a former encryption key still decrypts; at least nginx's"
-            " ssl_session_timeout.",
+            " ssl_session_timeout. Once the fleet coordinates its rotation, only for keys that are not the"
+            " fleet's.",
         )
         keep: int = Field(
             12,
