@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -111,11 +111,12 @@ class _Client:
         node = random.choice(list(self._plan.servers))
         at = time.time()
         session, connection = self._connect(context, node, None)
+        if connection.outcome == "begun" and not (session and session.has_ticket):
+            connection = replace(connection, outcome="error", reason="no ticket was issued")
         self._log.add(connection)
-        lifetime = session.ticket_lifetime_hint if session else 0
-        if session is None or not lifetime:
+        if session is None or connection.outcome == "error":
             return
-        until = min(self._plan.oldest, lifetime - _SPARE)
+        until = min(self._plan.oldest, session.ticket_lifetime_hint - _SPARE)
         ages = sorted((random.uniform(0, _SOON), random.uniform(0, until / 5), random.uniform(0, until)))
         later = [at + age for age in ages]
         heapq.heappush(
