@@ -178,9 +178,9 @@ class TicketKeys(Handler):
         return next_removal(ring, taken, self._schedule) if taken else next_step(ring, self._schedule)
 
     def preflight(self, context: Context) -> Sequence[Drift]:  # noqa: ARG002 (HAProxy is asked)
-        """Sockets of HAProxy on which others can read the keys."""
-        exposed = self._haproxy.exposed() if self._haproxy else ()
-        return [Drift("haproxy.socket", reason, warning=True) for reason in exposed]
+        """A HAProxy that does not answer, and sockets of it on which others can read the keys."""
+        doubts = self._haproxy.doubts() if self._haproxy else ()
+        return [Drift("haproxy.socket", reason, warning=True) for reason in doubts]
 
     def verify(self, context: Context) -> Verdict:
         """Ask nginx and HAProxy whether the ring's first key encrypts; and look for lost keys.

@@ -46,8 +46,9 @@ class HAProxyOptions(HandlerOptions):
 
     socket: str = Field(
         "unix:/run/haproxy/admin.sock",
-        description="HAProxy's run-time socket. Whoever can connect to any of HAProxy's sockets, of whatever"
-        " `level`, can read and set the keys, so `agentd check` warns of those that everybody can.",
+        description="HAProxy's run-time socket, as unix:/PATH. Whoever can connect to any of HAProxy's"
+        " sockets, of whatever `level`, can read and set the keys, so `agentd check` warns of those that"
+        " everybody can.",
     )
     timeout: Duration = Field(2.0, gt=0, description="Time limit of one call to the socket.")
     probe: list[str] = Field(
@@ -65,7 +66,10 @@ class HAProxyOptions(HandlerOptions):
     @field_validator("socket")
     @classmethod
     def _place(cls, socket: str) -> str:
-        haproxy.parse(socket)
+        if not socket.startswith("unix:/"):
+            raise ValueError(
+                "ticket keys are only sent to a unix socket: on TCP anybody may listen or connect"
+            )
         return socket
 
     @field_validator("probe")
@@ -112,12 +116,13 @@ class HAProxy:
         mended = (Drift(part, "it did not have the ring's keys any more"),) if lost else ()
         return Verdict(tuple(drift), mended, "; ".join(unasked))
 
-    def exposed(self) -> Iterator[str]:
-        """Why others can read the keys on its sockets: on all of them, if it answers."""
+    def doubts(self) -> Iterator[str]:
+        """Why it cannot be asked, or who else can read the keys: on any of its sockets, if it answers."""
+        answer = ""
         try:
             answer = self._tell("show cli sockets")
-        except HandlerError:
-            answer = ""
+        except HandlerError as error:
+            yield f"{error}: start HAProxy, or correct the path of its `stats socket`"
         for place in sorted({self._options.socket, *map(_place, _SOCKET.findall(answer))}):
             kind, _, path = place.partition(":")
             if kind != "unix":

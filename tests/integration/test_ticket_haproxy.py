@@ -397,6 +397,16 @@ def test_check_warns_of_every_socket_that_others_can_use(site: Site) -> None:
     assert all("ticket keys" in reason for reason in found)
 
 
+def test_check_warns_of_a_haproxy_that_does_not_answer(site: Site) -> None:
+    """Its path may be wrong."""
+    site.haproxy.process.stop()
+
+    [found] = site.handler.preflight()
+
+    assert found.warning
+    assert "start HAProxy, or correct the path of its `stats socket`" in found.reason
+
+
 # ---------------------------------------------------------------- HAProxy and nginx
 
 
@@ -461,8 +471,13 @@ def outcome(agentd: AgentdProcess, event_id: str) -> object:
     return next((one["outcome"] for one in found if one["id"] == event_id), None)
 
 
+@pytest.mark.parametrize("secrets", [False, True], ids=["on disk", "in memory"])
 def test_applied_means_that_haproxy_has_the_key(
-    site: Site, consul: ConsulAgent, new_agentd: Callable[..., AgentdProcess], directory: Path
+    site: Site,
+    consul: ConsulAgent,
+    new_agentd: Callable[..., AgentdProcess],
+    directory: Path,
+    secrets: bool,  # noqa: FBT001 (a case)
 ) -> None:
     """A node with HAProxy alone: an event is applied only when HAProxy runs and holds its key."""
     suffix, tree = f"-{free_port()}", directory / "files"
@@ -473,7 +488,7 @@ def test_applied_means_that_haproxy_has_the_key(
         {
             "consul": {"address": f"{consul.address}:{consul.ports['http']}"},
             "nginx": None,
-            "tree": {"path": str(tree)},
+            "tree": {"path": str(tree)} | ({"secrets": str(directory / "secrets")} if secrets else {}),
             "state": str(directory / "state"),
             "status": {"address": f"{status[0]}:{status[1]}"},
             "handlers": {"ticket-keys": handler},

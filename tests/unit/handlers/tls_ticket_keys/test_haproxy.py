@@ -184,7 +184,7 @@ def test_without_the_option_there_is_no_file() -> None:
     "option",
     [
         {"socket": "/run/haproxy.sock"},
-        {"socket": "tcp:host"},
+        {"socket": "tcp:127.0.0.1:9999"},
         {"probe": ["except *:443"]},
         {"probe": ["443"]},
     ],
