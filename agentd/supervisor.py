@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from agentd.journal.drift import Drifts
 from agentd.journal.entry import RELAY
 from agentd.journal.memberships import Memberships
 from agentd.journal.pauses import Paused, Pauses
-from agentd.journal.payloads import finish, forget
+from agentd.journal.payloads import finish, forget, forget_replaced
 from agentd.journal.summary import summary
 from agentd.nginx.inputs import Inputs, inputs
 from agentd.nginx.presence import Presence
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 _GIVE_WAY: Final = 0.02
 """Seconds, at most, for which a thread leaves the interpreter to the worker that it woke; 2 ms is usual."""
+_FORGET_REPLACED: Final = 10.0
+"""Seconds between two looks for secrets that a newer message has replaced."""
 _SETTLE: Final = 5.0
 """Seconds, at most, for which a proof waits for the handlers that look before it."""
 
@@ -97,6 +99,8 @@ class Supervisor:
         self._departure: Departure | None = None
         self._pollers: dict[str, Poller] = {}
         self._forget_at: dict[str, float] = {}
+        self._forget_replaced_at = 0.0
+        self._secret_logs = list(_secret_logs(loaded.handlers))
         self._first_commit = FirstCommit(
             list(self._workers.values()),
             committer,
@@ -160,6 +164,10 @@ class Supervisor:
             if life is not None and now >= self._forget_at.get(name, 0.0):
                 self._forget_at[name] = now + min(60.0, max(1.0, life / 10))
                 forget(self._committer.journal, name, life)
+        if now >= self._forget_replaced_at:
+            self._forget_replaced_at = now + _FORGET_REPLACED
+            for name, log in self._secret_logs:
+                forget_replaced(self._committer.journal, name, log)
 
     def wake(self, names: Collection[str]) -> None:
         """Have these handlers look into the journal, and give way to them until they are at work."""
@@ -398,6 +406,14 @@ def _gate(loaded: Loaded) -> Gate | None:
 def sources(config: Config) -> Sources:
     """What this configuration allows its handlers to fetch."""
     return Sources(config.sources, config.state / "fetched", key_reader(config.consul))
+
+
+def _secret_logs(handlers: Iterable[ConfiguredHandler]) -> Iterator[tuple[str, str]]:
+    """Handlers, and names whose messages are secret and replace those before."""
+    for handler in handlers:
+        for on in handler.entry.on:
+            if isinstance(on, OnEvent) and on.keep == "latest" and handler.type.secret_payload:
+                yield handler.name, on.event
 
 
 def provers(handlers: Iterable[ConfiguredHandler]) -> tuple[str, ...]:

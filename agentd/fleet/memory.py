@@ -103,9 +103,11 @@ class Memory:
                 [(sha256, self._now(), body) for sha256, body in (bodies or {}).items()],
             )
             lowest = max(marks.floor, marks.base)
-            db.execute("DELETE FROM messages WHERE name = ? AND num <= ?", (name, lowest))
+            gone = db.execute("DELETE FROM messages WHERE name = ? AND num <= ?", (name, lowest)).rowcount
             _limit(db, name)
             self._highest[name] = highest
+        if gone and marks.keep == "latest":  # it may be a secret, if a sealed one
+            self._file.flush()
         return went_on
 
     def wrote(self, name: str, keep: Keep, messages: Iterable[Envelope]) -> None:
@@ -176,6 +178,7 @@ class Memory:
         with self._file.transaction() as db:
             for table in ("messages", "written"):
                 db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))  # noqa: S608 (constants)
+        self._file.flush()
 
     # ------------------------------------------------------------------ recall
 

@@ -108,6 +108,10 @@ class MemoryFile:
                         db.execute("ROLLBACK")
                 raise
 
+    def flush(self) -> None:
+        """Empty the write-ahead log, which still has what was deleted, unless another process is reading."""
+        self.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._closed:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from agentd.journal.journal import NEWEST, Journal
 from agentd.journal.rows import STATE, WAITS
+from agentd.watch.changes import LOG
 
 _AT_ONCE: Final = 500
 _AHEAD: Final = 3600.0  # seconds by which an entry may have ended in the future before the clock is wrong
@@ -67,6 +68,29 @@ def forget(journal: Journal, handler: str, life: float) -> None:
         f" AND NOT ({STATE} AND seq IN ({NEWEST}))"
     )
     values = handler, now - life, now + _AHEAD
+    if journal.database.rows(f"SELECT 1 FROM changes WHERE {which} LIMIT 1", *values):  # noqa: S608 (constants)
+        with journal.database.transaction() as db:
+            db.execute(f"UPDATE changes SET body = NULL WHERE {which}", values)  # noqa: S608 (likewise)
+        _finish(journal)
+
+
+def forget_replaced(journal: Journal, handler: str, name: str) -> None:
+    """Wipe the handler's messages of a name before the newest that it applied: a sealed one can be opened.
+
+    Args:
+        journal: the journal.
+        handler: the configured handler.
+        name: of a log in which each message replaces the ones before it.
+
+    Raises:
+        JournalError: the journal cannot be read or written.
+    """
+    which = (
+        "handler = ?1 AND query = ?2 AND body IS NOT NULL AND outcome IS NOT NULL AND seq <"
+        " (SELECT max(seq) FROM changes WHERE handler = ?1 AND query = ?2"
+        " AND outcome IN ('applied', 'unchanged'))"
+    )
+    values = handler, f"{LOG}{name}"
     if journal.database.rows(f"SELECT 1 FROM changes WHERE {which} LIMIT 1", *values):  # noqa: S608 (constants)
         with journal.database.transaction() as db:
             db.execute(f"UPDATE changes SET body = NULL WHERE {which}", values)  # noqa: S608 (likewise)

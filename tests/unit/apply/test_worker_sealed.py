@@ -10,12 +10,14 @@ from typing import ClassVar
 import pytest
 from structlog.testing import capture_logs
 
+from agentd.errors import JournalError
 from agentd.fleet.envelope import parse_envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.receipt import event_of
 from agentd.handler import Change, Context, Event, PermanentError, TemporaryError
 from agentd.journal.followed import Followed
 from agentd.journal.history import history, replay
+from agentd.journal.payloads import forget_replaced
 from agentd.trust.keys import FleetKey, new_fleet_key
 from agentd.trust.options import TrustOptions
 from tests.unit.apply.stand import Scribe, Stand, settle
@@ -204,3 +206,34 @@ def test_what_cannot_be_opened_supersedes_nothing(stand: Stand) -> None:
     give(stand)
     settle(worker)
     assert scribe.asked == []
+
+
+def test_a_message_that_a_newer_one_replaced_is_wiped(stand: Stand) -> None:
+    """Of a name of which the newest counts: whoever gets the fleet key later could open it."""
+    worker = stand.worker(Scribe(), opened=gate(FLEET).opened)
+    events = [give(stand, more=more) for more in range(2)]
+    settle(worker)
+    waits = give(stand, more=2)
+    sealed = [(event.sealed or "")[-200:-100].encode() for event in (*events, waits)]
+
+    forget_replaced(stand.journal, "scribe", "deploy")
+
+    assert [bool(stored(stand.journal.path.parent, one)) for one in sealed] == [False, True, True]
+    replay(stand.journal, events[1].id)
+    with pytest.raises(JournalError, match="wiped"):
+        replay(stand.journal, events[0].id)
+
+
+def test_a_message_that_was_refused_replaces_nothing(stand: Stand) -> None:
+    """What is in force stays until another is."""
+    scribe = Scribe()
+    scribe.raises = {"nonsense": [PermanentError("no")]}
+    worker = stand.worker(scribe, opened=gate(FLEET).opened)
+    first = give(stand)
+    settle(worker)
+    give(stand, b"nonsense", more=1)
+    settle(worker)
+
+    forget_replaced(stand.journal, "scribe", "deploy")
+
+    assert stored(stand.journal.path.parent, (first.sealed or "")[-200:-100].encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sqlite3
 import stat
@@ -21,6 +22,7 @@ from agentd.fleet.memory import FILE, Memory
 
 NAME = "deploy"
 NOW = 1000.0
+OLD = b"the old secret" * 9
 
 
 def message(num: int, *, name: str = NAME, expires: float | None = None, body: bytes = b"x") -> Envelope:
@@ -349,3 +351,25 @@ def test_what_was_only_written_does_not_count_as_a_log_that_was_read(memory: Mem
     assert numbers(memory) == [2]
     memory.drop(NAME)
     assert numbers(memory) == []
+
+
+def test_a_replaced_message_leaves_the_files(path: Path, memory: Memory) -> None:
+    """Also the write-ahead log: it may be sealed, and whoever gets the key later could open it."""
+    first, second = message(1, body=OLD), message(2)
+    memory.remember(NAME, replace(head(1), keep="latest"), [first])
+    assert any(first.raw in file.read_bytes() for file in path.parent.iterdir())
+
+    memory.remember(NAME, replace(head(2, base=1), keep="latest"), [second])
+
+    assert not any(base64.b64encode(OLD)[:40] in file.read_bytes() for file in path.parent.iterdir())
+    assert numbers(memory) == [2]
+
+
+def test_the_messages_of_a_name_that_is_dropped_leave_the_files(path: Path, memory: Memory) -> None:
+    """As those of one that is replaced."""
+    first = message(1, body=OLD)
+    memory.remember(NAME, head(1), [first])
+
+    memory.drop(NAME)
+
+    assert not any(base64.b64encode(OLD)[:40] in file.read_bytes() for file in path.parent.iterdir())
