@@ -23,6 +23,8 @@ OWN: Final = {
     "fleet": "show which nodes of the fleet run what, and which of them differ",
     "publish": "write a message to the fleet's log, for all its nodes, including those that are down",
     "rollout": "show the rollouts that are open, or abort one (`agentd publish --canary` begins them)",
+    "freeze": "have the nodes of the fleet hold back what is new",
+    "thaw": "let the nodes of a frozen fleet go on",
     "log": "show the messages in the fleet's log, or drop them",
     "keys": "generate, show and rotate the keys that sign and encrypt messages; sign again with new ones",
     "tickets": "show which session ticket key encrypts on which nodes of the fleet",

@@ -24,10 +24,11 @@ from agentd.errors import AgentdError, ConsulUnavailable
 
 if TYPE_CHECKING:
     from agentd.commands.fleet_report import Found
+    from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.census import Census, Heads
+    from agentd.fleet.freeze import Freeze
     from agentd.fleet.keys import Keys
     from agentd.fleet.members import Catalogue, Documents
-    from agentd.watch.client import ConsulClient
 
 PAUSE: Final = 0.25
 """Seconds between two readings, so that a thousand confirmations do not cause a thousand readings."""
@@ -93,7 +94,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 
         return remove(arguments, output)
     with fleet(arguments) as reached:
-        view = _View(reached.name, reached.client, arguments.handler, arguments.service)
+        view = _View(reached, arguments.handler, arguments.service)
         if arguments.watch:
             _watch(view, output)
         gc.disable()  # everything read stays until the end, so that collecting would be a waste of time
@@ -135,13 +136,14 @@ def _watch(view: _View, output: Output) -> NoReturn:
 class _View:
     """Reads the fleet repeatedly, each time documents first and heads last."""
 
-    def __init__(self, name: str, client: ConsulClient, handler: str | None, service: str | None) -> None:
+    def __init__(self, reached: ReachedFleet, handler: str | None, service: str | None) -> None:
         from agentd.fleet.census import Census  # noqa: PLC0415 (brings what parsing does without)
         from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
 
-        self._client = client
-        self._keys: Keys = Keys(name)
-        self._census: Census = Census(client, self._keys)
+        self._reached = reached
+        self._client = reached.client
+        self._keys: Keys = Keys(reached.name)
+        self._census: Census = Census(reached.client, self._keys)
         self._handler = handler
         self._service = service
         self._index = 0
@@ -169,8 +171,19 @@ class _View:
         now = time.time()
         asked = self._census.newest(heads, documents.each)
         judged = standing(every, asked, now, self._handler, heads.unreadable)
-        notes = [*self._notes(documents, catalogue, heads), *self._aims(heads), *_ahead(documents, now)]
-        return Found(self._keys.fleet, now, every, heads, asked, judged, notes)
+        freeze, why = self._freeze(heads, now)
+        notes = [*why, *self._notes(documents, catalogue, heads), *self._aims(heads), *_ahead(documents, now)]
+        return Found(self._keys.fleet, now, every, heads, asked, judged, notes, freeze)
+
+    def _freeze(self, heads: Heads, now: float) -> tuple[Freeze | None, list[str]]:
+        """The freeze that holds now; or what to note if that cannot be told."""
+        from agentd.fleet.freeze import NAME  # noqa: PLC0415 (as above)
+
+        if NAME not in heads.heads and NAME not in heads.unreadable:
+            return None, []
+        from agentd.commands.frozen import read_now  # noqa: PLC0415 (only where there ever was one)
+
+        return read_now(self._reached, now)
 
     def _demand_rights(self) -> None:
         """Require the right to read, since Consul just leaves out what the token may not see.

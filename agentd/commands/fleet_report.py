@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from agentd.commands.output import Output, moment, shortened, span
+from agentd.commands.output import Output, moment, shortened, span, universal
 from agentd.fleet.census import Heads
+from agentd.fleet.freeze import Freeze
 from agentd.fleet.newest import Newest
 from agentd.fleet.standing import Difference, Member, Standing
 
@@ -37,6 +38,7 @@ class Found:
     Attributes:
         now: unix time of the reading.
         notes: what else the user should know, such as junk that was ignored.
+        freeze: the freeze that holds now; None if there is none.
     """
 
     fleet: str
@@ -46,6 +48,7 @@ class Found:
     newest: Mapping[str, Newest]
     standing: Standing
     notes: Sequence[str]
+    freeze: Freeze | None = None
 
 
 def document(found: Found) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def document(found: Found) -> dict[str, Any]:
     return {
         "fleet": found.fleet,
         "now": found.now,
+        "frozen": asdict(found.freeze) if found.freeze else None,
         "nodes": len(standing.nodes),
         "differences": [asdict(one) for one in standing.differences],
         "agreeing": list(standing.agreeing),
@@ -108,6 +112,8 @@ def show(found: Found, output: Output) -> None:
     many = "1 node" if len(standing.nodes) == 1 else f"{len(standing.nodes)} nodes"
     verdict = f"{differing} of them {'differs' if differing == 1 else 'differ'}" if differing else "all agree"
     output.line(f"{found.fleet}: {many}, {verdict if standing.nodes else 'so there is nothing to compare'}")
+    if found.freeze:
+        output.line(_frozen(found.freeze), "yellow")
     for note in found.notes:
         output.line(f"! {note}", "yellow")
     width = _width()
@@ -134,6 +140,13 @@ def show(found: Found, output: Output) -> None:
         ]  # the age is there as well
         rows = [_row(one, found, None if width is None else _BY) for one in names]
         output.table([_NAMES[at] for at in shown], [[row[at] for at in shown] for row in rows])
+
+
+def _frozen(freeze: Freeze) -> str:
+    until = f", until {universal(freeze.until)}" if freeze.until else ""
+    why = f": {freeze.reason}" if freeze.reason else ""
+    since = universal(freeze.since)
+    return f"FROZEN by {freeze.publisher} since {since}{until} (UTC){why}; end it: `agentd thaw`"
 
 
 def _width() -> int | None:

@@ -53,6 +53,12 @@ class Tally:
         """Whether enough no longer can."""
         return len(self.confirmed) + len(self.waiting) < self.needed
 
+    @property
+    def held(self) -> bool:
+        """Whether enough cannot unless somebody resumes a handler, or thaws the fleet."""
+        able = sum(not one.held for one in self.waiting)
+        return len(self.confirmed) + able < self.needed
+
 
 def tally(members: Sequence[Member], newest: Newest, now: float, quorum: float) -> Tally:
     """Count; `now` is the time of publishing, since the message may expire during the wait."""
@@ -88,6 +94,13 @@ class Teller:
             if one.node not in self._told and len(self._told) < MOST_TOLD and not self._quiet:
                 self._told.add(one.node)
                 line = printable(f"{one.node}: {one.reason}")
+                self._write(f"{_ERASE if self._live else ''}agentd: {line}\n")
+        for reason in sorted({one.reason for one in found.waiting if one.held} - self._told):
+            if len(self._told) < MOST_TOLD and not self._quiet:
+                self._told.add(reason)
+                nodes = [one.node for one in found.waiting if one.reason == reason]
+                more = f" and {len(nodes) - 1} more" if nodes[1:] else ""
+                line = printable(f"{nodes[0]}{more}: {reason}")
                 self._write(f"{_ERASE if self._live else ''}agentd: {line}\n")
         if self._live:
             waits = ", ".join(f"{one.node} ({one.reason})" for one in found.waiting[:3])

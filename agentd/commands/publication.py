@@ -102,6 +102,7 @@ class Publication:
             message = draft.numbered(self._reached.name, self._name, min(num, POISONED - 1), 0, signer=signer)
             matches = self._matching(message)
             tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
+            self._warn_if_frozen()
             above = self._acknowledged()  # Consul may have lost it, and our clock may be behind
         return Prepared(draft, keep, head, above, matches, tried)
 
@@ -318,6 +319,19 @@ class Publication:
         except ConsulRefused:  # it is not needed for publishing
             return 0
         return documents.reached(self._name, time.time())
+
+    def _warn_if_frozen(self) -> None:
+        """Warn if nodes will hold the message back."""
+        from agentd.commands.frozen import read_now  # noqa: PLC0415 (as above)
+
+        freeze, unknown = read_now(self._reached, time.time())
+        for why in unknown:
+            _warn(why)
+        if freeze:
+            _warn(
+                f"the fleet is {freeze}: nodes hold this back until `agentd thaw`, unless the name is urgent"
+                " to them (`fleet.urgent`)"
+            )
 
     def _demand(self, access: Access, prefix: str) -> None:
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)

@@ -154,6 +154,20 @@ def read_signing(reached: ReachedFleet) -> Signing:
     return Signing(options, read_signer(options), make_keyring(options, read_fleet_keys(options)))
 
 
+def read_trust(reached: ReachedFleet) -> Signing:
+    """What the configuration file says without the secret keys: enough to know whom nodes believe.
+
+    Raises:
+        ConfigError: the section `trust:` is wrong.
+    """
+    options = reached.trust()
+    if options is None:
+        return Signing()
+    from agentd.trust.configured import make_keyring  # noqa: PLC0415 (only here)
+
+    return Signing(options, None, make_keyring(options, ()))
+
+
 def check_typed(name: str, payload: str | None) -> None:
     """Raises ConfigError if the payload of a sealed name was typed."""
     if payload is not None and payload != "-":

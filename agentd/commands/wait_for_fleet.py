@@ -1,11 +1,13 @@
 """Waits until the nodes of a fleet confirm one message, for `agentd fire --wait` and `agentd publish --wait`.
 
 Owns who counts (the nodes that acknowledge the name, and that the message is for), when enough have
-confirmed, and when enough no longer can. A refusal is final, and reported at once.
+confirmed, and when enough no longer can. A refusal is final, and reported at once; so is that nodes hold the
+message back, since they may do so for days.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from argparse import Namespace
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from agentd.watch.client import ConsulClient
 
 _TIMEOUT: Final = 60.0
+_HELD: Final = 6.0  # seconds after which nodes that hold it back are not waited for any longer
 
 
 def add_wait_for_fleet(parser: Parser) -> None:
@@ -212,12 +215,15 @@ class FleetWait:
         }
 
     def _wait(self, newest: Newest, teller: Teller) -> Tally:
-        published = time.time()
+        published, held_until = time.time(), math.inf
         while True:
             members = self._watch.patiently(self._watch.members)
             found = tally(members, newest, published, self._quorum)
             teller.tell(found)
-            if found.enough or found.hopeless or self._watch.left() <= 0:
+            # What a node says may be a moment old.
+            held_until = min(held_until, time.monotonic() + _HELD) if found.held else math.inf
+            is_over = found.enough or found.hopeless or time.monotonic() >= held_until
+            if is_over or self._watch.left() <= 0:
                 teller.finish()
                 return found
             self._watch.rest()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +17,6 @@ import structlog
 from agentd.clock import unix_time
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.errors import JournalError
-from agentd.fleet.acknowledgement import Name, Tried
 from agentd.fleet.acknowledger import Acknowledger, Acknowledging
 from agentd.fleet.condition import Condition
 from agentd.fleet.departure import Departure
@@ -26,6 +25,7 @@ from agentd.fleet.follower import Follower, read_prefixes
 from agentd.fleet.gate import Gate
 from agentd.fleet.head import Keep
 from agentd.fleet.heads_poll import HeadsPoll
+from agentd.fleet.hindrance import hindered
 from agentd.fleet.holder import Holder
 from agentd.fleet.kept_name import Kept, NameStatus
 from agentd.fleet.keys import Keys
@@ -122,7 +122,7 @@ class Fleet:
         self._acknowledger = Acknowledger(
             options,
             connect=lambda: ConsulClient(self._home),
-            look=lambda: self._with_waits(look()),
+            look=lambda: self._hindered(look()),
             heartbeat=heartbeats.register(_ACKNOWLEDGE),
             version=version,
             status=status,
@@ -252,21 +252,9 @@ class Fleet:
             Memberships(self._journal).add(current)
             self._departure.start(current)
 
-    def _with_waits(self, condition: Condition) -> Condition:
-        """Add what the journal does not know: why nothing goes on, and which freeze or thaw counts here."""
+    def _hindered(self, condition: Condition) -> Condition:
         known = self._follower.status if self._follower else {}
-        paused = {name: str(found) for name in condition.handlers if (found := self._pause_of(name))}
-        names: dict[str, Name] = {}
-        for name, one in condition.names.items():
-            pauses = [f"{taker} is {paused[taker]}" for taker in self._kept[name].handlers if taker in paused]
-            waits = known[name].waits if name in known else one.waits
-            held = bool(pauses) or bool(waits and self._freeze.holds(name))
-            names[name] = replace(one, waits=next(iter(pauses), waits), held=held)
-        freeze = self._freeze.freeze
-        if freeze is not None:
-            names[self._freeze.name] = Name(freeze.num, Tried(freeze.num, "applied"))
-        pauses = [f"{name} is {text}" for name, text in paused.items()]
-        return replace(condition, names=names, paused="; ".join(pauses))
+        return hindered(condition, self._kept, known, self._pause_of, self._freeze)
 
     def _is_urgent(self, name: str) -> bool:
         """Whether a freeze does not hold the name back."""
