@@ -159,10 +159,13 @@ class Order:
         if output.json:
             output.document(told)
         many = f"{len(found) - len(late)} of {len(found)} nodes {what}."
-        output.line(many if found else "No node follows the log of this fleet.", "yellow" if late else None)
+        nobody = (
+            f"No node of the fleet {self._reached.name!r} says that it follows its log: is that its name?"
+        )
+        output.line(many if found else nobody, "yellow" if late or not found else None)
         if late:
             output.table(("NODE", "WHY NOT"), [(one.node, one.why) for one in late])
-        return int(any(not one.later for one in late))
+        return int(not found or any(not one.later for one in late))
 
     def _followers(self, num: int) -> list[_Follower]:
         """The nodes, once all that run keep to this message, or the time is up."""
@@ -176,7 +179,8 @@ class Order:
                 raise AgentdError(
                     f"it was published as message {num}; which nodes keep to it is not known: {error}"
                 ) from error
-            if not self._wait or watch.left() <= 0 or all(one.later or not one.why for one in found):
+            done = bool(found) and all(one.later or not one.why for one in found)
+            if done or not self._wait or watch.left() <= 0:
                 return found
             watch.rest()
 
@@ -191,4 +195,4 @@ class Order:
                 yield _Follower(one.node, "agentd is stopped: it will once it runs", later=True)
             else:
                 why = one.silent or (name.waits if name else "")
-                yield _Follower(one.node, why or "it has not said so: see `agentd status` there")
+                yield _Follower(one.node, why or "it has not said so; if it refuses it, its log says why")

@@ -115,7 +115,7 @@ class Resigner:
         """
         found: dict[tuple[str, str, str], Envelope] = {}
         for message in reversed(messages):
-            if message.kind != "payload" or not self._counts(message):
+            if message.kind not in ("payload", "freeze") or not self._counts(message):
                 continue
             target = message.node, message.service, message.tag
             found.setdefault(target, message)

@@ -8,7 +8,9 @@
 # rights as `agentd publish`.
 #
 # To let a job publish only one name, replace the first three prefixes with names/NAME, messages/NAME/ and pruned/NAME/, and add read on
-# names/_fleet (write, if the job publishes the fleet's very first message). Such a job deletes no old payloads.
+# names/_fleet (write, if the job publishes the fleet's very first message) and on names/agentd.freeze, so that it is
+# told when the fleet is frozen. Such a job deletes no old payloads. `agentd freeze` and `agentd thaw` publish under
+# the name agentd.freeze.
 
 key_prefix "agentd/FLEET/names/" {
   policy = "write"
