@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from handlers.tls_ticket_keys.document import Document, key_digest
 from tests.servers.consul import ConsulAgent
+from tests.servers.fleet import Node
 from tests.servers.ports import free_port
 from tests.servers.ticket_fleet import TicketFleet, clients
 from tests.servers.tls import Certificate
+from tests.servers.waiting import wait_until
 
 KEYS = [secrets.token_bytes(size) for size in (80, 48, 80)]
 FIRST = Document("staged", (), KEYS[0], since=1_700_000_000)
@@ -112,3 +116,43 @@ def test_a_node_that_joins_and_one_that_restarts_have_the_fleets_ring(
     one.start()
     assert [client.resumes(one) for client in begun] == BOTH
     fleet.await_live(num)
+
+
+def test_keys_from_events_are_adopted_without_a_miss(fleet: TicketFleet, certificate: Certificate) -> None:
+    """Both nodes encrypt with one that was heard when the first document comes; a later one only decrypts."""
+    trust = fleet.trust | {"accept_events": [fleet.name]}
+    nodes = [fleet.add({"trust": trust}).start() for _ in range(2)]
+
+    for node in nodes:
+        node.agentd.await_listening()
+    fleet.consul.fire(fleet.name, base64.b64encode(KEYS[0]))
+    for node in nodes:
+        wait_until(partial(_encrypts, node, KEYS[0]), "the key to encrypt")
+    begun = clients(certificate, nodes[0])
+
+    idle = replace(FIRST, phase="idle", ring=(KEYS[0],), next=None)
+    for document in (FIRST, replace(idle, phase="promoted"), idle, *steps(idle, KEYS[1])):
+        if document.phase == "staged" and document.next == KEYS[1]:
+            fleet.consul.fire(fleet.name, base64.b64encode(KEYS[1]))
+            for node in nodes:
+                wait_until(partial(_has, node, KEYS[1]), "the key to be heard")
+            assert [_keys(node)[0] for node in nodes] == [KEYS[0], KEYS[0]]
+        fleet.await_live(fleet.publish(document))
+        for client in (*begun, *clients(certificate, nodes[1])):
+            assert [client.resumes(node) for node in (*nodes, nodes[0])] == [True, *BOTH]
+
+    assert [_keys(node)[:2] for node in nodes] == [[KEYS[1], KEYS[0]]] * 2
+
+
+def _keys(node: Node) -> list[bytes]:
+    return [path.read_bytes() for path in node.tickets()]
+
+
+def _has(node: Node, key: bytes) -> bool:
+    return key in _keys(node)
+
+
+def _encrypts(node: Node, key: bytes) -> bool:
+    """Whether the daemon has seen that nginx encrypts with it."""
+    ended = [one for one in node.history("ticket-keys") if one["kind"] == "event"]
+    return _keys(node)[0] == key and bool(ended) and ended[0]["outcome"] == "applied"

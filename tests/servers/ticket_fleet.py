@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,11 @@ class TicketFleet:
     def await_live(self, num: int, *nodes: Node) -> None:
         """Wait until these nodes, or all, acknowledge that this document is in force."""
         for node in nodes or self.nodes:
-            wait_until(lambda node=node: self._live(node) == num, f"{num} to be live on {node.name}")  # type: ignore[misc]
+            wait_until(partial(self._is_live, num, node), f"{num} to be live on {node.name}")
 
-    def _live(self, node: Node) -> int | None:
+    def _is_live(self, num: int, node: Node) -> bool:
         found = self.acknowledged(node)
-        return found.names.get(self.name, Name()).live if found else None
+        return found is not None and found.names.get(self.name, Name()).live == num
 
 
 class Client:
