@@ -142,12 +142,6 @@ class HAProxy:
             TemporaryError: it does not answer.
             PermanentError: it does not have the keys, and why.
         """
-        if slots.misfit:
-            raise PermanentError(
-                "the next key has another length than the one that encrypts, and HAProxy holds keys of one"
-                " length only: use keys of 80 bytes, or of 48, everywhere; until it encrypts, HAProxy cannot"
-                " resume its sessions, and then has to be reloaded"
-            )
         count = 0
         for name in self._references(file):
             window = self._window(name)
@@ -162,6 +156,13 @@ class HAProxy:
             if not slots.held_by(self._window(name)):
                 raise PermanentError("it does not have the keys that it took: does another program set them?")
             count += len(pushes)
+        if slots.misfit:
+            raise PermanentError(
+                f"the next key has {len(slots.waiting[0])} bytes and the one that encrypts"
+                f" {len(slots.encrypting)}, and HAProxy holds keys of one length only: it cannot resume"
+                " sessions of the next one until that encrypts and HAProxy is reloaded; a rotation goes on"
+                " with `agentd rotate-tickets --without NODE`"
+            )
         return count
 
     def _references(self, file: Path) -> list[str]:

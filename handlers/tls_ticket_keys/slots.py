@@ -93,7 +93,7 @@ class Slots:
         """
         if len(window[0]) != len(self.encrypting):
             return None
-        first = [] if self.waiting else self._same(self.former)  # it encrypts for a moment
+        first = [] if self._same(self.waiting) else self._same(self.former)  # it encrypts for a moment
         wanted = (next(iter(first), self.encrypting), *self._end)
         for count in range(len(wanted) + 1):
             pushed = wanted[len(wanted) - count :]

@@ -319,7 +319,7 @@ def test_a_key_of_another_length_is_told(site: Site) -> None:
     promoted = site.advance(60)
     site.haproxy.restart()
 
-    assert "the next key has another length" in waiting.drift[0].reason
+    assert "the next key has 48 bytes and the one that encrypts 80" in waiting.drift[0].reason
     assert RELOAD in promoted.drift[0].reason
     assert site.handler.verify() == Verdict()
 

@@ -133,6 +133,18 @@ def test_a_wrong_answer_is_drift(bench: Bench, command: str, answer: str, reason
     assert KEY not in drift.reason
 
 
+def test_a_next_key_of_another_length_holds_nothing_else_up(bench: Bench) -> None:
+    """The key that encrypts is pushed all the same."""
+    bench.handler.handle(event("rotate", KEY, ltime=1))
+    bench.handler.advance(60)
+    bench.handler.handle(event("rotate", base64.b64encode(random.Random(2).randbytes(48)), ltime=2))
+
+    reason = bench.reason()
+
+    assert "the next key has 48 bytes and the one that encrypts 80" in reason
+    assert bench.haproxy.slots[1] == KEY
+
+
 def test_a_dry_run_pushes_nothing(bench: Bench) -> None:
     """It only tells."""
     bench.handler.handle(event("rotate", KEY))

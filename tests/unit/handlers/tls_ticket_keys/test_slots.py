@@ -124,6 +124,7 @@ def test_another_length_needs_a_reload() -> None:
 def test_a_key_of_another_length_is_told() -> None:
     """It cannot be held beside the one that encrypts; of a former one nothing is lost that could be kept."""
     assert Slots(NOW, (SHORT, NEXT)).misfit
+    assert Slots(NOW, (SHORT,), (OLD,)).pushes((NOW, NOW, NOW)) == (OLD, NOW, NOW)
     assert not Slots(NOW, (NEXT,), (SHORT,)).misfit
 
 
