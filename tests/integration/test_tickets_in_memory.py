@@ -205,3 +205,76 @@ def test_a_key_that_left_the_document_leaves_no_trace(fleet: TicketFleet, own_co
     stored = own_consul.get(f"/v1/kv/{keys.root}?recurse")
     values = [base64.b64decode(one["Value"] or "") for one in stored]
     assert not any(one in value for one in sealed for value in values)
+
+
+def test_a_fleet_that_has_no_ring_yet_holds_up_nobody(fleet: TicketFleet, own_consul: ConsulAgent) -> None:
+    """Neither while nothing at all was ever published, nor later."""
+    nodes = [add(fleet), add(fleet)]
+    start(nodes[0])
+    own_consul.kv_put(Keys(fleet.name).head("other"), b"a name of others")
+    start(nodes[1])
+
+    for node in nodes:
+        (said,) = logged(node, "agent.ready")
+        assert said["waiting"] == []
+
+
+def test_a_node_that_joins_without_consul_starts_nginx_all_the_same(
+    fleet: TicketFleet, own_consul: ConsulAgent
+) -> None:
+    """After a few seconds, and it says what it has waited for."""
+    own_consul.stop()
+    node = add(fleet)
+
+    start(node)
+
+    (said,) = logged(node, "agent.ready")
+    assert "is not read and applied yet" in str(said["waiting"])
+    assert len(node.tickets()) == 1
+    own_consul.start()
+
+
+def test_another_place_for_secrets_needs_a_restart_which_moves_them(
+    fleet: TicketFleet, certificate: Certificate
+) -> None:
+    """To memory, elsewhere, and back to the disk; sessions go on, and a roll-back works everywhere."""
+    node = fleet.add()
+    start(node)
+    fleet.await_live(fleet.publish(IDLE))
+    begun = clients(certificate, node)
+    (key,) = places(node.nginx.tree / "current" / "tickets", KEYS[0])
+    others = [node.directory / "one", node.directory / "two"]
+
+    for directory in (*others, None):
+        node.config["tree"]["secrets"] = str(directory) if directory else None
+        node.configure()
+        refused = len(logged(node, "config.refused"))
+        node.agentd.reload()
+        wait_until(lambda: len(logged(node, "config.refused")) > refused, "the reload to be refused")  # noqa: B023
+        node.agentd.stop()
+        node.agentd.start()
+
+        found = places(node.directory, *forms(KEYS[0]))
+        if directory:
+            assert {file.parent for file in found} == {directory}
+        else:
+            assert key.resolve() in found
+            assert not found & {file for one in others for file in one.iterdir()}
+        made = (int(one.name) for one in (node.nginx.tree / "generations").iterdir() if one.name.isdigit())
+        to = min(number for number in made if number != node.generation)
+        assert node.agentd.command("rollback", str(to)).returncode == 0
+        assert key.read_bytes() == KEYS[0]
+        assert [client.resumes(node) for client in begun] == BOTH
+
+
+def test_another_daemon_cannot_have_the_same_directory(fleet: TicketFleet) -> None:
+    """It would remove what it does not know."""
+    one, two = add(fleet), fleet.add()
+    start(one)
+    two.config["tree"]["secrets"] = str(memory(one))
+    two.configure()
+
+    done = two.agentd.command("run")
+
+    assert done.returncode != 0
+    assert "already using this directory of secrets" in done.stderr
