@@ -106,13 +106,11 @@ class HAProxy:
         part = f"HAProxy at {self._options.socket}"
         file = _named(context)
         try:
-            pushed = self._settle(slots, file, mend=context.mend and not context.dry_run)
+            pushed = self._settle(slots, file, context)
             drift, unasked = self._ask_listeners(slots, file)
         except HandlerError as error:
             return Verdict(drift=(Drift(part, str(error)),))
         lost, self._held = pushed and self._held == slots, slots
-        if pushed:
-            context.log.info("ticket_keys.pushed", socket=self._options.socket, keys=pushed)
         mended = (Drift(part, "it did not have the ring's keys any more"),) if lost else ()
         return Verdict(tuple(drift), mended, "; ".join(unasked))
 
@@ -135,8 +133,8 @@ class HAProxy:
 
     # ------------------------------------------------------------------ what it has
 
-    def _settle(self, slots: Slots, file: Path, *, mend: bool) -> int:
-        """Push what is missing. Returns the number of keys pushed.
+    def _settle(self, slots: Slots, file: Path, context: Context) -> int:
+        """Push what is missing, if drift may be mended. Returns the number of keys pushed.
 
         Raises:
             TemporaryError: it does not answer.
@@ -144,18 +142,9 @@ class HAProxy:
         """
         count = 0
         for name in self._references(file):
-            window = self._window(name)
-            if slots.held_by(window):
-                continue
-            pushes = slots.pushes(window)
-            if pushes is None:
-                raise PermanentError(f"it runs with other keys than {file} has: reload HAProxy")
-            if not mend:
-                raise PermanentError(f"it does not have the ring's keys: {len(pushes)} have to be pushed")
-            self._push(name, pushes)
-            if not slots.held_by(self._window(name)):
-                raise PermanentError("it does not have the keys that it took: does another program set them?")
-            count += len(pushes)
+            if pushed := self._fill(name, slots, mend=context.mend and not context.dry_run):
+                context.log.info("ticket_keys.pushed", socket=self._options.socket, keys=pushed)
+                count += pushed
         if slots.misfit:
             raise PermanentError(
                 f"the next key has {len(slots.waiting[0])} bytes and the one that encrypts"
@@ -163,6 +152,24 @@ class HAProxy:
                 " sessions of the next one until that encrypts and HAProxy is reloaded; a rotation goes on"
                 " with `agentd rotate-tickets --without NODE`"
             )
+        return count
+
+    def _fill(self, name: str, slots: Slots, *, mend: bool) -> int:
+        """Push what is missing in the keys that were loaded from a file, and look again."""
+        count = 0
+        for last in (False, False, True):  # a reload may come between what is seen and what is pushed
+            window = self._window(name)
+            if slots.held_by(window):
+                break
+            pushes = slots.pushes(window)
+            if pushes is None:
+                raise PermanentError(f"it runs with other keys than {name} has: reload HAProxy")
+            if not mend:
+                raise PermanentError(f"it does not have the ring's keys: {len(pushes)} have to be pushed")
+            if last:
+                raise PermanentError("it does not have the keys that it took: does another program set them?")
+            self._push(name, pushes)
+            count += len(pushes)
         return count
 
     def _references(self, file: Path) -> list[str]:

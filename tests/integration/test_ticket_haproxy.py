@@ -234,6 +234,33 @@ def test_the_fleet_is_told_how_many_keys_it_holds(site: Site) -> None:
     assert site.handler.report()["session_timeout"] == 3600
 
 
+@pytest.mark.parametrize("version", [TLS12, TLS13])
+def test_one_that_is_a_step_behind_resumes_all_the_same(new_site: NewSite, version: object) -> None:
+    """Whichever of two takes a step first: a session of each is resumed by the other, always."""
+    one, other = new_site(), new_site()
+    for site in (one, other):
+        site.take("idle", KEYS[0])
+        site.haproxy.start()
+    steps: list[tuple[str, tuple[bytes, ...], bytes | None]] = [
+        ("staged", (KEYS[0],), KEYS[1]),
+        ("promoted", (KEYS[1], KEYS[0]), None),
+        ("idle", (KEYS[1], KEYS[0]), None),
+    ]
+    resumed = []
+    for order in ((one, other), (other, one)):
+        for phase, ring, following in steps:
+            for site in order:
+                assert site.take(phase, *ring, following=following).drift == ()
+                for begun, offered in ((one, other), (other, one)):
+                    client = site.client(version)
+                    begun.resumes(client)
+                    resumed.append(offered.resumes(client))
+        for site in order:
+            site.take("idle", KEYS[0])  # from the beginning
+
+    assert all(resumed), resumed
+
+
 # ---------------------------------------------------------------- what happens to HAProxy
 
 

@@ -31,6 +31,7 @@ class Pretender:
         self.slots: list[str] = []
         self.asked: list[str] = []
         self.answers: dict[str, str] = {}
+        self.reloads = 0
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(self.path))
         self._listener.listen()
@@ -60,6 +61,9 @@ class Pretender:
             return f"# id (file)\n0 ({self.file})\n\n"
         if command.startswith("show tls-keys "):
             return "# id secret\n" + "".join(f"0.{at} {key}\n" for at, key in enumerate(self.slots)) + "\n"
+        if self.reloads:  # between the question and the push: the new process has read the file
+            self.reloads -= 1
+            self.slots = self.file.read_text().split()
         for one in command.split(";"):
             self.slots = [*self.slots[1:], one.split(" ")[-1]]
         return "TLS ticket key updated!\n\n" * len(command.split(";"))
@@ -131,6 +135,18 @@ def test_a_wrong_answer_is_drift(bench: Bench, command: str, answer: str, reason
 
     assert reason in drift.reason
     assert KEY not in drift.reason
+
+
+def test_a_reload_before_the_push_is_made_good(bench: Bench) -> None:
+    """The new process had the next key already, and the push let it encrypt: it does not for long."""
+    bench.handler.handle(event("rotate", KEY))
+    bench.haproxy.file.parent.mkdir()
+    bench.haproxy.file.write_bytes(bench.handler.files[FILE])
+    bench.haproxy.reloads = 1
+
+    verdict = bench.handler.verify()
+
+    assert (verdict.drift, bench.haproxy.slots[1] != KEY, bench.haproxy.slots[2]) == ((), True, KEY)
 
 
 def test_a_next_key_of_another_length_holds_nothing_else_up(bench: Bench) -> None:
