@@ -6,6 +6,7 @@ handlers whose files it changes are paused before, so that what they hear next d
 
 from __future__ import annotations
 
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from agentd.commands.parser import Parser
 from agentd.commands.pause import wait_until_kept
 from agentd.commands.places import read_places
 from agentd.commands.wait_for_outcome import Queued, print_outcomes, wait_for_outcome
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, JournalError
 from agentd.journal.history import history
 from agentd.journal.pauses import Pauses
 from agentd.supervisor import provers
@@ -67,8 +68,12 @@ def _paused(node: Node, config: Path, to: int) -> Iterator[list[str]]:
     takers = {one.name for one in node.loaded.handlers if one.entry.on}
     pauses = Pauses(node.loaded.config.state)
     names = sorted(name for name in node.tree.touched(to) & takers if pauses.of(name) is None)
-    if names:
-        pauses.pause(names, f"rolled back to generation {to}", None)
+    try:
+        if names:
+            pauses.pause(names, f"rolled back to generation {to}", None)
+    except JournalError as error:  # the rollback is more urgent
+        sys.stderr.write(f"agentd: warning: not paused, so the next change may undo it: {error}\n")
+        names = []
     try:
         if names:  # a change that is being applied may be what is to be undone
             wait_until_kept(read_places(config), names, _PATIENCE, paused=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from agentd.commands.freeze import Order, add_wait
@@ -11,6 +12,7 @@ from agentd.commands.output import Output, universal
 from agentd.commands.parser import Parser
 from agentd.commands.to_consul import nothing_yet
 from agentd.commands.to_fleet import fleet
+from agentd.errors import FleetError
 
 if TYPE_CHECKING:
     from agentd.fleet.freeze import Freeze
@@ -33,7 +35,8 @@ def execute(arguments: Namespace, output: Output) -> int:
 
     with fleet(arguments) as reached:
         order = Order(reached, arguments.wait)
-        with nothing_yet("published"):
+        before: Freeze | None = None
+        with nothing_yet("published"), suppress(FleetError):  # what cannot be read is replaced
             before = read_freeze(order.log, order.signing.admit, consistent=True)
         # Also if nobody seems to have frozen it: nodes may know of a freeze that Consul has lost.
         told = order.publish("", None, frozen=False)

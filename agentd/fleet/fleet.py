@@ -142,10 +142,10 @@ class Fleet:
             memory = self._memory = Memory(self._file)
             with suppress(JournalError):  # the log can be followed without it; the holder reports it
                 memory.belong_to(fleet)
-                for name in set(memory.names()) - self._kept.keys() - {self._freeze.name}:
-                    memory.drop(name)
                 if held := memory.held(self._freeze.name):
                     self._freeze.recall(held.messages)
+                for name in set(memory.names()) - self._kept.keys() - {self._freeze.name}:
+                    memory.drop(name)
             if memory.trouble:
                 _log.warning("fleet.memory_damaged", damage=memory.trouble)
             self._relay = self._new_relay(memory) if self._options.relay else None

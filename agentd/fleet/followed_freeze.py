@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from agentd.errors import BadDocument, FleetError, Untrusted
+from agentd.errors import BadDocument, BadKey, FleetError, Untrusted
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.freeze import NAME, Freeze, parse_freeze
 from agentd.fleet.gate import MALFORMED, Gate
@@ -75,8 +75,8 @@ class FollowedFreeze:
         for message in messages:
             try:
                 self._take(self._gate.admit(message))
-            except FleetError:  # a publisher may have been removed since
-                continue
+            except (FleetError, BadKey) as error:  # a publisher may have been removed since
+                _log.warning("fleet.freeze_forgotten", num=message.num, reason=str(error))
 
     def advance(self, raw: bytes | None, reader: NameReader, witness: Witness) -> str | None:
         """Read what is new.

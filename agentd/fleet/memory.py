@@ -19,6 +19,7 @@ from agentd.fleet.envelope import LARGEST_ENVELOPE, Envelope, parse_envelope
 from agentd.fleet.head import Head, Keep, parse_head
 from agentd.fleet.held import Held
 from agentd.fleet.memory_file import MemoryFile
+from agentd.trust.pattern import FREEZE
 
 FILE: Final = "fleet.db"
 """Its name in the state directory."""
@@ -299,9 +300,9 @@ def _limit(db: sqlite3.Connection, name: str) -> None:
         (name, MOST_OF_NAME),
     )
     db.execute(
-        "DELETE FROM messages WHERE rowid IN (SELECT id FROM (SELECT rowid AS id,"
-        " sum(size) OVER (ORDER BY num DESC, rowid) AS total FROM messages) WHERE total > ?)",
-        (MOST_MESSAGES,),
+        "DELETE FROM messages WHERE rowid IN (SELECT id FROM (SELECT rowid AS id, sum(size) OVER"
+        " (ORDER BY name = ?1 DESC, num DESC, rowid) AS total FROM messages) WHERE total > ?2)",
+        (FREEZE, MOST_MESSAGES),  # a flood of messages ends no freeze
     )
     db.execute(
         "DELETE FROM written WHERE NOT EXISTS (SELECT 1 FROM messages"

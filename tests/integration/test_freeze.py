@@ -14,6 +14,7 @@ import pytest
 
 from agentd.cli import main
 from agentd.fleet.envelope import Draft
+from agentd.fleet.followed_name import MOST_WAITING
 from agentd.fleet.freeze import NAME, render_freeze
 from agentd.fleet.keys import Keys
 from agentd.trust.key_files import write_key
@@ -64,6 +65,14 @@ def frozen(node: FollowingNode) -> Any:  # noqa: ANN401 (JSON)
 def trouble(node: FollowingNode) -> str:
     """What is wrong with the fleet, as the daemon says."""
     return "\n".join(json.loads(node.agentd.get("/status")[1])["fleet"]["troubles"])
+
+
+def flood(consul: ConsulAgent, fleet: str) -> None:
+    """Publish more than a node takes at once: 1, 2, 3, ..."""
+    with open_log(consul, fleet) as log:
+        for first in range(1, MANY, 30):
+            some = range(first, min(first + 30, MANY))
+            log.append(fleet, [Draft(str(at).encode(), time.time(), "test") for at in some], keep="all")
 
 
 def holds_back(node: FollowingNode) -> bool:
@@ -229,12 +238,7 @@ def test_a_freeze_in_the_middle_of_catching_up_stops_it(
     publish(consul, fleet, fleet, "0")
     node.await_tally("0")
     node.stop()
-    with open_log(consul, fleet) as log:
-        for first in range(1, MANY, 30):
-            drafts = [
-                Draft(str(at).encode(), time.time(), "test") for at in range(first, min(first + 30, MANY))
-            ]
-            log.append(fleet, drafts, keep="all")
+    flood(consul, fleet)
     node.start()
     wait_until(lambda: len(node.history("tally")) > 1, "it to catch up")
     assert command("freeze", "--wait", "100s") == 0
@@ -280,3 +284,23 @@ def test_a_paused_node_is_named_to_the_fleet(
     assert nodes[1].agentd.command("resume", "--wait", "100s").returncode == 0
     nodes[1].await_tally("a", "b")
     wait_until(lambda: not rows(), "the fleet to know that it goes on")
+
+
+def test_a_paused_node_takes_no_more_than_fits_and_then_all_in_order(
+    consul: ConsulAgent, fleet: str, new_node: NewNode
+) -> None:
+    """What is too much for its journal waits in the log."""
+    node = new_node("n1").start()
+    publish(consul, fleet, fleet, "0")
+    node.await_tally("0")
+    assert node.agentd.command("pause", "--wait", "100s").returncode == 0
+    flood(consul, fleet)
+    wait_until(lambda: len(node.history("tally")) == 1 + MOST_WAITING, "as many to wait as may")
+    node.agentd.kill()
+    node.start()
+    waiting = {row["reason"][:12] for row in node.history("tally")[1:]}
+
+    assert waiting == {"paused since"}
+    assert node.tally() == ["0"]
+    assert node.agentd.command("resume", "--wait", "100s").returncode == 0
+    node.await_tally(*map(str, range(MANY)))

@@ -21,7 +21,7 @@ from tests.integration.test_publish_signed import SigningFleet
 from tests.servers.consul import ConsulAgent
 from tests.servers.waiting import wait_until
 
-ALL = ["deploy", "secret*", "list"]
+ALL = ["deploy", "secret*", "list", "agentd.freeze"]
 
 
 class RotatingFleet(SigningFleet):
@@ -120,6 +120,18 @@ class TestRotation:
         before = fleet.newest("deploy"), fleet.newest("secret")
         assert fleet.resign() == {"deploy": ([], ""), "secret": ([], "")}
         assert (fleet.newest("deploy"), fleet.newest("secret")) == before
+
+    def test_a_freeze(self, fleet: RotatingFleet) -> None:
+        """A node that restarts after the old key was dropped stays frozen."""
+        fleet.configure(publishers={"ops": {"key": fleet.ops, "may": ALL}})
+        assert fleet.command("freeze", "--reason", "night", "--wait", "0")[0] == 1  # no node says so
+        fleet.rotate_publisher()
+        done = fleet.resign()
+        fleet.drop_old()
+        after = fleet.newest("agentd.freeze")
+        assert done["agentd.freeze"] == ([after.num], "")
+        assert (after.kind, after.is_signed_again) == ("freeze", True)
+        assert fleet.opened(after) == b'{"frozen": true, "reason": "night"}'
 
     def test_what_comes_next_follows_on(self, fleet: RotatingFleet) -> None:
         """The log is whole: the next message has the one before it."""

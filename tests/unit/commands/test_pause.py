@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentd.errors import JournalError
 from agentd.journal.pauses import Pauses
 from agentd.journal.plan import Plan
 from tests.unit.commands.node import CommandNode
@@ -163,3 +164,21 @@ def test_a_rollback_leaves_handlers_with_secrets_alone(node: CommandNode) -> Non
 
     assert node.json("rollback")["paused"] == []
     assert paused(node) == []
+
+
+def test_a_rollback_goes_on_if_nothing_can_be_paused(
+    node: CommandNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as on a full disk: it is more urgent, and the command warns."""
+    node.commit(b"one")
+    node.commit(b"two")
+
+    def full(*_: object) -> None:
+        raise JournalError("cannot change paused.json: No space left on device")
+
+    monkeypatch.setattr(Pauses, "pause", full)
+    _, said, warned = node.command("rollback")
+
+    assert "Generation 1 is current again" in said
+    assert "Paused" not in said
+    assert "warning: not paused, so the next change may undo it: cannot change paused.json" in warned

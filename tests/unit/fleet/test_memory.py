@@ -19,6 +19,7 @@ from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.head import Head
 from agentd.fleet.held import Held
 from agentd.fleet.memory import FILE, Memory
+from agentd.trust.pattern import FREEZE
 
 NAME = "deploy"
 NOW = 1000.0
@@ -140,6 +141,16 @@ def test_memory_is_bounded(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> N
     memory.remember(NAME, head(9), [], {"a" * 64: b"123456", "b" * 64: b"123456"})
     assert numbers(memory) == [7, 8, 9]
     assert [memory.body("a" * 64), memory.body("b" * 64)].count(None) == 1
+
+
+def test_a_flood_of_messages_ends_no_freeze(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held, however much newer than it is everything else."""
+    monkeypatch.setattr(memory_module, "MOST_MESSAGES", 3 * len(message(9).raw))
+    memory.remember(FREEZE, head(1), [message(1, name=FREEZE)])
+    memory.remember(NAME, head(*range(2, 9)), [message(num) for num in range(2, 9)])
+
+    assert numbers(memory, FREEZE) == [1]
+    assert numbers(memory)[-1] == 8
 
 
 @pytest.mark.parametrize(
