@@ -38,6 +38,7 @@ _LOOK: Final = 5.0  # seconds between two turns without a wake
 _FEWEST: Final = 1.0  # seconds between two writes of this node, at least, in the long run
 _IN_A_ROW: Final = 3  # writes after a quiet period: a rotation of keys needs as many
 _A_SECOND: Final = 300  # writes a second of the whole fleet, at most
+_UNDER_WAY: Final = 0.5  # seconds for which it is not worth a write that a message is being applied
 _TOGETHER: Final = 0.05  # seconds to wait for changes that come together, such as at the end of a batch
 _CHECK: Final = 60.0  # seconds between two checks of this node's name, its document and its service
 _REFUSED: Final = 60.0  # seconds until something that was refused is tried again
@@ -118,6 +119,7 @@ class Acknowledger:
         self._document: Acknowledgement | None = None  # as last written
         self._not_before = self._check_at = self._register_at = 0.0
         self._allowance = Allowance(_IN_A_ROW)
+        self._under_way: float | None = None  # since when a message is being applied of which nobody was told
         self._failures = 0
         self._registered_once = False
         self._woken = threading.Event()
@@ -164,8 +166,9 @@ class Acknowledger:
         now = self._timer()
         if now < self._not_before:
             return min(_LOOK, self._not_before - now)
+        pause = 0.0
         try:
-            self._do(now)
+            pause = self._do(now)
         except NameTaken as error:
             self._wait(now, _REFUSED * random.uniform(0.8, 1.2), str(error), taken=True)  # noqa: S311 (jitter)
         except ConsulRefused as error:
@@ -182,10 +185,11 @@ class Acknowledger:
         else:
             self._failures = 0
             self._tell("", taken=False)
-        left = self._not_before - self._timer()
+        left = pause or self._not_before - self._timer()
         return min(_LOOK, left) if left > 0 else _LOOK
 
-    def _do(self, now: float) -> None:
+    def _do(self, now: float) -> float:
+        """Write the document if it is worth it. Returns the seconds until it will be; 0 if nothing waits."""
         client = self._client = self._client or self._connect()
         if self._who is None or now >= self._check_at:
             self._find_out(client, now)
@@ -194,6 +198,8 @@ class Acknowledger:
             self._register_at = now + _CHECK
             self._register(client)
         document = self._compose()
+        if (rest := self._soon_over(document, now)) > 0:
+            return rest
         if not document.same_as(self._document):
             self._own.write(client, render(document))
             self._document = document
@@ -201,6 +207,25 @@ class Acknowledger:
             share, written = (who.members if who else 1) / _A_SECOND, self._timer()
             self._not_before = written + self._allowance.use(written, max(_FEWEST, share), share)
             self._note(written=self._clock(), writes=self.standing.writes + 1)
+        return 0.0
+
+    def _soon_over(self, document: Acknowledgement, now: float) -> float:
+        """For how many seconds not to write yet, because a new message will have an outcome in a moment.
+
+        Otherwise each message would cost two writes, the second of which often has to wait for its turn.
+        """
+        known = self._document.names if self._document else {}
+        begun = [
+            name
+            for name, one in document.names.items()
+            if one.tried and not one.tried.outcome and name in known and one.tried != known[name].tried
+        ]
+        if not begun:
+            self._under_way = None
+            return 0.0
+        if self._under_way is None:
+            self._under_way = now
+        return self._under_way + _UNDER_WAY - now
 
     def _find_out(self, client: ConsulClient, now: float) -> None:
         """Find out this node's name, which may change meanwhile, and whether its document is still there."""

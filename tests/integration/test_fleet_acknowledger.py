@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentd.fleet.acknowledgement import Acknowledgement
+from agentd.fleet.acknowledgement import Acknowledgement, Name, Tried
 from agentd.fleet.acknowledgement_codec import parse
 from agentd.fleet.acknowledger import FAREWELL, Acknowledger
 from agentd.fleet.condition import Condition
@@ -44,6 +44,8 @@ class One:
         self.consul = consul
         self.now = 1000.0
         self.generation = 1
+        self.live: int | None = None
+        self.tried: Tried | None = None
         self.status: str | None = options.pop("status", _STATUS)
         self.members = options.pop("members", 1)
         self.node_id = options.pop("node_id", None)
@@ -74,7 +76,8 @@ class One:
         return client
 
     def _look(self) -> Condition:
-        return Condition(self.generation, {}, {}, {}, {})
+        names = {} if self.tried is None else {"block": Name(live=self.live, tried=self.tried)}
+        return Condition(self.generation, names, {}, {}, {})
 
     def turn(self, *, after: float = 0.0) -> None:
         """One turn, so many seconds later."""
@@ -144,6 +147,41 @@ def test_it_is_written_at_once_after_a_quiet_time_and_soon_once_a_second(
         seen.append(node.told)
 
     assert seen == [2, 3, 4, 4, 6, 6, 6, 6, 10, 10]
+
+
+def test_a_message_that_is_soon_in_force_costs_one_write(one: Callable[..., One], fleet: str) -> None:
+    """Not a second one in which it was only tried."""
+    node = one(fleet)
+    node.live, node.tried = 5, Tried(5, "applied")
+    node.turn()
+    node.tried = Tried(6)
+    node.turn(after=10)
+    node.turn(after=0.3)
+    waiting = node.acknowledger.standing.writes
+    node.live, node.tried = 6, Tried(6, "applied")
+    node.turn(after=0.1)
+
+    document = node.document
+    assert document is not None
+    assert document.names["block"].live == 6
+    assert (waiting, node.acknowledger.standing.writes) == (1, 2)
+
+
+def test_a_message_that_takes_longer_is_told_as_tried(one: Callable[..., One], fleet: str) -> None:
+    """And while it goes on, whatever else changes is told at once."""
+    node = one(fleet)
+    node.live, node.tried = 5, Tried(5, "applied")
+    node.turn()
+    node.tried = Tried(6, reason="the disk is full")
+    node.turn(after=10)
+    node.turn(after=0.6)
+    document = node.document
+    node.generation = 2
+    node.turn(after=10)
+
+    assert document is not None
+    assert document.names["block"].tried == Tried(6, reason="the disk is full")
+    assert node.told == 2
 
 
 def test_a_large_fleet_writes_less_often(one: Callable[..., One], fleet: str) -> None:
