@@ -189,7 +189,7 @@ class Follower:
     def was_read(self, name: str) -> bool:
         """Whether the log of a name was read since the start, or Consul answered that it has none at all."""
         poll = self._poll.status
-        empty = poll.held is not None and poll.error is None
+        empty = poll.held is not None and not poll.alarming and poll.error is None
         return empty or any(one.was_read for one in self._names if one.name == name)
 
     @property

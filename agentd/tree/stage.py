@@ -318,6 +318,7 @@ class Stage:
     def _new_file(self, room: Path) -> Path:
         with self._lock:
             if room not in self._scratches:
+                disk.make_directory(room, 0o755 if room == self._room else 0o700)
                 scratch = self._scratches[room] = disk.Scratch(room)
                 weakref.finalize(self, scratch.close)
             self._files += 1

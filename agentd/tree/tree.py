@@ -510,7 +510,7 @@ class Tree:
                 return sound.number
             found = self.damage()
             healed = self._heal_current()
-            if healed:
+            if healed and not self.lost():  # of what is lost, handlers make what they need, and say so
                 _log().warning("tree.restored", path=str(self.path), generation=healed, damage=found)
             return healed
 

@@ -234,6 +234,24 @@ def test_a_node_that_joins_without_consul_starts_nginx_all_the_same(
     own_consul.start()
 
 
+def test_secrets_that_somebody_deletes_are_restored_while_agentd_runs(
+    fleet: TicketFleet, certificate: Certificate
+) -> None:
+    """By the daemon itself, within seconds; nginx can be restarted then."""
+    node = add(fleet)
+    start(node)
+    fleet.await_live(fleet.publish(IDLE))
+    begun = clients(certificate, node)
+
+    shutil.rmtree(memory(node))
+    wait_until(lambda: KEYS[0] in [path.read_bytes() for path in node.tickets()], "the keys to be restored")
+    node.nginx.stop()
+    node.nginx.start()
+
+    assert [client.resumes(node) for client in begun] == BOTH
+    assert memory(node).stat().st_mode & 0o777 == 0o700
+
+
 def test_another_place_for_secrets_needs_a_restart_which_moves_them(
     fleet: TicketFleet, certificate: Certificate
 ) -> None:

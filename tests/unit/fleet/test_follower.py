@@ -763,3 +763,33 @@ def test_it_runs_in_a_thread_and_ends(bench: Bench) -> None:
     wait_until(lambda: bench.given, "the message")
     follower.close()
     assert follower.join(30)
+
+
+def test_a_log_was_read_once_all_that_can_be_was(latest: Bench) -> None:
+    """Not before the first turn, and not while Consul does not answer."""
+    for body in "ab":
+        latest.publish(body)
+    latest.shelf.heads["ban"] = replace(latest.shelf.heads["ban"], inline=None)
+    latest.shelf.head("ban", latest.shelf.heads["ban"])
+    latest.shelf.down = True
+    latest.turn()
+    before = latest.follower.was_read("ban")
+    latest.shelf.down = False
+    latest.turn()
+
+    assert (before, latest.follower.was_read("ban")) == (False, True)
+
+
+def test_a_log_without_messages_was_read(latest: Bench) -> None:
+    """Nobody waits for what was never published."""
+    latest.turn()
+
+    assert latest.follower.was_read("ban")
+
+
+@pytest.mark.parametrize("alarming", [False, True])
+def test_an_empty_consul_was_read_unless_that_is_in_doubt(latest: Bench, *, alarming: bool) -> None:
+    """Nobody waits for a fleet that has published nothing."""
+    latest.poll.status = PollerStatus("keyprefix:", held="empty answer held", alarming=alarming)
+
+    assert latest.follower.was_read("ban") is not alarming
