@@ -35,7 +35,9 @@ FILE: Final = "tickets/haproxy.keys"
 _SLOTS: Final = 3
 _LARGEST: Final = 65_536  # bytes of an answer
 _HEAD: Final = "# id (file)"
-_REFERENCE: Final = re.compile(r"^[0-9]+ \((/[^\s();\\]+)\)$", re.MULTILINE)
+_REFERENCE: Final = re.compile(
+    r"^[0-9]+ \((/(?:(?![();\\])[!-~])+)\)$", re.MULTILINE
+)  # it becomes a part of commands
 _KEY: Final = re.compile(r"^[0-9]+\.[0-9]+ ([A-Za-z0-9+/=]+)$", re.MULTILINE)
 _SOCKET: Final = re.compile(r"^((?:unix|abns|ipv4|ipv6)@\S+) ", re.MULTILINE)
 _TAKEN: Final = "TLS ticket key updated!"
@@ -268,10 +270,12 @@ def _named(context: Context) -> Path:
 def _is_same(name: Path, file: Path) -> bool:
     """Whether both go through the same `current`, however it is reached."""
     root = len(Path(FILE).parts)  # the place of `current`
-    return (
-        name.parts[-root - 1 :] == file.parts[-root - 1 :]
-        and name.parents[root].resolve() == file.parents[root].resolve()
-    )
+    if name.parts[-root - 1 :] != file.parts[-root - 1 :]:
+        return False
+    try:
+        return name.parents[root].samefile(file.parents[root])
+    except OSError:
+        return False
 
 
 def _place(listed: str) -> str:

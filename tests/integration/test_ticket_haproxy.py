@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from agentd import haproxy
 from agentd.handler import NginxOptions, Verdict
 from agentd.testing import HandlerHarness, event, message
 from handlers.tls_ticket_keys import TicketKeys
@@ -24,6 +25,7 @@ from tests.servers.fleet import TICKET_EVENT, main_job
 from tests.servers.haproxy import TicketHAProxy
 from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
+from tests.servers.process import ServerExitedError
 from tests.servers.tls import TLS12, TLS13, Certificate, TLSClient
 from tests.servers.waiting import wait_until
 
@@ -349,6 +351,42 @@ def test_a_key_of_another_length_is_told(site: Site) -> None:
     assert "the next key has 48 bytes and the one that encrypts 80" in waiting.drift[0].reason
     assert RELOAD in promoted.drift[0].reason
     assert site.handler.verify() == Verdict()
+
+
+# ---------------------------------------------------------------- what HAProxy takes
+
+
+@pytest.mark.parametrize(
+    "keys, slots",
+    [
+        (KEYS[:2], None),
+        (KEYS[:3], KEYS[:3]),
+        (KEYS[:5], KEYS[2:5]),
+        ([SHORT] * 3, [SHORT] * 3),
+        ([*KEYS[:2], SHORT], None),
+    ],
+    ids=["two", "three", "five", "short ones", "two lengths"],
+)
+def test_what_haproxy_starts_with(site: Site, keys: list[bytes], slots: list[bytes] | None) -> None:
+    """At least three keys of one length, of which it holds the last three: on that the file rests."""
+    site.haproxy.process.stop()
+    site.haproxy.keys.write_bytes(b"".join(base64.b64encode(key) + b"\n" for key in keys))
+    if slots is None:
+        with pytest.raises(ServerExitedError, match=r"please supply at least 3|wrong sized key"):
+            site.haproxy.start()
+    else:
+        assert site.haproxy.start().slots() == slots
+
+
+def test_a_socket_of_the_lowest_level_shows_the_keys(site: Site) -> None:
+    """On that the warnings of `agentd check` rest."""
+    other = site.haproxy.socket.with_name("user.sock")
+    site.haproxy.configure(sockets=f"stats socket {other} mode 600 level user")
+    site.haproxy.restart()
+
+    shown = haproxy.ask(f"unix:{other}", "show tls-keys #0", 5)
+
+    assert base64.b64encode(site.haproxy.slots()[1]).decode() in shown
 
 
 # ---------------------------------------------------------------- how it is configured

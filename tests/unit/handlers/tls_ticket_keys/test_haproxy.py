@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from agentd.handler import NginxOptions, Verdict
@@ -51,7 +53,7 @@ class Pretender:
                 with client, client.makefile("r") as stream, suppress(OSError):
                     command = stream.readline().strip()
                     self.asked.append(command)
-                    client.sendall(self._answer(command).encode())
+                    client.sendall(self._answer(command).encode("utf-8", "surrogatepass"))
 
     def _answer(self, command: str) -> str:
         for start, answer in self.answers.items():
@@ -159,6 +161,18 @@ def test_a_next_key_of_another_length_holds_nothing_else_up(bench: Bench) -> Non
 
     assert "the next key has 48 bytes and the one that encrypts 80" in reason
     assert bench.haproxy.slots[1] == KEY
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.text(max_size=40) | st.sampled_from(["/\0", "/" + "x" * 5000, "/a b", "/;show info", "/.."]), st.text()
+)
+def test_whatever_it_answers_is_drift(bench: Bench, place: str, text: str) -> None:
+    """And no bug, whatever it calls the file, and whatever keys it says there are."""
+    listed = f"# id (file)\n0 ({place}/current/{FILE})\n1 ({bench.haproxy.file})\n\n"
+    bench.haproxy.answers = {"show tls-keys ": f"{text}\n", "show tls-keys": listed}
+
+    assert bench.handler.verify().drift
 
 
 def test_a_dry_run_pushes_nothing(bench: Bench) -> None:
