@@ -7,8 +7,10 @@ What waits stays in the journal, in order.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from agentd.apply.attempts import Attempts
+from agentd.errors import JournalError
 from agentd.journal.pauses import Paused
 
 
@@ -28,20 +30,25 @@ class Pausing:
         self._attempts = attempts
         self._pause = pause
         self._is_new = True
+        self._has_notes = True  # changes may say that they are held back, from an earlier run
 
     def look(self) -> bool:
         """Look whether the handler is paused now; what waits for it says so in the journal."""
         found, before = self._pause(), self.known
-        attempts = self._attempts
-        if found is not None:
-            attempts.journal.hold(attempts.name, str(found))
-        elif before is not None or self._is_new:  # it may have been resumed while no daemon ran
-            attempts.journal.hold(attempts.name, "")
         self.known = found
+        with suppress(JournalError):  # a pause holds, and ends, on a full disk as well
+            self._note(found)
         if found != before or self._is_new:
             self._is_new = False
             self._say(found, before)
         return found is not None
+
+    def _note(self, found: Paused | None) -> None:
+        """Write the reason to what waits, or take it away; tried again until that works."""
+        if found is not None or self._has_notes:
+            self._has_notes = True
+            self._attempts.journal.hold(self._attempts.name, "" if found is None else str(found))
+            self._has_notes = found is not None
 
     def _say(self, found: Paused | None, before: Paused | None) -> None:
         attempts = self._attempts

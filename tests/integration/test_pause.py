@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from base64 import encodebytes
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.integration.test_cli_daemon import said, told
+from tests.integration.test_faults import fill, small_disk
 from tests.servers.agentd import WAIT
 from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
 from tests.servers.waiting import wait_until
@@ -129,3 +131,27 @@ def test_nobody_waits_for_a_paused_handler(node: Node, names: dict[str, str]) ->
 
     assert row["state"] == "waiting"
     assert row["reason"].endswith(": db work")
+
+
+def test_a_full_disk_neither_pauses_nor_resumes_by_half(
+    new_node: Callable[..., Node], names: dict[str, str], suffix: str
+) -> None:
+    """The command says so, what was paused stays so, and what waits is applied once there is room."""
+    node = new_node(handlers=main_job(promote_after="0s", interval="50ms", suffix=suffix))
+    with small_disk(node.directory / "state", "4m"):
+        node.start()
+        node.agentd.await_listening()
+        told(node, "pause", "blacklist", *WAIT)
+        event = node.fire(names["block"], f"add {FIRST}".encode())
+        held(node, event)
+        filler = node.directory / "state" / "filler"
+        fill(filler)
+        done = node.agentd.command("pause", "ticket-keys")
+        still = json.loads(node.agentd.get("/status")[1])["handlers"]
+        filler.unlink()
+
+        assert (done.returncode, "No space left" in done.stderr) == (1, True)
+        assert (bool(still["blacklist"]["paused"]), still["ticket-keys"]["paused"]) == (True, None)
+        said(node, "resume", *WAIT)
+        assert node.outcome(event)["outcome"] == "applied"
+        node.stop()

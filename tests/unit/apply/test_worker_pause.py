@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentd.apply.worker import IDLE, Worker
-from agentd.errors import TemporaryError
+from agentd.errors import JournalError, TemporaryError
 from agentd.handler import Context, Handler, Notification
 from agentd.journal.history import history
 from agentd.journal.summary import summary
@@ -186,6 +186,35 @@ def test_a_pause_stops_no_clock(stand: Stand) -> None:
     settle(worker)
 
     assert stand.outcomes == {"old": "expired", "new": "applied"}
+
+
+def test_a_pause_holds_and_ends_although_nothing_can_be_written(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reason is only a note; it is taken away once that is possible."""
+    scribe = Scribe()
+    scribe.raises = {"write x=1": [TemporaryError("no", retry_after=50)]}
+    worker = stand.worker(scribe)
+    stand.receive(event("a", "write x=1"))
+    step(worker)
+    pause(stand)
+    step(worker)
+
+    def full(*_: object) -> None:
+        raise JournalError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(stand.journal, "hold", full)
+        held = worker.step()
+        stand.pauses.resume(None)
+        worker.step()
+        noted = stand.reason("a")
+    worker.step()
+
+    assert held is not None
+    assert noted.startswith("paused since")
+    assert stand.reason("a") == ""
+    assert worker.paused is None
 
 
 def test_a_pause_shows_in_the_summary_and_to_the_observer(stand: Stand) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from argparse import ArgumentTypeError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.commands.fleet_tally import Tally, tally
+from agentd.commands.fleet_tally import Tally, Teller, tally
 from agentd.commands.wait_for_fleet import percentage
 from agentd.fleet.acknowledgement import Acknowledgement, Name, Tried
 from agentd.fleet.newest import Newest
@@ -83,3 +84,20 @@ def test_what_is_no_percentage(text: str) -> None:
 def test_a_percentage_may_leave_out_its_sign() -> None:
     """As people type it."""
     assert percentage("90") == percentage("90%") == 0.9
+
+
+def test_nodes_that_hold_it_back_are_told_at_once_and_with_their_number() -> None:
+    """Each reason once, however many nodes there are; they may do so for days, so they are not waited for."""
+    some = tuple(Progress(f"n{at}", "waiting", "waits: frozen by ops: night", held=True) for at in range(3))
+    found = Tally(
+        (Progress("a", "confirmed"),), (), (*some, Progress("b", "waiting", "still applying it")), 1.0
+    )
+    shown = io.StringIO()
+    teller = Teller(shown, "deploy 7", quiet=False)
+    teller.tell(found)
+    teller.tell(found)
+
+    assert shown.getvalue() == "agentd: n0 and 2 more: waits: frozen by ops: night\n"
+    assert found.held
+    assert not found.hopeless
+    assert not Tally(found.confirmed, (), found.waiting, 0.4).held
