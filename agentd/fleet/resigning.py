@@ -108,18 +108,19 @@ class Resigner:
         raise Contended(f"others keep writing to the log of {name}: try again")
 
     def _in_force(self, messages: Sequence[Envelope]) -> list[Envelope]:
-        """What a node that joins now would apply, ascending: the newest for all, and later ones for some.
+        """What a node that joins now may apply, ascending: the newest for all, and later ones for some.
+
+        Of a rollout that is the newest step, which admits all nodes that earlier ones do.
 
         All of them move together: a node for which a later one is meant must not take the earlier one for
         newer.
         """
-        found: dict[tuple[str, str, str], Envelope] = {}
+        found: dict[tuple[str, str, str, str], Envelope] = {}
         for message in reversed(messages):
-            if message.kind not in ("payload", "freeze") or not self._counts(message):
+            if not self._counts(message):
                 continue
-            target = message.node, message.service, message.tag
-            found.setdefault(target, message)
-            if not any(target):
+            found.setdefault((message.node, message.service, message.tag, message.rollout), message)
+            if message.role == "all":
                 break
         return sorted(found.values(), key=lambda one: one.num)
 

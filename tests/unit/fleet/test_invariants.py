@@ -94,6 +94,7 @@ class Fleet(RuleBasedStateMachine):
         for number, skew in enumerate(skews):
             path = Path(self.directory.name, str(number), FILE)
             self.nodes.append(Node(self.kv, path, lambda skew=skew: self.time + skew))  # type: ignore[misc]
+            self.nodes[-1].keep = self.keep
 
     def teardown(self) -> None:
         """Whatever happened, all is well in the end; then leave nothing."""
