@@ -242,11 +242,13 @@ class Followed:
             is_old = first < at.joined * 1000
             return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START) if is_old else None
         found = db.execute(
-            "SELECT outcome FROM changes WHERE handler = ? AND query = ? AND CAST(idx AS INTEGER) = ?"
+            "SELECT outcome, reason FROM changes WHERE handler = ? AND query = ? AND CAST(idx AS INTEGER) = ?"
             " ORDER BY seq DESC",
             (handler, message.query, first),
         ).fetchone()
-        if found and found["outcome"] in (Outcome.REFUSED, Outcome.FAILED, Outcome.EXPIRED):
+        if found is None or found["reason"] == BEFORE_START:  # lost with the journal: nobody knows
+            return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
+        if found["outcome"] in (Outcome.REFUSED, Outcome.FAILED, Outcome.EXPIRED):
             return self._end(db, handler, identity, Outcome.REFUSED, _RAN_BADLY)
         return self._end(db, handler, identity, Outcome.UNCHANGED, _RAN)
 

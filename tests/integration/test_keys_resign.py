@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 
 from agentd.errors import ConsulUnavailable
-from agentd.fleet.envelope import Envelope
+from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.kv import ConsulKV
-from agentd.trust.keys import new_fleet_key, new_secret_key
+from agentd.fleet.log import Log
+from agentd.fleet.rollout import Admission
+from agentd.trust.key_files import read_key
+from agentd.trust.keyring import Signer
+from agentd.trust.keys import SecretKey, new_fleet_key, new_secret_key
 from agentd.watch.kv import Operation, Transaction
 from tests.integration.test_publish import Fleet
 from tests.integration.test_publish_signed import SigningFleet
@@ -54,6 +58,13 @@ class RotatingFleet(SigningFleet):
         done, out, err = self.command("keys", "resign", *names, "--json")
         assert done == status, err
         return {one["name"]: (one["numbers"], one["left"] or "") for one in json.loads(out)["names"]}
+
+    def write_signed(self, name: str, payload: bytes, **more: Any) -> int:  # noqa: ANN401 (of a draft)
+        """Append a message of a rollout, signed with the first key; its number."""
+        key = read_key(str(self.path("ops")))
+        assert isinstance(key, SecretKey)
+        log = Log(self.log.kv, self.log.keys, signer=Signer(key))
+        return log.publish(name, Draft(payload, time.time(), "ops", **more), keep="latest")
 
     def newest(self, name: str) -> Envelope:
         """The newest message of a name."""
@@ -168,6 +179,37 @@ class TestRotation:
         assert fleet.log.numbers("deploy") == [num]
         assert (fleet.head("deploy").count, fleet.head("deploy").oldest) == (1, num)
         assert fleet.opened(fleet.message("deploy", num)) == b"v17"
+
+
+class TestRollout:
+    """A rollout is open."""
+
+    def test_what_nodes_may_take_moves_in_its_order(self, fleet: RotatingFleet) -> None:
+        """The newest step, and what all other nodes have; afterwards it can be released."""
+        released = fleet.head("deploy").newest
+        step = {"kind": "admit", "rollout": "r1"}
+        first = fleet.write_signed("deploy", b"v18", admission=Admission(1), **step)
+        second = fleet.write_signed("deploy", b"v18", admission=Admission(2), **step)
+        fleet.rotate_publisher()
+        moved, left = fleet.resign("deploy")["deploy"]
+        fleet.drop_old()
+        assert (len(moved), left) == (2, "")
+        head = fleet.head("deploy")
+        assert (head.released, head.newest) == tuple(moved)
+        messages = [fleet.message("deploy", num) for num in moved]
+        assert [(one.kind, one.first) for one in messages] == [("payload", released), ("admit", second)]
+        assert [fleet.opened(one) for one in messages] == [b"v17", b"v18"]
+        assert messages[1].admission == Admission(2)
+        assert head.recent == (first, *moved)
+
+    def test_what_a_rollout_released_is_in_force(self, fleet: RotatingFleet) -> None:
+        """An earlier payload does not become the newest one."""
+        fleet.write_signed("deploy", b"v18", kind="admit", rollout="r1", admission=Admission(1))
+        last = fleet.write_signed("deploy", b"v18", kind="release", rollout="r1")
+        fleet.rotate_publisher()
+        [moved], _ = fleet.resign("deploy")["deploy"]
+        assert fleet.message("deploy", moved).first == last
+        assert fleet.head("deploy").released is None
 
 
 class TestForSomeNodes:

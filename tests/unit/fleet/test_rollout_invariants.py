@@ -37,7 +37,7 @@ class Rollouts(Fleet):
         super().__init__()
         self.keep, self.was_latest = "latest", True
 
-    def reconfigure(self) -> None:  # type: ignore[override] # so that it is no rule
+    def reconfigure(self) -> None:
         """The name stays as it is kept."""
 
     @rule(

@@ -475,9 +475,13 @@ def test_what_ended_badly_is_told_again_at_the_next_step(journal: Journal, follo
     assert live(journal) is None
 
 
-def test_a_rollout_is_remembered_beside_the_tree(followed: Followed) -> None:
-    """So that it does not run again after the journal is lost."""
+def test_a_rollout_does_not_run_again_after_the_journal_is_lost(followed: Followed, tmp_path: Path) -> None:
+    """It is remembered beside the tree; how it ended is not, so nobody says that it is in force."""
     followed.join("run", "ban")
     endings(followed, step(5))
-    kept = Position.of(followed.kept()["positions"]["run"]["ban"])
-    assert kept.rollout == ("r1", 5)
+    with closing(Journal(tmp_path / "fresh.db", clock=lambda: NOW)) as fresh:
+        restored = Followed(fresh)
+        restored.restore(followed.kept())
+        assert restored.positions()["run", "ban"].rollout == ("r1", 5)
+        assert endings(restored, step(6)) == endings(restored, step(7)) == ["expired"]
+        assert live(fresh) is None
