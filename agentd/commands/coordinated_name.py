@@ -7,7 +7,8 @@ it publishes counts only if nobody was faster. Owns what is believed of the log,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from agentd.watch.changes import Event
 
 _MOST_READ: Final = 32  # messages, from the newest on, among which one is believed
+_TRIES: Final = 3
+_MUTE: Final = "agentd is registered there but does not acknowledge"
 _QUICK: Final = 0.001  # seconds between two readings, for each node
 _Answer = TypeVar("_Answer")
 
@@ -48,12 +51,14 @@ class Taker:
         live: the number of the message in force there, as proved; 0 if none is.
         waits: why a newer one is not in force there.
         reports: what the handlers that take the name report, by handler.
+        is_mute: whether nothing of what it acknowledges is known.
     """
 
     node: str
     live: int
     waits: str
     reports: Mapping[str, Mapping[str, Any]]
+    is_mute: bool = False
 
     def reported(self, key: str) -> list[Any]:
         """What each handler reports under this key, if it does."""
@@ -175,7 +180,14 @@ class CoordinatedName:
     def _read(self) -> State:
         log = self._log()
         head = log.head(self.name, consistent=True)
-        found, payload, doubt = self._believed(log, head)
+        while True:
+            found, payload, doubt = self._believed(log, head)
+            if not doubt:
+                break
+            newer = log.head(self.name, consistent=True)  # perhaps what was looked for has just been replaced
+            if newer == head or self.left() <= 0:
+                break
+            head = newer
         documents = self._census.documents()
         members = self._census.members(documents, self._census.catalogue(documents.datacenters))
         signed_by = ""
@@ -183,7 +195,17 @@ class CoordinatedName:
             signed_by = verified.publisher
         num = found.num if found else 0
         newest = head.newest if head else 0
-        return State(newest, num, payload, signed_by, doubt, self._takers(members, num))
+        known = {*documents.indexes, *(one.runs_as for one in members)}
+        takers = [*self._takers(members, num), *self._mute(known)]
+        return State(newest, num, payload, signed_by, doubt, takers)
+
+    def _mute(self, known: Collection[str]) -> list[Taker]:
+        """The nodes whose daemons are registered, healthy or not, without an acknowledgement.
+
+        If Consul has lost that, nobody knows what they take.
+        """
+        every = {name for names in self._census.registered().values() for name in names}
+        return [Taker(name, 0, _MUTE, {}, is_mute=True) for name in sorted(every.difference(known))]
 
     def _believed(self, log: Log, head: Head | None) -> tuple[Envelope | None, bytes | None, str]:
         """The newest message that is believed, its payload, and why newer ones are not."""
@@ -212,7 +234,7 @@ class CoordinatedName:
     def _taker(self, member: Member, waits: str) -> Taker:
         document = member.document
         if document is None:
-            return Taker(member.node, 0, waits, {})
+            return Taker(member.node, 0, waits, {}, is_mute=True)
         reports = {title: one.report for title, one in document.handlers.items() if self.name in one.names}
         return Taker(member.node, document.names[self.name].live or 0, waits, reports)
 
@@ -252,7 +274,7 @@ class CoordinatedName:
     # ------------------------------------------------------------------ writing
 
     def publish_after(self, newest: int, payload: bytes) -> int | None:
-        """Publish to all nodes, if the newest message is still this one. Makes one attempt.
+        """Publish to all nodes, if the newest message is still this one.
 
         Returns:
             The number of the message; None if it is not known to be there: read again.
@@ -274,9 +296,12 @@ class CoordinatedName:
                 require_understood(log, self._client, SIGNED, self._purpose)
                 self._understood = True
             with explained(self._client, "write", needed, self._purpose):
-                return log.append(self.name, [draft], keep="latest", newest=newest)[draft.id].num
-        except (Overtaken, Contended, LogLost, ConsulUnavailable):
+                for _ in range(_TRIES):
+                    with suppress(Contended):  # perhaps by junk, which the next attempt steps over
+                        return log.append(self.name, [draft], keep="latest", newest=newest)[draft.id].num
+        except (Overtaken, LogLost, ConsulUnavailable):
             return None
+        return None
 
     def left(self) -> float:
         """Seconds until the timeout."""

@@ -226,14 +226,22 @@ class Writer(Turns):
         unseen = {one.id: one for one in drafts if found[one.id] is None}
         if due is not None and unseen.keys().isdisjoint(due):
             unseen = {}
-        if unseen and newest not in (None, head.newest):
-            raise Overtaken(f"the newest message of {name} is {head.newest}, no longer {newest}")
+        if unseen and newest is not None:
+            self._require_newest(name, newest, now, head)
         self._require_turn(name, head, unseen.values(), keep)
         messages = self._write(name, view, now, head, list(unseen.values()), keep) if unseen else []
         if messages:
             wrote(messages)
         written = {one.id: Landed(one.num, written=True) for one in messages}
         return {identity: place for identity, place in found.items() if place} | written
+
+    @staticmethod
+    def _require_newest(name: str, newest: int, now: Now, head: Head) -> None:
+        """Raises Overtaken if there is another newest message; junk that was named as such is none."""
+        named = now.head.newest if now.head else 0
+        if newest != named or head.newest > named:
+            found = max(named, head.newest)
+            raise Overtaken(f"the newest message of {name} is {found}, no longer {newest}")
 
     def _landed(self, draft: Draft, view: _View, now: Now) -> Landed | None:
         marked = mark(draft.id)

@@ -42,6 +42,7 @@ class Node:
         waits: why a newer one is not in force yet.
         session_timeout: seconds for which it lets a session be resumed; None if unknown.
         most: how many keys it can hold; None for any number.
+        is_mute: whether agentd is there, and what it acknowledges is not known.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Node:
     waits: str = ""
     session_timeout: int | None = None
     most: int | None = None
+    is_mute: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +151,18 @@ def step(seen: Seen, policy: Policy, wish: Wish) -> Step:
     """The next step."""
     document = seen.document
     if wish.revoke and not (document and document.ring == (wish.key,)):
-        return _unready(seen) or Publish(_revoked(seen, wish), "replace all keys")
+        return _unready(seen, wish) or Publish(_revoked(seen, wish), "replace all keys")
     if document is None or document.phase == "idle":
         return _idle(seen, policy, wish)
-    return _unready(seen) or _under_way(document, seen, policy, wish)
+    return _unready(seen, wish) or _under_way(document, seen, policy, wish)
 
 
-def _unready(seen: Seen) -> Wait | None:
+def _unready(seen: Seen, wish: Wish) -> Wait | None:
     """Why nothing may follow from what was read."""
-    if not seen.nodes:
+    mute = tuple(one for one in seen.nodes if one.is_mute and one.name not in wish.without)
+    if seen.document is None and mute:  # if Consul was wiped, they have a document
+        return Wait("nobody knows what these nodes have in force", nodes=mute)
+    if all(one.is_mute for one in seen.nodes):
         return Wait("no node of the fleet acknowledges this name")
     highest = max(one.live for one in seen.nodes)
     if seen.newest < highest:
@@ -175,7 +180,7 @@ def _idle(seen: Seen, policy: Policy, wish: Wish) -> Step:
     over = _over(seen)
     if document is not None and over:
         ring = tuple(key for key in document.ring if key not in over)
-        return _unready(seen) or Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
+        return _unready(seen, wish) or Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
     due = _due(seen, policy, wish)
     if due > seen.now:
         return Rest(None if due == math.inf else due)
@@ -209,7 +214,7 @@ def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None
         return Wait(wish.frozen, since, lasting=True)
     if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy)).keys:
         return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since, lasting=True)
-    return _unready(seen)
+    return _unready(seen, wish)
 
 
 class _Room(NamedTuple):

@@ -21,7 +21,7 @@ from agentd.fleet.kv import ConsulKV
 from agentd.fleet.reader import Reader
 from agentd.trust.key_files import write_key
 from agentd.trust.keyring import Keyring, Publisher
-from agentd.trust.keys import new_fleet_key, new_secret_key
+from agentd.trust.keys import FleetKey, new_fleet_key, new_secret_key
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from handlers.tls_ticket_keys.document import Document
@@ -58,7 +58,8 @@ class RotatingFleet:
         self.keys = {name: directory / "keys" / f"{name}.key" for name in ("ops", "fleet")}
         write_key(self.keys["ops"], ops)
         write_key(self.keys["fleet"], fleet)
-        self.keyring = Keyring([Publisher("ops", (ops.public,), (TICKET_EVENT,))], [fleet])
+        self._publisher = Publisher("ops", (ops.public,), (TICKET_EVENT,))
+        self._opens = [fleet]
         self.trust: dict[str, Any] = {
             "publishers": {"ops": {"key": ops.public.text, "may": [TICKET_EVENT]}},
             "require": "signed",
@@ -102,7 +103,12 @@ class RotatingFleet:
             message = reader.message(TICKET_EVENT, head.newest) if head else None
         if message is None or message.signed is None:
             return None
-        return Document.parse(self.keyring.body(self.keyring.verify(message.signed)) or b"")
+        keyring = Keyring([self._publisher], self._opens)
+        return Document.parse(keyring.body(keyring.verify(message.signed)) or b"")
+
+    def trust_key(self, key: FleetKey) -> None:
+        """Open documents that are sealed with this key of the fleet, too."""
+        self._opens.append(key)
 
     def await_phase(self, phase: str) -> Document:
         """Wait for a document of that phase."""

@@ -107,6 +107,7 @@ class Coordinator:
         self._clock = clock
         self._key = secrets.token_bytes(KEY_SIZE)
         self._former: bytes | None = None  # what encrypted before the rotation that is seen through
+        self._is_based = False
 
     def run(self) -> Result:
         """Go on until nothing is left to do, or the time is over.
@@ -116,8 +117,6 @@ class Coordinator:
             ConsulUnavailable, ConsulRefused: Consul cannot be read or written.
         """
         seen = self._read()
-        if not self._asked.due:
-            self._former = _former(seen.document)
         result = Result(seen, Rest(), self._asked.due)
         while True:
             last = result.last = step(seen, self._policy, self._wish(seen))
@@ -154,6 +153,9 @@ class Coordinator:
 
     def _wish(self, seen: Seen) -> Wish:
         document = seen.document
+        if not self._is_based:
+            self._former = _former(document)
+            self._is_based = bool(seen.nodes) and seen.newest >= max(one.live for one in seen.nodes)
         if document is not None and self._key in document.ring:
             if self._asked.revoke:
                 return Wish(self._key, without=self._asked.without)
@@ -243,6 +245,7 @@ def _node(taker: Taker) -> Node:
         taker.waits,
         max(filter(None, timeouts), default=None),
         min(filter(None, rooms), default=None),
+        taker.is_mute,
     )
 
 

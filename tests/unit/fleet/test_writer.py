@@ -88,6 +88,17 @@ def test_of_two_that_follow_the_same_message_one_is_written(kv: ModelKV, log: Lo
     assert ids(kv)[-1] == "e2"
 
 
+def test_junk_that_a_head_names_as_the_newest_can_be_followed(kv: ModelKV, log: Log) -> None:
+    """Whoever wrote it cannot keep others from going on."""
+    first = log.append(NAME, [event(1)], keep="latest", newest=0)["e1"].num
+    head = log.head(NAME)
+    assert head
+    kv.put(KEYS.message(NAME, first + 1), kv.found[KEYS.message(NAME, first)].value)
+    kv.put(KEYS.head(NAME), replace(head, newest=first + 1, recent=(), inline=None, count=2).render())
+    writer = another(kv)
+    assert writer.append(NAME, [event(2)], keep="latest", newest=first + 1)["e2"].num > first + 1
+
+
 def test_what_was_written_without_an_answer_is_not_overtaken_by_itself(kv: ModelKV, log: Log) -> None:
     """The next attempt finds it in the log."""
     kv.faults.append("after")

@@ -180,6 +180,17 @@ class TestNotReady:
         found = step(nobody, POLICY, replace(WISH, begin=not revoke, revoke=revoke))
         assert waits(found).reason == "no node of the fleet acknowledges this name"
 
+    def test_nobody_acknowledges_any_more(self, document: Document | None, *, revoke: bool) -> None:
+        """Agentd runs there: what it has in force is not known, so a first document might be none."""
+        wish = replace(WISH, begin=not revoke, revoke=revoke)
+        mute = (Node("lb1", is_mute=True), Node("lb2", is_mute=True))
+        assert isinstance(step(seen(document, *mute, after=4000), POLICY, wish), Wait)
+        some = seen(document, Node("lb1", NUM if document else 0), Node("lb2", is_mute=True), after=1)
+        waits_for_it = document is None or (document.phase != "idle" and not revoke)
+        assert isinstance(step(some, POLICY, wish), Wait) == waits_for_it
+        without = step(some, POLICY, replace(wish, without=frozenset({"lb2"})))
+        assert isinstance(without, Publish)
+
     def test_the_log_is_older_than_what_a_node_has(self, document: Document | None, *, revoke: bool) -> None:
         """It was wiped, or an old snapshot was restored: the nodes write it back first."""
         newer = seen(document, *nodes_at(NUM, NUM + 1), after=4000)
