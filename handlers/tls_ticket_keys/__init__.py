@@ -11,7 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -31,7 +31,7 @@ from agentd.handler import (
 from agentd.nginx.probe import Probe
 from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_removal, path_of, take
 from handlers.tls_ticket_keys.document import Document
-from handlers.tls_ticket_keys.haproxy import FILE, HAProxy, HAProxyOptions
+from handlers.tls_ticket_keys.haproxy_options import FILE, HAProxyOptions
 from handlers.tls_ticket_keys.listeners import Listeners
 from handlers.tls_ticket_keys.payload import NAME_SIZE, is_document, read_key
 from handlers.tls_ticket_keys.ring import (
@@ -45,7 +45,10 @@ from handlers.tls_ticket_keys.ring import (
     settle,
 )
 from handlers.tls_ticket_keys.session_timeout import DEFAULT, longest
-from handlers.tls_ticket_keys.slots import MOST, Slots
+
+if TYPE_CHECKING:
+    from handlers.tls_ticket_keys.haproxy import HAProxy
+    from handlers.tls_ticket_keys.slots import Slots
 
 _DIRECTORY: Final = "tickets/"
 _INCLUDE: Final = "tickets/tickets.conf"
@@ -124,7 +127,7 @@ class TicketKeys(Handler):
     def __init__(self, options: HandlerOptions) -> None:
         super().__init__(options)
         self._listeners = Listeners(self.options.probe)
-        self._haproxy = HAProxy(self.options.haproxy) if self.options.haproxy else None
+        self._haproxy = _haproxy(self.options.haproxy) if self.options.haproxy else None
 
     @property
     def verify_every(self) -> float:
@@ -225,7 +228,7 @@ class TicketKeys(Handler):
         told = {
             "session_timeout": timeout,
             "rotation": taken.report() if taken else None,
-            "most": MOST if self._haproxy else None,
+            "most": self._haproxy.most if self._haproxy else None,
         }
         return {"ring": ring} | {name: one for name, one in told.items() if one is not None}
 
@@ -352,8 +355,16 @@ def _key(secret: bytes, order: Order, now: float) -> TicketKey:
     return TicketKey(order, secret[:NAME_SIZE].hex(), path_of(secret), now)
 
 
+def _haproxy(options: HAProxyOptions) -> HAProxy:
+    from handlers.tls_ticket_keys.haproxy import HAProxy  # noqa: PLC0415 (most nodes do without)
+
+    return HAProxy(options)
+
+
 def _slots(ring: Ring, context: Context) -> Slots:
     """What of the ring belongs into HAProxy. Keys whose file is lost are not in a ring."""
+    from handlers.tls_ticket_keys.slots import Slots  # noqa: PLC0415 (as above)
+
     taken = _taken(context)
     own = [
         key.path

@@ -1,6 +1,6 @@
 """Brings the ring into a HAProxy that runs, over its run-time socket, and finds out whether it has it.
 
-Owns the file in the tree that HAProxy starts with, the dialogue, and what it means. Answers contain keys, so
+Owns the dialogue with HAProxy and what it means. Answers contain keys, so
 none is ever quoted. Which keys HAProxy is to have, and in what order they are pushed, is up to `slots`.
 
 Source: HAProxy's management guide, "show tls-keys", "set ssl tls-key", "show cli sockets"
@@ -17,21 +17,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, field_validator
-
 from agentd import haproxy
 from agentd.errors import HandlerError, PermanentError
-from agentd.handler import Context, Drift, Duration, HandlerOptions, Verdict
+from agentd.handler import Context, Drift, Verdict
 from agentd.http import ConnectError, ExchangeError
 from agentd.nginx.handshake import NotProvableError, client, encrypting_key
 from agentd.nginx.probe import Probe
-from agentd.nginx.ticket_keys import EACH, MOST, TOTAL, shown
+from agentd.nginx.ticket_keys import EACH, TOTAL, shown
 from agentd.nginx.tls_listeners import Question
+from handlers.tls_ticket_keys.haproxy_options import FILE, HAProxyOptions
 from handlers.tls_ticket_keys.payload import NAME_SIZE
-from handlers.tls_ticket_keys.slots import Slots, Window
+from handlers.tls_ticket_keys.slots import MOST, Slots, Window
 
-FILE: Final = "tickets/haproxy.keys"
-"""In the tree."""
 _SLOTS: Final = 3
 _LARGEST: Final = 65_536  # bytes of an answer
 _HEAD: Final = "# id (file)"
@@ -41,46 +38,6 @@ _REFERENCE: Final = re.compile(
 _KEY: Final = re.compile(r"^[0-9]+\.[0-9]+ ([A-Za-z0-9+/=]+)$", re.MULTILINE)
 _SOCKET: Final = re.compile(r"^((?:unix|abns|ipv4|ipv6)@\S+) ", re.MULTILINE)
 _TAKEN: Final = "TLS ticket key updated!"
-
-
-class HAProxyOptions(HandlerOptions):
-    """A HAProxy on this node that has the same ring; see docs/tickets.md."""
-
-    socket: str = Field(
-        "unix:/run/haproxy/admin.sock",
-        description="HAProxy's run-time socket, as unix:/PATH. Whoever can connect to any of HAProxy's"
-        " sockets, of whatever `level`, can read and set the keys, so `agentd check` warns of those that"
-        " everybody can.",
-    )
-    timeout: Duration = Field(2.0, gt=0, description="Time limit of one call to the socket.")
-    probe: list[str] = Field(
-        [],
-        max_length=MOST,
-        description="HAProxy's listeners that are asked, in a TLS 1.2 handshake, for the key that encrypts:"
-        " `ADDRESS:PORT [SERVER NAME]`. Without any, only its memory is read.",
-    )
-    session_timeout: Duration = Field(
-        300.0,
-        description="For how long HAProxy lets a session be resumed: its `tune.ssl.lifetime`. In a fleet a"
-        " key retires only after the longest one.",
-    )
-
-    @field_validator("socket")
-    @classmethod
-    def _place(cls, socket: str) -> str:
-        if not socket.startswith("unix:/"):
-            raise ValueError(
-                "ticket keys are only sent to a unix socket: on TCP anybody may listen or connect"
-            )
-        return socket
-
-    @field_validator("probe")
-    @classmethod
-    def _readable(cls, probe: list[str]) -> list[str]:
-        if excepted := [item for item in probe if item.split()[:1] == ["except"]]:
-            raise ValueError(f"{excepted[0]!r}: only what is named here is asked, so there is no exception")
-        Probe(probe)
-        return probe
 
 
 class HAProxy:
@@ -94,6 +51,9 @@ class HAProxy:
         self._options = options
         self._questions = Probe(options.probe).select([])
         self._held: Slots | None = None
+
+    most: Final = MOST
+    """Keys of the fleet's ring that it can hold."""
 
     @property
     def session_timeout(self) -> int:
