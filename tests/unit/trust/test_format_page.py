@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import pytest
 
+from agentd.fleet.envelope import parse_envelope
+from agentd.fleet.rollout import Admission, share
 from agentd.trust.claims import _OPTIONAL, _REQUIRED
 from agentd.trust.keyring import Keyring, Publisher, Signer
 from agentd.trust.keys import FleetKey, SecretKey, parse_public_key, parse_secret
@@ -59,6 +61,20 @@ def test_the_messages_of_the_page_are_written(vectors: Any, monkeypatch: pytest.
         place = parse_message(vectors[name].encode()).place
         raw = Signer(secret, fleet).write(place, vectors["claims"], b"hello", sealed=name == "sealed")
         assert raw.decode() == vectors[name]
+
+
+def test_the_step_of_the_page_is_written_and_read(vectors: Any) -> None:  # noqa: ANN401 (as above)
+    """It admits whom the page says, by the shares that the page says."""
+    secret, fleet = keys(vectors)
+    claims = vectors["claims"] | vectors["step"]
+    place = parse_message(vectors["admit"].encode()).place
+    assert Signer(secret, fleet).write(place, claims, b"hello").decode() == vectors["admit"]
+    message = parse_envelope(vectors["admit"].encode())
+    assert (message.kind, message.rollout) == ("admit", "r1")
+    assert message.admission == Admission(429_496_730, ("lb1", "lb2"), "canary")
+    for text, number in vectors["shares"].items():
+        rollout, node = text.split("/")
+        assert share(node, rollout) == number
 
 
 def test_the_page_names_every_claim() -> None:

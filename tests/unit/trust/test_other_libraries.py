@@ -16,6 +16,9 @@ import pytest
 from Cryptodome.Cipher import ChaCha20_Poly1305
 from Cryptodome.Signature import eddsa
 
+from agentd.fleet.envelope import Draft, parse_envelope
+from agentd.fleet.rollout import Admission
+from agentd.trust.keyring import Signer
 from agentd.trust.message import parse_message
 from tests.unit.trust.samples import CLAIMS, FLEET, OPS, PLACE, body_of, written
 
@@ -74,6 +77,17 @@ def test_agentd_reads_what_pyseto_writes() -> None:
     assert body_of(OUTER.format(token=token).encode()) == b"hello"
 
 
+def test_agentd_reads_a_step_of_a_rollout_that_pyseto_writes() -> None:
+    """And nodes know whom it admits."""
+    key = pyseto.Key.from_paserk(OPS.text)
+    claims = PAYLOAD | {"kind": "admit", "rollout": "r1", "below": 7, "nodes": "lb1,lb2", "among": "canary"}
+    token = pyseto.encode(
+        key, json.dumps(claims).encode(), footer=FOOTER, implicit_assertion=ASSERTION
+    ).decode()
+    found = parse_envelope(OUTER.format(token=token).encode())
+    assert (found.rollout, found.admission) == ("r1", Admission(7, ("lb1", "lb2"), "canary"))
+
+
 def test_pyseto_refuses_another_place() -> None:
     """The assertion is part of what is signed for it as well."""
     key = pyseto.Key.from_asymmetric_key_params(4, x=OPS.public.data)
@@ -104,6 +118,13 @@ def write(claims: dict[str, Any]) -> bytes:
     signature = signer.sign(signed(payload, FOOTER))
     token = f"v4.public.{b64(payload + signature)}.{b64(FOOTER)}"
     return OUTER.format(token=token).encode()
+
+
+def test_pycryptodomex_reads_the_end_of_a_rollout_that_agentd_signs() -> None:
+    """With all that is said of it."""
+    draft = Draft(b"hello", 1_790_000_000, "ops@admin1", kind="abort", id="b9f4", rollout="r1", restores=7)
+    raw = draft.numbered(*PLACE, signer=Signer(OPS)).raw
+    assert read(raw) == PAYLOAD | {"kind": "abort", "rollout": "r1", "restores": 7}
 
 
 def test_pycryptodomex_reads_what_agentd_signs() -> None:
