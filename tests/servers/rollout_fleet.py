@@ -56,7 +56,7 @@ class RolloutFleet:
         self._settings = settings
         self.running = ExitStack()
         self._stack = ExitStack()
-        self.address = ("--fleet", self.name, "--http-addr", consul.url)
+        self.address: tuple[str, ...] = ("--fleet", self.name, "--http-addr", consul.url)
 
     def add(self) -> FollowingNode:
         """Make one more node."""
@@ -64,7 +64,14 @@ class RolloutFleet:
         place = self.directory / f"n{number}"
         picky = {"use": "tests.integration.picky:Picky", "options": {"unless": str(place / "refuses")}}
         handlers = {"picky": picky | {"on": [{"event": NAME, "keep": "latest"}]}}
-        node = FollowingNode(place, f"node{number}", fleet=self.name, consul=self.consul, handlers=handlers)
+        node = FollowingNode(
+            place,
+            f"node{number}",
+            fleet=self.name,
+            consul=self.consul,
+            handlers=handlers,
+            settings=self._settings,
+        )
         self._stack.callback(node.stop)
         self.nodes.append(node)
         return node
