@@ -10,6 +10,7 @@ import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, Final
 
+from agentd.commands.frozen import read_now
 from agentd.commands.output import Output
 from agentd.commands.publisher import publisher
 from agentd.commands.signing import Signing, read_signing
@@ -20,8 +21,6 @@ from agentd.commands.wait_for_fleet import FleetWait
 from agentd.errors import AgentdError, ConsulUnavailable, Overtaken, RolloutOver, Untrusted
 from agentd.fleet.census import Census
 from agentd.fleet.envelope import FORMAT, SIGNED, Draft
-from agentd.fleet.freeze import NAME as FREEZE
-from agentd.fleet.freeze import read_freeze
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
@@ -29,8 +28,8 @@ from agentd.fleet.rights import explained
 from agentd.printable import printable
 
 if TYPE_CHECKING:
+    from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.turns import OpenRollout
-    from agentd.watch.client import ConsulClient
 
 _PURPOSE: Final = "aborting a rollout"
 _TRIES: Final = 20  # the publisher may take a step at the same time
@@ -48,7 +47,7 @@ def abort(arguments: Namespace, output: Output) -> int:
         if wait is not None:
             with nothing_yet("aborted"):
                 wait.begin()
-        told = _Abortion(reached.client, reached.name, arguments.name, read_signing(reached)).write()
+        told = _Abortion(reached, arguments.name, read_signing(reached)).write()
         output.line(f"{told['name']} {told['num']}")
         output.line(
             f"the rollout {told['rollout']} is aborted: all nodes get the payload of message"
@@ -63,12 +62,13 @@ def abort(arguments: Namespace, output: Output) -> int:
 class _Abortion:
     """The end of one rollout."""
 
-    def __init__(self, client: ConsulClient, fleet_name: str, name: str, signing: Signing) -> None:
+    def __init__(self, reached: ReachedFleet, name: str, signing: Signing) -> None:
         signing.check(name)
-        self._client = client
+        self._reached = reached
+        self._client = reached.client
         self._name = name
         self._signing = signing
-        self._log = Log(ConsulKV(client), Keys(fleet_name), signer=signing.signer)
+        self._log = Log(ConsulKV(reached.client), Keys(reached.name), signer=signing.signer)
 
     def write(self) -> dict[str, Any]:
         """End it at whatever step it is; the result for `--json`. Raises what `abort` raises."""
@@ -144,9 +144,9 @@ class _Abortion:
         )
 
     def _warn_if_frozen(self) -> None:
-        keys = self._log.keys
-        with explained(self._client, "read", [keys.head(FREEZE), keys.messages(FREEZE)], _PURPOSE):
-            freeze = read_freeze(self._log, self._signing.admit)
-        if freeze and freeze.holds(time.time()):
-            text = f"{freeze}: nodes go back only after `agentd thaw`"
+        freeze, unknown = read_now(self._reached, time.time())
+        for text in [
+            *unknown,
+            *([f"the fleet is {freeze}: nodes go back after `agentd thaw`"] if freeze else []),
+        ]:
             sys.stderr.write(f"agentd: warning: {printable(text)}\n")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from agentd.commands.fleet_tally import Tally, print_others
 from agentd.commands.fleet_watch import FleetWatch
+from agentd.commands.frozen import read_now
 from agentd.commands.output import Output, span
 from agentd.commands.publication import Prepared, Publication
 from agentd.commands.stages import admit_first, next_step
@@ -25,21 +26,17 @@ from agentd.commands.to_fleet import fleet
 from agentd.commands.upkeep import upkeep
 from agentd.errors import AgentdError, Overtaken, RolloutOpen, RolloutOver, Untrusted
 from agentd.fleet.envelope import LARGEST_BODY, Envelope
-from agentd.fleet.freeze import NAME as FREEZE
-from agentd.fleet.freeze import read_freeze
 from agentd.fleet.keys import Keys
-from agentd.fleet.rights import explained
 from agentd.fleet.rollout import ALL, Admission
 
 if TYPE_CHECKING:
-    from agentd.fleet.freeze import Freeze
+    from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.head import Head
     from agentd.fleet.turns import OpenRollout
 
 _MOST_TURNS: Final = 1000  # steps, lost races, and looks at a log that is gone
 _SO_FAR: Final = "so far"
 _GLANCE: Final = 1.0  # seconds until it is looked again
-_PURPOSE: Final = "publishing in steps"
 
 
 def publish_in_steps(arguments: Namespace, typed: bytes | None, output: Output) -> int:
@@ -60,7 +57,7 @@ def publish_in_steps(arguments: Namespace, typed: bytes | None, output: Output) 
         publication = Publication(arguments, reached)
         prepared = publication.prepare(typed)
         wait = StepWait(publication.log, watch, arguments, quiet=output.json)
-        rollout = _Rollout(arguments, publication, prepared, watch, wait)
+        rollout = _Rollout(arguments, reached, publication, prepared, watch, wait)
         try:
             ended = rollout.run()
         except KeyboardInterrupt:
@@ -86,12 +83,14 @@ class _Rollout:
     def __init__(
         self,
         arguments: Namespace,
+        reached: ReachedFleet,
         publication: Publication,
         prepared: Prepared,
         watch: FleetWatch,
         wait: StepWait,
     ) -> None:
         self._arguments = arguments
+        self._reached = reached
         self._name: str = arguments.name
         self._publication = publication
         self._log = publication.log
@@ -239,7 +238,7 @@ class _Rollout:
         """Wait while the fleet is frozen and this is the newest message; why it still is, "" if it is not."""
         self._watch.restart(self._arguments.timeout)
         is_told = False
-        while (freeze := self._watch.patiently(self._freeze)) and freeze.holds(time.time()):
+        while freeze := self._watch.patiently(lambda: read_now(self._reached, time.time()))[0]:
             head = self._log.head(self._name, consistent=True)
             if head is not None and head.newest > newest:  # which the next write notices
                 break
@@ -250,11 +249,6 @@ class _Rollout:
                 is_told = True
             time.sleep(min(_GLANCE, self._watch.left()))
         return ""
-
-    def _freeze(self) -> Freeze | None:
-        keys = self._log.keys
-        with explained(self._watch.client, "read", [keys.head(FREEZE), keys.messages(FREEZE)], _PURPOSE):
-            return read_freeze(self._log, self._publication.signing.admit, consistent=True)
 
     # ------------------------------------------------------------------ writing
 

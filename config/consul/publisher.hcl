@@ -28,8 +28,8 @@ key_prefix "agentd/FLEET/bodies/" {
   policy = "write"
 }
 
-# For signed messages, whether all nodes understand them; for --node and --service, which nodes there are; for --wait,
-# how far they are. In addition, --wait needs viewer.hcl to know which nodes are down, and --service needs
+# For signed messages, whether all nodes understand them; for --node and --service, which nodes there are; for --wait
+# and --canary, how far they are. In addition, these two need viewer.hcl to know which nodes are down, and --service needs
 # service_prefix "" { policy = "read" }.
 key_prefix "agentd/FLEET/nodes/" {
   policy = "read"

@@ -1,4 +1,4 @@
-"""A handler that keeps one payload in force, and refuses all while the test says so."""
+"""A handler that keeps one payload in force, and refuses others while the test says so."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Picky(Handler):
         """Where the test says so."""
 
         unless: Path
-        """While there is such a file, everything is refused."""
+        """While there is such a file, the payload in it is refused; everything, if it is empty."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -25,6 +25,6 @@ class Picky(Handler):
     def handle(self, change: Change, context: Context) -> None:
         """Take it or refuse it."""
         if isinstance(change, Event):
-            if self._unless.exists():
+            if self._unless.exists() and self._unless.read_bytes() in (b"", change.payload):
                 raise PermanentError("not here")
             context.files.write(PATH, change.payload)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +16,8 @@ from agentd.cli import main
 from tests.servers.consul import ConsulAgent
 from tests.servers.rollout_fleet import NAME, SIZE, SWIFT, RolloutFleet
 from tests.servers.waiting import wait_until
+
+PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +159,20 @@ def test_an_earlier_message_may_be_rolled_out_again(fleet: RolloutFleet) -> None
     told = fleet.json("publish", NAME, "--again", str(before.num), *SWIFT, "--canary", "1")
     assert told["outcome"] == "released"
     assert fleet.payloads() == ["old"] * SIZE
+
+
+def test_the_example_of_the_page_goes_as_it_says(fleet: RolloutFleet, tmp_path: Path) -> None:
+    """Line by line, each with the exit status that its comment names."""
+    (fleet.directory / "n3" / "refuses").write_text("v2")
+    example = re.findall(r"(?ms)^```sh\n(.*?)^```$", PAGE.read_text())[-1]
+    where = f'agentd() {{ "{sys.executable}" -m agentd "$@" {" ".join(fleet.address)}; }}'
+    for line in example.splitlines():
+        wanted = int("exit status 1" in line)
+        done = subprocess.run(
+            ["/bin/bash", "-c", f"{where}\n{line}"], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == wanted, (line, done.stdout, done.stderr)
+    assert fleet.payloads() == ["v2", "v2", "v1", "v2", "v2"]
 
 
 def test_there_is_nothing_to_abort(fleet: RolloutFleet) -> None:
