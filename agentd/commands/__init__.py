@@ -27,7 +27,7 @@ OWN: Final = {
     "thaw": "let the nodes of a frozen fleet go on",
     "log": "show the messages in the fleet's log, or drop them",
     "keys": "generate, show and rotate the keys that sign and encrypt messages; sign again with new ones",
-    "tickets": "show which session ticket key encrypts on which nodes of the fleet",
+    "tickets": "show how far the rotation of session ticket keys is, and which one encrypts on which nodes",
     "leave": "take this node out of the fleet for good",
     "handlers": "list the installed handlers and their options",
     "nodes": "list the addresses of a service's instances",

@@ -103,7 +103,7 @@ class Publication:
             matches = self._matching(message)
             tried = [] if self._arguments.no_dry_run else self._rehearse(message, draft.body)
             self._warn_if_frozen()
-            above = self._acknowledged()  # Consul may have lost it, and our clock may be behind
+            above = self._acknowledged(draft)  # Consul may have lost it, and our clock may be behind
         return Prepared(draft, keep, head, above, matches, tried)
 
     def told(self, prepared: Prepared, num: int) -> dict[str, Any]:
@@ -307,9 +307,14 @@ class Publication:
                 f"{error}; it may or may not have been published: see `agentd log {self._name}`"
             ) from error
 
-    def _acknowledged(self) -> int:
-        """The highest number that a node acknowledges. Warns if no node keeps the name."""
+    def _acknowledged(self, draft: Draft) -> int:
+        """The highest number that a node acknowledges. Warns if no node keeps the name.
+
+        Raises:
+            AgentdError: nodes have the document of a rotation, which the message would replace for good.
+        """
         from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
+        from agentd.fleet.rotation_report import is_rotated  # noqa: PLC0415 (as above)
 
         client, keys = self._reached.client, self.log.keys
         try:
@@ -318,6 +323,11 @@ class Publication:
                 _warn(f"no node of the fleet {self._reached.name!r} keeps {self._name!r} at the moment")
         except ConsulRefused:  # it is not needed for publishing
             return 0
+        if is_rotated(documents.found.values(), self._name) and not draft.body.startswith(b"{"):
+            raise AgentdError(
+                f"not published: the keys of {self._name!r} are rotated step by step, and this would end"
+                " that: use `agentd rotate-tickets`"
+            )
         return documents.reached(self._name, time.time())
 
     def _warn_if_frozen(self) -> None:

@@ -1,6 +1,7 @@
-"""`agentd tickets`: which session ticket key encrypts where, from what the nodes acknowledge.
+"""`agentd tickets`: how far a rotation is, and which session ticket key encrypts where.
 
-Lists nodes that differ first. Keys appear only as a short digest; the documents contain nothing else of them.
+From what the nodes acknowledge alone: it needs no key. Lists nodes that differ first. Keys appear only as a
+short digest; the documents contain nothing else of them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from agentd.printable import printable
 
 if TYPE_CHECKING:
     from agentd.fleet.acknowledgement import Acknowledgement
+    from agentd.fleet.rotation_report import Rotation
 
 _RING: Final = "ring"  # what the handlers of ticket keys report it as; see `Handler.report`
 _MOST_KEYS: Final = 16
 _MOST_ROWS: Final = 40
+_MOST_WAITS: Final = 10
 _LONGEST: Final = 32  # characters of a digest
 _LATEST: Final = 1e11  # unix seconds: a year of four digits
 _NAMES: Final = 40  # characters of a list of nodes
@@ -63,7 +66,7 @@ class Ring:
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print each ring with the nodes that have it; 1 if nodes differ in the key that encrypts.
+    """Print each rotation, and each ring with the nodes that have it; 1 if nodes encrypt with different keys.
 
     Raises:
         AgentdError: no node acknowledges any.
@@ -71,17 +74,25 @@ def execute(arguments: Namespace, output: Output) -> int:
     from agentd.fleet.census import Census  # noqa: PLC0415 (parsing does without)
     from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
     from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+    from agentd.fleet.rotation_report import rotations  # noqa: PLC0415 (as above)
 
     with fleet(arguments) as reached:
         keys = Keys(reached.name)
         demand(reached.client, "read", [keys.nodes], "reading the acknowledgements")
-        documents = Census(reached.client, keys).documents()
+        census = Census(reached.client, keys)
+        documents = census.documents()
+        catalogue = census.catalogue(documents.datacenters)
+        members = census.members(documents, catalogue, frozenset())
+    under = {one.handler: one for one in rotations(members)}
     rings = [one for one in rings_of(documents.found) if arguments.handler in (None, one.handler)]
     if not rings:
         raise AgentdError(f"no node of the fleet {reached.name!r} acknowledges session ticket keys")
     if output.json:
-        output.document([_told(one) for one in rings])
+        output.document([_told(one, under.get(one.handler)) for one in rings])
     else:
+        for rotation in under.values():
+            if arguments.handler in (None, rotation.handler):
+                _print_rotation(rotation, output, time.time())
         _print(rings, output, time.time())
     return int(len({(one.handler, one.digests[:1]) for one in rings}) > len({one.handler for one in rings}))
 
@@ -106,15 +117,34 @@ def _time(value: object) -> float | None:
     return float(value) if type(value) in (int, float) and 0 <= value < _LATEST else None  # type: ignore[operator, arg-type] # a number
 
 
-def _told(ring: Ring) -> dict[str, Any]:
+def _told(ring: Ring, rotation: Rotation | None) -> dict[str, Any]:
+    waits = rotation.waits if rotation else ()
+    newest = {"phase": rotation.phase, "since": rotation.since, "num": rotation.num} if rotation else None
     return {
         "node": ring.node,
         "handler": ring.handler,
+        "rotation": newest,
+        "waits": next((one.reason or "waiting" for one in waits if one.node == ring.node), None),
         "ring": [
             {"key": key.digest, "since": key.since, "promoted": key.promoted, "demoted": key.demoted}
             for key in ring.keys
         ],
     }
+
+
+def _print_rotation(rotation: Rotation, output: Output, now: float) -> None:
+    """One line: the phase, since when, and who is in the way; and for each of those the reason."""
+    age = span(max(0.0, now - rotation.since))
+    told = f"{rotation.handler}: {rotation.phase} for {age} (message {rotation.num})"
+    waits = rotation.waits if rotation.is_under_way else ()
+    overdue = rotation.overdue(now)
+    output.line(told + (f", waits for {len(waits)} nodes" if waits else ""), "red" if overdue else None)
+    for one in waits[:_MOST_WAITS]:
+        output.line(f"  {one.node}: {one.reason or 'has not confirmed it'}", "red" if overdue else "yellow")
+    if waits[_MOST_WAITS:]:
+        output.line(f"  ... and {len(waits) - _MOST_WAITS} more: see --json")
+    if overdue:
+        output.line("  It has waited for more than an hour: see `agentd rotate-tickets --help`.", "red")
 
 
 def groups(rings: Sequence[Ring]) -> list[list[Ring]]:

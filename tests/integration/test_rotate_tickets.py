@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -220,6 +223,36 @@ def test_a_message_that_is_no_document_is_not_overwritten(fleet: RotatingFleet) 
         status, _, err = fleet.command("rotate-tickets", "--timeout", "1s")
         assert (status, "start anew with `agentd rotate-tickets --revoke`" in err) == (1, True)
         assert len(fleet.rotate("--revoke")["ring"]) == 1
+
+
+def test_a_single_key_is_not_published_over_a_document(
+    fleet: RotatingFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The document would be gone, and with it the keys that nodes have."""
+    with fleet.following(rotation={"phase": "idle", "since": 1, "num": 5}):
+        before = fleet.rotate()["num"]
+    key = base64.b64encode(secrets.token_bytes(80)) + b"\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(key)))
+    assert "use `agentd rotate-tickets`" in fleet.refused("publish", NAME, "-", "--no-dry-run")
+    assert fleet.head(NAME).newest == before
+
+
+def test_the_rings_are_shown_with_the_rotation(fleet: RotatingFleet) -> None:
+    """Without any key: the phase, since when, and who is in the way."""
+    fleet.held = {"lb2"}
+    with fleet.following(
+        rotation={"phase": "staged", "since": 1_790_000_000, "num": 5}, ring=[{"key": "5f2a"}]
+    ):
+        fleet.join("lb2", ring=[{"key": "5f2a"}])
+        fleet.rotate("--timeout", "1s", status=1)
+    fleet.set_up(signing_key=None, fleet_keys=[], seal=[])
+    fleet.join("lb1", live=5, rotation={"phase": "staged", "since": 1_790_000_000, "num": 5}, ring=[])
+    fleet.join("lb2", live=4, rotation={"phase": "idle", "since": 1_790_000_000, "num": 4}, ring=[])
+    _, out, _ = fleet.command("tickets")
+    assert "ticket-keys: staged for" in out
+    assert "waits for 1 nodes" in out
+    assert "lb2: " in out
+    assert "more than an hour" in out
 
 
 def test_a_document_of_a_publisher_who_was_removed_is_named(fleet: RotatingFleet) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from agentd.command import AgentdError, PermanentError
+from agentd.command import AgentdError, ConsulError, PermanentError
 from handlers.tls_ticket_keys.document import Document, key_digest
 from handlers.tls_ticket_keys.payload import read_key
 from handlers.tls_ticket_keys.rotation import (
@@ -226,7 +226,12 @@ class Coordinator:
             self._tell(seen, following, None)
         else:
             self._name.pause(0.0 if wait.nodes else 1.0)
-        return self._read()
+        try:
+            return self._read()
+        except ConsulError:
+            if self._name.left() > 0:
+                raise
+            return seen  # the time is over
 
 
 def _former(document: Document | None) -> bytes | None:
