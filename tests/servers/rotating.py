@@ -6,7 +6,7 @@ The first two nodes have the key of the publisher who rotates; a host beside the
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,14 @@ class RotatingFleet:
     """So many nodes, which `stack` stops."""
 
     def __init__(
-        self, stack: ExitStack, directory: Path, certificate: Certificate, size: int = 3, **options: object
+        self,
+        stack: ExitStack,
+        directory: Path,
+        certificate: Certificate,
+        size: int = 3,
+        *,
+        trust: Mapping[str, Any] | None = None,
+        **options: object,
     ) -> None:
         self.directory = directory
         ops, fleet = new_secret_key(), new_fleet_key()
@@ -65,7 +72,7 @@ class RotatingFleet:
             "require": "signed",
             "seal": [TICKET_EVENT],
             "fleet_keys": [str(self.keys["fleet"])],
-        }
+        } | dict(trust or {})
         self.certificate = certificate
         self.settings = {"fleet": {"name": FLEET}, "trust": self.trust}
         self.nodes = start_fleet(stack, directory, certificate, size, handlers(**options), self.settings)

@@ -216,22 +216,27 @@ class Coordinator:
 
     def _await(self, seen: Seen, wait: Wait) -> Seen:
         """Wait until there may be something to do, and read all of it again."""
-        until = time.monotonic() + _STALE
-        while wait.nodes and self._name.left() > 0 and time.monotonic() < until:
-            takers = self._name.watch(seen.num, len(seen.nodes))
-            seen = replace(seen, nodes=list(map(_node, takers)), now=self._clock())
-            following = step(seen, self._policy, Wish(self._key, without=self._asked.without))
-            if not (isinstance(following, Wait) and following.nodes):
-                break
-            self._tell(seen, following, None)
-        else:
-            self._name.pause(0.0 if wait.nodes else 1.0)
         try:
+            if wait.nodes:
+                self._watch(seen)
+            else:
+                self._name.pause(1.0)
             return self._read()
         except ConsulError:
             if self._name.left() > 0:
                 raise
-            return seen  # the time is over
+            return replace(seen, now=self._clock())  # the time is over
+
+    def _watch(self, seen: Seen) -> None:
+        """Wait until the nodes that any server knows seem to have confirmed."""
+        until = time.monotonic() + _STALE
+        while self._name.left() > 0 and time.monotonic() < until:
+            takers = self._name.watch(seen.num, len(seen.nodes))
+            news = replace(seen, nodes=list(map(_node, takers)), now=self._clock())
+            following = step(news, self._policy, Wish(self._key, without=self._asked.without))
+            if not (isinstance(following, Wait) and following.nodes):
+                return
+            self._tell(news, following, None)
 
 
 def _former(document: Document | None) -> bytes | None:
