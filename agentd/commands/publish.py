@@ -19,6 +19,7 @@ from agentd.commands.to_consul import nothing_yet
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.commands.wait_for_fleet import FleetWait, add_wait_for_fleet
 from agentd.errors import AgentdError, ConfigError
+from agentd.trust.pattern import FREEZE
 
 _PAUSE: Final = 30.0  # seconds between two steps
 
@@ -152,6 +153,8 @@ def execute(arguments: Namespace, output: Output) -> int:
 def _check(arguments: Namespace) -> None:
     """Raises ConfigError if options contradict each other."""
     check_target(arguments)
+    if arguments.name == FREEZE:  # it would replace the freeze that is in force
+        raise ConfigError([f"{FREEZE!r} is reserved: use `agentd freeze` and `agentd thaw`"])
     if arguments.again and (arguments.node or arguments.service or arguments.snapshot):
         raise ConfigError(
             ["--again publishes a message unchanged: leave out --node, --service, --tag and --snapshot"]

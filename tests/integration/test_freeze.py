@@ -129,6 +129,14 @@ def test_a_frozen_fleet_holds_back_and_goes_on_in_order(
     assert frozen(nodes[0]) is None
 
 
+def test_nothing_else_is_published_under_the_name_of_freezes(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would replace the freeze in the log."""
+    assert command("publish", NAME, "x", "--keep", "latest") == 2
+    assert "use `agentd freeze`" in capsys.readouterr().err
+
+
 def test_urgent_names_go_on(
     consul: ConsulAgent, fleet: str, new_node: NewNode, command: Callable[..., int]
 ) -> None:
