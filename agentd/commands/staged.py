@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agentd.fleet.turns import OpenRollout
 
 _MOST_TURNS: Final = 1000  # steps, lost races, and looks at a log that is gone
-_SO_FAR: Final = "so far"
+_LAST: Final = "last step"  # of an earlier run, or of another one
 _GLANCE: Final = 1.0  # seconds until it is looked again
 
 
@@ -98,7 +98,7 @@ class _Rollout:
         self._watch = watch
         self._wait = wait
         self._rollout = ""
-        self._resumed = False
+        self._resumed = self._retried = False
         self._steps: dict[int, Step] = {}
         self._began = time.monotonic()
         self._lost_at = 0.0  # when the log was gone; 0 if it never was
@@ -200,9 +200,16 @@ class _Rollout:
         """Wait for the step, and take the next one."""
         before = message.admission or Admission()
         pause = 0.0 if before.below >= ALL else self._arguments.pause
-        ended = self._wait.confirm(message, self._step(message), pause)
-        if ended is None or ended.outcome != "released":
-            return ended
+        step = self._step(message)
+        ended = self._wait.confirm(message, step, pause)
+        if ended is None:
+            return None
+        if ended.outcome != "released":
+            has_failed = ended.found is not None and bool(ended.found.refused)
+            if self._retried or step.label != _LAST or not has_failed:
+                return ended
+            self._retry(message)
+            return None
         wait, steps = self._wait, self._arguments.steps
         following = next_step(steps, before, wait.admitted, wait.known, self._rollout)
         percent, wider = following or (0, None)
@@ -214,6 +221,16 @@ class _Rollout:
             return None  # as above
         self._note(f"{percent}%" if wider else "release", num)
         return None
+
+    def _retry(self, message: Envelope) -> None:
+        """Admit the same nodes once more: what a node has refused, it tries only under another number."""
+        self._retried = True
+        try:
+            num = self._write("admit", self._rollout, message.admission, message.num)
+        except (Overtaken, RolloutOver):
+            return  # as above
+        self._wait.say("nodes that failed get it once more")
+        self._note("again", num)
 
     def _over(self, newest: Envelope | None) -> Ended | None:
         """What became of the rollout, which is not open any more."""
@@ -270,7 +287,7 @@ class _Rollout:
         self.num = num
 
     def _step(self, message: Envelope) -> Step:
-        return self._steps.setdefault(message.num, Step(_SO_FAR, message.num))
+        return self._steps.setdefault(message.num, Step(_LAST, message.num))
 
     # ------------------------------------------------------------------ what is told
 
@@ -280,8 +297,8 @@ class _Rollout:
         if not self._rollout:
             return "nothing was published"
         return (
-            "no more nodes are admitted; run the same command again to go on, or `agentd rollout abort"
-            f" {self._name}` to go back to what all nodes had"
+            "no more nodes are admitted; run the same command again to go on (nodes that failed then try once"
+            f" more), or `agentd rollout abort {self._name}` to go back to what all nodes had"
         )
 
     def told(self, ended: Ended) -> dict[str, Any]:
@@ -322,3 +339,6 @@ class _Rollout:
             print_others(found, output)
         if ended.outcome == "stopped":
             output.line(self.advice)
+        elif ended.outcome == "unconfirmed":
+            again = f"`agentd publish {self._name} --again {self.num}`"
+            output.line(f"the rollout is over; {again} has nodes that failed try once more")

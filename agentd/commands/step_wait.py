@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agentd.fleet.standing import Member
 
 _GLANCE: Final = 1.0  # seconds, at most, until it is noticed that somebody else wrote to the log
+_LOOK: Final = 5.0  # seconds between two looks at the nodes during a pause, which may last hours
 _LISTED: Final = 60  # characters of the nodes that a step admits
 
 Outcome = Literal["released", "unconfirmed", "stopped", "aborted", "replaced"]
@@ -48,7 +49,8 @@ class Step:
     """What is known of one step.
 
     Attributes:
-        label: its name: "canary", a percentage, "release", or "so far" for what others admitted.
+        label: its name: "canary", a percentage, "again", "release", or "last step" for what
+            was admitted before this run.
         num: the number of its message.
         found: how far the nodes were when they were looked at last; None before that.
         seconds: the time until it was confirmed; 0 before that.
@@ -126,34 +128,57 @@ class StepWait:
     def _confirm(self, message: Envelope, step: Step, pause: float, teller: Teller) -> Ended | None:
         began, published, since = time.monotonic(), time.time(), None
         while True:
-            self.look(_GLANCE)
-            newest = self._asked(message)
-            found = tally(self._members, newest, published, 1.0)
-            if step.found is None:
-                self.admitted = self.known if newest.addressed is None else self.known & newest.addressed
-                self._tell_admitted(step, message)
-            step.found = found
-            self.admitted = self.known if newest.addressed is None else self.known & newest.addressed
-            # Read after the acknowledgements: what they have in force may be what came after this message.
-            head = self._watch.patiently(lambda: self._log.head(self._name, consistent=True))
-            if head is not None and head.newest > message.num:
+            found = self._count(message, step, published, _GLANCE if since is None else 0.0)
+            # Asked after the acknowledgements: what they have in force may be what came after this message.
+            if self._is_overtaken(message):
                 return None
             teller.tell(found)
-            if len(found.refused) > self._most:
-                return Ended("stopped", _failed(found, self._most), found)
             now = time.monotonic()
-            if found.waiting or not found.confirmed:
+            if found.waiting or not found.confirmed or len(found.refused) > self._most:
                 since = None
             elif since is None:
                 since = now
                 if not step.seconds:
                     self._tell_confirmed(step, found, now - began, pause)
-                    teller.finish()
-            if since is not None and now - since >= pause:
-                return Ended("released", found=found)
-            if self._watch.left() <= 0:
-                return Ended("stopped", _unconfirmed(found, self._timeout), found)
-            self._watch.rest()
+            if ended := self._ended(found, None if since is None else now - since, pause):
+                return ended
+            if since is None:
+                self._watch.rest()
+            elif self._sleep(min(_LOOK, since + pause - now), message):
+                return None
+
+    def _count(self, message: Envelope, step: Step, published: float, longest: float) -> Tally:
+        """Look at the nodes, and count how far they are."""
+        self.look(longest)
+        newest = self._asked(message)
+        self.admitted = self.known if newest.addressed is None else self.known & newest.addressed
+        if step.found is None:
+            self._tell_admitted(step, message)
+        step.found = tally(self._members, newest, published, 1.0)
+        return step.found
+
+    def _ended(self, found: Tally, confirmed: float | None, pause: float) -> Ended | None:
+        """How the step ended, which has been in force for so many seconds (None: is not); None if not yet."""
+        if len(found.refused) > self._most:
+            return Ended("stopped", _failed(found, self._most), found)
+        if confirmed is not None and confirmed >= pause:
+            return Ended("released", found=found)
+        if self._watch.left() <= 0:
+            return Ended("stopped", _unconfirmed(found, self._timeout), found)
+        return None
+
+    def _sleep(self, seconds: float, message: Envelope) -> bool:
+        """Pause; whether another message is the newest one before that is over."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(_GLANCE, left))
+            if self._is_overtaken(message):
+                return True
+        return False
+
+    def _is_overtaken(self, message: Envelope) -> bool:
+        head = self._watch.patiently(lambda: self._log.head(self._name, consistent=True))
+        return head is not None and head.newest > message.num
 
     def _tell_admitted(self, step: Step, message: Envelope) -> None:
         if message.kind == "admit":

@@ -48,7 +48,7 @@ def test_each_step_follows_the_one_before(fleet: RolloutFleet) -> None:
 
 
 def test_a_canary_that_refuses_stops_it_and_abort_brings_back_the_old_payload(fleet: RolloutFleet) -> None:
-    """Nobody else gets it; status names the node; the same command goes on, once the node takes it."""
+    """Nobody else gets it; status names the node."""
     fleet.refuse("node2")
     status, out, err = fleet.publish("new", "--canary", "node2")
     assert status == 1
@@ -61,9 +61,27 @@ def test_a_canary_that_refuses_stops_it_and_abort_brings_back_the_old_payload(fl
     assert (seen["name"], seen["admitted"], seen["confirmed"]) == (NAME, ["node2"], [])
     assert seen["failed"] == [{"node": "node2", "reason": "refused: not here"}]
     fleet.refuse("node2", refuses=False)
-    assert fleet.run("rollout", "abort", NAME, "--wait", "--timeout", "100s")[0] == 0
+    status, out, _ = fleet.run("rollout", "abort", NAME, "--wait", "--timeout", "100s")
+    assert status == 0
+    assert "all nodes get the payload of message" in out
     assert fleet.payloads() == ["old"] * SIZE
     assert fleet.json("rollout", "status")["rollouts"] == []
+
+
+def test_the_same_command_has_nodes_that_failed_try_once_more(fleet: RolloutFleet) -> None:
+    """Under another number, since a refusal is final; once for each run."""
+    fleet.refuse("node2")
+    words = ("--canary", "node1,node2", "--steps", "100%")
+    assert fleet.publish("new", *words)[0] == 1
+    status, out, err = fleet.publish("new", *words)
+    assert status == 1
+    assert "nodes that failed get it once more" in err
+    assert "stopped at again: in force on 1 of 2 nodes" in out
+    assert len([one for one in fleet.messages() if one.rollout]) == 2
+    fleet.refuse("node2", refuses=False)
+    told = fleet.json("publish", NAME, "new", *SWIFT, *words)
+    assert [one["step"] for one in told["steps"]] == ["last step", "again", "100%", "release"]
+    assert fleet.payloads() == ["new"] * SIZE
 
 
 def test_the_running_command_notices_an_abort_from_elsewhere(fleet: RolloutFleet) -> None:
