@@ -128,7 +128,7 @@ def _rotate(reached: ReachedFleet, arguments: Namespace, output: Output) -> int:
     if output.json:
         output.document(_told(name, result, time.monotonic() - began, status))
     else:
-        _print(event, result, time.monotonic() - began, output)
+        _print(event, result, time.monotonic() - began, output, adopts=policy.adopts)
     return status
 
 
@@ -186,7 +186,7 @@ def _told(name: CoordinatedName, result: Result, took: float, status: int) -> di
     }
 
 
-def _print(event: str, result: Result, took: float, output: Output) -> None:
+def _print(event: str, result: Result, took: float, output: Output, *, adopts: bool) -> None:
     from handlers.tls_ticket_keys.rotation import Publish, Wait  # noqa: PLC0415 (as above)
 
     last, document = result.last, result.seen.document
@@ -210,7 +210,8 @@ def _print(event: str, result: Result, took: float, output: Output) -> None:
         )
     else:
         due = f", the next rotation is due at {moment(last.until)}" if last.until else ""
-        output.line(f"{event}: nothing to do{due}")
+        events = ": keys come with events (`trust.accept_events`), and no new one was heard" if adopts else ""
+        output.line(f"{event}: nothing to do{due}{events}")
 
 
 _ADVICE: Final = (
