@@ -234,7 +234,7 @@ class CoordinatedName:
     def _taker(self, member: Member, waits: str) -> Taker:
         document = member.document
         if document is None:
-            return Taker(member.node, 0, waits, {}, is_mute=True)
+            return Taker(member.runs_as or member.node, 0, waits, {}, is_mute=True)
         reports = {title: one.report for title, one in document.handlers.items() if self.name in one.names}
         return Taker(member.node, document.names[self.name].live or 0, waits, reports)
 

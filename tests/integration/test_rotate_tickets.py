@@ -23,6 +23,7 @@ from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name
 from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.envelope import Draft
 from agentd.fleet.reader import Reader
+from agentd.fleet.registration import SERVICE, service_id
 from agentd.trust.key_files import read_key
 from agentd.trust.keyring import Signer
 from agentd.trust.keys import FleetKey, SecretKey, new_secret_key
@@ -368,3 +369,42 @@ def test_two_coordinators_at_once_make_one_rotation(fleet: RotatingFleet) -> Non
     assert all(ring[-1:] == first["ring"] for ring in rings)
     steps = sum(len(one["did"]) for one in told)
     assert steps == 3 * (len(fleet.document().ring) - 1)
+
+
+def test_a_dry_run_says_what_comes_next(fleet: RotatingFleet) -> None:
+    """And publishes nothing."""
+    status, out, _ = fleet.command("rotate-tickets", "--dry-run")
+    assert (status, out) == (0, f"{NAME}: the next step is to stage a new key\n")
+    assert fleet.log.head(NAME) is None
+
+
+def test_a_node_whose_acknowledgement_is_lost_is_known_by_its_service(fleet: RotatingFleet) -> None:
+    """Healthy or not, it is waited for: it may have keys that nobody else knows of."""
+    node = fleet.consul.get("/v1/agent/self")["Config"]["NodeName"]
+    identity = service_id(fleet.name, "lb9")
+    service = {"Service": SERVICE, "ID": identity, "Tags": [fleet.name]}
+    fleet.consul.put(
+        "/v1/catalog/register",
+        {"Node": node, "SkipNodeUpdate": True, "Address": "127.0.0.1", "Service": service},
+    )
+    try:
+        with fleet.following():
+            told = fleet.rotate("--timeout", "1s", status=1)
+            assert [one["node"] for one in told["waiting"]] == ["lb9"]
+            assert told["did"] == []
+            assert fleet.rotate("--without", "lb9")["phase"] == "idle"
+    finally:
+        fleet.consul.put("/v1/catalog/deregister", {"Node": node, "ServiceID": identity})
+
+
+def test_while_events_bring_the_keys_the_newest_is_adopted(fleet: RotatingFleet) -> None:
+    """Each once, and no other begins a rotation."""
+    fleet.set_up(accept_events=[NAME])
+    key = secrets.token_bytes(48)
+    with fleet.following():
+        status, out, _ = fleet.command("rotate-tickets")
+        assert (status, "keys come with events" in out) == (0, True)
+        identity = fleet.consul.fire(NAME, base64.b64encode(key))
+        wait_until(lambda: identity in str(fleet.consul.get("/v1/event/list")), "the event")
+        assert fleet.rotate("--due")["ring"] == [key_digest(key)]
+        assert fleet.rotate("--due", "--every", "1ms")["did"] == []
