@@ -18,6 +18,7 @@ from agentd.commands.signing import Signing, read_signing
 from agentd.errors import (
     AgentdError,
     BadDocument,
+    ConsulRefused,
     ConsulUnavailable,
     Contended,
     LogLost,
@@ -130,7 +131,9 @@ class CoordinatedName:
             AgentdError: it would not.
             ConsulRefused: the token lacks a right; the text has the rules to add.
         """
+        from agentd.fleet.registration import SERVICE  # noqa: PLC0415 (as above)
         from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+        from agentd.trust.pattern import FREEZE  # noqa: PLC0415 (as above)
 
         self._signing.require_publisher()
         self._signing.check(self.name)
@@ -140,12 +143,15 @@ class CoordinatedName:
             )
         # Consul leaves out what the token may not see: nodes would not be waited for, or no message found.
         keys = self._keys
-        demand(
-            self._client,
-            "read",
-            [keys.nodes, keys.head(self.name), keys.messages(self.name)],
-            self._purpose,
-        )
+        logs = [part(name) for name in (self.name, FREEZE) for part in (keys.head, keys.messages)]
+        demand(self._client, "read", [keys.nodes, *logs], self._purpose)
+        for resource, name, rule in (
+            ("service", SERVICE, f'service "{SERVICE}"'),
+            ("node", "", 'node_prefix ""'),
+        ):
+            if self._client.authorized(resource, "read", name) is False:
+                needed = f'{rule} {{ policy = "read" }}'
+                raise ConsulRefused(f"{self._purpose} needs more rights: add to the token's policy: {needed}")
 
     @property
     def accepts_events(self) -> bool:

@@ -408,3 +408,40 @@ def test_while_events_bring_the_keys_the_newest_is_adopted(fleet: RotatingFleet)
         wait_until(lambda: identity in str(fleet.consul.get("/v1/event/list")), "the event")
         assert fleet.rotate("--due")["ring"] == [key_digest(key)]
         assert fleet.rotate("--due", "--every", "1ms")["did"] == []
+
+
+def test_a_token_that_sees_only_a_part_rotates_nothing(
+    new_consul: Callable[..., ConsulAgent],
+    capsys: pytest.CaptureFixture[str],
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Consul leaves out what it may not see, and nodes would not be waited for; the rule is named."""
+    consul = new_consul(acl=True)
+    keys = "agentd/denied/"
+    rules = {
+        f'key_prefix "{keys}names/"': "write",
+        f'key_prefix "{keys}messages/"': "write",
+        f'key_prefix "{keys}pruned/"': "write",
+        f'key_prefix "{keys}nodes/"': "read",
+        'node_prefix ""': "read",
+        'service "agentd"': "read",
+        f'event "{NAME}"': "read",
+    }
+    with closing(RotatingFleet(consul, "denied", capsys, directory)) as fleet:
+        monkeypatch.setenv("AGENTD_CONFIG", str(fleet.file))
+        fleet.set_up()
+        fleet.join("lb1", "lb2")
+
+        def use(without: str = "") -> None:
+            text = "\n".join(
+                f'{rule} {{ policy = "{access}" }}' for rule, access in rules.items() if rule != without
+            )
+            monkeypatch.setenv("CONSUL_HTTP_TOKEN", consul.make_token(text))
+
+        for rule in ('service "agentd"', 'node_prefix ""', f'key_prefix "{keys}nodes/"'):
+            use(without=rule)
+            assert rule in fleet.refused("rotate-tickets", "--timeout", "5s")
+        use()
+        with fleet.following():
+            assert fleet.rotate()["phase"] == "idle"
