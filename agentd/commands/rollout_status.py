@@ -21,7 +21,7 @@ from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
 from agentd.fleet.newest import Newest
-from agentd.fleet.rights import explained
+from agentd.fleet.rights import demand, explained
 from agentd.fleet.standing import takers
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def show(arguments: Namespace, output: Output) -> int:
             opened, wrong = _opened(log, name)
             keyring = keyring_of(reached)
             seen = {one: _seen(each, members, census, keyring) for one, each in opened.items()}
+        if not (opened and documents.indexes):  # or the token may not see them
+            demand(reached.client, "read", [*needed, keys.nodes], _PURPOSE)
         if name is not None and name in wrong:
             raise AgentdError(f"{name}: {wrong[name]}")
         is_known = bool(documents.indexes or opened or wrong)

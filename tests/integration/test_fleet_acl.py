@@ -196,6 +196,49 @@ def test_a_job_may_be_let_publish_one_name_only(
     assert f"agentd/{name}/names/other" in capsys.readouterr().err
 
 
+def roll_out(
+    strict: ConsulAgent, name: str, wanted: list[Rule], monkeypatch: pytest.MonkeyPatch
+) -> list[int]:
+    """Begin a rollout that no node confirms, look at it, abort it, with these rights; the statuses."""
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.token or "")
+    where = ["--fleet", name, "--http-addr", strict.url]
+    assert main(["publish", NAME, "one", "--keep", "latest", *where]) == 0
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", token(strict, name, wanted))
+    return [
+        main(["publish", NAME, "two", "--canary", "1", "--timeout", "3s", *where]),
+        main(["rollout", "status", *where]),
+        main(["rollout", "abort", NAME, *where]),
+    ]
+
+
+def test_publisher_and_viewer_together_may_roll_out(
+    strict: ConsulAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Begin it, see who has not confirmed, and abort it."""
+    name = f"acl-{free_port()}"
+    strict.kv_put(Keys(name).node("lb-1"), render(acknowledgement(1, None)))
+
+    assert roll_out(strict, name, rules("publisher") + rules("viewer"), monkeypatch) == [1, 0, 0]
+    told = capsys.readouterr()
+    assert "1 of 1 nodes did not confirm it within 3.0 s" in told.out
+    assert "policy" not in told.err
+
+
+def test_whoever_may_not_see_the_nodes_rolls_nothing_out(
+    strict: ConsulAgent, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And is told the rule to add; nobody would be waited for."""
+    name = f"acl-{free_port()}"
+    strict.kv_put(Keys(name).node("lb-1"), render(acknowledgement(1, None)))
+    wanted = [rule for rule in rules("publisher") if "/nodes/" not in rule.segment]
+
+    assert roll_out(strict, name, wanted, monkeypatch) == [1, 1, 1]
+    assert f"agentd/{name}/nodes/" in capsys.readouterr().err
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", strict.token or "")
+    assert main(["rollout", "status", "--fleet", name, "--http-addr", strict.url]) == 0
+    assert capsys.readouterr().out == "No rollout is open.\n"
+
+
 _WAITING = [
     Rule("key_prefix", "agentd/FLEET/nodes/", "read"),
     Rule("key", f"agentd/FLEET/names/{NAME}", "read"),
