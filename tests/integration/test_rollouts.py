@@ -116,6 +116,17 @@ def test_the_same_command_goes_on_after_it_was_killed(fleet: RolloutFleet, step:
     assert len({one.rollout for one in fleet.messages() if one.rollout}) == 1
 
 
+def test_who_interrupts_it_is_told_what_to_do(fleet: RolloutFleet) -> None:
+    """It stays open."""
+    running = fleet.begin("new", "--canary", "node3", "--pause", "10m")
+    fleet.await_payloads("old", "old", "new", "old", "old")
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=100)
+    assert running.returncode == 130
+    assert "interrupted: no more nodes are admitted" in err
+    assert fleet.seen()["admitted"] == ["node3"]
+
+
 def test_two_at_once_come_to_the_same_end(fleet: RolloutFleet) -> None:
     """Each step is written once, whoever of them does it."""
     both = [fleet.begin("new", "--canary", "2", "--steps", "50%,100%", "--json") for _ in range(2)]
