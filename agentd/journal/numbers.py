@@ -187,7 +187,8 @@ def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, i
     db.executemany(
         "INSERT INTO numbers (handler, name, generation, num, seq) SELECT ?1, ?2, ?3, ?4,"
         " coalesce((SELECT max(seq) FROM changes), 0)"
-        " WHERE NOT EXISTS (SELECT 1 FROM numbers WHERE handler = ?1 AND name = ?2 AND num >= ?4)",
+        " WHERE NOT EXISTS (SELECT 1 FROM numbers WHERE handler = ?1 AND name = ?2 AND num >= ?4)"
+        " ON CONFLICT DO UPDATE SET num = excluded.num, seq = excluded.seq",
         [(handler, name, to, num) for handler, names in told.items() for name, num in names.items()],
     )
 

@@ -45,6 +45,13 @@ def fire(stand: Stand, worker: Worker, key: bytes, identity: str, ltime: int) ->
     return fired
 
 
+def logged(num: int, key: bytes) -> Event:
+    """A message of the log with a key."""
+    made = event(f"keys-{num}", base64.b64encode(key).decode())
+    told = {"num": num, "issued": 1.0, "from": 1.0, "publisher": "", "via": ""}
+    return Event("log:keys", made.raw | {"Name": "keys", "Message": told}, num)
+
+
 def places(stand: Stand, key: bytes) -> list[str]:
     """The files that contain it: raw, in hex, in base64, or in the base64 that Consul makes of that."""
     text = base64.b64encode(key)
@@ -306,6 +313,26 @@ def test_a_rollback_keeps_the_current_keys(stand: Stand) -> None:
     assert stand.tree.current == to
     assert stand.files == {"a": b"1"} | keys
     assert (stand.journal.store("scribe"), stand.journal.store("tickets")) == ({"a": "1"}, ring)
+
+
+def test_a_rollback_keeps_what_is_in_force_of_the_log(stand: Stand) -> None:
+    """The keys stay, so their message does; also forth again, over a restart, and if the next one comes."""
+    worker = new_worker(stand)
+    generations_of = {}
+    for num, key in ((5, OLD), (6, NEW)):
+        stand.receive(logged(num, key), handler="tickets")
+        settle(worker)
+        generations_of[num] = stand.tree.current
+
+    for num in (5, 6, 5):
+        stand.committer.roll_back(generations_of[num], "by hand", ())
+        assert stand.committer.numbers.live("tickets") == {"keys": 6}
+    stand.restart()
+    worker = new_worker(stand)
+    stand.receive(logged(7, OLD), handler="tickets")
+    settle(worker)
+
+    assert stand.committer.numbers.live("tickets") == {"keys": 7}
 
 
 def test_a_generation_whose_key_was_wiped_is_sound_and_says_so(stand: Stand) -> None:
