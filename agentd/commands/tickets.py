@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from agentd.fleet.rotation_report import Rotation
 
 _RING: Final = "ring"  # what the handlers of ticket keys report it as; see `Handler.report`
+_HELD: Final = "keys"  # and how many there are, if that are more than are listed
 _MOST_KEYS: Final = 16
+_MOST_HELD: Final = 1000
 _MOST_ROWS: Final = 40
 _MOST_WAITS: Final = 10
 _LONGEST: Final = 32  # characters of a digest
@@ -58,6 +60,8 @@ class Ring:
     node: str
     handler: str
     keys: tuple[Key, ...]
+    more: int = 0
+    """How many keys there are besides, which the node does not list."""
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -100,7 +104,7 @@ def execute(arguments: Namespace, output: Output) -> int:
 def rings_of(found: Mapping[str, Acknowledgement]) -> list[Ring]:
     """The rings that the nodes report; malformed parts of a report are left out."""
     return [
-        Ring(node, handler, tuple(_keys(reported)))
+        Ring(node, handler, keys := tuple(_keys(reported)), _more(document, handler, len(keys)))
         for node, document in sorted(found.items())
         for handler, reported in sorted(document.reported(_RING).items())
     ]
@@ -111,6 +115,11 @@ def _keys(reported: Any) -> Iterator[Key]:  # noqa: ANN401 (any JSON)
         if isinstance(one, Mapping) and isinstance(one.get("key"), str):
             times = (_time(one.get(name)) for name in ("since", "promoted", "demoted"))
             yield Key(printable(one["key"][:_LONGEST]), *times)
+
+
+def _more(document: Acknowledgement, handler: str, listed: int) -> int:
+    held = document.reported(_HELD).get(handler)
+    return held - listed if type(held) is int and listed < held <= _MOST_HELD else 0
 
 
 def _time(value: object) -> float | None:
@@ -129,6 +138,7 @@ def _told(ring: Ring, rotation: Rotation | None) -> dict[str, Any]:
             {"key": key.digest, "since": key.since, "promoted": key.promoted, "demoted": key.demoted}
             for key in ring.keys
         ],
+        "more": ring.more,
     }
 
 
@@ -180,6 +190,8 @@ def _print(rings: Sequence[Ring], output: Output, now: float) -> None:
             age = span(max(0.0, now - min(known))) if known else None
             shown = [first.handler, len(same), nodes] if at == 0 else [" ", " ", " "]
             rows.append([*shown, key.digest, role, age])
+        if first.more:
+            rows.append([" ", " ", " ", f"and {first.more} more", None, None])
     output.table(("HANDLER", "NODES", "WHICH", "KEY", "USE", "AGE"), rows[:_MOST_ROWS])
     if rows[_MOST_ROWS:]:
         output.line(f"... and {len(rows) - _MOST_ROWS} more lines: see --json")

@@ -219,9 +219,9 @@ class TicketKeys(Handler):
         """The ring, the encrypting key first: each key by a digest, and the times of what became of it.
 
         And for how many seconds a session may be resumed, if nginx's files say so; the phase of the fleet's
-        rotation; and how many keys of it this node can hold, if that is limited.
+        rotation; and how many keys of it this node can hold, of how many bytes, if that is limited.
         """
-        ring, taken = [key.report() for key in _load(context)[:_MOST_REPORTED]], _taken(context)
+        held, taken = _load(context), _taken(context)
         timeout = longest(context.nginx.conf)
         if self._haproxy:
             timeout = max(timeout or DEFAULT, self._haproxy.session_timeout)
@@ -229,7 +229,10 @@ class TicketKeys(Handler):
             "session_timeout": timeout,
             "rotation": taken.report() if taken else None,
             "most": self._haproxy.most if self._haproxy else None,
+            "key_size": _size(held, context) if self._haproxy else None,
+            "keys": len(held) if len(held) > _MOST_REPORTED else None,
         }
+        ring = [key.report() for key in held[:_MOST_REPORTED]]
         return {"ring": ring} | {name: one for name, one in told.items() if one is not None}
 
     def _by_nginx(self, ring: Ring, context: Context) -> Verdict:
@@ -316,7 +319,7 @@ class TicketKeys(Handler):
             "tls_ticket_key_promoted_timestamp_seconds": ring[0].promoted,
             "tls_ticket_key_oldest_timestamp_seconds": min(key.received for key in ring),
             "tls_ticket_keys": len(ring),
-        } | (taken.gauges() if taken else {})
+        } | (taken.gauges(self.options.rotate_every) if taken else {})
 
 
 def _status(ring: Ring, taken: Taken | None) -> list[dict[str, Any]]:
@@ -353,6 +356,11 @@ def _lost_some(context: Context) -> bool:
 
 def _key(secret: bytes, order: Order, now: float) -> TicketKey:
     return TicketKey(order, secret[:NAME_SIZE].hex(), path_of(secret), now)
+
+
+def _size(ring: Ring, context: Context) -> int | None:
+    """Bytes of the key that encrypts; None if there is none."""
+    return len(context.files.read(ring[0].path) or b"") or None if ring else None
 
 
 def _haproxy(options: HAProxyOptions) -> HAProxy:

@@ -39,6 +39,7 @@ class Taken:
         ring: the files of its ring.
         next: the file of the key that is only to decrypt yet, or None.
         revoked: when the keys before were revoked, or None.
+        promoted: when the ring's first key was promoted, or None.
     """
 
     num: int
@@ -47,13 +48,14 @@ class Taken:
     ring: tuple[str, ...]
     next: str | None = None
     revoked: int | None = None
+    promoted: int | None = None
 
     @classmethod
     def of(cls, num: int, document: Document) -> Taken:
         """That of a document."""
         following = None if document.next is None else path_of(document.next)
         ring = tuple(map(path_of, document.ring))
-        return cls(num, document.phase, document.since, ring, following, document.revoked)
+        return cls(num, document.phase, document.since, ring, following, document.revoked, document.promoted)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Taken:
@@ -81,11 +83,16 @@ class Taken:
         """What the fleet may know."""
         return {"phase": self.phase, "since": self.since, "num": self.num}
 
-    def gauges(self) -> dict[str, float]:
-        """For an alarm if a rotation does not go on: 0 is idle, 1 staged, 2 promoted."""
+    def gauges(self, every: float) -> dict[str, float]:
+        """For an alarm if a rotation does not go on, or begin: 0 is idle, 1 staged, 2 promoted.
+
+        Args:
+            every: seconds after which the next one is due.
+        """
         return {
             "tls_ticket_rotation_phase": _PHASES.index(self.phase),
             "tls_ticket_rotation_since_timestamp_seconds": self.since,
+            "tls_ticket_rotation_due_timestamp_seconds": (self.promoted or self.since) + every,
         }
 
 

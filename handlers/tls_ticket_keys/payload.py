@@ -15,7 +15,8 @@ from agentd.handler import PermanentError, digest
 NAME_SIZE: Final = 16
 """A key begins with a name, by which tickets refer to it; every ticket contains it in the clear."""
 
-_SIZES: Final = (48, 80)
+SIZES: Final = (48, 80)
+"""Bytes of a key."""
 _FEWEST_DISTINCT: Final = 6  # 16 random bytes have fewer in one of 10**17 keys
 _TEXT: Final = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
@@ -46,7 +47,7 @@ def read_key(payload: bytes) -> bytes:
 
 def fault(key: bytes) -> str:
     """What is wrong with the bytes of a key; "" if nothing is."""
-    if len(key) not in _SIZES:
+    if len(key) not in SIZES:
         return f"the key is {len(key)} bytes long instead of 48 or 80"
     return "" if _looks_random(key) else "the key is not random"
 

@@ -25,6 +25,8 @@ MARGIN: Final = 900
 """Seconds for which a key stays longer than any session, in case clocks are wrong."""
 OVERDUE: Final = 3600.0
 """Seconds after which a rotation that waits is an alarm."""
+KEY_SIZE: Final = 80
+"""Bytes of a new key: a name, an HMAC key and an AES-256 key."""
 BELL_PAUSE: Final = 60.0
 """Seconds after a rotation in which events do not begin another."""
 
@@ -42,6 +44,7 @@ class Node:
         waits: why a newer one is not in force yet.
         session_timeout: seconds for which it lets a session be resumed; None if unknown.
         most: how many keys it can hold; None for any number.
+        size: of how many bytes the keys are that it can hold, and has; None for any.
         is_mute: whether agentd is there, and what it acknowledges is not known.
     """
 
@@ -50,6 +53,7 @@ class Node:
     waits: str = ""
     session_timeout: int | None = None
     most: int | None = None
+    size: int | None = None
     is_mute: bool = False
 
 
@@ -154,22 +158,35 @@ def step(seen: Seen, policy: Policy, wish: Wish) -> Step:
         return _unready(seen, wish) or Publish(_revoked(seen, wish), "replace all keys")
     if document is None or document.phase == "idle":
         return _idle(seen, policy, wish)
-    return _unready(seen, wish) or _under_way(document, seen, policy, wish)
+    return _unready(seen, wish, document.since) or _under_way(document, seen, policy, wish)
 
 
-def _unready(seen: Seen, wish: Wish) -> Wait | None:
-    """Why nothing may follow from what was read."""
-    mute = tuple(one for one in seen.nodes if one.is_mute and one.name not in wish.without)
+def key_size(seen: Seen) -> int:
+    """Bytes of a new key: as many as the others have while a node cannot hold two lengths at once."""
+    sizes = [one.size for one in seen.nodes if one.size is not None]
+    if not sizes:
+        return KEY_SIZE
+    return len(seen.document.ring[0]) if seen.document and seen.document.ring else min(sizes)
+
+
+def _unready(seen: Seen, wish: Wish, since: float | None = None) -> Wait | None:
+    """Why nothing may follow from what was read, though something was to since then."""
+    mute = _mute(seen, wish)
     if seen.document is None and mute:  # if Consul was wiped, they have a document
-        return Wait("nobody knows what these nodes have in force", nodes=mute)
+        return Wait("nobody knows what these nodes have in force", since, mute)
     if all(one.is_mute for one in seen.nodes):
-        return Wait("no node of the fleet acknowledges this name")
+        return Wait("no node of the fleet acknowledges this name", since)
     highest = max(one.live for one in seen.nodes)
     if seen.newest < highest:
         return Wait(
-            f"the log is older than what nodes have in force ({highest}): waiting until they write it back"
+            f"the log is older than what nodes have in force ({highest}): waiting until they write it back",
+            since,
         )
     return None
+
+
+def _mute(seen: Seen, wish: Wish) -> tuple[Node, ...]:
+    return tuple(one for one in seen.nodes if one.is_mute and one.name not in wish.without)
 
 
 # ---------------------------------------------------------------- idle
@@ -177,7 +194,7 @@ def _unready(seen: Seen, wish: Wish) -> Wait | None:
 
 def _idle(seen: Seen, policy: Policy, wish: Wish) -> Step:
     document = seen.document
-    over = _over(seen)
+    over = () if _mute(seen, wish) else _over(seen)  # they may let sessions live for longer
     if document is not None and over:
         ring = tuple(key for key in document.ring if key not in over)
         return _unready(seen, wish) or Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
@@ -194,7 +211,9 @@ def _due(seen: Seen, policy: Policy, wish: Wish) -> float:
         return seen.now if wish.adopted and _is_rung(document, wish) else math.inf
     if wish.begin or document is None:
         return seen.now
-    dues = [document.promoted + policy.every] if document.promoted is not None else [seen.now]
+    promoted = document.promoted
+    is_known = promoted is not None and promoted <= seen.now + MARGIN  # else some clock was wrong
+    dues = [promoted + policy.every if promoted is not None and is_known else seen.now]
     if _is_rung(document, wish):
         dues.append(document.since + BELL_PAUSE)
     return min(dues)
@@ -214,7 +233,7 @@ def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None
         return Wait(wish.frozen, since, lasting=True)
     if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy)).keys:
         return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since, lasting=True)
-    return _unready(seen, wish)
+    return _unready(seen, wish, since)
 
 
 class _Room(NamedTuple):

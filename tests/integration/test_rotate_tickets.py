@@ -183,13 +183,35 @@ def test_an_empty_event_rings(fleet: RotatingFleet) -> None:
     """For a rotation by the timer; once."""
     with fleet.following():
         fleet.rotate()
-        identity = fleet.consul.fire(NAME, b"")
-        wait_until(lambda: identity in str(fleet.consul.get("/v1/event/list")), "the event")
+        identity = fire(fleet, b"")
         assert fleet.rotate("--due")["due"] < time.time() + 61
         fleet.rotate()
     bell = fleet.document().bell
     assert bell is not None
     assert bell[1] == identity
+
+
+def test_the_newest_key_of_an_event_is_adopted_whatever_else_is_fired(fleet: RotatingFleet) -> None:
+    """Empty events, keys of the ring, and keys under the name of another cannot hide it."""
+    fleet.set_up(accept_events=[NAME])
+    first, second = secrets.token_bytes(48), secrets.token_bytes(80)
+    with fleet.following():
+        fire(fleet, base64.b64encode(first))
+        fleet.rotate("--due")
+        fire(fleet, base64.b64encode(second))
+        for payload in (b"", first, first[:16] + secrets.token_bytes(64), b"junk"):
+            fire(fleet, payload and base64.b64encode(payload))
+        told = fleet.rotate("--due")
+        assert [one["does"] for one in told["did"]] == ["stage a new key", "encrypt with it", "confirm"]
+        assert fleet.rotate("--due")["did"] == []
+    assert fleet.document().ring == (second, first)
+
+
+def fire(fleet: RotatingFleet, payload: bytes) -> str:
+    """Fire an event, and wait until the agent lists it; returns its ID."""
+    identity = fleet.consul.fire(NAME, payload)
+    wait_until(lambda: identity in str(fleet.consul.get("/v1/event/list")), "the event")
+    return identity
 
 
 def forge(fleet: RotatingFleet, payload: bytes, *, signer: Signer | None = None) -> int:

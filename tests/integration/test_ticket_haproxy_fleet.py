@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from handlers.tls_ticket_keys.document import Document
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require
 from tests.servers.fleet import Node
@@ -69,6 +72,15 @@ class Fleet:
         made = ServerProcess(argv, self._directory / "rotate.log")
         made.spawn()
         return made
+
+    def adopt(self, key: bytes) -> None:
+        """Give all nodes a ring of one key, with which HAProxy is started anew."""
+        num = self._fleet.publish(Document("idle", (key,), since=int(time.time())))
+        for node, haproxy in zip(self.nodes, self.haproxys, strict=True):
+            wait_until(lambda node=node: node.tickets()[0].read_bytes() == key, "the key")  # type: ignore[misc]
+            haproxy.process.stop()
+            haproxy.start()
+        self._fleet.await_live(num)
 
     def names(self) -> list[list[bytes]]:
         """Of the keys with which each HAProxy, and each nginx, encrypts."""
@@ -133,6 +145,20 @@ def test_the_ring_is_full_with_two_keys(fleet: Fleet) -> None:
     assert re.fullmatch(
         r"the ring is full: node[12] can hold 2 keys; the oldest leaves in \d+ min", told["reason"]
     )
+
+
+def test_keys_of_48_bytes_are_followed_by_such(fleet: Fleet) -> None:
+    """As cron fired them: HAProxy holds no two lengths at once, so one of 80 bytes would block."""
+    first = secrets.token_bytes(48)
+    fleet.adopt(first)
+
+    fleet.rotate()
+
+    slots = [haproxy.slots() for haproxy in fleet.haproxys]
+    assert {len(key) for window in slots for key in window} == {48}
+    assert all(first in window and window[1] != first for window in slots)
+    fleet.rotate("--revoke")
+    assert {len(key) for haproxy in fleet.haproxys for key in haproxy.slots()} == {48}
 
 
 def test_a_revocation_needs_no_reload(fleet: Fleet) -> None:

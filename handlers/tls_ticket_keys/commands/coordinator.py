@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd.command import AgentdError, ConsulError, PermanentError
 from handlers.tls_ticket_keys.document import Document, key_digest
-from handlers.tls_ticket_keys.payload import read_key
+from handlers.tls_ticket_keys.payload import NAME_SIZE, SIZES, read_key
 from handlers.tls_ticket_keys.rotation import (
+    KEY_SIZE,
     OVERDUE,
     Bell,
     Node,
@@ -27,14 +28,13 @@ from handlers.tls_ticket_keys.rotation import (
     Step,
     Wait,
     Wish,
+    key_size,
     step,
 )
 
 if TYPE_CHECKING:
     from agentd.command import CoordinatedName, State, Taker
 
-KEY_SIZE: Final = 80
-"""Bytes of a new key: a name, an HMAC key and an AES-256 key."""
 _MOST_SECONDS: Final = 10**8
 _MOST_KEYS: Final = 1000
 _STALE: Final = 5.0  # seconds after which the log is read again, though no node has changed
@@ -159,29 +159,35 @@ class Coordinator:
         if document is not None and self._key in document.ring:
             if self._asked.revoke:
                 return Wish(self._key, without=self._asked.without)
-            self._key = secrets.token_bytes(KEY_SIZE)
+            self._key = b""
+        if len(self._key) != (size := key_size(seen)):
+            self._key = secrets.token_bytes(size)
         wish = Wish(self._key, without=self._asked.without)
         idle = document is None or document.phase == "idle"
         if not (idle or self._asked.revoke):
             return wish
-        bell, heard = self._heard()
+        bell, heard = self._heard(document)
         wish = replace(wish, bell=bell, revoke=self._asked.revoke, frozen=self._name.frozen())
         if self._policy.adopts and heard is not None and not self._asked.revoke:
             return replace(wish, key=heard, adopted=True)
         begins = not (self._asked.due or self._asked.revoke) and _former(document) == self._former
         return replace(wish, begin=begins)
 
-    def _heard(self) -> tuple[Bell | None, bytes | None]:
-        """The newest event, and the key that it brings if such events are accepted."""
+    def _heard(self, document: Document | None) -> tuple[Bell | None, bytes | None]:
+        """The newest empty event; or, if keys come with events, the newest with one, and the key."""
+        names = {key[:NAME_SIZE] for key in document.ring} if document else set()
         for event in reversed(self._name.patiently(self._name.heard)):
             bell = int(event.raw["LTime"]), event.id
-            if not event.raw.get("Payload"):
-                return bell, None
-            if self._policy.adopts:
-                try:
-                    return bell, read_key(event.payload)
-                except PermanentError:
-                    continue
+            if not self._policy.adopts:
+                if not event.raw.get("Payload"):
+                    return bell, None
+                continue
+            try:
+                key = read_key(event.payload)
+            except PermanentError:
+                continue
+            if key[:NAME_SIZE] not in names:  # else it is there already, or somebody forged it
+                return bell, key
         return None, None
 
     # ------------------------------------------------------------------ what there is
@@ -249,12 +255,14 @@ def _node(taker: Taker) -> Node:
     """A node by what it acknowledges, of which nothing is believed that cannot be."""
     timeouts = [_whole(one, _MOST_SECONDS) for one in taker.reported("session_timeout")]
     rooms = [_whole(one, _MOST_KEYS) for one in taker.reported("most")]
+    sizes = [one for one in taker.reported("key_size") if type(one) is int and one in SIZES]
     return Node(
         taker.node,
         taker.live,
         taker.waits,
         max(filter(None, timeouts), default=None),
         min(filter(None, rooms), default=None),
+        min(sizes, default=None),
         taker.is_mute,
     )
 

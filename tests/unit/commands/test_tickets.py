@@ -26,6 +26,14 @@ def test_a_ring_is_read_as_it_is_reported() -> None:
     ]
 
 
+@pytest.mark.parametrize("held, more", [(17, 16), (1, 0), (0, 0), ("17", 0), (True, 0), (10**9, 0)])
+def test_keys_that_are_not_listed_are_counted(held: object, more: int) -> None:
+    """A node lists only the first ones."""
+    handler = HandlerReport(report={"ring": [{"key": "5f2a"}], "keys": held})
+    [one] = rings_of({"a": Acknowledgement("1", "id", "boot", 1.0, handlers={"tickets": handler})})
+    assert one.more == more
+
+
 @pytest.mark.parametrize("ring", [None, 1, "5f2a", {}, [1], [{}], [{"key": 5}], [["key"]]])
 def test_what_is_no_ring_has_no_keys(ring: Any) -> None:  # noqa: ANN401 (any JSON)
     """And breaks nothing."""

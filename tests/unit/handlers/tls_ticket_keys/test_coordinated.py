@@ -524,13 +524,23 @@ def test_what_is_told_of_a_rotation() -> None:
     assert gauges["tls_ticket_rotation_since_timestamp_seconds"] == NOW - 7
 
 
+def test_when_the_next_rotation_is_due_is_told() -> None:
+    """So that one which never begins is an alarm, whatever holds it up."""
+    node = Node(rotate_every="2h")
+    node.take(idle(0, promoted=NOW - 30, since=NOW - 20), 12)
+    assert node.store["gauges"]["tls_ticket_rotation_due_timestamp_seconds"] == NOW - 30 + 2 * HOUR
+    node.take(staged(0, following=2, promoted=NOW - 30, since=NOW), 13)
+    assert node.store["gauges"]["tls_ticket_rotation_due_timestamp_seconds"] == NOW - 30 + 2 * HOUR
+
+
 def test_the_largest_ring_fits_an_acknowledgement() -> None:
-    """With the phase beside it."""
+    """With the phase beside it, and how many keys are not listed."""
     node = Node()
     ring = tuple(random.Random(one).randbytes(80) for one in range(100, 201))
     node.take(Document("staged", ring, SECRETS[0], since=NOW), 8_000_000_000_000_000)
 
     assert len(json.dumps(node.report())) < 2048
+    assert (node.report()["keys"], len(node.report()["ring"])) == (103, 16)
 
 
 def test_no_secret_in_store_or_log() -> None:

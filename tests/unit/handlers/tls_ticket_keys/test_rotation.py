@@ -22,6 +22,7 @@ from handlers.tls_ticket_keys.rotation import (
     Seen,
     Wait,
     Wish,
+    key_size,
     step,
 )
 
@@ -73,6 +74,32 @@ class TestBeginning:
         alone = Document("idle", (NOW,), since=T, promoted=T)
         made = published(step(seen(alone, after=3600), POLICY, WISH))
         assert made == Document("staged", (NOW,), NEW, since=T + 3600, promoted=T)
+
+    def test_a_date_in_the_future_does_not_put_it_off(self) -> None:
+        """The clock of whoever promoted the key was wrong, by months perhaps."""
+        ahead = replace(IDLE, promoted=T + 10**7, since=T + 10**7)
+        assert published(step(seen(ahead), POLICY, WISH)).phase == "staged"
+        little = replace(IDLE, promoted=T + 600)
+        assert step(seen(little), POLICY, WISH) == Rest(T + 4200)
+
+    @pytest.mark.parametrize(
+        "document, sizes, size",
+        [
+            (IDLE, (None, None), 80),
+            (replace(IDLE, ring=(NOW[:48],), demoted={}), (None, None), 80),
+            (replace(IDLE, ring=(NOW[:48],), demoted={}), (None, 48), 48),
+            (IDLE, (48, 80), 80),
+            (Document("staged", (), NEW, since=T), (80, 48), 48),
+            (None, (None, 48), 48),
+            (None, (), 80),
+        ],
+    )
+    def test_a_key_is_as_long_as_those_that_it_stands_beside(
+        self, document: Document | None, sizes: tuple[int | None, ...], size: int
+    ) -> None:
+        """Where a node cannot hold two lengths at once, as HAProxy."""
+        nodes = (Node(f"lb{at}", NUM, size=one) for at, one in enumerate(sizes))
+        assert key_size(seen(document, *nodes)) == size
 
     def test_somebody_may_ask_for_it(self) -> None:
         """Then no age counts."""
@@ -194,8 +221,19 @@ class TestNotReady:
     def test_the_log_is_older_than_what_a_node_has(self, document: Document | None, *, revoke: bool) -> None:
         """It was wiped, or an old snapshot was restored: the nodes write it back first."""
         newer = seen(document, *nodes_at(NUM, NUM + 1), after=4000)
-        found = step(newer, POLICY, replace(WISH, begin=not revoke, revoke=revoke))
-        assert waits(found).reason.startswith("the log is older than what nodes have")
+        found = waits(step(newer, POLICY, replace(WISH, begin=not revoke, revoke=revoke)))
+        assert found.reason.startswith("the log is older than what nodes have")
+        if document and document.phase != "idle" and not revoke:
+            assert found.since == T  # so that it becomes an alarm
+
+    def test_a_rotation_that_cannot_begin_becomes_an_alarm(
+        self, document: Document | None, *, revoke: bool
+    ) -> None:
+        """It was due since then."""
+        if document is IDLE and not revoke:
+            alone = replace(IDLE, ring=(NOW,), demoted={})
+            lagging = seen(alone, *nodes_at(NUM, NUM + 1), after=9000)
+            assert waits(step(lagging, POLICY, WISH)).since == T + 3600
 
 
 class TestRetiring:
@@ -209,6 +247,14 @@ class TestRetiring:
         assert before == Rest(T + 3600)
         made = published(step(seen(IDLE, *nodes, after=stays + MARGIN), POLICY, WISH))
         assert made == replace(IDLE, ring=(NOW,), demoted={})
+
+    def test_no_key_leaves_while_a_node_is_mute(self) -> None:
+        """It may let sessions live for longer; somebody may say that it does not matter."""
+        nodes = (Node("lb1", NUM), Node("lb2", is_mute=True))
+        late = seen(IDLE, *nodes, after=3000)
+        assert step(late, POLICY, WISH) == Rest(T + 3600)
+        made = published(step(late, POLICY, replace(WISH, without=frozenset({"lb2"}))))
+        assert made.ring == (NOW,)
 
     def test_no_key_leaves_during_a_rotation(self) -> None:
         """One step at a time."""
