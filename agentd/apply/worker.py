@@ -20,6 +20,7 @@ from agentd.apply.batch import Batch
 from agentd.apply.convergence import Convergence
 from agentd.apply.notifications import Notifications
 from agentd.apply.pausing import Pausing
+from agentd.apply.rollout_steps import RolloutSteps
 from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
 from agentd.errors import AgentdError, BadKey, HandlerError, NoFleetKey
@@ -59,6 +60,7 @@ class Worker:
         self._verification = Verification(self._attempts)
         self._accounting = Accounting(self._attempts)
         self._pausing = Pausing(self._attempts, pause)
+        self._steps = RolloutSteps(self._attempts)
         self._convergence = convergence or Convergence(self._attempts, (), lambda: Inputs("", 0.0))
         self._supersedes = type(self._attempts.handler).superseded is not Handler.superseded
         self._judged: frozenset[str] = frozenset()
@@ -287,6 +289,8 @@ class Worker:
         if attempt and (pause := attempt.hold(now)):
             return pause
         if self._supersedes and not self.paused and self._end_superseded(waiting, attempt, now):
+            return None
+        if self._steps.settle(waiting, ripe):
             return None
         if not ripe:
             later = [entry.not_before - now for entry in waiting if entry.not_before > now]

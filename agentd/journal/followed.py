@@ -29,17 +29,13 @@ from agentd.journal.rows import (
     parsed,
     same_id,
 )
+from agentd.journal.steps import Steps
 from agentd.watch.changes import LOG, Event
 
 _FLEET: Final = "fleet"  # the key in table `watched` of the fleet whose log is followed
 _MOST_REMEMBERED: Final = 4096  # IDs of provisional events; each is dropped once its message has come
 _MOST_OWED: Final = 256
 _PLACE: Final = 6  # hex digits
-_RAN: Final = "what it brings has already run here, and this handler runs only once per event"
-_RAN_BADLY: Final = (
-    "it ended badly at an earlier step of its rollout, and this handler runs only once per event: see"
-    " `agentd history`"
-)
 _AS_HEARD: Final = "it was already handled provisionally, and this handler runs only once per event"
 
 
@@ -70,6 +66,7 @@ class Followed:
 
     def __init__(self, journal: Journal) -> None:
         self._database = journal.database
+        self._steps = Steps(journal.database)
         self._clock = journal.clock
 
     def positions(self) -> dict[tuple[str, str], Position]:
@@ -228,29 +225,13 @@ class Followed:
         if at.predates(message.message, self._clock()):
             return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
         first = at.ran_since(message.message)
-        return None if first is None else self._end_in_rollout(db, handler, identity, message, at, first)
-
-    def _end_in_rollout(
-        self, db: sqlite3.Connection, handler: str, identity: str, message: Event, at: Position, first: int
-    ) -> Ending | None:
-        """End a message of a rollout if what it brings has run since number `first`; None if it is to run."""
-        if Numbers(self._database).committed(handler).get(message.name, 0) >= first:
-            ending = self._end(db, handler, identity, Outcome.UNCHANGED, _RAN)
+        found = None if first is None else self._steps.at_arrival(db, handler, message, first, at.joined)
+        if found is None:
+            return None
+        ending = self._end(db, handler, identity, found.outcome, found.reason)
+        if found.counts:
             note(db, [ending.entry.seq])
-            return ending
-        if message.message and message.message.restores:
-            is_old = first < at.joined * 1000
-            return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START) if is_old else None
-        found = db.execute(
-            "SELECT outcome, reason FROM changes WHERE handler = ? AND query = ? AND CAST(idx AS INTEGER) = ?"
-            " ORDER BY seq DESC",
-            (handler, message.query, first),
-        ).fetchone()
-        if found is None or found["reason"] == BEFORE_START:  # lost with the journal: nobody knows
-            return self._end(db, handler, identity, Outcome.EXPIRED, BEFORE_START)
-        if found["outcome"] in (Outcome.REFUSED, Outcome.FAILED, Outcome.EXPIRED):
-            return self._end(db, handler, identity, Outcome.REFUSED, _RAN_BADLY)
-        return self._end(db, handler, identity, Outcome.UNCHANGED, _RAN)
+        return ending
 
     def _end(
         self, db: sqlite3.Connection, handler: str, identity: str, outcome: Outcome, reason: str
