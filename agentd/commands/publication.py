@@ -311,7 +311,8 @@ class Publication:
         """The highest number that a node acknowledges. Warns if no node keeps the name.
 
         Raises:
-            AgentdError: nodes have the document of a rotation, which the message would replace for good.
+            AgentdError: nodes have the document of a rotation, and the message would replace it for good, or
+                not reach all of them.
         """
         from agentd.fleet.census import Census  # noqa: PLC0415 (as above)
         from agentd.fleet.rotation_report import is_rotated  # noqa: PLC0415 (as above)
@@ -323,10 +324,14 @@ class Publication:
                 _warn(f"no node of the fleet {self._reached.name!r} keeps {self._name!r} at the moment")
         except ConsulRefused:  # it is not needed for publishing
             return 0
-        if is_rotated(documents.found.values(), self._name) and not draft.body.startswith(b"{"):
+        is_partial = self._arguments.canary or draft.node or draft.service or draft.expires is not None
+        if (is_partial or not draft.body.startswith(b"{")) and is_rotated(
+            documents.found.values(), self._name
+        ):
+            why = "all nodes need the same keys" if is_partial else "this would end that"
             raise AgentdError(
-                f"not published: the keys of {self._name!r} are rotated step by step, and this would end"
-                " that: use `agentd rotate-tickets`"
+                f"not published: the keys of {self._name!r} are rotated step by step, and {why}: use `agentd"
+                " rotate-tickets`"
             )
         return documents.reached(self._name, time.time())
 

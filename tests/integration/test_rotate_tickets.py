@@ -248,15 +248,20 @@ def test_a_message_that_is_no_document_is_not_overwritten(fleet: RotatingFleet) 
         assert len(fleet.rotate("--revoke")["ring"]) == 1
 
 
-def test_a_single_key_is_not_published_over_a_document(
+def test_nothing_is_published_past_the_rotation(
     fleet: RotatingFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The document would be gone, and with it the keys that nodes have."""
+    """Neither a single key, which would replace the document, nor a document for some nodes or a while."""
     with fleet.following(rotation={"phase": "idle", "since": 1, "num": 5}):
         before = fleet.rotate()["num"]
     key = base64.b64encode(secrets.token_bytes(80)) + b"\n"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(key)))
     assert "use `agentd rotate-tickets`" in fleet.refused("publish", NAME, "-", "--no-dry-run")
+    for some in (["--canary", "1"], ["--node", "lb1"], ["--service", "www"], ["--ttl", "1h"]):
+        file = fleet.file.parent / "document.json"
+        file.write_bytes(fleet.document().render())
+        why = fleet.refused("publish", NAME, "--file", str(file), "--no-dry-run", *some)
+        assert "all nodes need the same keys: use `agentd rotate-tickets`" in why
     assert fleet.head(NAME).newest == before
 
 
