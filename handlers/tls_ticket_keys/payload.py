@@ -18,6 +18,9 @@ NAME_SIZE: Final = 16
 SIZES: Final = (48, 80)
 """Bytes of a key."""
 _FEWEST_DISTINCT: Final = 6  # 16 random bytes have fewer in one of 10**17 keys
+_ADVICE: Final = (
+    "fire 48 or 80 random bytes, as they are or in base64, as `openssl rand 80 | agentd fire NAME -` does"
+)
 _TEXT: Final = frozenset(b"\t\n\r") | frozenset(range(0x20, 0x7F))
 
 
@@ -34,14 +37,14 @@ def read_key(payload: bytes) -> bytes:
     Source: https://nginx.org/en/docs/http/ngx_http_ssl_module.html#ssl_session_ticket_key
     """
     if not payload.strip():
-        raise PermanentError('the payload is empty: fire a key, such as "$(openssl rand 48 | base64)"')
+        raise PermanentError(f"the payload is empty: {_ADVICE}")
     key = _decode(b"".join(payload.split()))
     if key is None:
         if _TEXT.issuperset(payload):
-            raise PermanentError(f"not base64: {digest(payload)}; a key is base64 of 48 or 80 bytes")
+            raise PermanentError(f"not base64: {digest(payload)}: {_ADVICE}")
         key = payload
     if wrong := fault(key):
-        raise PermanentError(f"{wrong} ({digest(payload)}): make one with openssl rand 80 | base64")
+        raise PermanentError(f"{wrong} ({digest(payload)}): {_ADVICE}")
     return key
 
 
