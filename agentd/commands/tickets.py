@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,7 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, span
 from agentd.commands.parser import Parser
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConsulRefused
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -87,7 +88,10 @@ def execute(arguments: Namespace, output: Output) -> int:
         documents = census.documents()
         catalogue = census.catalogue(documents.datacenters)
         members = census.members(documents, catalogue, frozenset())
-    under = {one.handler: one for one in rotations(members)}
+        heads: Mapping[str, int] = {}
+        with suppress(ConsulRefused):  # without the right, the nodes are believed
+            heads = {name: head.newest for name, head in census.heads().heads.items()}
+    under = {one.handler: one for one in rotations(members, heads)}
     rings = [one for one in rings_of(documents.found) if arguments.handler in (None, one.handler)]
     if not rings:
         raise AgentdError(f"no node of the fleet {reached.name!r} acknowledges session ticket keys")

@@ -5,6 +5,7 @@ Pure. A node reports the document that it has taken; its acknowledgement says wh
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +22,7 @@ OVERDUE: Final = 3600.0
 """Seconds after which a rotation that waits is an alarm."""
 _LATEST: Final = 10**11  # unix seconds: a year of four digits
 _LAST: Final = 9 * 10**15  # of the numbers of messages
+_NONE: Final[Mapping[str, int]] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +55,30 @@ class Rotation:
         return self.is_under_way and now - self.since >= OVERDUE
 
 
-def rotations(members: Iterable[Member]) -> list[Rotation]:
-    """The newest step of each handler's keys, by handler; nothing of a report that is malformed."""
+def rotations(members: Iterable[Member], heads: Mapping[str, int] = _NONE) -> list[Rotation]:
+    """The newest step of each handler's keys, by handler; nothing of a report that is malformed.
+
+    A single node cannot make one up: what the log does not have yet counts last, and of different reports of
+    one step that of most nodes.
+
+    Args:
+        members: the nodes.
+        heads: the number of the newest message of each name; Consul may have lost it.
+    """
     every = list(members)
+    told = Counter(
+        found
+        for member in every
+        for handler, report in (member.document.handlers.items() if member.document else ())
+        if (found := _parsed(handler, report.names, report.report.get(REPORTED)))
+    )
+
+    def rank(one: Rotation) -> tuple[bool, int, int]:
+        return one.num <= heads.get(one.name, _LAST), one.num, told[one]
+
     newest: dict[str, Rotation] = {}
-    for member in every:
-        for handler, report in member.document.handlers.items() if member.document else ():
-            found = _parsed(handler, report.names, report.report.get(REPORTED))
-            if found and (handler not in newest or newest[handler].num < found.num):
-                newest[handler] = found
+    for one in sorted(told, key=rank):
+        newest[one.handler] = one
     return [_with_waits(newest[handler], every) for handler in sorted(newest)]
 
 

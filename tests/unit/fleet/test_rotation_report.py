@@ -61,3 +61,17 @@ def test_junk_is_no_rotation(reported: Any) -> None:  # noqa: ANN401 (any JSON)
     """Nor does it hide that of others."""
     assert rotations([member("a", 1, reported)]) == []
     assert len(rotations([member("a", 1, reported), member("b", 5, step(5))])) == 1
+
+
+@pytest.mark.parametrize("made_up", [step(99, "idle"), step(20, "idle"), step(20) | {"since": 7}])
+def test_one_node_does_not_make_up_a_step(made_up: dict[str, Any]) -> None:
+    """One that the log does not have, or another one than most nodes took."""
+    nodes = [member("a", 99, made_up), member("b", 20, step(20)), member("c", 20, step(20))]
+    (found,) = rotations(nodes, {"tickets": 20})
+    assert (found.phase, found.num, found.since) == ("staged", 20, 100)
+
+
+def test_what_consul_has_lost_is_shown_all_the_same() -> None:
+    """Nodes have it."""
+    (found,) = rotations([member("a", 20, step(20))], {"tickets": 10})
+    assert found.num == 20
