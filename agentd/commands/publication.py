@@ -75,7 +75,12 @@ class Publication:
         self.signing.check(self._name)
         if self.signing.seals(self._name):
             check_typed(self._name, arguments.payload)
-        self.log = Log(ConsulKV(reached.client), Keys(reached.name), signer=self.signing.signer)
+        self.log = Log(
+            ConsulKV(reached.client),
+            Keys(reached.name),
+            signer=self.signing.signer,
+            believes=self.signing.believes,
+        )
         # The configuration of another fleet does not apply.
         self._takers = takers(reached.document if reached.options else None, self._name)
 

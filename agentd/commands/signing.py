@@ -133,6 +133,14 @@ class Signing(NamedTuple):
             raise Untrusted("nobody signed it", "unsigned")
         return self.keyring.verify(message.signed) if message.signed and self.keyring else None
 
+    def believes(self, message: Envelope) -> bool:
+        """Whether nodes with this section accept it."""
+        try:
+            self.verify(message)
+        except Untrusted:
+            return False
+        return True
+
     def admit(self, message: Envelope) -> Envelope:
         """The message, with its publisher in `signed_by` if that can be verified here. Raises Untrusted."""
         verified = self.verify(message)

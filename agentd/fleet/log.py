@@ -44,7 +44,8 @@ class Log(Writer):
 
     Args:
         believes: whether this node believes a message; None: it believes every one. A message that it does
-            not believe cannot keep one that it does out of the log by taking its number or its ID.
+            not believe cannot keep one that it does out of the log: by taking its number or its ID, or by
+            opening a rollout.
     """
 
     def __init__(
@@ -58,6 +59,9 @@ class Log(Writer):
     ) -> None:
         super().__init__(kv, keys, now, signer=signer)
         self._believes = believes
+
+    def _counts(self, message: Envelope) -> bool:
+        return self._believes is None or self._believes(message)
 
     def publish(  # noqa: PLR0913 (all but two named, and rarely given)
         self,

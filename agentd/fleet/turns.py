@@ -7,7 +7,7 @@ that was heard is always written, and ends the rollout: whoever fired it cannot 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
 from agentd.errors import BadDocument, RolloutOpen, RolloutOver
@@ -42,23 +42,34 @@ class OpenRollout(NamedTuple):
 class Turns(Mender):
     """See `Mender` for arguments and errors."""
 
-    def open_rollout(self, name: str, head: Head | None) -> OpenRollout | None:
+    def open_rollout(
+        self, name: str, head: Head | None, counts: Callable[[Envelope], bool] = lambda _: True
+    ) -> OpenRollout | None:
         """The rollout that is open; None if none is.
 
         Args:
             name: of the log.
             head: its head, as read.
+            counts: whether a message does; the others open and end nothing.
         """
         if head is None or head.released is None:
             return None
         steps: list[Envelope] = []
         for reading in self.after(name, head.released, head):
-            steps += [one for one in reading.messages if one.kind == "admit"]
+            for one in filter(counts, reading.messages):
+                if one.role == "all":  # it ended what came before, whatever the head says
+                    steps.clear()
+                elif one.kind == "admit":
+                    steps.append(one)
         if not steps:  # whoever wrote the head made it up
             return None
         newest = steps[-1]
         first = next(one for one in steps if one.rollout == newest.rollout)
         return OpenRollout(first, newest, head.released)
+
+    def _counts(self, message: Envelope) -> bool:  # noqa: ARG002 (for those who judge)
+        """Whether a message can hold up those who write; anybody may have put it there."""
+        return True
 
     def _require_turn(self, name: str, head: Head, drafts: Collection[Draft], keep: Keep) -> None:
         """Make sure that these messages may be written now.
@@ -71,7 +82,7 @@ class Turns(Mender):
         published = [one for one in drafts if one.via != "event"]
         if not published:
             return
-        opened = self.open_rollout(name, head)
+        opened = self.open_rollout(name, head, self._counts)
         for draft in published:
             if draft.kind in KINDS and "all" in (keep, keep if head.is_empty else head.keep):
                 raise BadDocument(f"all messages of {name} are kept (`keep: all`): they have no rollouts")

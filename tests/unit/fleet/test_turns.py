@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentd.errors import BadDocument, Contended, Overtaken, RolloutOpen, RolloutOver
@@ -108,6 +110,32 @@ def test_nothing_else_is_published_meanwhile(log: Log, draft: Draft) -> None:
     ):
         publish(log, draft)
     assert head_of(log).newest == num
+
+
+def test_a_rollout_that_is_not_believed_holds_up_nobody(log: Log) -> None:
+    """Nor hides one that is; whoever may write to the log opened it."""
+    publish(log, Draft(b"old", NOW, "ops@admin1"))
+    forged = publish(log, step(ALL))
+    judge = Log(log.kv, KEYS, lambda: NOW, believes=lambda message: message.num != forged)
+    num = judge.publish(NAME, Draft(b"new", NOW, "ops@admin1"), keep="latest")
+    assert (head_of(log).newest, head_of(log).released) == (num, None)
+    publish(log, step(1))
+    forged = publish(log, step(ALL))
+    with pytest.raises(RolloutOpen):
+        judge.publish(NAME, Draft(b"x", NOW, "ops@admin1"), keep="latest")
+
+
+def test_a_step_that_is_put_back_opens_nothing(kv: ModelKV, log: Log) -> None:
+    """A later message for all has ended it, whatever the head says."""
+    publish(log)
+    before = publish(log, step(1))
+    raw = kv.pairs([KEYS.message(NAME, before)])[KEYS.message(NAME, before)].value
+    num = publish(log, end())
+    kv.put(KEYS.message(NAME, before), raw)
+    head = replace(head_of(log), released=0, oldest=before, count=2, recent=(before, num), base=0)
+    kv.put(KEYS.head(NAME), head.render())
+    assert log.open_rollout(NAME, head_of(log)) is None
+    assert publish(log) > num
 
 
 def test_a_writer_that_has_read_the_log_before_sees_that_a_rollout_was_opened(kv: ModelKV, log: Log) -> None:
