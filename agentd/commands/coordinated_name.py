@@ -7,7 +7,7 @@ it publishes counts only if nobody was faster. Owns what is believed of the log,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -21,6 +21,7 @@ from agentd.errors import (
     ConsulRefused,
     ConsulUnavailable,
     Contended,
+    FleetError,
     LogLost,
     Overtaken,
     Untrusted,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from agentd.fleet.standing import Member
     from agentd.watch.changes import Event
 
-_MOST_READ: Final = 32  # messages, from the newest on, among which one is believed
+_MOST_READ: Final = 1024  # messages, from the newest on, among which one is believed
 _TRIES: Final = 3
 _MUTE: Final = "agentd is registered there but does not acknowledge"
 _QUICK: Final = 0.001  # seconds between two readings, for each node
@@ -218,17 +219,29 @@ class CoordinatedName:
         if head is None or head.is_empty:
             return None, None, ""
         doubt = ""
-        numbers = log.numbers(self.name, above=head.floor, upto=head.newest, consistent=True)
-        for num in reversed(numbers[-_MOST_READ:]):
+        for num, found in self._newest_first(log, head):
             try:
-                message = log.message(self.name, num)
-                if message is not None and message.is_sealed:
-                    return message, self._signing.body(message, log), doubt
+                if isinstance(found, FleetError):
+                    raise found
+                if found is not None and found.is_sealed:
+                    return found, self._signing.body(found, log), doubt
                 why = "it is not sealed"
             except (BadDocument, Untrusted) as error:
                 why = str(error)
             doubt = doubt or f"message {num} is not believed here ({why})"
         return None, None, doubt or "the log's messages are missing"
+
+    def _newest_first(self, log: Log, head: Head) -> Iterator[tuple[int, Envelope | FleetError | None]]:
+        """The messages, or why one cannot be read; whoever may write to the log may have put many there."""
+        from agentd.fleet.kv import MOST_READS  # noqa: PLC0415 (parsing does without)
+
+        numbers = log.numbers(self.name, above=head.floor, upto=head.newest, consistent=True)[-_MOST_READ:]
+        for end in range(len(numbers), 0, -MOST_READS):
+            some = numbers[max(0, end - MOST_READS) : end]
+            reading = log.read(self.name, some, consistent=True)
+            found: dict[int, Envelope | FleetError] = {one.num: one for one in reading.messages}
+            found.update(reading.troubles)
+            yield from ((num, found.get(num)) for num in reversed(some))
 
     def _takers(self, members: Sequence[Member], num: int) -> list[Taker]:
         from agentd.fleet.newest import Newest  # noqa: PLC0415 (as above)
@@ -328,4 +341,4 @@ class CoordinatedName:
     def _log(self) -> Log:
         from agentd.fleet.log import Log  # noqa: PLC0415 (as above)
 
-        return Log(self._kv, self._keys, signer=self._signing.signer)
+        return Log(self._kv, self._keys, signer=self._signing.signer, believes=self._signing.believes)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentd.errors import BadDocument, FleetError, Misplaced
+from agentd.errors import BadDocument, FleetError, Misplaced, UnknownFormat
 from agentd.fleet.envelope import LARGEST, Envelope, parse_envelope
 from agentd.fleet.head import FleetRecord, Head, parse_head, parse_record
 from agentd.fleet.keys import POISONED, Keys
@@ -109,13 +109,17 @@ class Reader:
         """Read the messages with these numbers."""
         wanted = {num: self.keys.message(name, num) for num in numbers}
         pairs = self.kv.pairs(wanted.values(), consistent=consistent)
-        messages, troubles, missing = [], {}, []
+        messages, missing = [], []
+        troubles: dict[int, FleetError] = {}
         for num, key in wanted.items():
             if key not in pairs:
                 missing.append(num)
                 continue
             try:
                 messages.append(self._believed(key, pairs[key].value))
+            except UnknownFormat as error:
+                forged = f"if nobody publishes with a newer one, it is forged: `consul kv delete {key}`"
+                troubles[num] = UnknownFormat(f"message {num} of {name}: {error}; {forged}")
             except FleetError as error:
                 troubles[num] = error
         return Reading(tuple(messages), troubles, tuple(missing))

@@ -155,7 +155,7 @@ def step(seen: Seen, policy: Policy, wish: Wish) -> Step:
     """The next step."""
     document = seen.document
     if wish.revoke and not (document and document.ring == (wish.key,)):
-        return _unready(seen, wish) or Publish(_revoked(seen, wish), "replace all keys")
+        return _unready(seen, wish, seen.now) or Publish(_revoked(seen, wish), "replace all keys")
     if document is None or document.phase == "idle":
         return _idle(seen, policy, wish)
     return _unready(seen, wish, document.since) or _under_way(document, seen, policy, wish)
@@ -169,6 +169,11 @@ def key_size(seen: Seen) -> int:
     return len(seen.document.ring[0]) if seen.document and seen.document.ring else min(sizes)
 
 
+def _counted(seen: Seen, wish: Wish) -> list[Node]:
+    """The nodes that are not left out: what they acknowledge, nobody signed."""
+    return [one for one in seen.nodes if one.name not in wish.without]
+
+
 def _unready(seen: Seen, wish: Wish, since: float | None = None) -> Wait | None:
     """Why nothing may follow from what was read, though something was to since then."""
     mute = _mute(seen, wish)
@@ -176,10 +181,12 @@ def _unready(seen: Seen, wish: Wish, since: float | None = None) -> Wait | None:
         return Wait("nobody knows what these nodes have in force", since, mute)
     if all(one.is_mute for one in seen.nodes):
         return Wait("no node of the fleet acknowledges this name", since)
-    highest = max(one.live for one in seen.nodes)
-    if seen.newest < highest:
+    highest = max(_counted(seen, wish), key=lambda one: one.live, default=None)
+    if highest and seen.newest < highest.live:
         return Wait(
-            f"the log is older than what nodes have in force ({highest}): waiting until they write it back",
+            f"the log is older than what nodes have in force (message {highest.live}, on {highest.name}):"
+            f" waiting until they write it back; if that never was in the log, find out who writes for"
+            f" {highest.name}, and leave it out with --without",
             since,
         )
     return None
@@ -194,11 +201,12 @@ def _mute(seen: Seen, wish: Wish) -> tuple[Node, ...]:
 
 def _idle(seen: Seen, policy: Policy, wish: Wish) -> Step:
     document = seen.document
-    over = () if _mute(seen, wish) else _over(seen)  # they may let sessions live for longer
+    over = () if _mute(seen, wish) else _over(seen, wish)  # they may let sessions live for longer
+    due = _due(seen, policy, wish)
     if document is not None and over:
         ring = tuple(key for key in document.ring if key not in over)
-        return _unready(seen, wish) or Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
-    due = _due(seen, policy, wish)
+        dropped = Publish(_with_ring(document, ring), f"drop {len(over)} expired keys")
+        return _unready(seen, wish, min(due, seen.now)) or dropped
     if due > seen.now:
         return Rest(None if due == math.inf else due)
     return _hindered(seen, policy, wish, due) or Publish(_staged(seen, wish), "stage a new key")
@@ -231,8 +239,9 @@ def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None
     since = min(due, seen.now)
     if wish.frozen:
         return Wait(wish.frozen, since, lasting=True)
-    if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy)).keys:
-        return Wait(f"the ring is full: {room.whose} {room.keys} keys{_free(seen)}", since, lasting=True)
+    if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy, wish)).keys:
+        full = f"the ring is full: {room.whose} {room.keys} keys{_free(seen, wish)}"
+        return Wait(full, since, lasting=True)
     return _unready(seen, wish, since)
 
 
@@ -241,31 +250,45 @@ class _Room(NamedTuple):
     whose: str
 
 
-def _room(seen: Seen, policy: Policy) -> _Room:
+def _room(seen: Seen, policy: Policy, wish: Wish) -> _Room:
     """How many keys a ring can have with the next one, and what limits it."""
-    rooms = [_Room(one.most, f"{one.name} can hold") for one in seen.nodes if one.most is not None]
+    limited = [one for one in _counted(seen, wish) if one.most is not None]
+    rooms = [_Room(one.most or 0, f"{one.name} can hold") for one in limited]
     return min([_Room(policy.keep + 1, "`keep` allows"), *rooms])
 
 
-def _free(seen: Seen) -> str:
-    """When the oldest key leaves a full ring."""
-    document = seen.document
-    ends = [_ends(document, key, seen.nodes) for key in document.ring[1:]] if document else []
-    return f"; the oldest leaves in {max(0.0, min(ends) - seen.now) / 60:.0f} min" if ends else ""
+def _free(seen: Seen, wish: Wish) -> str:
+    """When the oldest key leaves a full ring, and whose sessions need it until then."""
+    document, longest = seen.document, _longest(seen, wish)
+    ends = [_ends(document, key, longest) for key in document.ring[1:]] if document else []
+    whose = f", after the sessions of {longest.whose}" if longest.whose else ""
+    return f"; the oldest leaves in {max(0.0, min(ends) - seen.now) / 60:.0f} min{whose}" if ends else ""
 
 
-def _over(seen: Seen) -> list[bytes]:
+def _over(seen: Seen, wish: Wish) -> list[bytes]:
     """The keys that no session needs any more."""
-    if seen.document is None:
+    document, longest = seen.document, _longest(seen, wish)
+    if document is None:
         return []
-    return [key for key in seen.document.ring[1:] if _ends(seen.document, key, seen.nodes) <= seen.now]
+    return [key for key in document.ring[1:] if _ends(document, key, longest) <= seen.now]
 
 
-def _ends(document: Document, key: bytes, nodes: Sequence[Node]) -> float:
+class _Longest(NamedTuple):
+    seconds: int
+    whose: str
+
+
+def _longest(seen: Seen, wish: Wish) -> _Longest:
+    """For how long a session may be resumed, and the node that says so if it is longer than usual."""
+    told = [_Longest(one.session_timeout, one.name) for one in _counted(seen, wish) if one.session_timeout]
+    unknown = len(told) < len(_counted(seen, wish)) or not told
+    longest = max([*told, *([_Longest(SESSION_TIMEOUT, "")] if unknown else [])])
+    return longest if longest.seconds > SESSION_TIMEOUT else _Longest(longest.seconds, "")
+
+
+def _ends(document: Document, key: bytes, longest: _Longest) -> float:
     """When a key is no longer needed: each session begun with it is over by then, whatever clock counted."""
-    timeouts = (one.session_timeout for one in nodes)
-    longest = max((SESSION_TIMEOUT if one is None else one for one in timeouts), default=SESSION_TIMEOUT)
-    return document.demoted.get(key_digest(key), document.since) + longest + MARGIN
+    return document.demoted.get(key_digest(key), document.since) + longest.seconds + MARGIN
 
 
 # ---------------------------------------------------------------- under way

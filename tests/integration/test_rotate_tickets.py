@@ -22,8 +22,10 @@ from agentd.commands.coordinated_name import CoordinatedName
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name
 from agentd.fleet.acknowledgement_codec import render
 from agentd.fleet.envelope import Draft
+from agentd.fleet.head import MOST_RECENT
 from agentd.fleet.reader import Reader
 from agentd.fleet.registration import SERVICE, service_id
+from agentd.fleet.rollout import ALL, Admission
 from agentd.trust.key_files import read_key
 from agentd.trust.keyring import Signer
 from agentd.trust.keys import FleetKey, SecretKey, new_secret_key
@@ -214,24 +216,50 @@ def fire(fleet: RotatingFleet, payload: bytes) -> str:
     return identity
 
 
-def forge(fleet: RotatingFleet, payload: bytes, *, signer: Signer | None = None) -> int:
+def forge(fleet: RotatingFleet, payload: bytes, *, signer: Signer | None = None, rollout: str = "") -> int:
     """Write a message above the newest one, as somebody may who can write to Consul."""
     head = fleet.head(NAME)
     draft = Draft(payload, time.time(), "ops@admin1", sealed=signer is not None)
+    if rollout:
+        draft = replace(draft, kind="admit", rollout=rollout, admission=Admission(ALL))
     made = draft.numbered(fleet.name, NAME, head.newest + 1, head.newest, signer=signer)
     fleet.consul.kv_put(fleet.keys.message(NAME, made.num), made.raw)
-    recent = (*head.recent, made.num)
-    newer = replace(head, newest=made.num, count=head.count + 1, recent=recent, inline=made.raw)
+    newer = replace(
+        head,
+        newest=made.num,
+        count=head.count + 1,
+        recent=(*head.recent, made.num)[-MOST_RECENT:],
+        inline=made.raw,
+        released=head.newest if made.kind == "admit" else head.released,
+    )
     fleet.consul.kv_put(fleet.keys.head(NAME), newer.render())
     return made.num
 
 
-def test_a_forged_message_stops_nothing(fleet: RotatingFleet) -> None:
-    """It is passed over: the rotation goes on from the document below."""
+def test_forged_messages_stop_nothing(fleet: RotatingFleet) -> None:
+    """They are passed over, however many, and whatever rollout they open: it goes on from the document."""
     with fleet.following():
         first = fleet.rotate()
-        forge(fleet, b"evil")
-        assert fleet.rotate()["ring"][1:] == first["ring"]
+        for _ in range(70):
+            forge(fleet, b"evil")
+        second = fleet.rotate()
+        assert second["ring"][1:] == first["ring"]
+        forge(fleet, b"evil", rollout="evil")
+        assert fleet.rotate()["ring"][1:] == second["ring"]
+
+
+def test_what_stops_a_rotation_fails_the_timer(fleet: RotatingFleet) -> None:
+    """A node that has not confirmed does not; a message that nobody can read does, and says where it is."""
+    fleet.held = {"lb2"}
+    with fleet.following():
+        fleet.rotate("--due", "--timeout", "1s")
+        num = fleet.head(NAME).newest
+        key = fleet.keys.message(NAME, num)
+        raw = fleet.consul.kv_get(key) or b""
+        fleet.consul.kv_put(key, raw.replace(b'"format":2', b'"format":99'))
+        for words in ([], ["--due"], ["--revoke"]):
+            status, _, err = fleet.command("rotate-tickets", *words, "--timeout", "1s")
+            assert (status, f"consul kv delete {key}" in err) == (1, True)
 
 
 def test_a_message_that_is_no_document_is_not_overwritten(fleet: RotatingFleet) -> None:

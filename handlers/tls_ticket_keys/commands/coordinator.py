@@ -155,7 +155,7 @@ class Coordinator:
         document = seen.document
         if not self._is_based:
             self._former = _former(document)
-            self._is_based = bool(seen.nodes) and seen.newest >= max(one.live for one in seen.nodes)
+            self._is_based = bool(seen.nodes) and self._is_whole(seen.newest, seen.nodes)
         if document is not None and self._key in document.ring:
             if self._asked.revoke:
                 return Wish(self._key, without=self._asked.without)
@@ -210,8 +210,7 @@ class Coordinator:
                 return Document.parse(state.payload)
             except PermanentError as error:
                 trouble = f"message {state.num}: {error}"
-        is_whole = state.newest >= max((one.live for one in nodes), default=0)
-        if is_whole and any(one.reported("rotation") for one in state.takers):
+        if self._is_whole(state.newest, nodes) and any(one.reported("rotation") for one in state.takers):
             trouble = trouble or "nodes have a document of a rotation, and the newest message is none"
         if trouble and not self._asked.revoke:
             raise AgentdError(
@@ -219,6 +218,10 @@ class Coordinator:
                 " `agentd rotate-tickets --revoke`, at the price of the sessions that are open now"
             )
         return None
+
+    def _is_whole(self, newest: int, nodes: Sequence[Node]) -> bool:
+        """Whether the log has all that nodes have, but for those that are left out."""
+        return all(one.live <= newest for one in nodes if one.name not in self._asked.without)
 
     def _await(self, seen: Seen, wait: Wait) -> Seen:
         """Wait until there may be something to do, and read all of it again."""

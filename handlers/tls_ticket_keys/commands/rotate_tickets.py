@@ -47,7 +47,8 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.epilog = (
         "Exit status: 0 if all nodes confirmed, or nothing was due; 1 if not all did within --timeout (the"
-        " next run goes on); 3 if a rotation has waited for more than an hour."
+        " next run goes on, so with --due it is 0 then), and on every error; 3 if a rotation has waited for"
+        " more than an hour."
     )
     parser.add_argument(
         "name",
@@ -155,11 +156,9 @@ def _status(result: Result, *, dry: bool) -> int:
 
     if isinstance(result.last, Rest):
         return 0
-    if isinstance(result.last, Publish):
-        return 0 if dry else _UNCONFIRMED
     if result.overdue:
         return _OVERDUE
-    return 0 if result.due and result.last.lasting else _UNCONFIRMED
+    return 0 if result.due or (dry and isinstance(result.last, Publish)) else _UNCONFIRMED
 
 
 def _told(name: CoordinatedName, result: Result, took: float, status: int) -> dict[str, Any]:

@@ -131,6 +131,9 @@ class TestBeginning:
         assert told == "the ring is full: `keep` allows 2 keys; the oldest leaves in 20 min"
         narrow = [replace(one, most=most) for one, most in zip(nodes_at(NUM, NUM), (3, 2), strict=True)]
         assert "lb2 can hold 2 keys" in waits(step(seen(IDLE, *narrow), POLICY, wish)).reason
+        long = (Node("lb1", NUM), Node("lb2", NUM, session_timeout=6000))
+        told = waits(step(seen(IDLE, *long), replace(POLICY, keep=1), wish)).reason
+        assert told.endswith("the oldest leaves in 115 min, after the sessions of lb2")
 
     def test_while_events_bring_the_keys_there_are_no_others(self) -> None:
         """Neither age nor a person begins a rotation with a key that some nodes would not get."""
@@ -234,6 +237,18 @@ class TestNotReady:
             alone = replace(IDLE, ring=(NOW,), demoted={})
             lagging = seen(alone, *nodes_at(NUM, NUM + 1), after=9000)
             assert waits(step(lagging, POLICY, WISH)).since == T + 3600
+
+    def test_a_node_that_makes_up_a_number_can_be_left_out(
+        self, document: Document | None, *, revoke: bool
+    ) -> None:
+        """It is named, and since when it is in the way, so that somebody is told after an hour."""
+        evil = Node("evil", 8 * 10**15, session_timeout=10**8, most=1)
+        newer = seen(document, *nodes_at(NUM if document else 0), evil, after=4000)
+        wish = replace(WISH, begin=not revoke, revoke=revoke)
+        found = waits(step(newer, POLICY, wish))
+        assert "evil" in found.reason
+        assert found.since is not None
+        assert isinstance(step(newer, POLICY, replace(wish, without=frozenset({"evil"}))), Publish)
 
 
 class TestRetiring:
