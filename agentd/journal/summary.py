@@ -31,11 +31,12 @@ SELECT handler, reason FROM changes WHERE seq IN (
     SELECT min(seq) FROM changes WHERE outcome IS NULL AND reason <> '' GROUP BY handler
 )
 """
-# Neither timed work nor another query's state makes up for a change; for timed work, anything does.
+# Neither timed work nor another query's state makes up for a change; for timed work, anything does; for an
+# event, a message of its name in the fleet's log as well.
 _FAILURE = """
 SELECT seq, handler, query, kind, id, received, outcome, reason, finished, EXISTS (
     SELECT 1 FROM changes AS later WHERE later.handler = changes.handler
-    AND (later.query = changes.query OR changes.kind = 'timer')
+    AND (later.query IN (changes.query, 'log:' || changes.name) OR changes.kind = 'timer')
     AND later.outcome IN ('applied', 'unchanged')
     AND (later.finished, later.seq) > (changes.finished, changes.seq)
 ) AS recovered, CASE WHEN kind NOT IN ('event', 'notification', 'timer') THEN (

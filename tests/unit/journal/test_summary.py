@@ -8,6 +8,7 @@ from typing import Any
 from agentd.errors import PermanentError
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.summary import summary
+from agentd.testing.changes import message
 from agentd.watch.changes import KeyState, Timer
 from tests.timing import TIMES, growth
 from tests.unit.apply.stand import Scribe, Stand, event, settle
@@ -104,6 +105,19 @@ def test_the_last_failure_is_told_even_after_a_success(stand: Stand) -> None:
         "at": stand.clock.now,
         "recovered": True,
     }
+
+
+def test_a_message_of_its_name_makes_up_for_a_refused_event(stand: Stand) -> None:
+    """A name that the fleet's log brings gets no good event any more; a message of another name does not."""
+    bad = stand.journal.queue("scribe", event("a", "no"))
+    stand.journal.end([Ending(bad, Outcome.REFUSED, "not like this")])
+    recovered = []
+    for num, name in enumerate(("other", "deploy"), 1):
+        queued = stand.journal.queue("scribe", message(name, num=num))
+        stand.journal.end([Ending(queued, Outcome.APPLIED)])
+        recovered.append(scribe(stand)["last_failure"]["recovered"])
+
+    assert recovered == [False, True]
 
 
 def test_a_failure_that_nothing_followed_is_not_recovered(stand: Stand) -> None:
