@@ -38,6 +38,7 @@ _NAMES: Final = 40  # characters of a list of nodes
 def add_arguments(parser: Parser) -> None:
     """Add the option for the handler."""
     parser.add_example("agentd tickets", "agentd tickets --json | jq '.[].ring[0]'")
+    parser.epilog = "Exit status: 0 if all nodes encrypt with the same key; 1 if they do not."
     parser.add_argument(
         "--handler", type=argument_types.word, metavar="H", help="only the keys of this handler"
     )
@@ -152,7 +153,8 @@ def _print_rotation(rotation: Rotation, output: Output, now: float) -> None:
     told = f"{rotation.handler}: {rotation.phase} for {age} (message {rotation.num})"
     waits = rotation.waits if rotation.is_under_way else ()
     overdue = rotation.overdue(now)
-    output.line(told + (f", waits for {len(waits)} nodes" if waits else ""), "red" if overdue else None)
+    many = "1 node" if len(waits) == 1 else f"{len(waits)} nodes"
+    output.line(told + (f", waits for {many}" if waits else ""), "red" if overdue else None)
     for one in waits[:_MOST_WAITS]:
         output.line(f"  {one.node}: {one.reason or 'has not confirmed it'}", "red" if overdue else "yellow")
     if waits[_MOST_WAITS:]:

@@ -238,7 +238,7 @@ def _hindered(seen: Seen, policy: Policy, wish: Wish, due: float) -> Wait | None
     """Why a rotation that is due cannot begin."""
     since = min(due, seen.now)
     if wish.frozen:
-        return Wait(wish.frozen, since, lasting=True)
+        return Wait(f"{wish.frozen}: no rotation begins before `agentd thaw`", since, lasting=True)
     if len(seen.document.ring if seen.document else ()) >= (room := _room(seen, policy, wish)).keys:
         full = f"the ring is full: {room.whose} {room.keys} keys{_free(seen, wish)}"
         return Wait(full, since, lasting=True)

@@ -306,7 +306,7 @@ def test_the_rings_are_shown_with_the_rotation(fleet: RotatingFleet) -> None:
     fleet.join("lb2", live=4, rotation={"phase": "idle", "since": 1_790_000_000, "num": 4}, ring=[])
     _, out, _ = fleet.command("tickets")
     assert "ticket-keys: staged for" in out
-    assert "waits for 1 nodes" in out
+    assert "waits for 1 node" in out
     assert "lb2: " in out
     assert "more than an hour" in out
 

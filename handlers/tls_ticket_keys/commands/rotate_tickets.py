@@ -204,9 +204,10 @@ def _print(event: str, result: Result, took: float, output: Output, *, adopts: b
         left_out = f", without {', '.join(document.without)}" if document and document.without else ""
         rotated = "confirm" in (does for _, does in result.did)
         text = "rotated" if rotated else "; ".join(does for _, does in result.did)
-        output.line(
-            f"{event}: {text} on {len(result.seen.nodes)} nodes{left_out} after {span(took)}", "green"
-        )
+        passed = set(document.without if document else ())
+        where = sum(one.name not in passed for one in result.seen.nodes)
+        nodes = "1 node" if where == 1 else f"{where} nodes"
+        output.line(f"{event}: {text} on {nodes}{left_out} after {span(took)}", "green")
     else:
         due = f", the next rotation is due at {moment(last.until)}" if last.until else ""
         events = ": keys come with events (`trust.accept_events`), and no new one was heard" if adopts else ""
@@ -220,7 +221,9 @@ _ADVICE: Final = (
 
 
 def _since(wait: Wait, seen: Seen) -> str:
-    return "" if wait.since is None else f", for {span(max(0.0, seen.now - wait.since))} now"
+    if wait.since is None or seen.now - wait.since < 1:  # it is only just wanted
+        return ""
+    return f", for {span(seen.now - wait.since)} now"
 
 
 class _Teller:
