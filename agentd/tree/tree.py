@@ -480,6 +480,8 @@ class Tree:
 
     def _prune_vault(self) -> None:
         """Remove from the vault what no generation has, nor the mirror."""
+        if self.vault.directory is None:
+            return
         found: list[FileEntry] = []
         try:
             if held := self._mirror.held():
