@@ -13,7 +13,6 @@ from agentd.fleet.held import Held
 from agentd.fleet.log import Log
 from agentd.fleet.pruning import LATEST
 from agentd.fleet.rollout import ALL, Admission
-from agentd.fleet.turns import MOST_KEPT
 from agentd.trust.keyring import Signer
 from tests.unit.fleet.kv_model import ModelKV
 from tests.unit.fleet.test_writer import KEYS, NAME, NOW, another, event
@@ -207,12 +206,14 @@ def test_what_nodes_may_take_is_not_pruned(log: Log) -> None:
     assert len(numbers(log)) <= 2 * LATEST
 
 
-def test_a_rollout_has_a_limit(log: Log) -> None:
+def test_a_rollout_has_a_limit(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it is kept, and read by each node that joins."""
-    for number in range(MOST_KEPT):
+    most = 12
+    monkeypatch.setattr("agentd.fleet.turns.MOST_KEPT", most)
+    for number in range(most):
         publish(log, step(number))
     with pytest.raises(BadDocument, match="too many steps"):
-        publish(log, step(MOST_KEPT))
+        publish(log, step(most))
     publish(log, end())
 
 
