@@ -29,6 +29,8 @@ from agentd.printable import printable
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
+    from agentd.fleet.envelope import Envelope
+    from agentd.fleet.head import Head
     from agentd.fleet.turns import OpenRollout
 
 _PURPOSE: Final = "aborting a rollout"
@@ -68,7 +70,10 @@ class _Abortion:
         self._client = reached.client
         self._name = name
         self._signing = signing
-        self._log = Log(ConsulKV(reached.client), Keys(reached.name), signer=signing.signer)
+        kv = ConsulKV(reached.client)
+        keys, signer = Keys(reached.name), signing.signer
+        self._log = Log(kv, keys, signer=signer, believes=signing.believes)
+        self._any = Log(kv, keys, signer=signer)  # ends a rollout that is not believed
 
     def write(self) -> dict[str, Any]:
         """End it at whatever step it is; the result for `--json`. Raises what `abort` raises."""
@@ -77,14 +82,18 @@ class _Abortion:
         with explained(self._client, "write", needed, _PURPOSE):
             for _ in range(_TRIES):
                 with nothing_yet("aborted"):
-                    opened = self._opened()
-                    draft = self._draft(opened)
+                    head = log.head(name, consistent=True)
+                    opened = self._opened(head)
+                    draft = self._draft(head, opened)
                     form = SIGNED if self._signing.signer else FORMAT
                     require_understood(log, self._client, form, _PURPOSE, least=ROLLOUTS)
                     self._warn_if_frozen()
                     above = Census(self._client, keys).documents().reached(name, time.time())
                 try:
-                    num = log.publish(name, draft, keep="latest", above=above, newest=opened.newest.num)
+                    writer = log if self._signing.believes(opened.newest) else self._any
+                    num = writer.publish(
+                        name, draft, keep="latest", above=above, newest=head.newest if head else 0
+                    )
                 except (Overtaken, RolloutOver):
                     continue
                 except ConsulUnavailable as error:
@@ -100,38 +109,30 @@ class _Abortion:
                 }
         raise AgentdError(f"others keep writing to the log of {name}, so nothing was aborted: try again")
 
-    def _opened(self) -> OpenRollout:
-        head = self._log.head(self._name, consistent=True)
-        opened = self._log.open_rollout(self._name, head)
+    def _opened(self, head: Head | None) -> OpenRollout:
+        opened = self._log.open_rollout(self._name, head, self._signing.believes)
+        opened = opened or self._log.open_rollout(self._name, head)
         if opened is None:
             raise AgentdError(
                 f"no rollout of {self._name} is open: see `agentd log {self._name}`; publish what the nodes"
                 " should have"
             )
-        if not opened.released:
-            raise AgentdError(
-                f"nothing under {self._name} was ever published for all nodes, so there is nothing to go back"
-                " to: run the command that began the rollout once more to go on with it; or drop it with"
-                f" `agentd log forget {self._name} --yes`, and publish what the nodes should have (those that"
-                " were admitted keep what they have until then)"
-            )
         return opened
 
-    def _draft(self, opened: OpenRollout) -> Draft:
+    def _draft(self, head: Head | None, opened: OpenRollout) -> Draft:
         """The message that ends it."""
-        before = self._log.message(self._name, opened.released)
+        before = self._before(head, opened)
         try:
-            body = None if before is None else self._signing.body(before, self._log)
+            body = self._signing.body(before, self._log)
         except Untrusted as error:
+            text = (
+                f"not aborted: message {before.num} of {self._name}, which all nodes had, cannot be read here"
+            )
+            raise AgentdError(f"{text}: {error}") from error
+        if body is None:
             raise AgentdError(
-                f"not aborted: message {opened.released} of {self._name}, which all nodes had, is not"
-                f" believed here ({error})"
-            ) from error
-        if before is None or body is None:
-            raise AgentdError(
-                f"the payload of message {opened.released} of {self._name}, which all nodes had, is no longer"
-                f" in Consul: drop the rollout with `agentd log forget {self._name} --yes`, and publish what"
-                " the nodes should have"
+                f"the payload of message {before.num} of {self._name}, which all nodes had, is no longer in"
+                f" Consul: {self._instead}"
             )
         return Draft(
             body=body,
@@ -139,8 +140,36 @@ class _Abortion:
             publisher=publisher(),
             kind="abort",
             rollout=opened.newest.rollout,
-            restores=opened.released,
+            restores=before.num,
             sealed=before.is_sealed or self._signing.seals(self._name),
+        )
+
+    def _before(self, head: Head | None, opened: OpenRollout) -> Envelope:
+        """What all nodes had: the newest message for them that is believed, whatever the head says."""
+        before, refused = None, ""
+        for reading in self._log.after(self._name, 0, head) if head else ():
+            for one in reading.messages:
+                if one.role != "all" or one.num >= opened.newest.num:
+                    continue
+                try:
+                    self._signing.verify(one)
+                except Untrusted as error:
+                    refused = f"; message {one.num} is not believed here ({error})"
+                else:
+                    before = one
+        if before is None:
+            raise AgentdError(
+                f"nothing under {self._name} was ever published for all nodes, so there is nothing to go back"
+                f" to{refused}: run the command that began the rollout once more to go on with it; or"
+                f" {self._instead} (those that were admitted keep what they have until then)"
+            )
+        return before
+
+    @property
+    def _instead(self) -> str:
+        return (
+            f"drop the rollout with `agentd log forget {self._name} --yes`, and publish what the nodes should"
+            " have"
         )
 
     def _warn_if_frozen(self) -> None:

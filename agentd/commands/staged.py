@@ -102,6 +102,7 @@ class _Rollout:
         self._steps: dict[int, Step] = {}
         self._began = time.monotonic()
         self._lost_at = 0.0  # when the log was gone; 0 if it never was
+        self._newest = 0  # of the log, when it was looked at last; perhaps nobody believes that message
         self.num = 0
 
     def run(self) -> Ended:
@@ -130,6 +131,7 @@ class _Rollout:
         """Do what the log asks for now; None if there is more to do."""
         self._watch.restart(self._arguments.timeout)
         head, newest, opened = self._watch.patiently(self._look)
+        self._newest = head.newest if head else 0
         if opened and self._is_same(opened.newest):
             self._join(opened.newest)
             return self._widen(opened.newest)
@@ -140,14 +142,15 @@ class _Rollout:
         if newest and newest.kind == "release" and self._is_same(newest):
             self._join(newest)
             return self._over(newest)
-        self._begin(head)
+        self._begin()
         return None
 
     def _look(self) -> tuple[Head | None, Envelope | None, OpenRollout | None]:
-        """The head, the newest message, and the rollout that is open."""
+        """The head, the newest message, and the rollout that is open, if it is believed."""
         head = self._log.head(self._name, consistent=True)
         newest = None if head is None or head.is_empty else self._log.message(self._name, head.newest)
-        return head, newest, self._log.open_rollout(self._name, head)
+        believes = self._publication.signing.believes
+        return head, newest, self._log.open_rollout(self._name, head, believes)
 
     def _is_same(self, message: Envelope) -> bool:
         """Whether it belongs to this rollout, or may: it has the same payload."""
@@ -160,7 +163,7 @@ class _Rollout:
                 return False
             raise AgentdError(
                 f"not published: a rollout is open that is not believed here ({error}): see `agentd log"
-                f" {self._name}`, and drop it with `agentd log forget {self._name}` if somebody forged it"
+                f" {self._name}`, and end it with `agentd rollout abort {self._name}` if somebody forged it"
             ) from error
         return body == self._prepared.draft.body
 
@@ -178,7 +181,7 @@ class _Rollout:
             self._wait.say(f"goes on with the rollout {self._rollout}")
         self.num = message.num
 
-    def _begin(self, head: Head | None) -> None:
+    def _begin(self) -> None:
         with nothing_yet("published"):
             self._wait.look()
             if not self._wait.known:
@@ -186,11 +189,10 @@ class _Rollout:
             rollout = secrets.token_hex(8)
             canary = self._arguments.canary
             admission = admit_first(canary, self._wait.known, self._wait.tagged, rollout)
-        newest = head.newest if head else 0
-        if frozen := self._await_thaw(newest):
+        if frozen := self._await_thaw():
             raise AgentdError(f"not published: {frozen}")
         try:
-            num = self._write("admit", rollout, admission, newest)
+            num = self._write("admit", rollout, admission)
         except (Overtaken, RolloutOpen):
             return  # somebody else was faster: look what it was
         self._rollout = rollout
@@ -201,7 +203,7 @@ class _Rollout:
         before = message.admission or Admission()
         pause = 0.0 if before.below >= ALL else self._arguments.pause
         step = self._step(message)
-        ended = self._wait.confirm(message, step, pause)
+        ended = self._wait.confirm(message, step, pause, self._newest)
         if ended is None:
             return None
         if ended.outcome != "released":
@@ -213,10 +215,10 @@ class _Rollout:
         wait, steps = self._wait, self._arguments.steps
         following = next_step(steps, before, wait.admitted, wait.known, self._rollout)
         percent, wider = following or (0, None)
-        if frozen := self._await_thaw(message.num):
+        if frozen := self._await_thaw():
             return Ended("stopped", frozen, self._last())
         try:
-            num = self._write("admit" if wider else "release", self._rollout, wider, message.num)
+            num = self._write("admit" if wider else "release", self._rollout, wider)
         except (Overtaken, RolloutOver):
             return None  # as above
         self._note(f"{percent}%" if wider else "release", num)
@@ -226,7 +228,7 @@ class _Rollout:
         """Admit the same nodes once more: what a node has refused, it tries only under another number."""
         self._retried = True
         try:
-            num = self._write("admit", self._rollout, message.admission, message.num)
+            num = self._write("admit", self._rollout, message.admission)
         except (Overtaken, RolloutOver):
             return  # as above
         self._wait.say("nodes that failed get it once more")
@@ -248,16 +250,16 @@ class _Rollout:
         if newest.kind == "abort":
             why = f"{newest.publisher} aborted it: message {newest.num} brings back what all nodes had"
             return Ended("aborted", why, self._last())
-        ended = self._wait.confirm(newest, self._step(newest), 0.0)
+        ended = self._wait.confirm(newest, self._step(newest), 0.0, self._newest)
         return replace(ended, outcome="unconfirmed") if ended and ended.outcome == "stopped" else ended
 
-    def _await_thaw(self, newest: int) -> str:
-        """Wait while the fleet is frozen and this is the newest message; why it still is, "" if it is not."""
+    def _await_thaw(self) -> str:
+        """Wait while the fleet is frozen and nobody writes to the log; why it still is, "" if it is not."""
         self._watch.restart(self._arguments.timeout)
         is_told = False
         while freeze := self._watch.patiently(lambda: read_now(self._reached, time.time()))[0]:
             head = self._log.head(self._name, consistent=True)
-            if head is not None and head.newest > newest:  # which the next write notices
+            if head is not None and head.newest > self._newest:  # which the next write notices
                 break
             if self._watch.left() <= 0:
                 return f"{freeze}: nothing is admitted before `agentd thaw`"
@@ -269,9 +271,7 @@ class _Rollout:
 
     # ------------------------------------------------------------------ writing
 
-    def _write(
-        self, kind: Literal["admit", "release"], rollout: str, admission: Admission | None, newest: int
-    ) -> int:
+    def _write(self, kind: Literal["admit", "release"], rollout: str, admission: Admission | None) -> int:
         draft = replace(
             self._prepared.draft,
             id=str(uuid.uuid4()),
@@ -280,7 +280,7 @@ class _Rollout:
             rollout=rollout,
             admission=admission,
         )
-        return self._publication.write(self._prepared._replace(draft=draft), newest)
+        return self._publication.write(self._prepared._replace(draft=draft), self._newest)
 
     def _note(self, label: str, num: int) -> None:
         self._steps[num] = Step(label, num)

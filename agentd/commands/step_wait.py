@@ -111,26 +111,34 @@ class StepWait:
         nodes = {one.node: one.document for one in self._members if not one.runs_as}
         return self._watch.patiently(lambda: self._watch.census.asked_by(message, nodes))
 
-    def confirm(self, message: Envelope, step: Step, pause: float) -> Ended | None:
+    def confirm(self, message: Envelope, step: Step, pause: float, newest: int) -> Ended | None:
         """Wait until all nodes that the message is for have had it in force for so many seconds.
 
+        Args:
+            message: the step.
+            step: what is known of it.
+            pause: the seconds.
+            newest: the number that is the newest of the log now.
+
         Returns:
-            "released" if they have, "stopped" if too many failed or time is up; None if another message is
-            the newest one.
+            "released" if they have, "stopped" if too many failed or time is up; None if there is a
+            newer one.
         """
         self._watch.restart(self._timeout)
         teller = Teller(sys.stderr, f"{self._name}: {step.label}", quiet=self._quiet)
         try:
-            return self._confirm(message, step, pause, teller)
+            return self._confirm(message, step, pause, newest, teller)
         finally:
             teller.finish()
 
-    def _confirm(self, message: Envelope, step: Step, pause: float, teller: Teller) -> Ended | None:
+    def _confirm(
+        self, message: Envelope, step: Step, pause: float, newest: int, teller: Teller
+    ) -> Ended | None:
         began, published, since = time.monotonic(), time.time(), None
         while True:
             found = self._count(message, step, published, _GLANCE if since is None else 0.0)
             # Asked after the acknowledgements: what they have in force may be what came after this message.
-            if self._is_overtaken(message):
+            if self._is_overtaken(newest):
                 return None
             teller.tell(found)
             now = time.monotonic()
@@ -144,7 +152,7 @@ class StepWait:
                 return ended
             if since is None:
                 self._watch.rest()
-            elif self._sleep(min(_LOOK, since + pause - now), message):
+            elif self._sleep(min(_LOOK, since + pause - now), newest):
                 return None
 
     def _count(self, message: Envelope, step: Step, published: float, longest: float) -> Tally:
@@ -167,18 +175,18 @@ class StepWait:
             return Ended("stopped", _unconfirmed(found, self._timeout), found)
         return None
 
-    def _sleep(self, seconds: float, message: Envelope) -> bool:
-        """Pause; whether another message is the newest one before that is over."""
+    def _sleep(self, seconds: float, newest: int) -> bool:
+        """Pause; whether another message comes before that is over."""
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(_GLANCE, left))
-            if self._is_overtaken(message):
+            if self._is_overtaken(newest):
                 return True
         return False
 
-    def _is_overtaken(self, message: Envelope) -> bool:
+    def _is_overtaken(self, newest: int) -> bool:
         head = self._watch.patiently(lambda: self._log.head(self._name, consistent=True))
-        return head is not None and head.newest > message.num
+        return head is not None and head.newest > newest
 
     def _tell_admitted(self, step: Step, message: Envelope) -> None:
         if message.kind == "admit":

@@ -118,9 +118,9 @@ class Turns(Mender):
         if keep == "all":
             return None
         roles: dict[int, Role] = {one.num: one.role for one in messages}
-        if head.released is not None and (opened := self.open_rollout(name, head)):
+        if head.released is not None and (opened := self.open_rollout(name, head, self._counts)):
             roles |= {opened.released: "all", opened.newest.num: "admit"}
         elif "admit" in roles.values():
             for reading in self.after(name, 0, head):
-                roles |= {one.num: one.role for one in reading.messages}
+                roles |= {one.num: one.role for one in filter(self._counts, reading.messages)}
         return released(roles)

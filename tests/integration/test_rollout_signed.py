@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from agentd.fleet.envelope import Draft
+from agentd.fleet.head import parse_head
+from agentd.fleet.keys import Keys
 from agentd.fleet.rollout import ALL, Admission
 from agentd.trust.key_files import write_key
 from agentd.trust.keyring import Signer
@@ -52,24 +57,47 @@ class SigningFleet(RolloutFleet):
         return "--file", str(path)
 
 
-@pytest.fixture
-def fleet(
-    consul: ConsulAgent, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Iterator[SigningFleet]:
-    """All have the payload `old` in force."""
-    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
+@pytest.fixture(scope="module")
+def daemons(consul: ConsulAgent) -> Iterator[SigningFleet]:
+    """All of them run."""
     with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory:
         made = SigningFleet(consul, Path(directory))
-        made.capsys = capsys
         try:
             made.start()
-            words = ("--keep", "latest", "--wait", "--timeout", "100s")
-            status, out, err = made.run("publish", NAME, *made.payload("old"), *words)
-            assert status == 0, out + err
-            with made.running:
-                yield made
+            yield made
         finally:
             made.close()
+
+
+@pytest.fixture
+def fleet(
+    daemons: SigningFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SigningFleet]:
+    """All have the payload `old` in force, and nothing else is in the log."""
+    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
+    daemons.capsys = capsys
+    for node in daemons.nodes:
+        daemons.refuse(node.name, refuses=False)
+    daemons.run("log", "forget", NAME, "--yes")
+    words = ("--keep", "latest", "--wait", "--timeout", "100s")
+    status, out, err = daemons.run("publish", NAME, *daemons.payload("old"), *words)
+    assert status == 0, out + err
+    with daemons.running:
+        yield daemons
+
+
+def forge(fleet: SigningFleet) -> None:
+    """Put a step that nobody signed at the end of the log, as whoever may write to Consul can."""
+    keys = Keys(fleet.name)
+    head = parse_head(fleet.consul.kv_get(keys.head(NAME)) or b"")
+    draft = Draft(b"x", time.time(), "eve", kind="admit", rollout="f0", admission=Admission(ALL))
+    message = draft.numbered(fleet.name, NAME, head.newest + 1, head.newest)
+    fleet.consul.kv_put(keys.message(NAME, message.num), message.raw)
+    recent, released = (*head.recent, message.num), head.newest if head.released is None else head.released
+    made = replace(
+        head, newest=message.num, count=head.count + 1, recent=recent, released=released, inline=None
+    )
+    fleet.consul.kv_put(keys.head(NAME), made.render())
 
 
 def test_every_step_is_signed_and_sealed(fleet: SigningFleet) -> None:
@@ -88,8 +116,38 @@ def test_every_step_is_signed_and_sealed(fleet: SigningFleet) -> None:
     assert all(one.is_sealed and b"s3cret" not in one.raw for one in fleet.messages())
 
 
-def test_a_forged_step_stops_it_and_is_taken_by_nobody(fleet: SigningFleet) -> None:
-    """The command says that it is not believed; status does, too."""
+def test_a_step_that_nobody_signed_opens_nothing(fleet: SigningFleet) -> None:
+    """Anybody may have written it: rollouts begin, go on and are aborted as if it were not there."""
+    forge(fleet)
+    assert (
+        fleet.json("publish", NAME, *fleet.payload("new"), *SWIFT, "--canary", "1")["outcome"] == "released"
+    )
+    running = fleet.begin(f"--file={fleet.payload('newer')[1]}", "--canary", "node3", "--pause", "4s")
+    fleet.await_payloads("new", "new", "newer", "new", "new")
+    forge(fleet)
+    out, err = running.communicate(timeout=200)
+    assert running.returncode == 0, out + err
+    assert fleet.payloads() == ["newer"] * SIZE
+
+
+def test_abort_brings_back_what_all_nodes_had_whatever_the_head_says(fleet: SigningFleet) -> None:
+    """Else whoever may write to Consul could have an operator sign an old payload anew."""
+    keys, consul = Keys(fleet.name), fleet.consul
+    [old] = fleet.messages()
+    assert fleet.run("publish", NAME, *fleet.payload("right"), "--wait", "--timeout", "100s")[0] == 0
+    fleet.refuse("node3")
+    assert fleet.run("publish", NAME, *fleet.payload("bad"), *SWIFT, "--canary", "node3")[0] == 1
+    fleet.refuse("node3", refuses=False)
+    head = parse_head(consul.kv_get(keys.head(NAME)) or b"")
+    consul.kv_put(keys.message(NAME, old.num), old.raw)
+    forged = replace(head, released=old.num, oldest=old.num, count=head.count + 1)
+    consul.kv_put(keys.head(NAME), forged.render())
+    assert fleet.json("rollout", "abort", NAME, "--wait", "--timeout", "100s")["restores"] == head.released
+    assert fleet.payloads() == ["right"] * SIZE
+
+
+def test_a_forged_step_is_taken_by_nobody_and_can_be_aborted(fleet: SigningFleet) -> None:
+    """The status says that it is not believed."""
     publish(
         fleet.consul,
         fleet.name,
@@ -101,9 +159,6 @@ def test_a_forged_step_stops_it_and_is_taken_by_nobody(fleet: SigningFleet) -> N
         rollout="f0",
         admission=Admission(ALL),
     )
-    status, _, err = fleet.run("publish", NAME, *fleet.payload("new"), *SWIFT, "--canary", "node3")
-    assert status == 1
-    assert "a rollout is open that is not believed here" in err
     assert fleet.seen()["unverified"]
     assert fleet.payloads() == ["old"] * SIZE
     assert fleet.run("rollout", "abort", NAME, "--wait", "--timeout", "100s")[0] == 0
