@@ -9,7 +9,7 @@ decides when to write.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,8 +23,8 @@ from agentd.fleet.keys import Keys, is_number
 from agentd.fleet.kv import KV, MOST_BYTES, MOST_READS, cas, delete
 from agentd.fleet.mending import Now, numbers_of, shows
 from agentd.fleet.pruning import PRUNED_AT_ONCE, Kept, Prune, is_due, mark, plan
-from agentd.fleet.reader import MOST_LISTED
 from agentd.fleet.turns import Turns
+from agentd.fleet.view import View
 from agentd.watch.kv import Operation
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 MOST_DRAFTS: Final = 30
 """Most messages that one transaction writes."""
-_PUBLISHERS: Final = 64  # publishers to remember
 LATE: Final = 60.0
 """Seconds after which an event is late: no relay is that slow, so the log was out of reach."""
 
@@ -47,66 +46,6 @@ class Landed(NamedTuple):
 
     num: int
     written: bool
-
-
-@dataclass(slots=True)
-class _View:
-    """What this writer has read of one name.
-
-    Attributes:
-        cursor: the number up to which it has read.
-        least: new messages get higher numbers than this one, whatever Consul has.
-        marks: the marks of the IDs that it has read, with their numbers.
-        is_new: whether nothing has been read or written yet.
-        is_partial: whether the IDs up to the cursor were not read, since they were not needed.
-        taken: numbers that are taken by junk.
-        suspect: whether the head has to be rebuilt from the messages.
-        is_settled: whether the next message need not be the successor of the last one read.
-        numbers: the numbers of the oldest messages, ascending, as listed for pruning.
-        oldest: the first of those messages.
-        mended: `Head.mended` of the log as it was read.
-        newest: the number of the newest event that was read, and the node that wrote it.
-        issued: by publisher, the time of issue of the last message read; for a few publishers.
-    """
-
-    cursor: int = 0
-    least: int = 0
-    marks: dict[int, int] = field(default_factory=dict)
-    is_new: bool = True
-    is_partial: bool = False
-    taken: frozenset[int] = frozenset()
-    suspect: bool = False
-    is_settled: bool = False
-    numbers: list[int] = field(default_factory=list)
-    oldest: list[Kept] = field(default_factory=list)
-    mended: int = 0
-    newest: tuple[int, str] = (0, "")
-    issued: dict[str, float] = field(default_factory=dict)
-
-    def saw(self, message: Envelope) -> None:
-        """Remember a message that is in the log."""
-        self.learn([(mark(message.id), message.num)])
-        if message.event:
-            self.newest = max(self.newest, (message.num, message.publisher))
-        self.date(message)
-
-    def date(self, message: Envelope) -> None:
-        """Remember when its publisher last issued a message."""
-        self.issued.pop(message.publisher, None)
-        self.issued[message.publisher] = message.issued
-        if len(self.issued) > _PUBLISHERS:
-            del self.issued[next(iter(self.issued))]
-
-    def confirmed(self, publisher: str, now: float) -> float:
-        """The latest time, up to `now`, that another publisher confirms; `now` if there is no other."""
-        return min(now, max((at for other, at in self.issued.items() if other != publisher), default=now))
-
-    def learn(self, marks: Iterable[tuple[int, int]]) -> None:
-        """Remember the numbers of these marks; if there are too many, only the newest."""
-        self.marks.update(marks)
-        if len(self.marks) > 2 * MOST_LISTED:
-            newest = sorted(self.marks.items(), key=lambda one: one[1])[-MOST_LISTED:]
-            self.marks = dict(newest)
 
 
 class Writer(Turns):
@@ -128,16 +67,16 @@ class Writer(Turns):
         super().__init__(kv, keys, now)
         self._signer = signer
         self.bodies = Bodies(kv, keys, now)
-        self._views: dict[str, _View] = {}
+        self._views: dict[str, View] = {}
 
     def resume(self, name: str, held: Held | None) -> None:
         """Continue from the node's copy of the log, instead of reading all of it; None starts over."""
-        known = self._views.get(name, _View())
+        known = self._views.get(name, View())
         least = max(known.cursor, known.least)
         if held is None:
-            self._views[name] = _View(least=least)
+            self._views[name] = View(least=least)
             return
-        view = _View(cursor=held.head.newest, least=least, is_new=False, mended=held.head.mended)
+        view = View(cursor=held.head.newest, least=least, is_new=False, mended=held.head.mended)
         self._views[name] = view
         view.learn((mark(one.id), one.num) for one in held.messages)
         for one in held.messages:
@@ -145,7 +84,7 @@ class Writer(Turns):
 
     def _exceed(self, name: str, num: int) -> None:
         """Give new messages higher numbers than this one, whatever Consul has."""
-        view = self._views.setdefault(name, _View())
+        view = self._views.setdefault(name, View())
         view.least = max(view.least, num)
 
     def _settle(self, name: str, held: Held, head: Head | None, ids: Mapping[str, int]) -> None:
@@ -162,7 +101,7 @@ class Writer(Turns):
 
     def saw(self, name: str, messages: Iterable[Envelope]) -> None:
         """Take note of messages that another reader on this node has read, in order."""
-        view = self._views.setdefault(name, _View())
+        view = self._views.setdefault(name, View())
         for message in messages:
             view.saw(message)
             if message.prev == view.cursor:  # otherwise there are unknown messages before it
@@ -170,12 +109,12 @@ class Writer(Turns):
 
     def find(self, name: str, ids: Iterable[str]) -> dict[str, int]:
         """The IDs that are known to be in the log, with their numbers; makes no request."""
-        marks = self._views.get(name, _View()).marks
+        marks = self._views.get(name, View()).marks
         return {one: marks[mark(one)] for one in ids if mark(one) in marks}
 
     def relayed_by(self, name: str) -> str:
         """The node that wrote the newest known event; "" if there is none. Makes no request."""
-        return self._views.get(name, _View()).newest[1]
+        return self._views.get(name, View()).newest[1]
 
     def is_behind(self, name: str) -> bool:
         """Whether others have written messages that were not read here; reads the head alone."""
@@ -183,7 +122,7 @@ class Writer(Turns):
             head = self.head(name)
         except BadDocument:
             return False
-        return head is not None and head.newest > self._views.get(name, _View()).cursor
+        return head is not None and head.newest > self._views.get(name, View()).cursor
 
     # ------------------------------------------------------------------ append
 
@@ -219,7 +158,7 @@ class Writer(Turns):
             LogLost: the log is older than what was read of it; see `Log.write_back`.
             BadDocument, NoFleetKey: a draft cannot be written.
         """
-        view = self._views.setdefault(name, _View())
+        view = self._views.setdefault(name, View())
         now = self._now(name)
         head = self._read_on(name, view, now, keep, fresh=all(one.via != "event" for one in drafts))
         found = {one.id: self._landed(one, view, now) for one in drafts}
@@ -243,13 +182,13 @@ class Writer(Turns):
             found = max(named, head.newest)
             raise Overtaken(f"the newest message of {name} is {found}, no longer {newest}")
 
-    def _landed(self, draft: Draft, view: _View, now: Now) -> Landed | None:
+    def _landed(self, draft: Draft, view: View, now: Now) -> Landed | None:
         marked = mark(draft.id)
         if marked in view.marks:
             return Landed(view.marks[marked], written=False)
         return Landed(0, written=False) if marked in now.pruned.marks else None
 
-    def _read_on(self, name: str, view: _View, now: Now, keep: Keep, *, fresh: bool) -> Head:
+    def _read_on(self, name: str, view: View, now: Now, keep: Keep, *, fresh: bool) -> Head:
         """Read what others have written, up to the head that a write will check. Returns that head.
 
         Args:
@@ -284,7 +223,7 @@ class Writer(Turns):
         view.mended = head.mended
         return head
 
-    def _rebuilt(self, name: str, view: _View, now: Now, keep: Keep) -> Head:
+    def _rebuilt(self, name: str, view: View, now: Now, keep: Keep) -> Head:
         """Read all messages; the head if it counts, or one rebuilt from them."""
         found = self._found(name, now.pruned.floor)
         head = self._head_of(now, found, keep)
@@ -294,7 +233,7 @@ class Writer(Turns):
             raise LogLost(f"the log of {name} is damaged, and its newest messages are gone")
         return head
 
-    def _search(self, name: str, view: _View, head: Head) -> bool:
+    def _search(self, name: str, view: View, head: Head) -> bool:
         """Read all messages above the cursor; False if the head's newest message is missing."""
         before, last = view.cursor, 0
         for reading in self.after(name, view.cursor, head):
@@ -314,7 +253,7 @@ class Writer(Turns):
         return True
 
     def _write(
-        self, name: str, view: _View, now: Now, head: Head, drafts: Sequence[Draft], keep: Keep
+        self, name: str, view: View, now: Now, head: Head, drafts: Sequence[Draft], keep: Keep
     ) -> list[Envelope]:
         self.require_room(name, head, self._signer)
         messages = self._numbered(name, view, head.newest, drafts)
@@ -342,7 +281,7 @@ class Writer(Turns):
             view.saw(message)
         return messages
 
-    def _numbered(self, name: str, view: _View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
+    def _numbered(self, name: str, view: View, newest: int, drafts: Iterable[Draft]) -> list[Envelope]:
         """Number as many of the drafts as fit into one transaction."""
         messages: list[Envelope] = []
         newest, now = max(newest, view.cursor, view.least), self._clock()
@@ -372,7 +311,7 @@ class Writer(Turns):
             inline=messages[-1].raw,
         )
 
-    def _transact(self, name: str, view: _View, operations: Sequence[Operation]) -> None:
+    def _transact(self, name: str, view: View, operations: Sequence[Operation]) -> None:
         failures = self.kv.write(operations).failures
         # A message key that exists already is junk: whoever writes a message changes the head, too.
         messages = self.keys.messages(name)
@@ -382,7 +321,7 @@ class Writer(Turns):
 
     # ------------------------------------------------------------------ prune
 
-    def _with_oldest(self, name: str, view: _View, head: Head) -> Head:
+    def _with_oldest(self, name: str, view: View, head: Head) -> Head:
         """Read the oldest messages, as many as one transaction may delete. Returns the head, recounted."""
         view.oldest = [one for one in view.oldest if one.num >= head.oldest]
         view.numbers = [num for num in view.numbers if num >= head.oldest]
@@ -399,7 +338,7 @@ class Writer(Turns):
         return head
 
     @staticmethod
-    def _without(head: Head, view: _View, prune: Prune) -> Head:
+    def _without(head: Head, view: View, prune: Prune) -> Head:
         if not prune.gone:
             return head
         last = prune.gone[-1].num
