@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from agentd.commands.frozen import read_now
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.envelope import Envelope
     from agentd.fleet.head import Head
+    from agentd.fleet.members import Documents
     from agentd.fleet.turns import OpenRollout
 
 _PURPOSE: Final = "aborting a rollout"
@@ -88,7 +90,9 @@ class _Abortion:
                     form = SIGNED if self._signing.signer else FORMAT
                     require_understood(log, self._client, form, _PURPOSE, least=ROLLOUTS)
                     self._warn_if_frozen()
-                    above = Census(self._client, keys).documents().reached(name, time.time())
+                    documents = Census(self._client, keys).documents()
+                    self._require_whole(draft.restores, opened, documents)
+                    above = documents.reached(name, time.time())
                 try:
                     writer = log if self._signing.believes(opened.newest) else self._any
                     num = writer.publish(
@@ -164,6 +168,22 @@ class _Abortion:
                 f" {self._instead} (those that were admitted keep what they have until then)"
             )
         return before
+
+    def _require_whole(self, before: int, opened: OpenRollout, documents: Documents) -> None:
+        """Raises AgentdError if most other nodes have a later message than the one that is to be restored.
+
+        To sign an old one anew, which somebody put back, would make it the newest everywhere.
+        """
+        states = (one.names[self._name] for one in documents.found.values() if self._name in one.names)
+        lives = Counter(one.live for one in states if one.live and one.live < opened.first.num)
+        most = max(lives.values(), default=0)
+        had = min((num for num, count in lives.items() if count == most), default=0)
+        if had > before:
+            raise AgentdError(
+                f"not aborted: the other nodes have message {had} of {self._name} in force, and the newest"
+                f" one before the rollout is {before} (`agentd log {self._name}`): perhaps an old log was put"
+                " back. Try again once the nodes have written back what is missing"
+            )
 
     @property
     def _instead(self) -> str:

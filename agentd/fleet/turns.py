@@ -55,17 +55,19 @@ class Turns(Mender):
         if head is None or head.released is None:
             return None
         steps: list[Envelope] = []
-        for reading in self.after(name, head.released, head):
+        before = head.released
+        for reading in self.after(name, before, head):
             for one in filter(counts, reading.messages):
                 if one.role == "all":  # it ended what came before, whatever the head says
                     steps.clear()
+                    before = one.num
                 elif one.kind == "admit":
                     steps.append(one)
         if not steps:  # whoever wrote the head made it up
             return None
         newest = steps[-1]
         first = next(one for one in steps if one.rollout == newest.rollout)
-        return OpenRollout(first, newest, head.released)
+        return OpenRollout(first, newest, before)
 
     def _counts(self, message: Envelope) -> bool:  # noqa: ARG002 (for those who judge)
         """Whether a message can hold up those who write; anybody may have put it there."""
