@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 _MOST_READ: Final = 1024  # messages, from the newest on, among which one is believed
 _TRIES: Final = 3
-_MUTE: Final = "agentd is registered there but does not acknowledge"
+_MUTE: Final = "the service `agentd` is registered there, but agentd does not acknowledge"
 _QUICK: Final = 0.001  # seconds between two readings, for each node
 _Answer = TypeVar("_Answer")
 

@@ -5,6 +5,7 @@ Never forgets a node that may still be alive. Several nodes are forgotten all to
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from typing import TYPE_CHECKING, Final
@@ -12,12 +13,17 @@ from typing import TYPE_CHECKING, Final
 from agentd.commands.output import Output
 from agentd.commands.to_fleet import fleet, unheard_of
 from agentd.errors import AgentdError, ConfigError
+from agentd.printable import printable
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet
     from agentd.fleet.standing import Member
 
 _PURPOSE: Final = "forgetting a node"
+_REGISTERED: Final = (
+    "is still registered in Consul as the service `agentd`, so rotations of ticket keys wait for it: run"
+    " `agentd leave` there, or if the machine is gone, `consul force-leave` with the name of its Consul agent"
+)
 
 
 def forget(arguments: Namespace, output: Output) -> int:
@@ -51,7 +57,10 @@ def _named(reached: ReachedFleet, arguments: Namespace, output: Output) -> list[
     demand(reached.client, "read", [keys.nodes], _PURPOSE)
     census = Census(reached.client, keys)
     documents = census.documents()
+    registered = {name for names in census.registered().values() for name in names}
     for node in nodes:
+        if node not in documents.indexes and node in registered:
+            raise AgentdError(f"{node} does not acknowledge, but {_REGISTERED}")
         if node not in documents.indexes:
             raise AgentdError(
                 f"no node {node!r} acknowledges in the fleet {reached.name!r}: see `agentd fleet`"
@@ -66,6 +75,8 @@ def _named(reached: ReachedFleet, arguments: Namespace, output: Output) -> list[
         if not kv.delete(keys.node(node), documents.indexes[node]):
             raise AgentdError(f"{node} has just acknowledged again: look at `agentd fleet`")
         output.line(f"{node} is forgotten.", "green")
+        if node in registered:
+            sys.stderr.write(f"agentd: warning: {printable(node)} {_REGISTERED}\n")
     return nodes
 
 

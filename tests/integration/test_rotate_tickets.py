@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from agentd.cli import main
 from agentd.commands.coordinated_name import CoordinatedName
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name
 from agentd.fleet.acknowledgement_codec import render
@@ -447,6 +448,8 @@ def test_a_node_whose_acknowledgement_is_lost_is_known_by_its_service(fleet: Rot
             told = fleet.rotate("--timeout", "1s", status=1)
             assert [one["node"] for one in told["waiting"]] == ["lb9"]
             assert told["did"] == []
+            assert main(["fleet", "forget", "lb9", "--http-addr", fleet.consul.url]) == 1
+            assert "if the machine is gone, `consul force-leave`" in fleet.captured()[1]
             assert fleet.rotate("--without", "lb9")["phase"] == "idle"
     finally:
         fleet.consul.put("/v1/catalog/deregister", {"Node": node, "ServiceID": identity})
