@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from agentd.errors import ConsulUnavailable
+from agentd.fleet.keys import is_node
 from agentd.watch.client import ConsulClient
 
 SERVICE: Final = "agentd"
@@ -30,11 +31,8 @@ def service_id(fleet: str, node: str) -> str:
 def node_of(service: Mapping[str, Any], fleet: str) -> str | None:
     """The node of this fleet for which the service was registered; None if it is not one of agentd's."""
     name = str(service.get("ID")).removeprefix(service_id(fleet, ""))
-    return (
-        name
-        if service_id(fleet, name) == service.get("ID") and fleet in (service.get("Tags") or ())
-        else None
-    )
+    is_ours = service_id(fleet, name) == service.get("ID") and fleet in (service.get("Tags") or ())
+    return name if is_ours and is_node(name) else None
 
 
 def ensure(client: ConsulClient, fleet: str, node: str, status: str, *, afresh: bool = False) -> bool:
