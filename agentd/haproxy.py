@@ -57,6 +57,23 @@ def doubt(socket: Path) -> str:
     return ""
 
 
+def impostor(socket: Path) -> str:
+    """Why everybody on this machine could listen there in HAProxy's place; "" if they could not."""
+    try:
+        for place in {socket, socket.resolve()}:
+            for directory in place.parents:
+                mode = directory.stat().st_mode
+                # In one like /tmp, nobody removes what belongs to others, but anybody may be the first.
+                if mode & stat.S_IWOTH and (directory == place.parent or not mode & stat.S_ISVTX):
+                    return (
+                        f"every user of this machine can put a socket of their own at {socket}, since they"
+                        f" can write to {directory}: move the socket to a directory of HAProxy alone"
+                    )
+    except OSError as error:
+        return f"agentd cannot tell who could listen at {socket}: {error.strerror}"
+    return ""
+
+
 def is_passable(directory: Path) -> bool:
     """Whether anybody can reach what is in it, by the modes of all directories on the way. Raises OSError."""
     real = directory.resolve()

@@ -90,7 +90,7 @@ class HAProxy:
                     f"every user of this machine can connect to HAProxy's socket {place}, and read the ticket"
                     " keys there: use a unix socket instead (`stats socket PATH mode 660 level admin`)"
                 )
-            elif doubt := haproxy.doubt(Path(path)):
+            elif doubt := haproxy.doubt(Path(path)) or haproxy.impostor(Path(path)):
                 yield f"the ticket keys can be read by others: {doubt}"
 
     # ------------------------------------------------------------------ what it has
@@ -162,6 +162,8 @@ class HAProxy:
 
     def _push(self, name: str, keys: Sequence[bytes]) -> None:
         """Set them in one go, so that what encrypts on the way does so for microseconds."""
+        if why := haproxy.impostor(Path(self._options.socket.partition(":")[2])):
+            raise PermanentError(f"no key was sent: {why}")
         commands = [f"set ssl tls-key {name} {base64.b64encode(key).decode()}" for key in keys]
         answer = self._tell(";".join(commands))
         if answer.count(_TAKEN) != len(keys):

@@ -184,6 +184,16 @@ def test_a_dry_run_pushes_nothing(bench: Bench) -> None:
     assert not any(one.startswith("set") for one in bench.haproxy.asked)
 
 
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_no_key_is_sent_where_anybody_could_listen(bench: Bench, mode: int) -> None:
+    """While HAProxy does not run, somebody else could answer in its place."""
+    bench.haproxy.path.parent.chmod(mode)
+    assert "no key was sent: every user of this machine can put a socket" in bench.stage().drift[0].reason
+    assert not any(one.startswith("set") for one in bench.haproxy.asked)
+    bench.haproxy.path.parent.chmod(0o700)
+    assert bench.handler.verify().drift == ()
+
+
 def test_all_references_to_the_file_are_given_the_keys(bench: Bench) -> None:
     """A configuration may name it in two ways."""
     other = bench.haproxy.file.parents[3] / "link"
