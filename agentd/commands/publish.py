@@ -9,7 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Final
 
-from agentd.commands import argument_types, stages
+from agentd.commands import argument_types, rollout_steps
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.payload import add_payload_arguments, read_payload
@@ -89,15 +89,15 @@ def _add_steps(parser: Parser) -> None:
     )
     group.add_argument(
         "--canary",
-        type=stages.canary,
+        type=rollout_steps.canary,
         metavar="N|TAG|NODE,...",
         help="who is first: a number of nodes, the nodes with a service that has this tag, or these nodes;"
         " count:N, tag:TAG and node:NODE,... say which is meant",
     )
-    default = ",".join(f"{one}%%" for one in stages.STEPS)
+    default = ",".join(f"{one}%%" for one in rollout_steps.STEPS)
     group.add_argument(
         "--steps",
-        type=stages.percentages,
+        type=rollout_steps.percentages,
         metavar="P,...",
         help=f"then these shares of the nodes, rounded up (default {default})",
     )
@@ -129,7 +129,7 @@ def execute(arguments: Namespace, output: Output) -> int:
     _check(arguments)
     typed = None if arguments.reference or arguments.again else _typed(arguments)
     if arguments.canary:
-        from agentd.commands.staged import publish_in_steps  # noqa: PLC0415 (as above)
+        from agentd.commands.rollout_run import publish_in_steps  # noqa: PLC0415 (as above)
 
         return publish_in_steps(arguments, typed, output)
     with fleet(arguments) as reached:
@@ -177,7 +177,7 @@ def _check_steps(arguments: Namespace) -> None:
             raise ConfigError(["with --canary, give --max-failures instead of --quorum"])
     elif (arguments.steps, arguments.pause, arguments.max_failures) != (None, None, None):
         raise ConfigError(["--steps, --pause and --max-failures are for a rollout: give --canary as well"])
-    arguments.steps = arguments.steps or stages.STEPS
+    arguments.steps = arguments.steps or rollout_steps.STEPS
     arguments.pause = _PAUSE if arguments.pause is None else arguments.pause
     arguments.max_failures = arguments.max_failures or 0
 

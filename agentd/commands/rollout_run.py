@@ -19,7 +19,7 @@ from agentd.commands.fleet_watch import FleetWatch
 from agentd.commands.frozen import read_now
 from agentd.commands.output import Output, span
 from agentd.commands.publication import Prepared, Publication
-from agentd.commands.stages import admit_first, next_step
+from agentd.commands.rollout_steps import admit_first, next_step
 from agentd.commands.step_wait import Ended, Step, StepWait
 from agentd.commands.to_consul import nothing_yet
 from agentd.commands.to_fleet import fleet

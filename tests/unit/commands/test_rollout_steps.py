@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.commands.stages import (
+from agentd.commands.rollout_steps import (
     STEPS,
     Canary,
     admit_first,
