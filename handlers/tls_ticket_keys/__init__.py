@@ -33,7 +33,7 @@ from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_remov
 from handlers.tls_ticket_keys.document import Document
 from handlers.tls_ticket_keys.haproxy_options import FILE, HAProxyOptions
 from handlers.tls_ticket_keys.listeners import Listeners
-from handlers.tls_ticket_keys.payload import NAME_SIZE, is_document, read_key
+from handlers.tls_ticket_keys.payload import KEY_SIZE, NAME_SIZE, is_document, read_key
 from handlers.tls_ticket_keys.ring import (
     UNCOUNTED,
     Order,
@@ -291,7 +291,7 @@ class TicketKeys(Handler):
         """The ring in order; with a new key if none may encrypt."""
         if found := self._ordered(ring, context.now, context):
             return found
-        secret = secrets.token_bytes(80)
+        secret = secrets.token_bytes(KEY_SIZE)
         made = _key(secret, _BEFORE_EVERY_EVENT, context.now)
         context.files.write(made.path, secret, mode=0o600, secret=True)
         return self._ordered((*ring, made), context.now, context)

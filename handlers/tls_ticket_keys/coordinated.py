@@ -11,16 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from agentd.handler import LOG_EPOCH
-from handlers.tls_ticket_keys.document import Document, key_digest
+from handlers.tls_ticket_keys.document import MARGIN, PHASES, Document, key_digest
 from handlers.tls_ticket_keys.payload import NAME_SIZE
 from handlers.tls_ticket_keys.ring import UNCOUNTED, Order, Ring, Schedule, TicketKey, not_after
 
-SLACK: Final = 900.0
-"""Seconds by which a node's clock and the coordinator's may differ."""
-
 _NEXT: Final[Order] = (UNCOUNTED, -1, "")  # nobody promotes it by a clock
 _REMEMBERED: Final = 86_400.0  # seconds for which a revoked key may still be among Consul's events
-_PHASES: Final = ("idle", "staged", "promoted")
 
 
 def path_of(secret: bytes) -> str:
@@ -90,7 +86,7 @@ class Taken:
             every: seconds after which the next one is due.
         """
         return {
-            "tls_ticket_rotation_phase": _PHASES.index(self.phase),
+            "tls_ticket_rotation_phase": PHASES.index(self.phase),
             "tls_ticket_rotation_since_timestamp_seconds": self.since,
             "tls_ticket_rotation_due_timestamp_seconds": (self.promoted or self.since) + every,
         }
@@ -170,5 +166,5 @@ def _demoted(key: TicketKey, now: float) -> TicketKey:
 
 
 def _over(key: TicketKey, taken: Taken, now: float, schedule: Schedule) -> bool:
-    revoked = taken.revoked is not None and key.received <= taken.revoked + SLACK
+    revoked = taken.revoked is not None and key.received <= taken.revoked + MARGIN
     return revoked or (key.demoted is not None and key.demoted + schedule.retire_after <= now)

@@ -26,6 +26,8 @@ LARGEST: Final = 32 * 1024
 MOST_KEYS: Final = 101
 """How many keys a ring may have, besides the next one."""
 PHASES: Final = ("idle", "staged", "promoted")
+MARGIN: Final = 900
+"""Seconds by which the clocks of nodes, and of those who rotate, may differ."""
 
 _LAST_TIME: Final = 10**11  # unix seconds: a year of four digits
 _LAST_LTIME: Final = 2**64 - 1

@@ -17,6 +17,8 @@ NAME_SIZE: Final = 16
 
 SIZES: Final = (48, 80)
 """Bytes of a key."""
+KEY_SIZE: Final = 80
+"""Bytes of a new key: a name, an HMAC key and an AES-256 key."""
 _FEWEST_DISTINCT: Final = 6  # 16 random bytes have fewer in one of 10**17 keys
 _ADVICE: Final = (
     "fire 48 or 80 random bytes, as they are or in base64, as `openssl rand 80 | agentd fire NAME -` does"

@@ -17,16 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple, TypeAlias
 
-from handlers.tls_ticket_keys.document import Document, key_digest
+from handlers.tls_ticket_keys.document import MARGIN, Document, key_digest
+from handlers.tls_ticket_keys.payload import KEY_SIZE
+from handlers.tls_ticket_keys.session_timeout import DEFAULT
 
-SESSION_TIMEOUT: Final = 300
-"""Seconds for which nginx lets a session be resumed, unless its files say otherwise."""
-MARGIN: Final = 900
-"""Seconds for which a key stays longer than any session, in case clocks are wrong."""
 OVERDUE: Final = 3600.0
 """Seconds after which a rotation that waits is an alarm."""
-KEY_SIZE: Final = 80
-"""Bytes of a new key: a name, an HMAC key and an AES-256 key."""
 BELL_PAUSE: Final = 60.0
 """Seconds after a rotation in which events do not begin another."""
 
@@ -282,8 +278,8 @@ def _longest(seen: Seen, wish: Wish) -> _Longest:
     """For how long a session may be resumed, and the node that says so if it is longer than usual."""
     told = [_Longest(one.session_timeout, one.name) for one in _counted(seen, wish) if one.session_timeout]
     unknown = len(told) < len(_counted(seen, wish)) or not told
-    longest = max([*told, *([_Longest(SESSION_TIMEOUT, "")] if unknown else [])])
-    return longest if longest.seconds > SESSION_TIMEOUT else _Longest(longest.seconds, "")
+    longest = max([*told, *([_Longest(DEFAULT, "")] if unknown else [])])
+    return longest if longest.seconds > DEFAULT else _Longest(longest.seconds, "")
 
 
 def _ends(document: Document, key: bytes, longest: _Longest) -> float:

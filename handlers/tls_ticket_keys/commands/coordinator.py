@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from agentd.command import AgentdError, ConsulError, PermanentError
 from handlers.tls_ticket_keys.document import Document, key_digest
-from handlers.tls_ticket_keys.payload import NAME_SIZE, SIZES, read_key
+from handlers.tls_ticket_keys.payload import KEY_SIZE, NAME_SIZE, SIZES, read_key
 from handlers.tls_ticket_keys.rotation import (
-    KEY_SIZE,
     OVERDUE,
     Bell,
     Node,

@@ -9,12 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handlers.tls_ticket_keys.document import Document, key_digest
+from handlers.tls_ticket_keys.document import MARGIN, Document, key_digest
 from handlers.tls_ticket_keys.rotation import (
     BELL_PAUSE,
-    MARGIN,
     OVERDUE,
-    SESSION_TIMEOUT,
     Node,
     Policy,
     Publish,
@@ -25,6 +23,7 @@ from handlers.tls_ticket_keys.rotation import (
     key_size,
     step,
 )
+from handlers.tls_ticket_keys.session_timeout import DEFAULT
 
 KEYS = [random.Random(seed).randbytes(80) for seed in range(200)]
 OLD, NOW, NEW = KEYS[:3]
@@ -348,7 +347,7 @@ class Fleet:
         gone = set(before.ring if before else ()) - set(new.ring)
         if new.revoked != new.since or new.phase != "promoted":
             for key in gone:
-                assert self.clock - self.demoted[key] >= SESSION_TIMEOUT * 2
+                assert self.clock - self.demoted[key] >= DEFAULT * 2
         if new.phase == "idle" and before is not None and before.phase == "promoted":
             assert all(took == len(self.log) for took in self.took)
             for key in before.ring[1:]:
