@@ -186,12 +186,12 @@ class CoordinatedName:
 
     def _read(self) -> State:
         log = self._log()
-        head = log.head(self.name, consistent=True)
+        head = self._head(log)
         while True:
             found, payload, doubt = self._believed(log, head)
             if not doubt:
                 break
-            newer = log.head(self.name, consistent=True)  # perhaps what was looked for has just been replaced
+            newer = self._head(log)  # perhaps what was looked for has just been replaced
             if newer == head or self.left() <= 0:
                 break
             head = newer
@@ -205,6 +205,17 @@ class CoordinatedName:
         known = {*documents.indexes, *(one.runs_as for one in members)}
         takers = [*self._takers(members, num), *self._mute(known)]
         return State(newest, num, payload, signed_by, doubt, takers)
+
+    def _head(self, log: Log) -> Head | None:
+        """The head. Raises AgentdError: it cannot be used."""
+        try:
+            return log.head(self.name, consistent=True)
+        except BadDocument as error:
+            key = self._keys.head(self.name)
+            raise AgentdError(
+                f"{self.name}: {error}: nodes that run put that right within seconds, so try again; if they"
+                f" do not, `consul kv delete {key}`"
+            ) from error
 
     def _mute(self, known: Collection[str]) -> list[Taker]:
         """The nodes whose daemons are registered, healthy or not, without an acknowledgement.

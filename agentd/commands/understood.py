@@ -38,9 +38,11 @@ def require_understood(log: Log, client: ConsulClient, form: int, purpose: str, 
             f"{key}: {error}: delete it with `consul kv delete {key}`; the next message writes it anew"
         ) from error
     if record and record.floor_format > form:
+        from agentd.fleet.reader import if_forged  # noqa: PLC0415 (as below)
+
         raise AgentdError(
             f"the fleet {log.keys.fleet!r} takes messages of format {record.floor_format} or newer,"
-            f" and this agentd writes {form}: upgrade agentd"
+            f" and this agentd writes {form}: upgrade agentd; {if_forged(log.keys.record)}"
         )
     if max(form, least) > _FIRST_FORMAT:
         _require_nodes(log, client, max(form, least), purpose)

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from agentd.errors import BadDocument, BadKey, FleetError, Untrusted
+from agentd.errors import BadDocument, BadKey, FleetError, UnknownFormat, Untrusted
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.freeze import NAME, Freeze, parse_freeze
 from agentd.fleet.gate import MALFORMED, Gate
@@ -105,7 +105,7 @@ class FollowedFreeze:
         except FleetError as error:
             if isinstance(error, BadDocument):
                 witness.saw(NAME, None)
-            return f"its head cannot be used: {error}"
+            return reader.unusable(error)
         witness.saw(NAME, head)
         lacks = witness.lacks(NAME)
         if head is None or head.is_empty or (raw == self._judged and not lacks):
@@ -116,8 +116,13 @@ class FollowedFreeze:
         return waits
 
     def _read_after(self, num: int, head: Head, reader: NameReader, witness: Witness) -> str:
-        for reading in reader.after(num, head):
-            usable, waits, refused = reader.usable(reading, head.newest)
+        newer, waits = 0, ""
+        for every in reader.after(num, head):
+            unknown = {one for one, why in every.troubles.items() if isinstance(why, UnknownFormat)}
+            if unknown:  # perhaps forged: it hides no later thaw, since the last that is believed counts
+                newer, waits = max(unknown), str(reader.usable(every, head.newest).waits or "")
+            known = {one: why for one, why in every.troubles.items() if one not in unknown}
+            usable, _, refused = reader.usable(replace(every, troubles=known), head.newest)
             if usable:
                 witness.read(NAME, head, usable)
             for message in usable:
@@ -127,10 +132,10 @@ class FollowedFreeze:
                     self._refuse(message.num, error.reason, str(error))
             for one in refused:
                 self._refuse(one.num, one.reason, one.text)
-            if waits:
-                return str(waits)
-        witness.has_all(NAME)
-        return ""
+        if newer <= self._num:
+            witness.has_all(NAME)
+            return ""
+        return waits
 
     @property
     def _num(self) -> int:

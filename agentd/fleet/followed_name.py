@@ -207,7 +207,7 @@ class FollowedName:
         except FleetError as error:
             if isinstance(error, BadDocument):
                 self._witness.saw(self.name, None)
-            raise MustWait(f"its head cannot be used: {error}") from error
+            raise MustWait(self._reader.unusable(error)) from error
         self._witness.saw(self.name, head)
         if head is None or head.is_empty:  # nothing was published, or all of it was forgotten
             return

@@ -41,6 +41,6 @@ def hindered(
         names[name] = replace(one, waits=next(iter(pauses), waits), held=bool(pauses or frozen))
     if freeze.freeze is not None:
         num = freeze.freeze.num
-        names[freeze.name] = Name(live=num, tried=Tried(num, "applied"))
+        names[freeze.name] = Name(live=num, tried=Tried(num, "applied"), waits=freeze.status.waits)
     told = "; ".join(f"{name} is {text}" for name, text in paused.items())
     return replace(condition, names=names, paused=told)

@@ -18,7 +18,7 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.gate import EXPIRED, MALFORMED, REPLAYED, Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
-from agentd.fleet.reader import Reader, Reading
+from agentd.fleet.reader import Reader, Reading, if_forged
 from agentd.fleet.target import Services, matches
 
 _UNUSABLE: Final = "fleet.message_unusable"
@@ -203,8 +203,14 @@ class NameReader:
         if not self._gate.judges:
             return text
         # Nobody can tell who signed it, and whoever may write to the log can stop all nodes like this.
-        key = self._keys.message(self._name, num)
-        return f"{text}; if nobody publishes with a newer one, it is forged: `consul kv delete {key}`"
+        return f"{text}; {if_forged(self._keys.message(self._name, num))}"
+
+    def unusable(self, error: FleetError) -> str:
+        """Why the head cannot be used."""
+        text = f"its head cannot be used: {error}"
+        if isinstance(error, UnknownFormat) and self._gate.judges:  # as above
+            return f"{text}; {if_forged(self._keys.head(self._name))}"
+        return text
 
     def newest(self, head: Head) -> int:
         """The number of the newest message that counts, among those that the head lists; 0 if none does."""

@@ -48,7 +48,10 @@ class Reader:
     def head(self, name: str, *, consistent: bool = False) -> Head | None:
         """The head of a name, None if it has none. Raises UnknownFormat or BadDocument."""
         pair = self.kv.pair(self.keys.head(name), consistent=consistent)
-        return None if pair is None else parse_head(pair.value)
+        try:
+            return None if pair is None else parse_head(pair.value)
+        except UnknownFormat as error:
+            raise UnknownFormat(f"{name}: {error}; {if_forged(self.keys.head(name))}") from error
 
     def heads(self) -> dict[str, Head | FleetError]:
         """The head of every name, or why it is unusable; other keys among the heads are skipped."""
@@ -65,7 +68,10 @@ class Reader:
     def record(self) -> FleetRecord | None:
         """The fleet's record, None if nobody has written to its log yet. Raises what `head` raises."""
         pair = self.kv.pair(self.keys.record)
-        return None if pair is None else parse_record(pair.value)
+        try:
+            return None if pair is None else parse_record(pair.value)
+        except UnknownFormat as error:
+            raise UnknownFormat(f"{error}; {if_forged(self.keys.record)}") from error
 
     # ------------------------------------------------------------------ messages
 
@@ -118,8 +124,7 @@ class Reader:
             try:
                 messages.append(self._believed(key, pairs[key].value))
             except UnknownFormat as error:
-                forged = f"if nobody publishes with a newer one, it is forged: `consul kv delete {key}`"
-                troubles[num] = UnknownFormat(f"message {num} of {name}: {error}; {forged}")
+                troubles[num] = UnknownFormat(f"message {num} of {name}: {error}; {if_forged(key)}")
             except FleetError as error:
                 troubles[num] = error
         return Reading(tuple(messages), troubles, tuple(missing))
@@ -148,3 +153,8 @@ class Reader:
         if len(pair.value) > LARGEST or hashlib.sha256(pair.value).hexdigest() != message.sha256:
             raise BadDocument(f"{pair.key} holds a body that does not match its SHA-256")
         return pair.value
+
+
+def if_forged(key: str) -> str:
+    """What to do about a newer format: nobody can tell who wrote it, and it holds up all who read the key."""
+    return f"if nobody publishes with a newer one, it is forged: `consul kv delete {key}`"

@@ -79,6 +79,15 @@ def test_a_forged_newer_format_stops_a_node_only_while_it_is_there(node: Node) -
     assert (node.waiting, node.waits) == (["true"], "")
 
 
+def test_so_does_a_forged_head(node: Node) -> None:
+    """It is neither news nor a loss that this node could make good."""
+    key = node.shelf.keys_of.head("ban")
+    node.sign("a")
+    node.shelf.put(key, b'{"format":99}')
+    node.turn()
+    assert f"`consul kv delete {key}`" in node.waits
+
+
 def test_a_forged_newest_message_covers_up_no_loss(node: Node) -> None:
     """The relay compares the log with the copy, as if there were no head."""
     node.sign("a")

@@ -277,6 +277,12 @@ def test_a_newer_format_is_told_and_changes_nothing(bench: Bench) -> None:
     assert "newer format" in bench.freeze.status.waits
     assert bench.waiting == []
 
+    say(bench, frozen=False)  # whoever may write to the log cannot freeze for good
+    bench.turn()
+
+    assert bench.freeze.status.waits == ""
+    assert bench.waiting == ["b"]
+
 
 @given(
     st.lists(
