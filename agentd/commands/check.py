@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
-from agentd.commands.checks import consul, daemon, disk, fleet, handlers, nginx, nginx_processes, trust
+from agentd.commands.checks import consul, daemon, disk, fleet, handlers, held, nginx, nginx_processes, trust
 from agentd.commands.checks.finding import Finding, Level
 from agentd.commands.output import Colour, Output
 from agentd.commands.parser import Parser
@@ -51,6 +51,7 @@ def _findings(loaded: Loaded) -> Iterator[Finding]:
         yield from nginx.findings(loaded, loaded.config.nginx)
         yield from nginx_processes.findings(loaded, loaded.config.nginx)
     yield from handlers.findings(loaded)
+    yield from held.findings(loaded)
     yield from daemon.findings(loaded)
 
 

@@ -198,22 +198,17 @@ class FleetRecord:
 
     Attributes:
         floor_format: the lowest message format that may be written; 0 for any.
-        freeze: why nothing may be applied at the moment; "" if it may.
     """
 
     floor_format: int = 0
-    freeze: str = ""
 
     def render(self) -> bytes:
         """The document for Consul."""
-        return render_document(
-            {"format": FORMAT, "floor_format": self.floor_format or None, "freeze": self.freeze or None}
-        )
+        return render_document({"format": FORMAT, "floor_format": self.floor_format or None})
 
 
 _RECORD: Final[dict[str, Any]] = {
     "floor_format": optional(lambda value: type(value) is int and 0 <= value < _MOST_COUNTED),
-    "freeze": optional(lambda value: isinstance(value, str) and value.isprintable()),
 }
 
 
@@ -221,4 +216,4 @@ def parse_record(raw: bytes) -> FleetRecord:
     """Parse the fleet's record. Raises UnknownFormat or BadDocument, as for `parse_head`."""
     value = read_document(raw, largest=LARGEST_HEAD, formats=range(1, FORMAT + 1), what=_FLEET)
     check_shape(value, _RECORD, _FLEET)
-    return FleetRecord(value.get("floor_format") or 0, value.get("freeze") or "")
+    return FleetRecord(value.get("floor_format") or 0)

@@ -103,6 +103,7 @@ def test_a_frozen_fleet_holds_back_and_goes_on_in_order(
     assert command("freeze", "--reason", "black friday", "--for", "2h", "--wait", "100s") == 0
     said = capsys.readouterr().out
     assert "2 of 2 nodes hold them back." in said
+    assert "black friday\n" in nodes[0].agentd.command("check").stdout
     assert command("publish", fleet, "b") == 0
     assert "black friday: nodes hold this back until `agentd thaw`" in capsys.readouterr().err
     consul.fire(fleet, b"c")
@@ -279,6 +280,7 @@ def test_a_paused_node_is_named_to_the_fleet(
         return [(one["node"], one["text"]) for one in found if one["trouble"] == "paused"]
 
     ((name, text),) = wait_until(rows, "the fleet to know")
+    assert "to go on: `agentd resume tally`" in nodes[1].agentd.command("check").stdout
     assert command("publish", fleet, "b", "--wait", "--timeout", "10m") == 1
     told = capsys.readouterr()
 

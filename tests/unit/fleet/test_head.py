@@ -137,13 +137,13 @@ def test_a_head_that_is_too_large_is_not_parsed() -> None:
         parse_head(changed(x="y" * LARGEST_HEAD))
 
 
-@pytest.mark.parametrize("record", [FleetRecord(), FleetRecord(2, "until Monday")])
+@pytest.mark.parametrize("record", [FleetRecord(), FleetRecord(2)])
 def test_the_fleets_record_is_read_as_written(record: FleetRecord) -> None:
     """It is there even if nothing is to be said."""
     assert parse_record(record.render()) == record
 
 
-@pytest.mark.parametrize("fields", [{"floor_format": -1}, {"freeze": 7}, {"freeze": "\x1b"}])
+@pytest.mark.parametrize("fields", [{"floor_format": -1}, {"floor_format": "2"}])
 def test_a_record_that_agentd_never_writes_is_told(fields: dict[str, Any]) -> None:
     """Each field is checked."""
     with pytest.raises(BadDocument):
