@@ -136,12 +136,12 @@ class _Rollout:
             self._join(opened.newest)
             return self._widen(opened.newest)
         if self._rollout:
-            return self._over(newest)
+            return self._over(head, newest)
         if opened:
             raise self._refused(opened)
         if newest and newest.kind == "release" and self._is_same(newest):
             self._join(newest)
-            return self._over(newest)
+            return self._over(head, newest)
         self._begin()
         return None
 
@@ -234,8 +234,11 @@ class _Rollout:
         self._wait.say("nodes that failed get it once more")
         self._note("again", num)
 
-    def _over(self, newest: Envelope | None) -> Ended | None:
+    def _over(self, head: Head | None, newest: Envelope | None) -> Ended | None:
         """What became of the rollout, which is not open any more."""
+        if self._is_forgotten(head):
+            why = f"somebody dropped it with `agentd log forget {self._name}`: nodes keep what they have"
+            return Ended("aborted", why, self._last())
         if newest is None or newest.num < self.num:
             self._lost_at = self._lost_at or time.monotonic()
             if time.monotonic() - self._lost_at > self._arguments.timeout:
@@ -252,6 +255,9 @@ class _Rollout:
             return Ended("aborted", why, self._last())
         ended = self._wait.confirm(newest, self._step(newest), 0.0, self._newest)
         return replace(ended, outcome="unconfirmed") if ended and ended.outcome == "stopped" else ended
+
+    def _is_forgotten(self, head: Head | None) -> bool:
+        return head is not None and head.floor >= self.num > 0
 
     def _await_thaw(self) -> str:
         """Wait while the fleet is frozen and nobody writes to the log; why it still is, "" if it is not."""
@@ -272,6 +278,8 @@ class _Rollout:
     # ------------------------------------------------------------------ writing
 
     def _write(self, kind: Literal["admit", "release"], rollout: str, admission: Admission | None) -> int:
+        if self._is_forgotten(self._log.head(self._name, consistent=True)):
+            raise RolloutOver(f"the log of {self._name} was forgotten meanwhile")
         draft = replace(
             self._prepared.draft,
             id=str(uuid.uuid4()),

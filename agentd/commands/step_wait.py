@@ -186,7 +186,7 @@ class StepWait:
 
     def _is_overtaken(self, newest: int) -> bool:
         head = self._watch.patiently(lambda: self._log.head(self._name, consistent=True))
-        return head is not None and head.newest > newest
+        return head is not None and (head.newest > newest or head.floor >= newest)  # added to, or forgotten
 
     def _tell_admitted(self, step: Step, message: Envelope) -> None:
         if message.kind == "admit":

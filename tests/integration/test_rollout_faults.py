@@ -110,6 +110,17 @@ def test_an_event_that_is_heard_meanwhile_replaces_it(fleet: RolloutFleet) -> No
     fleet.await_payloads(*["heard"] * SIZE)
 
 
+def test_a_log_that_is_forgotten_meanwhile_ends_it(fleet: RolloutFleet) -> None:
+    """Whoever drops a rollout means it, wherever the command runs."""
+    running = fleet.begin("new", "--canary", "node3", "--steps", "100%", "--pause", "10m")
+    fleet.await_payloads("old", "old", "new", "old", "old")
+    assert fleet.run("log", "forget", NAME, "--yes")[0] == 0
+    out, _ = running.communicate(timeout=100)
+    assert running.returncode == 1
+    assert "somebody dropped it with `agentd log forget site`" in out
+    assert fleet.messages() == []
+
+
 def test_a_log_that_is_lost_in_mid_rollout_is_written_back_and_it_goes_on(fleet: RolloutFleet) -> None:
     """The command waits for that."""
     running = fleet.begin("new", "--canary", "node3", "--steps", "100%", "--pause", "8s")
