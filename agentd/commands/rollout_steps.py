@@ -45,7 +45,8 @@ def canary(text: str) -> Canary:
     given, colon, rest = text.partition(":")
     form = next((one for one in _FORMS if colon and given == one), "")
     found = Canary(form, rest if form else text)  # type: ignore[arg-type] # one of the forms
-    if not (found.text and text.isprintable()):
+    many = found.text.split(",") if found.form != "tag" else []
+    if not (found.text.strip() and all(map(str.strip, many)) and text.isprintable()):
         raise ArgumentTypeError("give a number of nodes, names of nodes with commas between them, or a tag")
     if form == "count" and not _is_count(found.text):
         raise ArgumentTypeError(f"{rest!r} is not a number of nodes")
@@ -88,7 +89,7 @@ def admit_first(found: Canary, known: Collection[str], tagged: _Tagged, rollout:
     """
     from agentd.fleet.rollout import Admission  # noqa: PLC0415 (parsing does without)
 
-    text, words = found.text, found.text.split(",")
+    text, words = found.text, [one.strip() for one in found.text.split(",")]
     form = found.form or _form(text, words, known)
     if form == "count":
         if int(text) > len(known):

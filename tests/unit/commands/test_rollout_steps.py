@@ -58,7 +58,7 @@ def test_what_is_typed_may_say_what_it_is(text: str, found: Canary) -> None:
     assert canary(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "node:", "count:x", "count:0", "a\n", "10%"])
+@pytest.mark.parametrize("text", ["", " ", "node:", "web1,", "a,,b", "count:x", "count:0", "a\n", "10%"])
 def test_what_is_no_canary(text: str) -> None:
     """It is said so."""
     with pytest.raises(ArgumentTypeError):
@@ -80,7 +80,7 @@ def test_steps_may_be_typed_with_spaces_and_without_signs() -> None:
 def test_names_of_nodes_are_nodes() -> None:
     """Also where a tag is called the same; each counts once."""
     assert first("web1") == Admission(nodes=("web1",))
-    assert first("web3,web1,web3") == Admission(nodes=("web1", "web3"))
+    assert first("web3, web1,web3") == Admission(nodes=("web1", "web3"))
     assert first("node:7") == Admission(nodes=("7",))
 
 
