@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,12 +9,14 @@ import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis.database import DirectoryBasedExampleDatabase
 
+from tests.examples import LOOKS
+
 _ROOT = Path(__file__).parent.parent
 
 settings.register_profile(
     "agentd",
     # Enough for every run of the suite; `HYPOTHESIS_EXAMPLES=1000 scripts/test tests/unit` looks deeper.
-    max_examples=int(os.environ.get("HYPOTHESIS_EXAMPLES", "30")),
+    max_examples=LOOKS or 30,
     # A shared two-core machine is no judge of how long one example may take.
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -261,7 +261,7 @@ def test_a_long_pause_reads_nothing_that_waits(stand: Stand, monkeypatch: pytest
     assert set(stand.outcomes.values()) == {None}
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(["event", "state", "pause", "resume", "step", "restart"]), max_size=25))
 def test_nothing_is_lost_or_reordered_and_nothing_taken_in_a_pause(
     tmp_path_factory: pytest.TempPathFactory, steps: list[str]

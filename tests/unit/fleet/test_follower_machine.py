@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed
 from agentd.journal.journal import Journal
+from tests.examples import LOOKS
 from tests.unit.fleet.test_follower import Bench
-from tests.unit.fleet.test_invariants import LOOKS
 
 
 class FollowerMachine(RuleBasedStateMachine):

@@ -7,7 +7,6 @@ newer agentd wrote, in place of any key. Two writes meet when one begins within 
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -28,12 +27,11 @@ from agentd.fleet.log import Log
 from agentd.fleet.memory import FILE
 from agentd.fleet.pruning import parse_pruned
 from agentd.watch.kv import MOST_OPERATIONS, Pair
+from tests.examples import LOOKS
 from tests.unit.conftest import ROOM
 from tests.unit.fleet.kv_model import Fault, ModelKV
 from tests.unit.fleet.node_model import KEYS, NAME, Node
 
-LOOKS = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
-"""More examples than in each run, and other ones each time."""
 NODES = 3
 # So small that a few dozen events are pruned.
 LIMITS = {"LEAST": 6, "MOST": 12, "LATEST": 3, "PRUNED_AT_ONCE": 4}

@@ -14,8 +14,9 @@ from hypothesis.stateful import rule
 
 from agentd.fleet.envelope import Draft, Envelope, Kind, parse_envelope
 from agentd.fleet.rollout import ALL, Admission, released
+from tests.examples import LOOKS
 from tests.unit.fleet.node_model import Node
-from tests.unit.fleet.test_invariants import LIMITS, LOOKS, NODES, Fleet
+from tests.unit.fleet.test_invariants import LIMITS, NODES, Fleet
 
 STEPS = 4
 

@@ -22,6 +22,7 @@ from agentd.errors import PermanentError, TemporaryError
 from agentd.handler import Change, Context
 from agentd.journal.entry import Outcome
 from agentd.journal.history import history, replay, tidy
+from tests.examples import LOOKS
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle
 from tests.unit.conftest import ROOM
 from tests.unit.tree.trees import generations
@@ -282,4 +283,4 @@ class CoreMachine(RuleBasedStateMachine):
 
 
 TestCore = CoreMachine.TestCase
-TestCore.settings = settings(max_examples=25, stateful_step_count=20)
+TestCore.settings = settings(max_examples=LOOKS or 25, stateful_step_count=20)

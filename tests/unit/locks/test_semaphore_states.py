@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from agentd.locks.semaphore import Semaphore
+from tests.examples import LOOKS
 from tests.unit.locks.fake import FakeConsul, FakeStore
 
 _LIMIT = 2
@@ -72,4 +73,4 @@ class Contest(RuleBasedStateMachine):
 
 
 TestContest = Contest.TestCase
-TestContest.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestContest.settings = settings(max_examples=LOOKS or 60, stateful_step_count=25, deadline=None)

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from agentd.report.gauges import MOST_GAUGES
 from agentd.report.metrics import Metrics
+from tests.examples import LOOKS
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def test_each_query_tells_how_it_fares() -> None:
     assert (sample["agentd_query_failing{key:a}"], sample["agentd_query_held{key:a}"]) == (1, 1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=LOOKS or 30)
 @given(st.lists(st.text(min_size=1), max_size=20))
 def test_a_stranger_s_event_name_never_becomes_a_label(names: list[str]) -> None:
     """Whoever fires events chooses their names; all but the configured ones count as "other"."""

@@ -23,6 +23,7 @@ from agentd.sources import unpack as unpacking
 from agentd.sources.decompressor import LAYERS, RefusedError, decompress
 from agentd.sources.unpack import announced, unpack
 from agentd.testing.staging import RecordedLog
+from tests.examples import LOOKS
 
 PACK: dict[str, Callable[[bytes], bytes]] = {"gzip": gzip.compress, "zstd": zstd.compress}
 KINDS = pytest.mark.parametrize("kind", ["gzip", "zstd"])
@@ -204,7 +205,7 @@ def test_a_program_that_needs_too_much_is_not_asked_again(
         _whole(tmp_path, "list", gzip.compress(PLAIN))
 
 
-@settings(max_examples=60)
+@settings(max_examples=LOOKS or 60)
 @given(data=st.binary(max_size=300), members=st.integers(1, 3), kind=st.sampled_from(["gzip", "zstd"]))
 def test_packing_and_unpacking_is_nothing(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, members: int, kind: str
@@ -214,7 +215,7 @@ def test_packing_and_unpacking_is_nothing(
     assert _unpack(tmp_path_factory.mktemp("round"), PACK[kind](data) * members) == data * members
 
 
-@settings(max_examples=60)
+@settings(max_examples=LOOKS or 60)
 @given(data=st.binary(max_size=200), kind=st.sampled_from(["gzip", "zstd"]))
 def test_junk_is_refused_and_nothing_else_happens(
     tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentd.errors import PermanentError, TreeError
 from agentd.tree.tree import Commit, Tree
+from tests.examples import LOOKS
 from tests.unit.tree.faults import failing, fault, killed_at
 from tests.unit.tree.trees import Files, content, generations, new_tree, unprepared
 
@@ -202,4 +203,4 @@ class TreeMachine(RuleBasedStateMachine):
 
 
 TestTree = TreeMachine.TestCase
-TestTree.settings = settings(max_examples=15, stateful_step_count=12, deadline=None)
+TestTree.settings = settings(max_examples=LOOKS or 15, stateful_step_count=12, deadline=None)

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentd.tree.tree import Tree
 from agentd.tree.vault import Vault
+from tests.examples import LOOKS
 from tests.unit.tree.faults import killed_at
 from tests.unit.tree.test_tree_vault import live, on_disk, stored
 from tests.unit.tree.trees import new_tree, unprepared
@@ -135,4 +136,4 @@ class VaultMachine(RuleBasedStateMachine):
 
 
 TestVault = VaultMachine.TestCase
-TestVault.settings = settings(max_examples=25, stateful_step_count=12, deadline=None)
+TestVault.settings = settings(max_examples=LOOKS or 15, stateful_step_count=12, deadline=None)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from handlers.deploy import unpack as program
 from handlers.deploy.headers import check_pax
 from handlers.deploy.members import ArchiveLimits, RefusedArchiveError
+from tests.examples import LOOKS
 from tests.unit.handlers.deploy.deploying import contents
 
 INPUTS = Path(__file__).parents[3] / "inputs"
@@ -237,7 +238,7 @@ def mended(data: bytes) -> bytes:
     return b"".join(sum_up(one) if one[257:262] == b"ustar" else one for one in blocks)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=LOOKS or 400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     changes=st.lists(
         st.tuples(st.integers(0, len(EVERY_KIND) - 1), st.binary(min_size=1, max_size=13)),

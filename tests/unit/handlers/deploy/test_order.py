@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentd.handler import Change, Event
 from agentd.testing import message
 from handlers.deploy.handler import Deploy
+from tests.examples import LOOKS
 from tests.unit.handlers.deploy.deploying import DeployStand, file
 
 
@@ -127,7 +128,7 @@ def take(node: DeployStand, waiting: list[Event]) -> None:
     heard=st.lists(st.integers(0, 3), max_size=4, unique=True),
     at_once=st.booleans(),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=LOOKS or 15, deadline=None)
 def test_all_nodes_end_up_alike(*, count: int, followed: int, heard: list[int], at_once: bool) -> None:
     """One follows, one hears some of it before the log does and in any order, one gets only the newest."""
     with tempfile.TemporaryDirectory() as directory:

@@ -28,6 +28,7 @@ from handlers.deploy.members import (
     leads_out,
     parts,
 )
+from tests.examples import LOOKS
 from tests.servers.equipment import require, require_root
 from tests.unit.handlers.deploy.deploying import Member, contents, file, member, pack
 
@@ -423,7 +424,7 @@ def stays_inside(path: Path, root: Path) -> bool:
     return real == root or root in real.parents
 
 
-@settings(max_examples=150)
+@settings(max_examples=LOOKS or 150)
 @given(st.lists(st.tuples(_kinds, _names, _names), min_size=1, max_size=8))
 def test_no_archive_writes_or_leads_outside(drawn: list[tuple[bytes, str, str]]) -> None:
     """Whatever its members are, nothing around the directory changes, and what is accepted stays inside."""

@@ -20,6 +20,7 @@ from agentd.testing import HandlerHarness
 from agentd.testing import event as fired_event
 from handlers.ip_blacklist import enforcement, entries, handler
 from handlers.ip_blacklist.handler import IPBlacklist
+from tests.examples import LOOKS
 from tests.unit.apply.stand import Stand, event, settle
 from tests.unit.conftest import ROOM
 
@@ -70,7 +71,7 @@ def told(options: Mapping[str, Any], groups: Iterable[Sequence[str]]) -> dict[st
 
 
 @given(payloads, limits)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=LOOKS or 60, deadline=None)
 def test_a_batch_leaves_what_its_events_leave_one_by_one(fired: list[str], options: dict[str, int]) -> None:
     """Also where some of them are refused, for what they are or for what there would be after them."""
     together, apart = told(options, [fired]), told(options, [[one] for one in fired])

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from agentd.testing import HandlerHarness, event, instance, service
 from handlers.ip_blacklist.handler import IPBlacklist
 from handlers.ip_blacklist.ranges import Block, parse_cidr
+from tests.examples import LOOKS
 
 FIRST = parse_cidr("198.51.100.0").first
 NEVER = {FIRST + 9}
@@ -126,4 +127,4 @@ def enforced(node: HandlerHarness) -> set[int]:
 
 
 TestBlacklist = BlacklistMachine.TestCase
-TestBlacklist.settings = settings(max_examples=30, stateful_step_count=15, deadline=None)
+TestBlacklist.settings = settings(max_examples=LOOKS or 30, stateful_step_count=15, deadline=None)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentd.handler import Event, PermanentError, UnderWay
 from agentd.testing import HandlerHarness, event, message
 from handlers.ip_blacklist.handler import IPBlacklist
+from tests.examples import LOOKS
 
 ISSUED = 1_700_000_000.0
 LATE = 300.0
@@ -109,7 +110,7 @@ class Log:
     restarts=st.booleans(),
     batch=st.booleans(),
 )
-@settings(max_examples=60)
+@settings(max_examples=LOOKS or 60)
 def test_all_nodes_end_up_alike(  # noqa: PLR0913 (what may differ between nodes)
     *,
     log: Log,

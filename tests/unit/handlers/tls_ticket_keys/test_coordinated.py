@@ -17,6 +17,7 @@ from agentd.testing import HandlerHarness, event, key, message
 from handlers.tls_ticket_keys import TicketKeys
 from handlers.tls_ticket_keys.document import Document, key_digest
 from handlers.tls_ticket_keys.ring import Schedule, TicketKey, settle
+from tests.examples import LOOKS
 
 NAME = "tickets"
 INCLUDE = "tickets/tickets.conf"
@@ -463,7 +464,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=LOOKS or 150, deadline=None)
 def test_whatever_comes_the_newest_document_is_the_ring(done: list[tuple[str, int]]) -> None:
     """In any order, with keys heard and restarts in between; its number never falls."""
     node, newest = Node(), -1

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from agentd.handler import NginxOptions, Verdict
 from agentd.testing import HandlerHarness, event
 from handlers.tls_ticket_keys import TicketKeys
+from tests.examples import LOOKS
 
 FILE = "tickets/haproxy.keys"
 KEY = base64.b64encode(random.Random(1).randbytes(80)).decode()
@@ -163,7 +164,7 @@ def test_a_next_key_of_another_length_holds_nothing_else_up(bench: Bench) -> Non
     assert bench.haproxy.slots[1] == KEY
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=LOOKS or 60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.text(max_size=40) | st.sampled_from(["/\0", "/" + "x" * 5000, "/a b", "/;show info", "/.."]), st.text()
 )

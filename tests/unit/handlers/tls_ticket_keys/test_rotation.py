@@ -24,6 +24,7 @@ from handlers.tls_ticket_keys.rotation import (
     step,
 )
 from handlers.tls_ticket_keys.session_timeout import DEFAULT
+from tests.examples import LOOKS
 
 KEYS = [random.Random(seed).randbytes(80) for seed in range(200)]
 OLD, NOW, NEW = KEYS[:3]
@@ -364,7 +365,7 @@ _ACTIONS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=LOOKS or 300, deadline=None)
 @given(
     size=st.integers(1, 5),
     keep=st.integers(1, 4),
