@@ -261,10 +261,10 @@ def test_what_stops_a_rotation_fails_the_timer(fleet: RotatingFleet) -> None:
         for words in ([], ["--due"], ["--revoke"]):
             status, _, err = fleet.command("rotate-tickets", *words, "--timeout", "1s")
             assert (status, f"consul kv delete {key}" in err) == (1, True)
-        for head in (b"junk", b'{"format":99}'):
-            fleet.consul.kv_put(fleet.keys.head(NAME), head)
-            status, _, err = fleet.command("rotate-tickets", "--revoke", "--timeout", "1s")
-            assert (status, f"consul kv delete {fleet.keys.head(NAME)}" in err) == (1, True)
+    for head in (b"junk", b'{"format":99}'):
+        fleet.consul.kv_put(fleet.keys.head(NAME), head)
+        status, _, err = fleet.command("rotate-tickets", "--revoke", "--timeout", "1s")
+        assert (status, f"consul kv delete {fleet.keys.head(NAME)}" in err) == (1, True)
 
 
 def test_a_message_that_is_no_document_is_not_overwritten(fleet: RotatingFleet) -> None:
