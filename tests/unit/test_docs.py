@@ -105,6 +105,18 @@ def test_configurations_are_accepted(page: Path, tmp_path: Path) -> None:
         load(file)
 
 
+@pytest.mark.parametrize("section", ["fleet", "trust"])
+def test_sections_that_are_commented_out_are_accepted(section: str, tmp_path: Path) -> None:
+    """Those of config/agentd.yaml, once somebody removes the signs."""
+    found = re.search(rf"(?ms)^# {section}:.*?(?=^$)", (ROOT / "config" / "agentd.yaml").read_text())
+    assert found
+    text = re.sub("k4.public.KEY", lambda _: new_secret_key().public.text, re.sub("(?m)^# ", "", found[0]))
+    more = {"handlers": HANDLERS} | ({} if section == "fleet" else {"fleet": {"name": "production"}})
+    (tmp_path / "agentd.yaml").write_text(f"{text}\n{yaml.safe_dump(more)}")
+
+    load(tmp_path / "agentd.yaml")
+
+
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command that a page shows has help, and the help names the options that are used."""
