@@ -29,7 +29,7 @@ from agentd.handler import (
     digest,
 )
 from agentd.nginx.probe import Probe
-from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_removal, path_of, take
+from handlers.tls_ticket_keys.coordinated import Taken, follow, lost, next_removal, path_of, succeed, take
 from handlers.tls_ticket_keys.document import Document
 from handlers.tls_ticket_keys.haproxy_options import FILE, HAProxyOptions
 from handlers.tls_ticket_keys.listeners import Listeners
@@ -250,10 +250,11 @@ class TicketKeys(Handler):
         if before and num < before.num:
             context.log.info("ticket_document.too_old", num=num, newest=before.num)
             return
+        taken = succeed(_load(context), before, num, document)
         ring = take(_load(context), before, num, document, context.now)
         for secret in document.keys:
             context.files.write(path_of(secret), secret, mode=0o600, secret=True)
-        context.store["document"] = Taken.of(num, document).to_json()
+        context.store["document"] = taken.to_json()
         self._stage(self._arranged(ring, context), context)
 
     def _hear(self, event: Event, context: Context) -> None:
@@ -275,7 +276,9 @@ class TicketKeys(Handler):
 
     def _add(self, secret: bytes, order: Order, context: Context) -> None:
         key = _key(secret, order, context.now)
-        if _taken(context):
+        if taken := _taken(context):
+            if key.path in taken.burnt:
+                raise PermanentError(f"the key ({digest(secret)}) is refused: it was revoked")
             key = replace(key, demoted=context.now)
         try:
             ring = self._arranged(admit(_load(context), key), context)

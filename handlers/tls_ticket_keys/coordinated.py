@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from agentd.handler import LOG_EPOCH
+from agentd.handler import LOG_EPOCH, PermanentError
 from handlers.tls_ticket_keys.document import MARGIN, PHASES, Document, key_digest
 from handlers.tls_ticket_keys.payload import NAME_SIZE
 from handlers.tls_ticket_keys.ring import UNCOUNTED, Order, Ring, Schedule, TicketKey, not_after
 
 _NEXT: Final[Order] = (UNCOUNTED, -1, "")  # nobody promotes it by a clock
+_MOST_BURNT: Final = 1000  # keys
 _REMEMBERED: Final = 86_400.0  # seconds for which a revoked key may still be among Consul's events
 
 
@@ -36,6 +37,7 @@ class Taken:
         next: the file of the key that is only to decrypt yet, or None.
         revoked: when the keys before were revoked, or None.
         promoted: when the ring's first key was promoted, or None.
+        burnt: the files of keys that were revoked, the latest at the end.
     """
 
     num: int
@@ -45,6 +47,7 @@ class Taken:
     next: str | None = None
     revoked: int | None = None
     promoted: int | None = None
+    burnt: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, num: int, document: Document) -> Taken:
@@ -56,7 +59,7 @@ class Taken:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Taken:
         """The inverse of `to_json`."""
-        return cls(**value | {"ring": tuple(value["ring"])})
+        return cls(**value | {name: tuple(value.get(name, ())) for name in ("ring", "burnt")})
 
     def to_json(self) -> dict[str, Any]:
         """As it is in the store."""
@@ -90,6 +93,23 @@ class Taken:
             "tls_ticket_rotation_since_timestamp_seconds": self.since,
             "tls_ticket_rotation_due_timestamp_seconds": (self.promoted or self.since) + every,
         }
+
+
+def succeed(ring: Ring, before: Taken | None, num: int, document: Document) -> Taken:
+    """What is to be remembered of a document that follows another one on a node with this ring.
+
+    Raises:
+        PermanentError: it has a key that was revoked: somebody had an old document signed anew.
+    """
+    taken, burnt = Taken.of(num, document), before.burnt if before else ()
+    if not set(taken.paths).isdisjoint(burnt):
+        raise PermanentError(
+            "the document of the ticket keys is refused: it has a key that was revoked. Perhaps an old log"
+            " was put back (`agentd log`): `agentd rotate-tickets --revoke` makes a new ring"
+        )
+    if document.revoked is not None and (before is None or document.revoked != before.revoked):
+        burnt = (*burnt, *(key.path for key in ring if key.path not in taken.paths))
+    return replace(taken, burnt=burnt[-_MOST_BURNT:])
 
 
 def take(ring: Ring, before: Taken | None, num: int, document: Document, now: float) -> Ring:

@@ -163,6 +163,22 @@ def test_a_revocation_leaves_nothing_else() -> None:
     assert node.ring == [SECRETS[2], SECRETS[6]]
 
 
+def test_a_revoked_key_never_comes_back() -> None:
+    """Neither by an old document that somebody had signed anew, nor by its event."""
+    node = Node()
+    node.take(idle(1, 0), 1)
+    node.take(promoted(2, revoked=NOW), 2)
+    node.take(idle(2, revoked=NOW), 3)
+    for document in (staged(1, 0, following=3), idle(2, 0), idle(2, 1, revoked=NOW + 9)):
+        with pytest.raises(PermanentError, match="a key that was revoked"):
+            node.take(document, 4)
+    with pytest.raises(PermanentError, match="it was revoked"):
+        node.hear(1)
+    assert node.ring == [SECRETS[2]]
+    node.take(staged(2, following=3, revoked=NOW), 5)
+    assert node.ring == [SECRETS[2], SECRETS[3]]
+
+
 def test_a_joiner_keeps_nothing_that_may_have_been_revoked() -> None:
     """It hears old events from Consul, and does not know how old."""
     joiner, later = Node(), Node()
