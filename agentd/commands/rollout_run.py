@@ -207,7 +207,8 @@ class _Rollout:
         if ended is None:
             return None
         if ended.outcome != "released":
-            has_failed = ended.found is not None and bool(ended.found.refused)
+            found = ended.found
+            has_failed = found is not None and (found.refused or any(one.lost for one in found.waiting))
             if self._retried or step.label != _LAST or not has_failed:
                 return ended
             self._retry(message)
@@ -225,7 +226,7 @@ class _Rollout:
         return None
 
     def _retry(self, message: Envelope) -> None:
-        """Admit the same nodes once more: what a node has refused, it tries only under another number."""
+        """Admit the same nodes once more: what one refused or lost, it takes only under another number."""
         self._retried = True
         try:
             num = self._write("admit", self._rollout, message.admission)

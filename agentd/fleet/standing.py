@@ -103,12 +103,14 @@ class Progress:
         state: "confirmed", "refused" (for good), or "waiting".
         reason: why it is not confirmed; or what else to know, such as that nginx is not running. May be "".
         held: whether it waits until somebody resumes its handler or thaws the fleet.
+        lost: whether it has taken it, and does not have it in force any more, or not yet.
     """
 
     node: str
     state: Literal["confirmed", "refused", "waiting"]
     reason: str = ""
     held: bool = False
+    lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +313,8 @@ def progress(member: Member, newest: Newest) -> Progress:
     if state.live is not None and state.live >= newest.num:
         reason = document.not_served or (found.reason if found else "")
         return Progress(member.node, "confirmed", reason)
-    return Progress(member.node, "waiting", _why_waiting(member, document, state, newest.num), state.held)
+    why, lost = _why_waiting(member, document, state, newest.num), bool(found and found.outcome in _DONE)
+    return Progress(member.node, "waiting", why, state.held, lost)
 
 
 def _why_waiting(member: Member, document: Acknowledgement, state: Name, num: int) -> str:

@@ -21,6 +21,10 @@ _RAN_BADLY: Final = (
     "it ended badly at an earlier step of its rollout, and this handler runs only once per event: see"
     " `agentd history`; `agentd replay` runs it again here"
 )
+_TAKEN_BACK: Final = (
+    "it ran at an earlier step of its rollout and is not in force any more, perhaps since it was rolled back,"
+    " and this handler runs only once per event: `agentd replay` runs it again here"
+)
 _STEPS: Final = (
     "SELECT CAST(idx AS INTEGER) AS num, outcome, reason FROM changes WHERE handler = ? AND query = ?"
     " AND seq < ? AND reason <> ? AND json_extract(body, '$.Message.rollout') = ? ORDER BY seq"
@@ -108,12 +112,12 @@ class Steps:
 
 
 def _after(outcome: str | None) -> Settled | None:
-    """How a step ends after an earlier one ended like this; None: that one waits, so it waits as well."""
+    """How a step ends after an earlier one, not in force, ended like this; None: that waits, so it waits."""
     if outcome is None:
         return None
     if outcome in (Outcome.REFUSED, Outcome.FAILED, Outcome.EXPIRED):
         return Settled(Outcome.REFUSED, _RAN_BADLY)
-    return Settled(Outcome.UNCHANGED, _RAN)
+    return Settled(Outcome.REFUSED, _TAKEN_BACK)
 
 
 def _never_ran(reason: str) -> bool:

@@ -147,6 +147,25 @@ def test_a_paused_node_is_named_and_blocks(fleet: RolloutFleet) -> None:
     assert fleet.payloads() == ["new"] * SIZE
 
 
+def test_a_canary_that_was_rolled_back_gets_it_again(fleet: RolloutFleet) -> None:
+    """By the same command, once its handlers go on; `agentd fleet` shows meanwhile which node lacks it."""
+    config = str(fleet.nodes[2].configuration)
+    running = fleet.begin("new", "--canary", "node3", "--pause", "10m")
+    fleet.await_payloads("old", "old", "new", "old", "old")
+    told = fleet.run("fleet")
+    assert (told[0], "rollout open: " in told[1]) == (0, True)
+    running.kill()
+    running.wait()
+    assert main(["rollback", "--config", config]) == 0
+    assert main(["resume", "--config", config]) == 0
+    fleet.await_payloads(*["old"] * SIZE)
+    assert "was applied, but is not in force: it was rolled back" in fleet.run("fleet")[1]
+    words = ("--canary", "node3", "--steps", "100%", "--timeout", "8s")
+    told = fleet.json("publish", NAME, "new", *SWIFT, *words)
+    assert [one["step"] for one in told["steps"]] == ["last step", "again", "100%", "release"]
+    assert fleet.payloads() == ["new"] * SIZE
+
+
 def test_a_release_that_somebody_has_yet_to_take_is_waited_for_again(fleet: RolloutFleet) -> None:
     """The status says that it was released, and the same command waits, but publishes nothing."""
     running = fleet.begin("new", "--canary", "node3", "--steps", "50%", "--pause", "3s", "--timeout", "30s")

@@ -115,3 +115,19 @@ def test_another_rollout_that_waits_behind_an_aborted_one_runs(stand: Stand, onc
     settle(worker)
     assert once.calls == ["run true;old", "run true;newer"]
     assert live(stand) == 5
+
+
+def test_what_was_rolled_back_is_not_said_to_be_in_force(stand: Stand) -> None:
+    """The next step names it, and what helps."""
+    once = Once()
+    worker = stand.worker(once)
+    give(stand, message(1, "write a=1", ""))
+    settle(worker)
+    give(stand, message(2, "write a=2"))
+    settle(worker)
+    stand.committer.roll_back(stand.tree.current - 1, "by hand", [], check=False)
+    give(stand, message(3, "write a=2"))
+    settle(worker)
+    assert stand.outcomes["m3"] == "refused"
+    assert "`agentd replay` runs it again" in stand.reason("m3")
+    assert live(stand) == 1
