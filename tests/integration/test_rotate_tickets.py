@@ -139,7 +139,11 @@ def test_a_node_that_does_not_confirm_is_named(fleet: RotatingFleet) -> None:
         assert status == 1
         assert "lb2" in out
         assert "lb1" not in out
-        assert fleet.document().phase == "staged"
+        document = fleet.document()
+        assert document.next is not None
+        told = fleet.rotate("--dry-run", "--without", "lb2")
+        assert (told["phase"], told["next"]) == ("staged", key_digest(document.next))
+        assert told["step"] == "encrypt with it"
         told = fleet.rotate("--without", "lb2")
         assert (told["phase"], told["without"]) == ("idle", ["lb2"])
         fleet.held = set()
@@ -429,6 +433,32 @@ def test_two_coordinators_at_once_make_one_rotation(fleet: RotatingFleet) -> Non
     assert all(ring[-1:] == first["ring"] for ring in rings)
     steps = sum(len(one["did"]) for one in told)
     assert steps == 3 * (len(fleet.document().ring) - 1)
+
+
+def test_two_who_revoke_do_not_revoke_each_others_key(fleet: RotatingFleet) -> None:
+    """Whoever is overtaken sees that the keys of before are gone."""
+    argv = [
+        sys.executable,
+        "-m",
+        "agentd",
+        "rotate-tickets",
+        "--revoke",
+        "--config",
+        str(fleet.file),
+        "--json",
+    ]
+    argv += ["--http-addr", fleet.consul.url]
+    with fleet.following():
+        fleet.rotate()
+    running = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    wait_until(lambda: fleet.document().revoked, "the first revocation")
+    fleet.rotate("--revoke", "--timeout", "1s", status=1)
+    last = fleet.document().ring
+    with fleet.following():
+        told = json.loads(running.communicate(timeout=60)[0])
+    assert running.returncode == 0
+    assert [step["does"] for step in told["did"]] == ["replace all keys", "confirm"]
+    assert fleet.document().ring == last
 
 
 def test_a_dry_run_says_what_comes_next(fleet: RotatingFleet) -> None:

@@ -106,6 +106,7 @@ class Coordinator:
         self._clock = clock
         self._key = secrets.token_bytes(KEY_SIZE)
         self._former: bytes | None = None  # what encrypted before the rotation that is seen through
+        self._revoked = 0  # when keys had been revoked before
         self._is_based = False
 
     def run(self) -> Result:
@@ -154,10 +155,12 @@ class Coordinator:
         document = seen.document
         if not self._is_based:
             self._former = _former(document)
+            self._revoked = _revoked(document)
             self._is_based = bool(seen.nodes) and self._is_whole(seen.newest, seen.nodes)
-        if document is not None and self._key in document.ring:
-            if self._asked.revoke:
-                return Wish(self._key, without=self._asked.without)
+        is_used = document is not None and self._key in document.ring
+        if self._asked.revoke and (is_used or _revoked(document) > self._revoked):  # perhaps by another run
+            return Wish(self._key, without=self._asked.without)
+        if is_used:
             self._key = b""
         if len(self._key) != (size := key_size(seen)):
             self._key = secrets.token_bytes(size)
@@ -251,6 +254,10 @@ def _former(document: Document | None) -> bytes | None:
     """The key that encrypted before the rotation that is under way or comes next; None if none did."""
     ring = document.ring if document else ()
     return next(iter(ring[1:] if document and document.phase == "promoted" else ring), None)
+
+
+def _revoked(document: Document | None) -> int:
+    return (document and document.revoked) or 0
 
 
 def _node(taker: Taker) -> Node:

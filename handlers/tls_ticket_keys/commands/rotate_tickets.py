@@ -172,7 +172,7 @@ def _told(name: CoordinatedName, result: Result, took: float, status: int) -> di
         "num": result.seen.num,
         **summary(result.seen.document),
         "did": [{"num": num, "does": does} for num, does in result.did],
-        "next": last.does if isinstance(last, Publish) else None,
+        "step": last.does if isinstance(last, Publish) else None,
         "due": last.until if isinstance(last, Rest) else None,
         "reason": last.reason if isinstance(last, Wait) else None,
         "blocked_since": last.since if isinstance(last, Wait) else None,
