@@ -21,8 +21,14 @@ ByName: TypeAlias = dict[str, int]
 
 _KEPT: Final = 16  # generations for which the numbers of a name are kept
 _CURRENT: Final = "coalesce((SELECT generation FROM commits ORDER BY seq DESC LIMIT 1), 0)"
-# The last arrival of each name in the generations below a limit. Values: handler, limit.
-_NEWEST: Final = "SELECT name, num, max(seq) FROM numbers WHERE handler = ? AND generation < ? GROUP BY name"
+# The last arrival of each name in the generations below a limit; after a roll-back there may be two, of which
+# the one of the later generation counts. Values: handler, limit.
+_NEWEST: Final = """
+SELECT name, num FROM (
+    SELECT name, num, row_number() OVER (PARTITION BY name ORDER BY seq DESC, generation DESC) AS place
+    FROM numbers WHERE handler = ? AND generation < ?
+) WHERE place = 1
+"""
 # The first commit of a handler's files that is not yet proved and verified.
 _OPEN: Final = (
     "SELECT min(generation) AS first FROM commits WHERE state <> 'done' AND handler IN (?, 'start')"
@@ -176,6 +182,13 @@ def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, i
 
     Later numbers stay in force for handlers that have committed nothing since `to`.
     """
+    # What arrived before and still waits counts once it is in force: so no later than what was in force.
+    arrived = {
+        (handler, name): seq
+        for handler, name, seq in db.execute(
+            "SELECT handler, name, max(seq) FROM numbers GROUP BY handler, name"
+        )
+    }
     db.execute(
         "INSERT INTO numbers (handler, name, generation, num, seq)"  # noqa: S608 (constants)
         " SELECT handler, name, ?1, num, max(seq) FROM numbers WHERE generation > ?1"
@@ -185,11 +198,14 @@ def move_back(db: sqlite3.Connection, to: int, told: Mapping[str, Mapping[str, i
     )
     db.execute("DELETE FROM numbers WHERE generation > ?", (to,))
     db.executemany(
-        "INSERT INTO numbers (handler, name, generation, num, seq) SELECT ?1, ?2, ?3, ?4,"
-        " coalesce((SELECT max(seq) FROM changes), 0)"
+        "INSERT INTO numbers (handler, name, generation, num, seq) SELECT ?1, ?2, ?3, ?4, ?5"
         " WHERE NOT EXISTS (SELECT 1 FROM numbers WHERE handler = ?1 AND name = ?2 AND num >= ?4)"
         " ON CONFLICT DO UPDATE SET num = excluded.num, seq = excluded.seq",
-        [(handler, name, to, num) for handler, names in told.items() for name, num in names.items()],
+        [
+            (handler, name, to, num, arrived.get((handler, name), 0))
+            for handler, names in told.items()
+            for name, num in names.items()
+        ],
     )
 
 

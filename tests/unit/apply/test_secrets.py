@@ -329,7 +329,9 @@ def test_a_rollback_keeps_what_is_in_force_of_the_log(stand: Stand) -> None:
         assert stand.committer.numbers.live("tickets") == {"keys": 6}
     stand.restart()
     worker = new_worker(stand)
-    stand.receive(logged(7, OLD), handler="tickets")
+    stand.receive(logged(7, NEXT), handler="tickets")
+    stand.committer.roll_back(generations_of[6], "by hand", ())  # while the next one waits
+    assert stand.committer.numbers.live("tickets") == {"keys": 6}
     settle(worker)
 
     assert stand.committer.numbers.live("tickets") == {"keys": 7}
