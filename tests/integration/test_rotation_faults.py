@@ -76,6 +76,19 @@ def current(fleet: RotatingFleet) -> Document:
     return found
 
 
+def told_on(node: Node, *words: str) -> str:
+    """Run a command on the node, which succeeds; what it prints."""
+    ran = node.agentd.command(*words)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def waits(fleet: RotatingFleet) -> str:
+    """Why the rotation waits for its first node."""
+    told = fleet.rotate("--due", "--timeout", "1s", status=1)
+    return str(told["waiting"][0]["reason"]) if told["waiting"] else ""
+
+
 @contextmanager
 def frozen(node: Node) -> Iterator[None]:
     """The node's daemon is stopped as by SIGSTOP meanwhile; nginx serves."""
@@ -120,6 +133,55 @@ def test_a_node_that_stops_during_promotion_holds_it(fleet: RotatingFleet) -> No
         fleet.nodes[2].agentd.start()
         fleet.rotate()
     advance(fleet, before)
+
+
+def test_a_paused_node_holds_it_and_a_roll_back_does_not(fleet: RotatingFleet) -> None:
+    """In mid-rotation: the pause is named; a roll-back takes no key back, and the node goes on."""
+    node, before = fleet.nodes[2], current(fleet)
+    with bouncing(fleet):
+        with frozen(node):
+            fleet.rotate("--timeout", "3s", status=1)
+        told_on(node, "rollback")
+        told_on(node, "pause", "ticket-keys", "--reason", "its disk")
+        fleet.rotate("--timeout", "3s", status=1)
+        wait_until(lambda: "its disk" in waits(fleet), "the reason")
+        told_on(node, "rollback")
+        told_on(node, "resume", "ticket-keys")
+        fleet.rotate()
+    after = advance(fleet, before)
+    assert set(fleet.names(node)) >= {key[:16] for key in after.ring}
+
+
+def test_a_configuration_that_nginx_refuses_holds_it(fleet: RotatingFleet) -> None:
+    """Somebody broke it elsewhere: nginx would go on with the keys of before. Requests meanwhile are one."""
+    node, before = fleet.nodes[2], current(fleet)
+    sound = node.nginx.conf.read_text()
+    with bouncing(fleet):
+        node.nginx.break_configuration()
+        fleet.rotate("--timeout", "3s", status=1)
+        wait_until(lambda: "broken elsewhere" in waits(fleet), "the reason")
+        for number in range(30):
+            fleet.nodes[number % 3].fire(TICKET_EVENT, b"")
+        node.nginx.conf.write_text(sound)
+        fleet.rotate("--due")
+        assert fleet.rotate("--due")["did"] == []
+    advance(fleet, before)
+
+
+def test_keys_are_revoked_while_a_node_is_down(fleet: RotatingFleet) -> None:
+    """In mid-rotation: nobody waits with it, the node has the new key alone once it is back."""
+    node = fleet.nodes[2]
+    with frozen(node):
+        fleet.rotate("--timeout", "3s", status=1)
+    node.agentd.kill()
+    told = fleet.rotate("--revoke", "--timeout", "3s", status=1)
+    assert [one["node"] for one in told["waiting"]] == ["node3"]
+    revoked = current(fleet)
+    assert (revoked.phase, len(revoked.ring)) == ("promoted", 1)
+    node.agentd.start()
+    fleet.rotate("--due", node=fleet.nodes[1])
+    assert current(fleet).ring == revoked.ring
+    assert [fleet.names(one) for one in fleet.nodes] == [[revoked.ring[0][:16]]] * 3
 
 
 def test_a_killed_coordinator_is_replaced_at_each_step(fleet: RotatingFleet) -> None:
@@ -242,7 +304,7 @@ def test_a_fleet_key_that_was_replaced_while_a_node_was_away(fleet: RotatingFlee
 def test_a_node_that_joins_between_steps_is_waited_for(
     fleet: RotatingFleet, certificate: Certificate
 ) -> None:
-    """It takes the newest document before its nginx starts, and confirms the next."""
+    """It takes the newest document before its nginx starts, in memory, though the fleet is frozen."""
     with ExitStack() as stack:
         place = fleet.directory / "n4"
         (place / "consul").mkdir(parents=True)
@@ -258,12 +320,17 @@ def test_a_node_that_joins_between_steps_is_waited_for(
             handlers=handlers(keep=50),
             settings={"fleet": {"name": FLEET}, "trust": trust},
         )
+        joiner.config["tree"]["secrets"] = str(fleet.directory / "memory")
+        joiner.configure()
         stack.callback(joiner.stop)
         before = current(fleet)
         with bouncing(fleet):
             with frozen(fleet.nodes[2]):
                 fleet.rotate("--timeout", "3s", status=1)
+                fleet.nodes[0].agentd.command("freeze", "--reason", "sale", "--wait", "1s")
                 joiner.start()
             told = fleet.rotate()
+            assert "frozen by ops: sale" in fleet.rotate(status=1)["reason"]
+            told_on(fleet.nodes[0], "thaw")
         assert told["nodes"] == 4
         assert fleet.names(joiner)[0] == advance(fleet, before).ring[0][:16]

@@ -22,16 +22,18 @@ from agentd.fleet.reader import Reader
 from agentd.trust.key_files import write_key
 from agentd.trust.keyring import Keyring, Publisher
 from agentd.trust.keys import FleetKey, new_fleet_key, new_secret_key
+from agentd.trust.pattern import FREEZE
 from agentd.watch.client import ConsulClient
 from agentd.watch.options import ConsulOptions
 from handlers.tls_ticket_keys.document import Document
-from tests.servers.fleet import TICKET_EVENT, Node, start_fleet
+from tests.servers.fleet import TICKET_EVENT, Node, start_agents, start_nodes
 from tests.servers.process import ServerProcess
 from tests.servers.tls import Certificate
 from tests.servers.waiting import wait_until
 
 FLEET = "rotating"
 COORDINATORS = 2
+MAY = (TICKET_EVENT, FREEZE)
 
 
 def handlers(**options: object) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class RotatingFleet:
         certificate: Certificate,
         size: int = 3,
         *,
+        servers: int = 1,
         trust: Mapping[str, Any] | None = None,
         **options: object,
     ) -> None:
@@ -65,17 +68,18 @@ class RotatingFleet:
         self.keys = {name: directory / "keys" / f"{name}.key" for name in ("ops", "fleet")}
         write_key(self.keys["ops"], ops)
         write_key(self.keys["fleet"], fleet)
-        self._publisher = Publisher("ops", (ops.public,), (TICKET_EVENT,))
+        self._publisher = Publisher("ops", (ops.public,), MAY)
         self._opens = [fleet]
         self.trust: dict[str, Any] = {
-            "publishers": {"ops": {"key": ops.public.text, "may": [TICKET_EVENT]}},
+            "publishers": {"ops": {"key": ops.public.text, "may": list(MAY)}},
             "require": "signed",
             "seal": [TICKET_EVENT],
             "fleet_keys": [str(self.keys["fleet"])],
         } | dict(trust or {})
         self.certificate = certificate
         self.settings = {"fleet": {"name": FLEET}, "trust": self.trust}
-        self.nodes = start_fleet(stack, directory, certificate, size, handlers(**options), self.settings)
+        agents = start_agents(stack, directory, size, servers=servers)
+        self.nodes = start_nodes(stack, directory, certificate, agents, handlers(**options), self.settings)
         for node in self.nodes[:COORDINATORS]:  # only the commands read it
             node.config["trust"] = self.trust | {"signing_key": str(self.keys["ops"])}
             node.configure()
