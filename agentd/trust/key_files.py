@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import stat
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +47,7 @@ def parse_place(text: str) -> str:
 
 
 def read_key(place: str) -> SecretKey | FleetKey:
-    """The key in a file.
+    """The key in a file. From then on this process leaves no core file, with the key in it.
 
     Args:
         place: see `parse_place`.
@@ -57,6 +58,7 @@ def read_key(place: str) -> SecretKey | FleetKey:
     path, forbidden = Path(place), _OTHERS
     if place.startswith(CREDENTIAL):
         path, forbidden = _credential(place.removeprefix(CREDENTIAL)), _OTHERS_OF_CREDENTIALS
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     try:
         raw = _read(path, forbidden)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -37,6 +38,17 @@ def test_a_key_is_written_for_its_owner_alone(tmp_path: Path, key: SecretKey | F
     modes = [stat.S_IMODE(one.stat().st_mode) for one in (tmp_path / "keys", tmp_path / "keys" / "a.key")]
     assert modes == [0o700, 0o600]
     assert read_key(str(tmp_path / "keys" / "a.key")) == key
+
+
+def test_who_has_read_a_key_leaves_no_core_file(path: Path) -> None:
+    """A command that is run by hand is not under the limits of a unit."""
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        read_key(str(path))
+        assert resource.getrlimit(resource.RLIMIT_CORE) == (0, before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 def test_a_key_is_never_overwritten(path: Path) -> None:
