@@ -78,7 +78,7 @@ def execute(arguments: Namespace, output: Output) -> int:
         AgentdError: no node acknowledges any.
     """
     from agentd.fleet.census import Census  # noqa: PLC0415 (parsing does without)
-    from agentd.fleet.keys import Keys  # noqa: PLC0415 (as above)
+    from agentd.fleet.keys import Keys, is_kept_name  # noqa: PLC0415 (as above)
     from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
     from agentd.fleet.rotation_report import rotations  # noqa: PLC0415 (as above)
 
@@ -89,9 +89,11 @@ def execute(arguments: Namespace, output: Output) -> int:
         documents = census.documents()
         catalogue = census.catalogue(documents.datacenters)
         members = census.members(documents, catalogue, frozenset())
+        told = rotations(members)
         heads: Mapping[str, int] = {}
         with suppress(ConsulRefused):  # without the right, the nodes are believed
-            heads = {name: head.newest for name, head in census.heads().heads.items()}
+            found = census.heads({one.name for one in told if is_kept_name(one.name)}).heads
+            heads = {name: head.newest for name, head in found.items()}
     under = {one.handler: one for one in rotations(members, heads)}
     rings = [one for one in rings_of(documents.found) if arguments.handler in (None, one.handler)]
     if not rings:

@@ -313,6 +313,9 @@ def test_the_rings_are_shown_with_the_rotation(fleet: RotatingFleet) -> None:
     fleet.set_up(signing_key=None, fleet_keys=[], seal=[])
     fleet.join("lb1", live=5, rotation={"phase": "staged", "since": 1_790_000_000, "num": 5}, ring=[])
     fleet.join("lb2", live=4, rotation={"phase": "idle", "since": 1_790_000_000, "num": 4}, ring=[])
+    evil = {"phase": "idle", "since": 1_790_000_000, "num": 8 * 10**15}
+    report = {"names": ["no/name"], "report": {"rotation": evil, "ring": []}}
+    fleet.acknowledge("evil", handlers={"evil": report, "ticket-keys": report | {"names": [NAME]}})
     _, out, _ = fleet.command("tickets")
     assert "ticket-keys: staged for" in out
     assert "waits for 1 node" in out
