@@ -236,11 +236,13 @@ class TicketKeys(Handler):
         return {"ring": ring} | {name: one for name, one in told.items() if one is not None}
 
     def _by_nginx(self, ring: Ring, context: Context) -> Verdict:
-        if self._haproxy and not context.nginx.conf.exists():
+        nginx = context.nginx
+        include = nginx.conf.parent / context.files.reference(_INCLUDE)
+        # `nginx: null`: if there is one all the same, the tree is not below its directory.
+        if self._haproxy and not (nginx.conf.exists() and include.exists()):
             return Verdict()
         names = [bytes.fromhex(key.name) for key in ring]
-        tree = (context.nginx.conf.parent / context.files.reference(_INCLUDE)).parents[1]
-        return self._listeners.verdict(names, tree, context.nginx)
+        return self._listeners.verdict(names, include.parents[1], nginx)
 
     def _take(self, event: Event, context: Context) -> None:
         """Take the document of the newest message; an older one never applies."""

@@ -573,5 +573,6 @@ def test_applied_means_that_haproxy_has_the_key(
     wait_until(lambda: outcome(agentd, fired), "the outcome", pause=0.3)
 
     assert (before, outcome(agentd, fired)) == (None, "applied")
+    assert "not verified" not in agentd.command("history").stdout  # by the nginx of this machine
     assert site.haproxy.slots()[1] == KEYS[0]
     assert base64.b64encode(KEYS[0]) not in agentd.process.log.read_bytes()
