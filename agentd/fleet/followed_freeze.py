@@ -19,6 +19,7 @@ from agentd.fleet.freeze import NAME, Freeze, parse_freeze
 from agentd.fleet.gate import MALFORMED, Gate
 from agentd.fleet.head import Head, parse_head
 from agentd.fleet.kept_name import NameStatus
+from agentd.fleet.log_budget import LogBudget
 from agentd.fleet.name_reader import NameReader
 from agentd.fleet.witness import Witness
 
@@ -62,6 +63,7 @@ class FollowedFreeze:
         self._clock = clock
         self._judged: bytes | None = None  # the head up to which everything was read
         self._told: set[tuple[int, str]] = set()
+        self._budget = LogBudget(clock)
 
     def holds(self, name: str) -> str:
         """Why new messages of that name have to wait, "" if they do not; any thread may call."""
@@ -158,10 +160,11 @@ class FollowedFreeze:
         self._changed()
 
     def _refuse(self, num: int, reason: str, text: str) -> None:
-        """Log and count what is not believed, once."""
+        """Count what is not believed, once, and log it; of many, some."""
         if len(self._told) > _MOST_TOLD:
             self._told.clear()
         if (num, reason) not in self._told:
             self._told.add((num, reason))
-            _log.warning("fleet.freeze_refused", num=num, reason=text)
+            if self._budget.take():
+                _log.warning("fleet.freeze_refused", num=num, reason=text)
             self._refused(NAME, reason)

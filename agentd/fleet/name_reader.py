@@ -18,6 +18,7 @@ from agentd.fleet.envelope import Envelope, parse_envelope
 from agentd.fleet.gate import EXPIRED, MALFORMED, REPLAYED, Gate
 from agentd.fleet.head import Head
 from agentd.fleet.keys import Keys
+from agentd.fleet.log_budget import LogBudget
 from agentd.fleet.reader import Reader, Reading, if_forged
 from agentd.fleet.target import Services, matches
 
@@ -115,6 +116,7 @@ class NameReader:
         self._clock = clock
         self._gate = gate
         self._signed: dict[bytes, int] = {}  # signature -> number of its message, the oldest first
+        self._budget = LogBudget(clock)
         self._reported: dict[tuple[str, int], None] = {}  # what was reported of which message, oldest first
 
     def numbers(self) -> list[int]:
@@ -280,12 +282,13 @@ class NameReader:
             raise MustWait(f"the token may not read its messages: add to the token's policy: {lacking}")
 
     def _report(self, event: str, num: int, error: FleetError) -> None:
-        """Log what is wrong with a message, once, however often it is read."""
+        """Log what is wrong with a message, once, however often it is read; of many, of some."""
         if (event, num) not in self._reported:
             self._reported[event, num] = None
             if len(self._reported) > _MOST_REPORTED:
                 del self._reported[next(iter(self._reported))]
-            _log.warning(event, event_name=self._name, num=num, reason=str(error))
+            if self._budget.take():
+                _log.warning(event, event_name=self._name, num=num, reason=str(error))
 
 
 def _digest(content: bytes) -> str:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from agentd.errors import UnknownFormat, Untrusted
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.freeze import NAME, read_freeze, render_freeze
 from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
+from agentd.fleet.log_budget import MOST_LINES
 from agentd.fleet.reader import Reader
 from agentd.trust.keyring import Signer
 from agentd.trust.options import TrustOptions
@@ -223,6 +225,20 @@ def test_what_is_not_believed_thaws_nothing(bench: Bench) -> None:
 
     assert bench.waiting == []
     assert bench.waits == "frozen by ops: db work"
+
+
+def test_forged_freezes_do_not_fill_the_log(bench: Bench) -> None:
+    """However many there are, and however often the head is written."""
+    bench.gate = trusting()
+    bench.restart()
+    with capture_logs() as lines:
+        for _ in range(300):
+            say(bench, frozen=True)
+        for _ in range(3):
+            bench.turn()
+            bench.shelf.head(NAME, replace(bench.shelf.heads[NAME], mended=bench.shelf.asked))
+    assert sum(line["event"] == "fleet.freeze_refused" for line in lines) == MOST_LINES
+    assert bench.freeze.freeze is None
 
 
 def test_a_freeze_is_never_sealed(bench: Bench) -> None:
