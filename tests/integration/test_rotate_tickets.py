@@ -493,11 +493,12 @@ def test_while_events_bring_the_keys_the_newest_is_adopted(fleet: RotatingFleet)
     fleet.set_up(accept_events=[NAME])
     key = secrets.token_bytes(48)
     with fleet.following():
+        fleet.rotate("--due")  # with a key that another test has fired, if there is one
         status, out, _ = fleet.command("rotate-tickets")
         assert (status, "keys come with events" in out) == (0, True)
         identity = fleet.consul.fire(NAME, base64.b64encode(key))
         wait_until(lambda: identity in str(fleet.consul.get("/v1/event/list")), "the event")
-        assert fleet.rotate("--due")["ring"] == [key_digest(key)]
+        assert fleet.rotate("--due")["ring"][0] == key_digest(key)
         assert fleet.rotate("--due", "--every", "1ms")["did"] == []
 
 
