@@ -215,9 +215,9 @@ def _print(event: str, result: Result, took: float, output: Output, *, adopts: b
 
 
 _ADVICE: Final = (
-    "Waiting loses no session: the next run goes on. Start agentd there, or take a node that is gone out with"
-    " `consul force-leave NODE` and `agentd fleet forget NODE`, or leave one out of this rotation with"
-    " --without NODE."
+    "Waiting loses no session: the next run goes on. Start agentd there, or `agentd resume` what is paused;"
+    " or take a node that is gone out with `consul force-leave NODE` and `agentd fleet forget NODE`; or leave"
+    " one out of this rotation with --without NODE."
 )
 
 
