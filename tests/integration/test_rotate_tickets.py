@@ -253,6 +253,13 @@ def test_forged_messages_stop_nothing(fleet: RotatingFleet) -> None:
         assert fleet.rotate()["ring"][1:] == second["ring"]
 
 
+def test_a_fleet_in_which_no_rotation_can_begin_fails_the_timer(fleet: RotatingFleet) -> None:
+    """Without a document nothing tells for how long that has been so."""
+    fleet.consul.kv_delete(fleet.keys.nodes, recurse=True)
+    told = fleet.rotate("--due", "--timeout", "1s", status=1)
+    assert told["reason"] == "no node of the fleet acknowledges this name"
+
+
 def test_what_stops_a_rotation_fails_the_timer(fleet: RotatingFleet) -> None:
     """A node that has not confirmed does not; a message that nobody can read does, and says where it is."""
     fleet.held = {"lb2"}

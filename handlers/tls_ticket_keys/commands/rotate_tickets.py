@@ -156,9 +156,12 @@ def _status(result: Result, *, dry: bool) -> int:
 
     if isinstance(result.last, Rest):
         return 0
+    if isinstance(result.last, Publish):
+        return 0 if dry or result.due else _UNCONFIRMED
     if result.overdue:
         return _OVERDUE
-    return 0 if result.due or (dry and isinstance(result.last, Publish)) else _UNCONFIRMED
+    may_wait = result.last.lasting or result.seen.document is not None  # else nothing tells since when
+    return 0 if result.due and may_wait else _UNCONFIRMED
 
 
 def _told(name: CoordinatedName, result: Result, took: float, status: int) -> dict[str, Any]:
