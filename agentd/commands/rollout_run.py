@@ -147,10 +147,13 @@ class _Rollout:
 
     def _look(self) -> tuple[Head | None, Envelope | None, OpenRollout | None]:
         """The head, the newest message, and the rollout that is open, if it is believed."""
-        head = self._log.head(self._name, consistent=True)
+        head = self._head()
         newest = None if head is None or head.is_empty else self._log.message(self._name, head.newest)
         believes = self._publication.signing.believes
         return head, newest, self._log.open_rollout(self._name, head, believes)
+
+    def _head(self) -> Head | None:
+        return self._log.head(self._name, consistent=True)
 
     def _is_same(self, message: Envelope) -> bool:
         """Whether it belongs to this rollout, or may: it has the same payload."""
@@ -228,6 +231,7 @@ class _Rollout:
     def _retry(self, message: Envelope) -> None:
         """Admit the same nodes once more: what one refused or lost, it takes only under another number."""
         self._retried = True
+        self._watch.restart(self._arguments.timeout)  # it may be up
         try:
             num = self._write("admit", self._rollout, message.admission)
         except (Overtaken, RolloutOver):
@@ -265,21 +269,21 @@ class _Rollout:
         self._watch.restart(self._arguments.timeout)
         is_told = False
         while freeze := self._watch.patiently(lambda: read_now(self._reached, time.time()))[0]:
-            head = self._log.head(self._name, consistent=True)
+            head = self._watch.patiently(self._head)
             if head is not None and head.newest > self._newest:  # which the next write notices
                 break
-            if self._watch.left() <= 0:
+            if self._watch.left() < 2 * _GLANCE:  # the next answer needs time, too
                 return f"{freeze}: nothing is admitted before `agentd thaw`"
             if not is_told:
                 self._wait.say(f"{freeze}: waits for the thaw")
                 is_told = True
-            time.sleep(min(_GLANCE, self._watch.left()))
+            time.sleep(_GLANCE)
         return ""
 
     # ------------------------------------------------------------------ writing
 
     def _write(self, kind: Literal["admit", "release"], rollout: str, admission: Admission | None) -> int:
-        if self._is_forgotten(self._log.head(self._name, consistent=True)):
+        if self._is_forgotten(self._watch.patiently(self._head)):
             raise RolloutOver(f"the log of {self._name} was forgotten meanwhile")
         draft = replace(
             self._prepared.draft,
