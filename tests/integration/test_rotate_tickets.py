@@ -478,6 +478,15 @@ def test_a_dry_run_says_what_comes_next(fleet: RotatingFleet) -> None:
     assert fleet.log.head(NAME) is None
 
 
+def test_a_node_that_there_is_not_cannot_be_left_out(fleet: RotatingFleet) -> None:
+    """It was mistyped: the one that was meant would hold up the rotation all the same."""
+    with fleet.following():
+        status, out, errors = fleet.command("rotate-tickets", "--without", "lb22")
+        assert (status, out) == (1, "")
+        assert "no node 'lb22' of the fleet takes" in errors
+        assert fleet.log.head(NAME) is None
+
+
 def test_a_node_whose_acknowledgement_is_lost_is_known_by_its_service(fleet: RotatingFleet) -> None:
     """Healthy or not, it is waited for: it may have keys that nobody else knows of."""
     node = f"host-{fleet.name}"  # of no agent, which would take back what it does not know

@@ -117,6 +117,7 @@ class Coordinator:
             ConsulUnavailable, ConsulRefused: Consul cannot be read or written.
         """
         seen = self._read()
+        self._require_known(seen)
         result = Result(seen, Rest(), self._asked.due)
         while True:
             last = result.last = step(seen, self._policy, self._wish(seen))
@@ -135,6 +136,14 @@ class Coordinator:
             if isinstance(last, Wait) and last.lasting:
                 return result
             seen = self._publish(seen, last, result) if isinstance(last, Publish) else self._await(seen, last)
+
+    def _require_known(self, seen: Seen) -> None:
+        """Refuse to leave out a node that there is not: it was mistyped, or is gone already."""
+        if unknown := sorted(self._asked.without.difference(one.name for one in seen.nodes)):
+            raise AgentdError(
+                f"no node {unknown[0]!r} of the fleet takes {self._name.name!r}, so it cannot be left out:"
+                " `agentd tickets` shows the nodes"
+            )
 
     def _publish(self, seen: Seen, following: Publish, result: Result) -> Seen:
         try:
