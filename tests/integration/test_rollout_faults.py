@@ -152,14 +152,15 @@ def test_a_canary_that_was_rolled_back_gets_it_again(fleet: RolloutFleet) -> Non
     config = str(fleet.nodes[2].configuration)
     running = fleet.begin("new", "--canary", "node3", "--pause", "10m")
     fleet.await_payloads("old", "old", "new", "old", "old")
-    told = fleet.run("fleet")
-    assert (told[0], "rollout open: " in told[1]) == (0, True)
+    wait_until(lambda: fleet.run("fleet")[0] == 0, "the canary to acknowledge it")
+    assert "rollout open: " in fleet.run("fleet")[1]
     running.kill()
     running.wait()
     assert main(["rollback", "--config", config]) == 0
     assert main(["resume", "--config", config]) == 0
     fleet.await_payloads(*["old"] * SIZE)
-    assert "was applied, but is not in force: it was rolled back" in fleet.run("fleet")[1]
+    text = "was applied, but is not in force: it was rolled back"
+    wait_until(lambda: text in fleet.run("fleet")[1], "the canary to acknowledge that")
     words = ("--canary", "node3", "--steps", "100%", "--timeout", "8s")
     told = fleet.json("publish", NAME, "new", *SWIFT, *words)
     assert [one["step"] for one in told["steps"]] == ["last step", "again", "100%", "release"]
