@@ -85,7 +85,7 @@ def told_on(node: Node, *words: str) -> str:
 
 def waits(fleet: RotatingFleet) -> str:
     """Why the rotation waits for its first node."""
-    told = fleet.rotate("--due", "--timeout", "1s", status=1)
+    told = fleet.rotate("--due", "--timeout", "1s")
     return str(told["waiting"][0]["reason"]) if told["waiting"] else ""
 
 
