@@ -292,7 +292,7 @@ def test_a_fleet_key_that_was_replaced_while_a_node_was_away(fleet: RotatingFlee
     with bouncing(fleet):
         for node in fleet.nodes[:2]:
             retrust(node, trust | {"signing_key": str(fleet.keys["ops"])})
-        told = fleet.rotate("--timeout", "4s", status=1)
+        told = fleet.rotate("--timeout", "9s", status=1)
         assert [one["node"] for one in told["waiting"]] == ["node3"]
         assert "lacks" in told["waiting"][0]["reason"]
         retrust(lagging, trust)
