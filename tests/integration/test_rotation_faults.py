@@ -143,10 +143,12 @@ def test_a_paused_node_holds_it_and_a_roll_back_does_not(fleet: RotatingFleet) -
             fleet.rotate("--timeout", "3s", status=1)
         told_on(node, "rollback")
         told_on(node, "pause", "ticket-keys", "--reason", "its disk")
-        fleet.rotate("--timeout", "3s", status=1)
-        wait_until(lambda: "its disk" in waits(fleet), "the reason")
-        told_on(node, "rollback")
-        told_on(node, "resume", "ticket-keys")
+        try:  # the tests after this one have the same nodes
+            fleet.rotate("--timeout", "3s", status=1)
+            wait_until(lambda: "its disk" in waits(fleet), "the reason")
+            told_on(node, "rollback")
+        finally:
+            told_on(node, "resume", "ticket-keys")
         fleet.rotate()
     after = advance(fleet, before)
     assert set(fleet.names(node)) >= {key[:16] for key in after.ring}
@@ -158,11 +160,13 @@ def test_a_configuration_that_nginx_refuses_holds_it(fleet: RotatingFleet) -> No
     sound = node.nginx.conf.read_text()
     with bouncing(fleet):
         node.nginx.break_configuration()
-        fleet.rotate("--timeout", "3s", status=1)
-        wait_until(lambda: "broken elsewhere" in waits(fleet), "the reason")
-        for number in range(30):
-            fleet.nodes[number % 3].fire(TICKET_EVENT, b"")
-        node.nginx.conf.write_text(sound)
+        try:
+            fleet.rotate("--timeout", "3s", status=1)
+            wait_until(lambda: "broken elsewhere" in waits(fleet), "the reason")
+            for number in range(30):
+                fleet.nodes[number % 3].fire(TICKET_EVENT, b"")
+        finally:
+            node.nginx.conf.write_text(sound)
         fleet.rotate("--due")
         assert fleet.rotate("--due")["did"] == []
     advance(fleet, before)
