@@ -8,9 +8,9 @@ import socket
 
 # Below Linux's ephemeral range (32768 on), so that no outgoing connection takes a port between two starts.
 # Each worker of pytest-xdist has a part of its own, which no other one takes while a server is down.
-_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
-_FIRST = 20000 + 3000 * _WORKER
-_LAST = _FIRST + 2999
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
+_FIRST = 20000 + 1500 * _WORKER
+_LAST = _FIRST + 1499
 _TRIES = 200
 _handed_out: set[tuple[str, int]] = set()
 
