@@ -36,8 +36,8 @@ def fleet(certificate: Certificate) -> Iterator[RotatingFleet]:
     for program in ("consul", "nginx"):
         require(program)
     with (
-        ExitStack() as stack,
         tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory,
+        ExitStack() as stack,
     ):
         made = RotatingFleet(stack, Path(directory), certificate, 3, keep=50)
         made.rotate()

@@ -92,8 +92,8 @@ def fleet(certificate: Certificate) -> Iterator[MovingFleet]:
     for program in ("consul", "nginx", "jq"):
         require(program)
     with (
-        ExitStack() as stack,
         tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory,
+        ExitStack() as stack,
     ):
         yield MovingFleet(stack, Path(directory), certificate)
 
