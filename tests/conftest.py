@@ -16,7 +16,7 @@ _ROOT = Path(__file__).parent.parent
 settings.register_profile(
     "agentd",
     # Enough for every run of the suite; `HYPOTHESIS_EXAMPLES=1000 scripts/test tests/unit` looks deeper.
-    max_examples=LOOKS or 30,
+    max_examples=LOOKS or 20,
     # A shared two-core machine is no judge of how long one example may take.
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
