@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,13 +22,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
 @pytest.fixture(scope="module")
 def daemons(consul: ConsulAgent) -> Iterator[RolloutFleet]:
     """All of them run."""
-    with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory:
-        made = RolloutFleet(consul, Path(directory))
-        try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with RolloutFleet.started(consul) as made:
+        yield made
 
 
 @pytest.fixture
@@ -37,10 +31,7 @@ def fleet(
     daemons: RolloutFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RolloutFleet]:
     """All have the payload `old` in force, and nothing else is in the log."""
-    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
-    daemons.capsys = capsys
-    daemons.reset()
-    with daemons.running:
+    with daemons.ready(capsys, monkeypatch):
         yield daemons
 
 

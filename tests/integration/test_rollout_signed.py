@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -50,7 +49,7 @@ class SigningFleet(RolloutFleet):
             yaml.safe_dump({"fleet": {"name": self.name}, "trust": trust, "nginx": None, "handlers": {}})
         )
 
-    def payload(self, text: str) -> tuple[str, str]:
+    def payload(self, text: str) -> tuple[str, ...]:
         """How a secret payload is given: by its file."""
         path = self.directory / "payload"
         path.write_text(text)
@@ -60,13 +59,8 @@ class SigningFleet(RolloutFleet):
 @pytest.fixture(scope="module")
 def daemons(consul: ConsulAgent) -> Iterator[SigningFleet]:
     """All of them run."""
-    with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory:
-        made = SigningFleet(consul, Path(directory))
-        try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with SigningFleet.started(consul) as made:
+        yield made
 
 
 @pytest.fixture
@@ -74,15 +68,7 @@ def fleet(
     daemons: SigningFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[SigningFleet]:
     """All have the payload `old` in force, and nothing else is in the log."""
-    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
-    daemons.capsys = capsys
-    for node in daemons.nodes:
-        daemons.refuse(node.name, refuses=False)
-    daemons.run("log", "forget", NAME, "--yes")
-    words = ("--keep", "latest", "--wait", "--timeout", "100s")
-    status, out, err = daemons.run("publish", NAME, *daemons.payload("old"), *words)
-    assert status == 0, out + err
-    with daemons.running:
+    with daemons.ready(capsys, monkeypatch):
         yield daemons
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +15,8 @@ from tests.servers.rollout_fleet import NAME, SIZE, SWIFT, RolloutFleet
 @pytest.fixture(scope="module")
 def daemons(consul: ConsulAgent) -> Iterator[RolloutFleet]:
     """All of them run."""
-    with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory:
-        made = RolloutFleet(consul, Path(directory))
-        try:
-            made.start()
-            yield made
-        finally:
-            made.close()
+    with RolloutFleet.started(consul) as made:
+        yield made
 
 
 @pytest.fixture
@@ -31,10 +24,7 @@ def fleet(
     daemons: RolloutFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[RolloutFleet]:
     """All have the payload `old` in force, and nothing else is in the log."""
-    monkeypatch.delenv("AGENTD_CONFIG", raising=False)
-    daemons.capsys = capsys
-    daemons.reset()
-    with daemons.running:
+    with daemons.ready(capsys, monkeypatch):
         yield daemons
 
 

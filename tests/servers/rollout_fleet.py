@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import pytest
 
@@ -45,6 +46,27 @@ class RolloutFleet:
     """
 
     capsys: pytest.CaptureFixture[str]
+
+    @classmethod
+    @contextmanager
+    def started(cls, consul: ConsulAgent) -> Iterator[Self]:
+        """A fleet all of whose daemons run, in a directory that goes with it."""
+        with tempfile.TemporaryDirectory(prefix="agentd-", ignore_cleanup_errors=True) as directory:
+            made = cls(consul, Path(directory))
+            try:
+                made.start()
+                yield made
+            finally:
+                made.close()
+
+    @contextmanager
+    def ready(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Self]:
+        """For one test: all have the payload `old` in force, and nothing else is in the log."""
+        monkeypatch.delenv("AGENTD_CONFIG", raising=False)
+        self.capsys = capsys
+        self.reset()
+        with self.running:
+            yield self
 
     def __init__(
         self, consul: ConsulAgent, directory: Path, settings: Mapping[str, Any] | None = None
@@ -87,9 +109,13 @@ class RolloutFleet:
             if not node.agentd.process.running:
                 node.start()
         self.run("log", "forget", NAME, "--yes")
-        words = ("old", "--keep", "latest", "--wait", "--timeout", "100s")
-        status, _, err = self.run("publish", NAME, *words)
-        assert status == 0, err
+        words = ("--keep", "latest", "--wait", "--timeout", "100s")
+        status, out, err = self.run("publish", NAME, *self.payload("old"), *words)
+        assert status == 0, out + err
+
+    def payload(self, text: str) -> tuple[str, ...]:
+        """How a payload is given."""
+        return (text,)
 
     def start(self) -> None:
         """Make the nodes, and start them."""
