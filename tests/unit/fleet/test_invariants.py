@@ -365,14 +365,17 @@ class Fleet(RuleBasedStateMachine):
         assert pair is None or len(pair.value) <= LARGEST_HEAD
 
 
-TestFleet = Fleet.TestCase
-TestFleet.settings = settings(
+SETTINGS = settings(
     max_examples=LOOKS or 20,
     stateful_step_count=30,
     deadline=None,
     derandomize=not LOOKS,
     suppress_health_check=list(HealthCheck),
 )
+"""Also of the models that build on this one."""
+
+TestFleet = Fleet.TestCase
+TestFleet.settings = SETTINGS
 
 
 @pytest.fixture

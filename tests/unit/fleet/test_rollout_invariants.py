@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from agentd.fleet.envelope import Draft, Envelope, Kind, parse_envelope
 from agentd.fleet.rollout import ALL, Admission, released
-from tests.examples import LOOKS
 from tests.unit.fleet.node_model import Node
-from tests.unit.fleet.test_invariants import LIMITS, NODES, Fleet
+from tests.unit.fleet.test_invariants import LIMITS, NODES, SETTINGS, Fleet
 
 STEPS = 4
 
@@ -75,13 +73,7 @@ class Rollouts(Fleet):
 
 
 TestRollouts = Rollouts.TestCase
-TestRollouts.settings = settings(
-    max_examples=LOOKS or 20,
-    stateful_step_count=30,
-    deadline=None,
-    derandomize=not LOOKS,
-    suppress_health_check=list(HealthCheck),
-)
+TestRollouts.settings = SETTINGS
 
 
 @pytest.fixture
