@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from textwrap import indent
 
 import pytest
 import yaml
 
-from agentd.cli import main
-from agentd.command import Parser
 from agentd.config.load import load
 from agentd.trust.keys import new_secret_key
+from tests.pages import PAGES, README, ROOT, anchors, links
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "configuration.md"
-GUIDE = ROOT / "docs" / "writing-a-handler.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MOST_LINES = 120
+MOST_LINES = 130
 HANDLERS = {"a": {"use": "command", "options": {"argv": ["/bin/true"]}}}
-PUBLIC = {name: new_secret_key().public.text for name in ("OLD", "NEW", "OTHER")}
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced blocks of one language, in order."""
-    return re.findall(rf"(?ms)^```{language}\n(.*?)^```$", page.read_text())
-
-
-def with_keys(block: str) -> str:
-    """The block with valid public keys where the page has OLD, NEW and OTHER."""
-    return re.sub(r"k4\.public\.(OLD|NEW|OTHER)\b", lambda found: PUBLIC[found[1]], block)
-
-
-def commands() -> Iterator[str]:
-    """Every `agentd` command line that the pages show, without comments."""
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.splitlines():
-                if found := re.search(r"(?:^|\| |&& )(agentd [^#|&]+)", line):
-                    yield found[1].strip()
-
-
-def anchors(page: Path) -> set[str]:
-    """The names by which a page's headings can be linked."""
-    titles = re.findall(r"(?m)^#+ (.+)$", page.read_text())
-    return {re.sub(r"[^a-z0-9_ -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_the_reference_is_up_to_date() -> None:
@@ -74,13 +41,13 @@ def test_every_field_has_a_description() -> None:
 
 def test_the_readme_is_short() -> None:
     """The README is read in a few minutes; the rest is in docs/."""
-    assert len(PAGES[0].read_text().splitlines()) <= MOST_LINES
+    assert len(README.read_text().splitlines()) <= MOST_LINES
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_resolve(page: Path) -> None:
     """Every link to a file, and to a heading in it, leads somewhere."""
-    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+    for target in links(page):
         if target.startswith("https://"):
             continue
         name, _, anchor = target.partition("#")
@@ -89,20 +56,11 @@ def test_links_resolve(page: Path) -> None:
         assert not anchor or anchor in anchors(linked), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_configurations_are_accepted(page: Path, tmp_path: Path) -> None:
-    """Each block of YAML is a whole configuration, the entries of `handlers`, or lines of `trust:`."""
-    (tmp_path / "motd.py").write_text(blocks(GUIDE, "python")[0])
-    trust: dict[str, object] = {}
-    for block in blocks(page, "yaml"):
-        text = block if "\nhandlers:" in f"\n{block}" else "handlers:\n" + indent(block, "  ")
-        if block.startswith("trust:"):
-            trust |= yaml.safe_load(with_keys(block))["trust"]
-            text = yaml.safe_dump({"fleet": {"name": "production"}, "trust": trust, "handlers": HANDLERS})
-        file = tmp_path / "agentd.yaml"
-        file.write_text(text.replace("/etc/agentd/handlers", str(tmp_path)))
+def test_the_readme_links_every_page() -> None:
+    """A page that nothing leads to is not read."""
+    linked = {target.partition("#")[0] for target in links(README)}
 
-        load(file)
+    assert [page.name for page in PAGES[1:] if f"docs/{page.name}" not in linked] == []
 
 
 @pytest.mark.parametrize("section", ["fleet", "trust"])
@@ -115,35 +73,3 @@ def test_sections_that_are_commented_out_are_accepted(section: str, tmp_path: Pa
     (tmp_path / "agentd.yaml").write_text(f"{text}\n{yaml.safe_dump(more)}")
 
     load(tmp_path / "agentd.yaml")
-
-
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command that a page shows has help, and the help names the options that are used."""
-    words = command.partition(" -- ")[0].split()[1:]
-    verbs = [word for word in words[:2] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-")]
-
-    with pytest.raises(SystemExit) as ended:
-        main([*verbs, "--help"])
-
-    shown = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert [word for word in words if word.startswith("--") and word not in shown] == []
-
-
-def test_the_handler_of_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The handler that the guide writes passes its tests, and its command takes its arguments."""
-    for block in blocks(GUIDE, "python"):
-        (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=append", "."],
-        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120,
-    )  # fmt: skip
-
-    assert done.returncode == 0, done.stdout
-    monkeypatch.syspath_prepend(tmp_path)
-    parser = Parser()
-    command = importlib.import_module("motd_command")
-    command.add_arguments(parser)
-    assert parser.parse_args(["Welcome."]).text == "Welcome."
