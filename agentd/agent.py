@@ -12,11 +12,11 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from typing import Any, Final
 
 import structlog
 
+from agentd import __version__
 from agentd.apply.commit import Committer
 from agentd.backoff import Backoff
 from agentd.clock import unix_time
@@ -47,8 +47,6 @@ TICK: Final = 1.0
 _READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we are waiting for
 _LOCK_PATIENCE: Final = 1.0
 _FIXED: Final = ("state", "tree", "nginx", "status")
-_VERSION: Final = version("agentd")
-"""Read at import, so that a daemon whose files were upgraded underneath it still reports what it runs."""
 _log = structlog.get_logger()
 
 
@@ -118,7 +116,7 @@ class Agent:
     def run(self) -> int:
         """The main loop."""
         began = time.monotonic()
-        _log.info("agent.starting", version=_VERSION, config=str(self._loaded.path), pid=os.getpid())
+        _log.info("agent.starting", version=__version__, config=str(self._loaded.path), pid=os.getpid())
         self._server.start()
         try:
             if self._recover(began):
@@ -201,7 +199,7 @@ class Agent:
             loaded,
             self._committer,
             self._heartbeats,
-            Daemon(_VERSION, lambda: self._upkeep.damage, self._listens_on),
+            Daemon(__version__, lambda: self._upkeep.damage, self._listens_on),
         )
         try:
             self._supervisor.start()
@@ -379,7 +377,7 @@ class Agent:
         supervisor, known = self._supervisor, self._journal.database.is_open
         fleet = supervisor.fleet() if supervisor else None
         return {
-            "version": _VERSION,
+            "version": __version__,
             "pid": os.getpid(),
             "now": unix_time(),
             "config": str(self._loaded.path),

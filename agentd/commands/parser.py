@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from agentd import __version__
 from agentd.printable import printable
 
 DEFAULT: Final = Path("/etc/agentd/agentd.yaml")
@@ -125,13 +126,11 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Prints the installed version, which is looked up only here: that takes longer than all the parsing."""
+    """Prints the version."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print and exit."""
-        from importlib.metadata import version  # noqa: PLC0415 (only --version needs it)
-
-        sys.stdout.write(f"agentd {version('agentd')}\n")
+        sys.stdout.write(f"agentd {__version__}\n")
         parser.exit()
 
 

@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import version
 from typing import Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
+from agentd import __version__
 from agentd.deadline import Deadline
 from agentd.errors import HandlerError, PermanentError, TemporaryError
 from agentd.http import Body, CertificateError, Connection, ExchangeError, Headers, TCPAddress, Timeouts
@@ -25,7 +25,7 @@ from agentd.sources.options import SourceOptions
 from agentd.sources.reference import Location, parse_location
 from agentd.sources.validators import retry_after
 
-_USER_AGENT: Final = f"agentd/{version('agentd')}"
+_USER_AGENT: Final = f"agentd/{__version__}"
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset(
     {

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.util import find_spec
@@ -13,35 +14,86 @@ from pathlib import Path
 
 import pytest
 
+from agentd import __version__
+
 _ROOT = Path(__file__).parents[2]
 _PACKAGES = ("agentd", "handlers")
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Built offline, from a copy: setuptools leaves a `build/` and packs what is in it the next time."""
-    source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
-    for package in _PACKAGES:
-        shutil.copytree(_ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(_ROOT / file, source)
-    offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([sys.executable, "-m", "pip", "wheel", *offline, "-w", built, source], check=True)
-    return zipfile.ZipFile(next(built.glob("*.whl")))
+_DATA = ("config", "systemd")
+_OFFLINE = ("--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--quiet")
 
 
-def test_it_has_every_module_and_is_typed(wheel: zipfile.ZipFile) -> None:
-    """Each file of the packages, `py.typed` included; nothing of the tests."""
-    ours = {
+def files(*directories: str) -> set[str]:
+    """What is below these, relative to the checkout."""
+    return {
         str(file.relative_to(_ROOT))
-        for package in _PACKAGES
-        for file in (_ROOT / package).rglob("*")
+        for directory in directories
+        for file in (_ROOT / directory).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
-    packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
 
-    assert packed == ours
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy: setuptools leaves a `build/` and packs what is in it the next time."""
+    copy = tmp_path_factory.mktemp("source")
+    for directory in (*_PACKAGES, *_DATA):
+        shutil.copytree(_ROOT / directory, copy / directory, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(_ROOT / file, copy)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's file, built offline."""
+    directory = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *_OFFLINE, "-w", directory, source], check=True)
+    return next(directory.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.ZipFile:
+    """The same, opened."""
+    return zipfile.ZipFile(built)
+
+
+def test_it_has_every_module_and_data_file_and_is_typed(wheel: zipfile.ZipFile) -> None:
+    """Each file of the packages, `py.typed` included, and what is below config/ and systemd/; no tests."""
+    prefix = next(
+        name for name in wheel.namelist() if name.endswith(".data/data/share/agentd/config/agentd.yaml")
+    )
+    prefix = prefix.removesuffix("config/agentd.yaml")
+    packed = {name.removeprefix(prefix) for name in wheel.namelist() if ".dist-info/" not in name}
+
+    assert packed == files(*_PACKAGES, *_DATA) - files("config/requirements")
     assert {f"{package}/py.typed" for package in _PACKAGES} <= packed
+
+
+def test_an_sdist_has_the_same_and_the_pins(source: Path, tmp_path: Path) -> None:
+    """So that the commands of the README install it, and a package can be built from it."""
+    build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+
+    assert files(*_PACKAGES, *_DATA) | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= packed
+
+
+@pytest.mark.parametrize("where", [["--target", "{}"], ["--prefix", "{}"]], ids=["target", "prefix"])
+def test_an_installed_agentd_finds_its_data_files(built: Path, where: list[str], tmp_path: Path) -> None:
+    """In a directory that holds everything, and below a prefix, as in a virtual environment."""
+    options = [*_OFFLINE, *(one.format(tmp_path) for one in where)]
+    subprocess.run([sys.executable, "-m", "pip", "install", *options, built], check=True)
+    code = next(tmp_path.rglob("agentd/shipped.py")).parents[1]
+    ask = f"import sys; sys.path.insert(0, {str(code)!r}); import agentd.shipped as s; print(s.directory())"
+    said = subprocess.run(
+        [sys.executable, "-c", ask], check=True, capture_output=True, text=True, cwd="/"
+    ).stdout
+
+    assert said == f"{tmp_path}/share/agentd\n"
+    assert (tmp_path / "share/agentd/systemd/nginx.service.d/agentd.conf").is_file()
 
 
 def test_it_has_the_licence_and_no_address(wheel: zipfile.ZipFile) -> None:
@@ -53,6 +105,8 @@ def test_it_has_the_licence_and_no_address(wheel: zipfile.ZipFile) -> None:
     lines = wheel.read(metadata).decode().partition("\n\n")[0].splitlines()
 
     assert "License-Expression: MIT" in lines
+    assert f"Version: {__version__}" in lines
+    assert "Description-Content-Type: text/markdown" in lines
     assert not [line for line in lines if line.startswith(("Home-page:", "Project-URL:", "Download-URL:"))]
     assert wheel.read(licence) == (_ROOT / "LICENSE").read_bytes()
 

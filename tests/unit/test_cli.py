@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd import cli
+from agentd import __version__, cli
 from agentd import command as command_api
 from agentd.cli import main
 from agentd.commands import OWN
@@ -50,7 +50,7 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
-    assert capsys.readouterr().out == "agentd 0.1.0\n"
+    assert capsys.readouterr().out == f"agentd {__version__}\n"
 
 
 def pages(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
