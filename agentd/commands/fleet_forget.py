@@ -11,8 +11,9 @@ from argparse import Namespace
 from typing import TYPE_CHECKING, Final
 
 from agentd.commands.output import Output
-from agentd.commands.to_fleet import fleet, unheard_of
+from agentd.commands.to_fleet import fleet
 from agentd.errors import AgentdError, ConfigError
+from agentd.fleet.keys import unheard_of
 from agentd.printable import printable
 
 if TYPE_CHECKING:

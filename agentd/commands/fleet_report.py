@@ -9,16 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any, Final
 
 from agentd.commands.output import Output, moment, shortened, span, universal
-from agentd.fleet.census import Heads
 from agentd.fleet.freeze import Freeze
-from agentd.fleet.newest import Newest
-from agentd.fleet.standing import Difference, Member, Standing
+from agentd.fleet.groups import Group, grouped
+from agentd.fleet.reading import Reading
 
 _COLUMNS: Final = ("TROUBLE", "NODES", "SUBJECT", "WHICH", "WHY")
 _NAMES: Final = ("NAME", "NEWEST", "IN FORCE ON", "AGE", "PUBLISHED", "BY")
@@ -31,27 +29,7 @@ _BY: Final = 60
 _VIA: Final = {"event": "an event", "publish": "publish", "again": "publish --again"}
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One reading of the whole fleet.
-
-    Attributes:
-        now: unix time of the reading.
-        notes: what else the user should know, such as junk that was ignored.
-        freeze: the freeze that holds now; None if there is none.
-    """
-
-    fleet: str
-    now: float
-    members: Sequence[Member]
-    heads: Heads
-    newest: Mapping[str, Newest]
-    standing: Standing
-    notes: Sequence[str]
-    freeze: Freeze | None = None
-
-
-def document(found: Found) -> dict[str, Any]:
+def document(found: Reading) -> dict[str, Any]:
     """The whole reading as JSON types."""
     standing = found.standing
     nodes = {one.node: one for one in found.members}
@@ -62,7 +40,7 @@ def document(found: Found) -> dict[str, Any]:
         "nodes": len(standing.nodes),
         "differences": [asdict(one) for one in standing.differences],
         "agreeing": list(standing.agreeing),
-        "names": [_name(name, found) for name in _names(found)],
+        "names": [_name(name, found) for name in found.names],
         "documents": {
             node: asdict(told) for node in standing.nodes if (told := nodes[node].document) is not None
         },
@@ -70,16 +48,7 @@ def document(found: Found) -> dict[str, Any]:
     }
 
 
-def _names(found: Found) -> list[str]:
-    return sorted({*found.standing.live, *(found.newest if _is_whole(found) else ())})
-
-
-def _is_whole(found: Found) -> bool:
-    """Whether the reading covers all handlers."""
-    return len(found.standing.nodes) == len(found.members)
-
-
-def _name(name: str, found: Found) -> dict[str, Any]:
+def _name(name: str, found: Reading) -> dict[str, Any]:
     newest = found.newest.get(name)
     head = found.heads.heads.get(name)
     confirmed, there = found.standing.confirmed.get(name, (0, 0))
@@ -105,7 +74,7 @@ def _name(name: str, found: Found) -> dict[str, Any]:
 # ---------------------------------------------------------------- for a person
 
 
-def show(found: Found, output: Output) -> None:
+def show(found: Reading, output: Output) -> None:
     """Print it."""
     standing = found.standing
     differing = len(standing.nodes) - len(standing.agreeing)
@@ -119,7 +88,7 @@ def show(found: Found, output: Output) -> None:
     width = _width()
     if standing.differences:
         output.line()
-        rows = [row for group in _by_trouble(standing.differences, folded=width is not None) for row in group]
+        rows = _rows(grouped(standing.differences, None if width is None else _LINES))
         if width is None:  # the names come last, as there may be a thousand of them
             names_last = [[*row[:3], row[4], ", ".join(row[3])] for row in rows]
             output.table([*_COLUMNS[:3], _COLUMNS[4], _COLUMNS[3]], names_last)
@@ -131,7 +100,7 @@ def show(found: Found, output: Output) -> None:
         if width is not None:
             some = listed(standing.agreeing, max(_LEAST, width - 18))
         output.line(f"{len(standing.agreeing)} agree: {some}", "green")
-    names = _names(found)
+    names = found.names
     if names:
         output.line()
         wide = width is None or width >= _WIDE
@@ -157,7 +126,7 @@ def _width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
 
 
-def _row(name: str, found: Found, most: int | None) -> list[object]:
+def _row(name: str, found: Reading, most: int | None) -> list[object]:
     newest = found.newest.get(name)
     current, there = found.standing.confirmed.get(name, (0, 0))
     if newest is None:
@@ -177,55 +146,8 @@ def _row(name: str, found: Found, most: int | None) -> list[object]:
     ]
 
 
-def _by_trouble(differences: Iterable[Difference], *, folded: bool) -> Iterable[list[list[Any]]]:
-    """One line for each reason; if folded, for each of the most frequent reasons and one for the others."""
-    for trouble, those in groupby(differences, key=lambda one: one.trouble):
-        groups: dict[tuple[str, str], list[Difference]] = {}
-        for one in those:
-            groups.setdefault((one.subject, one.text), []).append(one)
-        largest = sorted(groups.items(), key=lambda one: (-len({each.node for each in one[1]}), one[0]))
-        most = _LINES if folded else len(largest)
-        rows = [_line(trouble, subject, same, text) for (subject, text), same in largest[:most]]
-        if rest := largest[most:]:
-            others = [one for _, same in rest for one in same]
-            rows.append(_line(trouble, "", others, f"for {len(rest)} other reasons: see --json"))
-        yield rows
-
-
-def _line(trouble: str, subject: str, same: Sequence[Difference], text: str) -> list[Any]:
-    nodes = sorted({one.node for one in same})
-    return [
-        trouble,
-        len(nodes),
-        subject,
-        nodes,
-        "; ".join(filter(None, (_gone(same), text, _held(subject, same)))),
-    ]
-
-
-def _gone(same: Sequence[Difference]) -> str:
-    """For how many days these nodes have been missing from the catalogue."""
-    days = {one.gone for one in same if one.gone}
-    if not days:
-        return ""
-    few, many = min(days), max(days)
-    return (
-        f"gone for {few} to {many} days"
-        if few != many
-        else "gone for 1 day"
-        if few == 1
-        else f"gone for {few} days"
-    )
-
-
-def _held(subject: str, same: Sequence[Difference]) -> str:
-    """The number that these nodes have in force."""
-    numbers = {one.live for one in same if one.live is not None}
-    if not subject or not numbers:
-        return ""
-    if len(numbers) == 1:
-        return f"has {min(numbers)}"
-    return f"has {min(numbers)} to {max(numbers)}"
+def _rows(groups: Iterable[Group]) -> list[list[Any]]:
+    return [[one.trouble, len(one.nodes), one.subject, one.nodes, one.text] for one in groups]
 
 
 def _fitted(rows: Sequence[Sequence[Any]], width: int) -> list[list[object]]:

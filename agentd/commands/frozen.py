@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentd.commands.signing import read_trust
-from agentd.errors import ConfigError, ConsulRefused, FleetError
-from agentd.fleet.freeze import Freeze, read_freeze
+from agentd.errors import ConfigError
+from agentd.fleet.freeze import Freeze, freeze_now, untold
 from agentd.fleet.keys import Keys
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.reader import Reader
@@ -22,8 +22,7 @@ def read_now(reached: ReachedFleet, now: float) -> tuple[Freeze | None, list[str
         ConsulUnavailable: there is no answer.
     """
     try:
-        reader = Reader(ConsulKV(reached.client), Keys(reached.name))
-        found = read_freeze(reader, read_trust(reached).admit)
-    except (ConfigError, ConsulRefused, FleetError) as error:
-        return None, [f"cannot tell whether the fleet is frozen: {error}"]
-    return (found if found and found.holds(now) else None), []
+        trusted = read_trust(reached)
+    except ConfigError as error:
+        return None, [untold(error)]
+    return freeze_now(Reader(ConsulKV(reached.client), Keys(reached.name)), trusted.admit, now)

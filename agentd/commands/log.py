@@ -17,8 +17,9 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
-from agentd.commands.to_fleet import add_fleet_arguments, fleet, unheard_of
+from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.errors import AgentdError, FleetError, Untrusted
+from agentd.fleet.keys import unheard_of
 
 if TYPE_CHECKING:
     from agentd.commands.to_fleet import ReachedFleet

@@ -9,11 +9,23 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TextIO
 
 from agentd.printable import json_text, printable
+from agentd.times import moment, span, universal
+
+__all__ = [
+    "Colour",
+    "LiveTable",
+    "Output",
+    "Screen",
+    "moment",
+    "shortened",
+    "shown",
+    "span",
+    "universal",
+]
 
 Colour = Literal["red", "green", "yellow", "bold", "dim"]
 _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
@@ -149,32 +161,6 @@ def shortened(text: str | None, most: int) -> str:
     """The text in one line of at most `most` characters."""
     line = " ".join((text or "").split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
-def moment(unix: float | None) -> str:
-    """A unix time as local time, or "-"."""
-    return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix))
-
-
-def universal(unix: float | None) -> str:
-    """A unix time in UTC, as all nodes read it alike, or "-"."""
-    return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix))
-
-
-def span(seconds: float | None) -> str:
-    """A duration as a person reads it: "12 ms", "3.4 s", "5 m 10 s", "2 h 3 m", "4 d 1 h", or "-"."""
-    if seconds is None:
-        return "-"
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:  # noqa: PLR2004 (a minute)
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    return f"{hours} h {minutes} m" if hours else f"{minutes} m {rest} s"
 
 
 def _text(cell: object) -> str:

@@ -14,10 +14,10 @@ from agentd.commands.fleet_report import listed
 from agentd.commands.fleet_tally import Tally, print_others, tally
 from agentd.commands.log import keyring_of, payload_of, signer_of
 from agentd.commands.output import Output, span, universal
-from agentd.commands.to_fleet import ReachedFleet, fleet, unheard_of
+from agentd.commands.to_fleet import ReachedFleet, fleet
 from agentd.errors import AgentdError, FleetError
 from agentd.fleet.census import Census
-from agentd.fleet.keys import Keys
+from agentd.fleet.keys import Keys, unheard_of
 from agentd.fleet.kv import ConsulKV
 from agentd.fleet.log import Log
 from agentd.fleet.newest import Newest

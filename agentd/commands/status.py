@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Final
 
@@ -17,10 +16,10 @@ from agentd import http
 from agentd.commands.output import Output, moment, shortened, span
 from agentd.commands.parser import Parser
 from agentd.commands.places import Places, open_journal, read_places
+from agentd.trouble import handler_state, name_state, part_state, query_state, troubles
 
 _PATIENCE: Final = 3.0
 _LARGEST: Final = 16 * 1024 * 1024
-_LONG: Final = 60.0  # seconds that a change may wait before that is worth a line
 _REASON: Final = 60  # characters of a reason in a table
 Snapshot = dict[str, Any]
 # What a daemon of another version may leave out, or not know of.
@@ -49,7 +48,7 @@ def execute(arguments: Namespace, output: Output) -> int:
     state = answer or _remembered(places)
     source = "daemon" if answer else "journal and tree"
     state.setdefault("handlers", {})
-    found = {"running": runs, "source": source, **state, "trouble": list(_trouble(state, runs=runs))}
+    found = {"running": runs, "source": source, **state, "trouble": list(troubles(state, runs=runs))}
     if output.json:
         output.document(found)
     else:
@@ -90,7 +89,7 @@ def _try(found: Snapshot) -> None:
     """Make all that is shown of it: what is somebody else's may have other types than ours, and raises."""
     now = found["now"]
     handlers = found["handlers"].items()
-    list(_trouble(found, runs=True))
+    list(troubles(found, runs=True))
     _summary(found | {"running": True})
     [_row(name, one, now) for name, one in handlers]
     [_part(name, part, now) for name, one in handlers for part in one.get("status", ())]
@@ -155,90 +154,6 @@ def _with_pauses(handlers: Snapshot, places: Places) -> Snapshot:
     }
 
 
-# ------------------------------------------------------------------ what is wrong
-
-
-def _trouble(state: Snapshot, *, runs: bool) -> Iterator[str]:
-    """What is wrong, one sentence each, the worst first."""
-    if not runs:
-        yield "the daemon is not running: start it with `systemctl start agentd` (or `agentd run`)"
-    elif "queries" not in state:
-        yield "the daemon is running, but does not answer on its status address (status.address)"
-    if state.get("other_version"):
-        yield "the running daemon has a different version from this command: restart it"
-    yield from state.get("not_ready", ())
-    if state.get("nginx_missing"):
-        yield state["nginx_missing"]
-    for problem in state.get("config_refused", ()):
-        yield f"the configuration was refused at the last reload, and the earlier one is in use: {problem}"
-    for name in state.get("stuck", ()):
-        yield f"{name} is stuck: it has shown no sign of life for too long"
-    yield from _unheard(state.get("queries", ()))
-    yield from (f"fleet: {text}" for text in state.get("fleet", {}).get("troubles", ()))
-    handlers = sorted(state["handlers"].items())
-    yield from (f"{name} is {_pause(one)}" for name, one in handlers if one.get("paused"))
-    yield from (f"{name}: {text}" for name, one in handlers for text in _wrong(one, state["now"]))
-    if (
-        state["reload_pending"]
-        and state["handlers"]
-        and not any(one["waiting"] for one in state["handlers"].values())
-    ):
-        yield f"nginx has not been proved to run generation {state['generation']}, and no reload is pending"
-
-
-def _unheard(queries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong between us and Consul."""
-    for query in queries:
-        if query.get("error"):
-            yield f"query {query['query']}: {query['error']}"  # Consul's trouble, or that of our own disk
-        elif query.get("limited"):
-            yield f"query {query['query']} is limited: {query['limited']}"
-        elif query.get("alarming"):
-            yield f"query {query['query']}: {query['held']}"
-
-
-def _pause(handler: Mapping[str, Any]) -> str:
-    """Since when and why a handler takes nothing new, and what waits meanwhile."""
-    told = handler["paused"]
-    until = f" until {moment(told['until'])}" if told["until"] else ""
-    why = f": {told['reason']}" if told["reason"] else ""
-    waiting = handler["waiting"]
-    many = "" if not waiting else " (1 change waits)" if waiting == 1 else f" ({waiting} changes wait)"
-    return f"paused since {moment(told['since'])}{until}{why}{many}; to go on: `agentd resume`"
-
-
-def _wrong(handler: Mapping[str, Any], now: float) -> Iterator[str]:
-    """What is wrong with one handler."""
-    if _is_stuck(handler, now) and not handler.get("paused"):
-        since, reason = moment(handler["waiting_since"]), handler.get("waiting_reason")
-        changes = "1 change has" if handler["waiting"] == 1 else f"{handler['waiting']} changes have"
-        yield f"{changes} been waiting since {since}{f': {reason}' if reason else ''}"
-    failure = handler["last_failure"]
-    parts = [f"{one['part']}: {one['trouble']}" for one in handler.get("status", ()) if one.get("trouble")]
-    if failure and not failure.get("recovered") and not _is_told(failure["reason"], parts):
-        yield f"the last change was {failure['outcome']} at {moment(failure['at'])}: {failure['reason']}"
-    for one in handler.get("drift", ()):
-        yield f"not in effect since {moment(one['since'])}: {one['part']}: {one['reason']}"
-    if handler.get("timer_trouble"):
-        yield f"its timed work fails, and is tried again: {handler['timer_trouble']}"
-    yield from parts
-
-
-def _is_told(reason: str, parts: Sequence[str]) -> bool:
-    """Whether a failure is only that of parts, such as feeds, which are listed one by one anyway."""
-    rest = reason
-    for part in parts:
-        rest = rest.replace(part, "")
-    return rest != reason and not rest.strip("; ")
-
-
-def _is_stuck(handler: Mapping[str, Any], now: float) -> bool:
-    """Whether what is waiting is more than the work in progress."""
-    return bool(handler["waiting"]) and bool(
-        handler.get("waiting_reason") or now - handler["waiting_since"] > _LONG
-    )
-
-
 # ------------------------------------------------------------------ for a person
 
 
@@ -297,7 +212,7 @@ def _row(name: str, one: Snapshot, now: float) -> list[object]:
     failure = one["last_failure"]
     failed = f"{moment(failure['at'])} {failure['outcome']}: {failure['reason']}" if failure else None
     return [
-        _state(one, now),
+        handler_state(one, now),
         name,
         one["live"],
         one["waiting"],
@@ -307,19 +222,9 @@ def _row(name: str, one: Snapshot, now: float) -> list[object]:
     ]
 
 
-def _state(one: Snapshot, now: float) -> str:
-    if one.get("ready") is False:
-        return "not ready"
-    if one.get("paused"):
-        return "paused"
-    if any(_wrong(one, now)):
-        return "waiting" if _is_stuck(one, now) else "failed"
-    return "ok"
-
-
 def _part(name: str, part: Snapshot, now: float) -> list[object]:
     return [
-        "failed" if part.get("trouble") else "ok",
+        part_state(part),
         name,
         part["part"],
         _age(part.get("since"), now),
@@ -328,32 +233,21 @@ def _part(name: str, part: Snapshot, now: float) -> list[object]:
 
 
 def _kept(name: str, one: Snapshot) -> list[object]:
-    since = one["incomplete_since"]
-    state = "waiting" if one["waits"] else "ok" if since is None else "incomplete"
-    note = one["waits"] or ("" if since is None else f"incomplete since message {since}")
+    state, note = name_state(one)
     return [state, name, one["newest"] or None, one["position"] or None, shortened(note, _REASON)]
 
 
 def _query(one: Snapshot, now: float) -> list[object]:
     contact = one["last_contact"]
-    note = one["error"] or one.get("limited") or one["held"] or _odd(one)
-    state = "failed" if one["error"] else "limited" if one.get("limited") else ""
+    state, note = query_state(one)
     return [
-        state or ("held" if one.get("alarming") else "ok"),
+        state,
         one["query"],
         _ago(contact, now) or "never",
         one["deliveries"],
         one["missed"],
         shortened(note, _REASON),
     ]
-
-
-def _odd(query: Snapshot) -> str:
-    number, rest = query.get("odd", 0), query.get("rest", 0.0)
-    if not number:
-        return ""
-    seldom = f"; asked every {span(rest)}" if rest else ""
-    return f"{number} {'item' if number == 1 else 'items'} cannot be used, see the log{seldom}"
 
 
 def _age(unix: float | None, now: float) -> str | None:

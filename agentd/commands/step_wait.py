@@ -16,10 +16,10 @@ from agentd.commands.fleet_report import listed
 from agentd.commands.fleet_tally import Tally, Teller, tally
 from agentd.commands.fleet_watch import FleetWatch
 from agentd.commands.output import span
-from agentd.commands.target import unseen
 from agentd.errors import ConsulRefused
 from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.newest import Newest
+from agentd.fleet.rights import unseen
 from agentd.fleet.rollout import Admission
 from agentd.fleet.standing import takers
 from agentd.printable import printable

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agentd.watch.client import ConsulClient
 
 _LONGEST: Final = 512  # characters of a pattern
-_ADD: Final = "; add to its policy:"
-_READ: Final = ' "" { policy = "read" }'
 
 
 def add_target_arguments(parser: Parser) -> None:
@@ -55,7 +53,7 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
         ConsulRefused: the token may not see who matches; the text has the rule to add.
     """
     from agentd.fleet.census import Census  # noqa: PLC0415 (only a message with a target needs it)
-    from agentd.fleet.rights import demand  # noqa: PLC0415 (as above)
+    from agentd.fleet.rights import demand, unseen  # noqa: PLC0415 (as above)
 
     if not (message.node or message.service or message.admission):
         return None
@@ -65,18 +63,14 @@ def matching(message: Envelope, keys: Keys, client: ConsulClient) -> list[str] |
         demand(client, "read", [keys.nodes], "knowing the nodes of the fleet")
         nodes = dict.fromkeys(census.catalogue().ids)
     if not nodes:  # at least the agent's own is there
-        raise ConsulRefused(f"the token may not see the nodes{_ADD} node_prefix{_READ}")
+        raise ConsulRefused(
+            'the token may not see the nodes; add to its policy: node_prefix "" { policy = "read" }'
+        )
     found = sorted(census.asked_by(message, nodes).addressed or ())
     by_service = message.service or (message.admission and message.admission.tag)
     if by_service and (why := unseen(client)):
         raise ConsulRefused(why)
     return found
-
-
-def unseen(client: ConsulClient) -> str:
-    """Why it is unknown which nodes a message with a service filter is for; "" if that is known."""
-    sees_all = client.authorized("service", "read", "") is not False
-    return "" if sees_all else f"the token may not see all services{_ADD} service_prefix{_READ}"
 
 
 def _pattern(text: str) -> str:

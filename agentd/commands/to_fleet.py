@@ -45,11 +45,6 @@ class ReachedFleet(NamedTuple):
         return _trust(self.document) if self.options else None
 
 
-def unheard_of(name: str) -> str:
-    """What to say of a fleet in which nobody acknowledges."""
-    return f"no node acknowledges in the fleet {name!r}: is that its name?"
-
-
 def add_fleet_arguments(parser: Parser) -> None:
     """Add the options for the fleet and for reaching Consul."""
     parser.add_argument(

@@ -20,8 +20,8 @@ from agentd.commands.fleet_tally import Tally, Teller, print_tally, tally
 from agentd.commands.fleet_watch import PAUSE, FleetWatch
 from agentd.commands.output import Output, span
 from agentd.commands.parser import Parser
-from agentd.commands.target import unseen
 from agentd.errors import AgentdError, ConsulRefused, ConsulUnavailable
+from agentd.fleet.rights import unseen
 from agentd.printable import printable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentd.errors import BadDocument, UnknownFormat, Untrusted
+from agentd.errors import AgentdError, BadDocument, ConsulRefused, FleetError, UnknownFormat, Untrusted
 from agentd.fleet.document import is_text
 from agentd.fleet.envelope import Envelope
 from agentd.fleet.reader import Reader
@@ -114,3 +114,23 @@ def read_freeze(
         if newer and (found is None or max(newer) > found.num):
             raise reading.troubles[max(newer)]
     return found
+
+
+def freeze_now(
+    log: Reader, verify: Callable[[Envelope], Envelope], now: float
+) -> tuple[Freeze | None, list[str]]:
+    """The freeze that holds at `now`, in unix seconds; or what to note if that cannot be told.
+
+    Raises:
+        ConsulUnavailable: there is no answer.
+    """
+    try:
+        found = read_freeze(log, verify)
+    except (ConsulRefused, FleetError) as error:
+        return None, [untold(error)]
+    return (found if found and found.holds(now) else None), []
+
+
+def untold(error: AgentdError) -> str:
+    """What to note if the freeze cannot be read."""
+    return f"cannot tell whether the fleet is frozen: {error}"

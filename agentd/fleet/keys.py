@@ -149,3 +149,8 @@ def _kept(name: str) -> str:
             f" {name!r}"
         )
     return name
+
+
+def unheard_of(fleet: str) -> str:
+    """What to say of a fleet in which nobody acknowledges."""
+    return f"no node acknowledges in the fleet {fleet!r}: is that its name?"

@@ -71,3 +71,10 @@ def explained(authority: Authority, access: Access, prefixes: Iterable[str], pur
     except ConsulRefused:
         demand(authority, access, prefixes, purpose)
         raise
+
+
+def unseen(authority: Authority) -> str:
+    """Why it is unknown which nodes a message with a service filter is for; "" if that is known."""
+    if authority.authorized("service", "read", "") is not False:
+        return ""
+    return 'the token may not see all services; add to its policy: service_prefix "" { policy = "read" }'

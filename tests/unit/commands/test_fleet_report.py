@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentd.commands.fleet_report import Found, document, listed, show
+from agentd.commands.fleet_report import document, listed, show
 from agentd.commands.output import Output
 from agentd.fleet.acknowledgement import Acknowledgement, HandlerReport, Name, Tried
 from agentd.fleet.census import Heads
 from agentd.fleet.head import Head
 from agentd.fleet.newest import Newest
+from agentd.fleet.reading import Reading
 from agentd.fleet.standing import Member, standing
 
 NOW = 1_700_000_000.0
 
 
-def found(count: int, wrong: dict[int, Name], notes: tuple[str, ...] = ()) -> Found:
+def found(count: int, wrong: dict[int, Name], notes: tuple[str, ...] = ()) -> Reading:
     """A fleet in which the nodes with these numbers have something else of `blocked` than the newest."""
     well = Name(live=20, tried=Tried(20, "applied"))
     every = [
@@ -41,10 +42,10 @@ def found(count: int, wrong: dict[int, Name], notes: tuple[str, ...] = ()) -> Fo
     ]  # fmt: skip
     newest = {"blocked": Newest("blocked", 20, NOW - 90, None, "lb7", "event")}
     heads = Heads({"blocked": Head("all", 20, 20, 1)}, {}, {})
-    return Found("prod", NOW, every, heads, newest, standing(every, newest, NOW), notes)
+    return Reading("prod", NOW, every, heads, newest, standing(every, newest, NOW), notes)
 
 
-def shown(one: Found, monkeypatch: pytest.MonkeyPatch, columns: int | None = None) -> list[str]:
+def shown(one: Reading, monkeypatch: pytest.MonkeyPatch, columns: int | None = None) -> list[str]:
     """The lines, on a terminal that is so wide or, without a width, in a file."""
     stream = io.StringIO()
     if columns is not None:
