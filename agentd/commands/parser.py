@@ -33,6 +33,8 @@ class Parser(argparse.ArgumentParser):
 
     Attributes:
         verbs: name -> parser of its arguments; see `add_verb`.
+        summary: the line of help, as in the list of commands.
+        examples: command lines that the help begins with.
     """
 
     takes_command = False
@@ -43,13 +45,24 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **options | {"allow_abbrev": False})
         self.formatter_class = _Formatter
         self.verbs: dict[str, Parser] = {}
+        self.summary = ""
+        self.examples: list[str] = []
         self._listed: argparse._ArgumentGroup | None = None
         self._within = False
 
     def add_example(self, *lines: str) -> None:
         """Begin the help with these command lines."""
-        shown = "\n".join(f"  {line}" for line in lines)
-        self.description = f"{shown}\n\n{self.description or ''}"
+        self.examples += lines
+
+    def format_help(self) -> str:
+        """The usage, the examples, and what there is."""
+        shown = "\n".join(f"  {line}" for line in self.examples)
+        described = self.description
+        self.description = "\n\n".join(filter(None, [shown, described]))
+        try:
+            return super().format_help()
+        finally:
+            self.description = described
 
     def add_verb(self, name: str, text: str) -> Parser:
         """Add a verb to a command that also works without one; returns the parser for its arguments.
@@ -59,6 +72,7 @@ class Parser(argparse.ArgumentParser):
         """
         self.set_defaults(verb=None)
         made = Parser(prog=f"{self.prog} {name}", description=f"{text[:1].upper()}{text[1:]}.")
+        made.summary = text
         add_common(made, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
         made.set_defaults(verb=name)
         self.verbs[name] = made
@@ -158,5 +172,6 @@ def add_command(commands: argparse._SubParsersAction[Parser], name: str, text: s
     """
     plain = text.replace("%", "%%")  # argparse formats it; another package's may say anything
     made = commands.add_parser(name, help=plain, description=f"{text[:1].upper()}{text[1:]}.")
+    made.summary = text
     add_common(made, config=argparse.SUPPRESS, as_json=argparse.SUPPRESS)
     return made

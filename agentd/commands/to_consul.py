@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _OUTWAIT: Final = (
     5.0  # seconds for which a command waits while Consul limits requests; half the TTL of a lock
 )
-_SETTINGS: Final = {
+SETTINGS: Final = {
     "address": ("--http-addr", "CONSUL_HTTP_ADDR", "ADDR", "host:port, http(s)://host:port or unix:///path"),
     "token_file": ("--token-file", "CONSUL_HTTP_TOKEN_FILE", "FILE", "file that holds the ACL token"),
     "ca_file": ("--ca-file", "CONSUL_CACERT", "FILE", "CA certificate to verify the agent with"),
@@ -59,7 +59,7 @@ def add_consul_arguments(parser: Parser) -> None:
         " configuration file. The file is optional. CONSUL_HTTP_TOKEN, CONSUL_HTTP_SSL and"
         " CONSUL_HTTP_SSL_VERIFY are honoured as well.",
     )
-    for name, (flag, variable, metavar, text) in _SETTINGS.items():
+    for name, (flag, variable, metavar, text) in SETTINGS.items():
         value = f" (${variable})" if variable else ""
         group.add_argument(flag, dest=f"consul_{name}", type=word, metavar=metavar, help=text + value)
 
@@ -92,7 +92,7 @@ def nothing_yet(done: str) -> Iterator[None]:
 def consul_options(arguments: Namespace, environment: Mapping[str, str] = os.environ) -> ConsulOptions:
     """Where Consul is. Raises ConfigError."""
     _refuse_unsupported(environment)
-    values = {name: _given(name, arguments, environment) for name in _SETTINGS}
+    values = {name: _given(name, arguments, environment) for name in SETTINGS}
     values = {name: value for name, value in values.items() if value}
     if "address" in values:
         values["address"] = _with_scheme(values["address"], environment)
@@ -130,7 +130,7 @@ def _options(
 
 def _given(name: str, arguments: Namespace, environment: Mapping[str, str]) -> str:
     """The value of the option, else of the environment variable; "" if neither is set."""
-    variable = _SETTINGS[name][1]
+    variable = SETTINGS[name][1]
     return getattr(arguments, f"consul_{name}", None) or (environment.get(variable, "") if variable else "")
 
 
@@ -140,14 +140,14 @@ def _names(arguments: Namespace, values: Mapping[str, str], filed: Mapping[str, 
     Fields from the file keep the name that they have there.
     """
     return {
-        name: _source(name, arguments) if name in values else " or ".join(filter(None, _SETTINGS[name][:2]))
-        for name in _SETTINGS
+        name: _source(name, arguments) if name in values else " or ".join(filter(None, SETTINGS[name][:2]))
+        for name in SETTINGS
         if name in values or filed.get(name) is None
     }
 
 
 def _source(name: str, arguments: Namespace) -> str:
-    flag, variable = _SETTINGS[name][:2]
+    flag, variable = SETTINGS[name][:2]
     return flag if getattr(arguments, f"consul_{name}", None) else variable
 
 

@@ -18,6 +18,7 @@ from agentd import __version__, cli
 from agentd import command as command_api
 from agentd.cli import main
 from agentd.commands import OWN
+from agentd.commands.parser import Parser
 from agentd.config.load import Loaded
 from agentd.journal.journal import Journal
 
@@ -53,10 +54,10 @@ def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"agentd {__version__}\n"
 
 
-def pages(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def pages(parser: Parser) -> Iterator[Parser]:
     """This parser, and those of its commands and their verbs."""
     yield parser
-    for verb in getattr(parser, "verbs", {}).values():
+    for verb in parser.verbs.values():
         yield from pages(verb)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -70,10 +71,11 @@ PAGES = {page.prog: page for page in pages(cli.parser_of_all(OWN, complete=True)
 @pytest.mark.parametrize("page", PAGES)
 def test_help_begins_with_examples_that_parse(page: str) -> None:
     """What an operator copies from the top of a help page is accepted as it stands."""
-    examples = (PAGES[page].description or "").partition("\n\n")[0].splitlines()
+    examples = PAGES[page].examples
     assert examples
+    assert PAGES[page].format_help().partition("\n\n")[2].startswith(f"  {examples[0]}\n")
     for example in examples:
-        words = shlex.split(example.partition(" | ")[0].partition(" > ")[0].removeprefix("  sudo"))
+        words = shlex.split(example.partition(" | ")[0].partition(" > ")[0].removeprefix("sudo "))
         assert words[0] == "agentd"
         cli.parse(words[1:])
 
