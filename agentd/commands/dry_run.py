@@ -1,33 +1,27 @@
-"""A dry run: handlers are called here, on what is staged in memory, and nothing is committed.
-
-A file that others may not read is a secret: only its length and digest are shown, never a line of it.
-"""
+"""A dry run: handlers are called here, on what is staged in memory, and nothing is committed."""
 
 from __future__ import annotations
 
-import difflib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from agentd.apply.batch import Batch
+from agentd.commands.file_difference import difference, print_difference
 from agentd.commands.node import Node
-from agentd.commands.output import Colour, Output
+from agentd.commands.output import Output
 from agentd.config.load import ConfiguredHandler
-from agentd.digest import digest
 from agentd.errors import AgentdError, PermanentError, TemporaryError
 from agentd.journal.history import replayable
 from agentd.journal.rows import change_of
 from agentd.report import log
+from agentd.tree.generation import FileEntry
+from agentd.tree.stage import Stage
 from agentd.watch.changes import Change, Event, Timer
-
-_WORLD_READS: Final = 0o044
-_COLOURS: Final[dict[str, Colour]] = {"+": "green", "-": "red"}
-_LARGEST: Final = 256 * 1024  # bytes of a file that is compared line by line
 
 
 def execute(node: Node, identity: str, only: str | None, output: Output) -> int:
@@ -77,27 +71,48 @@ def try_change(batch: Batch, configured: ConfiguredHandler, change: Change) -> d
         change: what it is given.
     """
     with closing(batch.stage):
-        outcome, reason = _call(configured, change, batch)
+        outcome, reason = call(configured, [change], batch)
         return {
             "handler": configured.name,
             "change": change.id,
             "outcome": outcome or ("unchanged" if batch.clean else "changed"),
             "reason": reason,
-            "files": [_file(*one) for one in batch.stage.diff()],
+            "files": [
+                staged_difference(batch.stage, path, entries)
+                for path, entries in batch.stage.entries().items()
+                if path in batch.stage.changed
+            ],
             "store_changed": batch.new_store is not None,
             "would_run": [argv[0] for argv in batch.would_run],
         }
 
 
-def _call(configured: ConfiguredHandler, change: Change, batch: Batch) -> tuple[str, str]:
+def call(
+    configured: ConfiguredHandler, changes: Sequence[Change], batch: Batch, *, initial: bool = False
+) -> tuple[str, str]:
+    """Give changes to a new handler object in one batch; return how that ended, and why.
+
+    Args:
+        configured: the handler.
+        changes: what it is given, in this order.
+        batch: one of the handler's; what the calls staged and stored is in it.
+        initial: whether its `initial` is called first, as at a start.
+
+    Returns:
+        "refused" or "retried" with the reason; two empty strings if it took all of them.
+    """
     handler, now = configured.build(), time.time()
     logger = structlog.get_logger().bind(handler=configured.name, dry_run=True)
     context = batch.context(now, logger, place=sys.maxsize)  # as a replay it would be the newest
     try:
-        if isinstance(change, Timer):
-            handler.due(now, context)
-        else:
-            handler.handle(change, context)
+        if initial:
+            handler.initial(context)
+        for change in changes:
+            if isinstance(change, Timer):
+                handler.due(now, context)
+            else:
+                handler.handle(change, context)
+        if not all(isinstance(change, Timer) for change in changes):
             handler.render(context)
     except PermanentError as error:
         return "refused", str(error)
@@ -106,39 +121,17 @@ def _call(configured: ConfiguredHandler, change: Change, batch: Batch) -> tuple[
     return "", ""
 
 
-def _file(path: str, before: bytes | None, after: bytes | None, mode: int) -> dict[str, Any]:
-    """A file that would change; `diff` is None where it must not or cannot be shown."""
-    shows = mode & _WORLD_READS and max(len(before or b""), len(after or b"")) <= _LARGEST
-    return {
-        "path": path,
-        "mode": f"{mode:04o}",
-        "before": _digest(before),
-        "after": _digest(after),
-        "diff": _diff(path, before, after) if shows else None,
-    }
-
-
-def _digest(content: bytes | None) -> str:
-    return "no file" if content is None else digest(content)
-
-
-def _diff(path: str, before: bytes | None, after: bytes | None) -> list[str] | None:
-    """A unified diff, or None if it is not text."""
-    try:
-        old, new = ((content or b"").decode().splitlines() for content in (before, after))
-    except UnicodeDecodeError:
-        return None
-    names = ("/dev/null" if before is None else f"a/{path}", "/dev/null" if after is None else f"b/{path}")
-    return list(difflib.unified_diff(old, new, *names, lineterm=""))
+def staged_difference(
+    stage: Stage, path: str, entries: tuple[FileEntry | None, FileEntry | None]
+) -> dict[str, Any]:
+    """One of the stage's `entries`, as `difference` tells it."""
+    return difference(path, *entries, lambda: stage.before(path), lambda: stage.read(path))
 
 
 def _print(told: dict[str, Any], output: Output) -> None:
     reason = f": {told['reason']}" if told["reason"] else ""
     output.line(f"{told['handler']}: would be {told['outcome']}{reason}", "bold")
     for file in told["files"]:
-        if file["diff"] is None:
-            output.line(f"  {file['path']} (mode {file['mode']}): {file['before']} -> {file['after']}")
-        for line in file["diff"] or ():
-            output.line(line, _COLOURS.get(line[:1]))
+        print_difference(file, output)
     for program in told["would_run"]:
         output.line(f"  would run {program}")

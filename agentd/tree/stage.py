@@ -11,15 +11,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
 
 from agentd.errors import PermanentError
 from agentd.tree import disk
 from agentd.tree.generation import FileEntry, Generation
 from agentd.tree.paths import RESERVED, Layout, check_mode, check_path, check_together
-
-Difference: TypeAlias = tuple[str, bytes | None, bytes | None, int]
-"""Path, content before, content after (None: no file), mode after (before, if it is removed)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +215,23 @@ class Stage:
         """The paths whose content or mode would differ from those in the base generation, sorted."""
         return tuple(sorted(self._outcome))
 
-    def diff(self) -> list[Difference]:
-        """What would change, with content: (path, before, after, mode).
+    def entries(self) -> dict[str, tuple[FileEntry | None, FileEntry | None]]:
+        """The handler's files and all that would change, by path: before and after; None: no file."""
+        touched = self._base.files.keys() | self._layer.keys()
+        both = {path: (self._base.files.get(path), self._entry(path)) for path in sorted(touched)}
+        return {
+            path: (before, after)
+            for path, (before, after) in both.items()
+            if path in self._outcome or (after and after.owner == self.owner)
+        }
+
+    def before(self, path: str) -> bytes | None:
+        """The content in the generation that it began with, or None if there is no such file.
 
         Raises:
-            TreeError: a file cannot be read.
+            TreeError: it cannot be read.
         """
-        return [(p, self._base.read(p), self.read(p), self._mode(p)) for p in self.changed]
+        return self._base.read(path)
 
     def close(self) -> None:
         """Delete what it has on disk; this also happens when the stage is garbage-collected."""
@@ -310,10 +316,6 @@ class Stage:
 
     def _writer(self, path: str) -> str:
         return self._writers.get(path, self.owner)
-
-    def _mode(self, path: str) -> int:
-        content = self._layer.get(path)
-        return (content.entry if content else self._base.files[path]).mode
 
     def _new_file(self, room: Path) -> Path:
         with self._lock:
