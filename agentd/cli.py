@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
+from agentd import priority
 from agentd.commands import OWN
 from agentd.commands.output import Output
 from agentd.commands.parser import DEFAULT, Parser, Version, add_command, add_common
@@ -53,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # it was closed
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open to the end)
+    if priority.goes_to_journal(sys.stderr):
+        sys.excepthook = priority.print_traceback
     try:
         command, arguments = parse(words)
         status = command.execute(arguments, Output(sys.stdout, as_json=arguments.json))
@@ -112,8 +115,10 @@ def _typed(words: Sequence[str]) -> str | None:
 
 def _report(error: AgentdError, cause: BaseException | None = None) -> int:
     advice = "; run it as root (sudo agentd ...)" if _not_permitted(cause or error) else ""
-    for line in str(error).splitlines():
-        sys.stderr.write(f"agentd: {printable(line)}{advice}\n")
+    text = "\n".join(f"agentd: {printable(line)}{advice}" for line in str(error).splitlines())
+    sys.stderr.write(
+        (priority.prefixed(text, "error") if priority.goes_to_journal(sys.stderr) else text) + "\n"
+    )
     return _USAGE if isinstance(error, ConfigError) else _FAILED
 
 

@@ -1,8 +1,8 @@
 """Configures structlog: one line per event on standard error, JSON unless it is a terminal.
 
-Owns the chain of processors, and brings the standard library's logging, Python's warnings and the death of
-a thread into the same lines. It must not import agentd's other rooms, and no line may hold a secret: see
-`redaction`.
+Owns the chain of processors, gives each line its priority where the journal reads it, and brings the
+standard library's logging, Python's warnings and the death of a thread into the same lines. It must not
+import agentd's other rooms, and no line may hold a secret: see `redaction`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import logging
 import sys
 import threading
 from collections.abc import MutableMapping
+from functools import partialmethod
 from typing import Any, Final, Literal, TextIO
 
 import structlog
 from structlog.typing import Processor, WrappedLogger
 
 from agentd.printable import printable, printable_lines
+from agentd.priority import Name, goes_to_journal, prefixed
 from agentd.report.redaction import redact
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -39,6 +41,7 @@ def configure(level: Level = "info", *, json: bool | None = None, stream: TextIO
     """
     out = sys.stderr if stream is None else stream
     for_machines = not out.isatty() if json is None else json
+    lines = _Lines(out)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -49,7 +52,7 @@ def configure(level: Level = "info", *, json: bool | None = None, stream: TextIO
             *(_json() if for_machines else _text(out)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=lambda *_: _Lines(out),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,  # so that existing loggers follow a new configuration
     )
     _adopt_libraries()
@@ -87,15 +90,21 @@ class _Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._journal = goes_to_journal(stream)
 
-    def msg(self, line: str) -> None:
+    def _write(self, line: str, name: Name) -> None:
+        shown = prefixed(line, name) if self._journal else line
         try:
-            self._stream.write(line + "\n")  # one call, so that threads do not mix their lines
+            self._stream.write(shown + "\n")  # one call, so that threads do not mix their lines
             self._stream.flush()
         except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
             return
 
-    debug = info = warning = error = critical = exception = msg
+    msg = info = partialmethod(_write, name="info")
+    debug = partialmethod(_write, name="debug")
+    warning = partialmethod(_write, name="warning")
+    error = exception = partialmethod(_write, name="error")
+    critical = partialmethod(_write, name="critical")
 
 
 class _Library(logging.Handler):

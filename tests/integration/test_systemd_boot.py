@@ -117,3 +117,14 @@ def test_sessions_are_resumed_after_a_boot_without_consul(machine: Machine, tmp_
     assert machine.run("stat", "--format=%a", "/run/agentd/secrets").strip() == "700"
     checked = json.loads(machine.attempt("agentd", "check", "--json").stdout)
     assert [one["level"] for one in checked if one["subject"] == "secrets"] == ["ok"]
+
+
+def test_the_journal_knows_how_serious_a_line_is(machine: Machine) -> None:
+    """`journalctl -p warning` shows what it should, and nothing else."""
+    journal = ("journalctl", "--unit=agentd", "--identifier=agentd", "--output=cat")
+    shown = machine.run(*journal, "--priority=warning")
+
+    levels = {json.loads(line)["level"] for line in shown.splitlines()}
+    assert "warning" in levels
+    assert levels <= {"warning", "error", "critical"}
+    assert '"level": "info"' in machine.run(*journal)
