@@ -8,6 +8,8 @@ block style, finds less in any other, and never offers a word that a shell could
 from __future__ import annotations
 
 import argparse
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +55,7 @@ _agentd_names() {{
   local kind=$1 file=${{AGENTD_CONFIG:-{DEFAULT}}} before='' word
   shift
   for word in "$@"; do
+    if [[ $word == = ]]; then continue; fi # bash makes three words of --config=FILE
     if [[ $before == --config ]]; then file=$word; fi
     if [[ $word == --config=* ]]; then file=${{word#--config=}}; fi
     before=$word
@@ -74,7 +77,7 @@ _agentd_{kind}() {{
     + "".join(
         f"""
 _agentd_{kind}() {{
-  local -a found=(${{(f)"$(_agentd_names {kind} ${{(Q)words[1,CURRENT-1]}})"}})
+  local -a found=(${{(f)"$(_agentd_names {kind} ${{(Q)${{(z)LBUFFER}}}})"}})
   compadd -a found
 }}
 """
@@ -96,37 +99,67 @@ end
 """,
 }
 
+# For a command, as "agentd_log", and a kind: the names that stand where its verbs do as well.
+_BESIDE: Final[dict[str, Callable[[str, str], str]]] = {
+    "bash": lambda command, kind: f"_shtab_{command}_pos_0_COMPGEN=_agentd_{kind}\n",
+    "zsh": lambda command, kind: (
+        f"""
+functions[_{command}_verbs]=$functions[_shtab_{command}_commands]
+_shtab_{command}_commands() {{
+  _{command}_verbs
+  _agentd_{kind}
+}}
+"""
+    ),
+    "fish": lambda command, kind: (
+        f"complete -c agentd -n '_shtab_agentd_using {command.partition('_')[2]}; and test"
+        f" $_shtab_agentd_npos -eq 0' -ka '(_agentd_names {kind})'\n"
+    ),
+}
+
 
 def completions() -> dict[str, str]:
     """The text of each file, by its path below `completions`."""
     made = {}
     for shell, path in _FILES.items():
         parser = cli.parser_of_all(OWN, complete=True)
-        _prepare(parser)
-        made[path] = shtab.complete(parser, shell, preamble=_PREAMBLES[shell]).rstrip() + "\n"
+        beside: dict[str, str] = {}
+        _prepare(parser, beside)
+        before, after = _PREAMBLES[shell], "".join(_BESIDE[shell](*one) for one in beside.items())
+        if shell == "zsh":  # the end of its file completes the first time
+            before, after = before + after, ""
+        text = shtab.complete(parser, shell, preamble=before).rstrip()
+        if shell == "zsh":  # it takes --option=VALUE as well
+            text = re.sub(r'^(  "--[\w-]+)(\[.*\]:)', r"\1=\2", text, flags=re.MULTILINE)
+        made[path] = f"{text}\n{after}"
     return made
 
 
-def _prepare(parser: Parser) -> None:
-    """Say how each argument is completed, and make the verbs what shtab takes for such."""
+def _prepare(parser: Parser, beside: dict[str, str]) -> None:
+    """Say how each argument is completed, and make the verbs what shtab takes for such.
+
+    shtab has either verbs or names at one place: `beside` is given those commands, as words joined by "_",
+    that have both, with the kind of name.
+    """
+    if parser.verbs:
+        _add_verbs(parser, beside)
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for below in action.choices.values():
-                _prepare(below)
+                _prepare(below, beside)
         elif not action.choices and (how := _how(action, parser.prog)):
             action.complete = how
-    if parser.verbs:
-        _add_verbs(parser)
 
 
-def _add_verbs(parser: Parser) -> None:
+def _add_verbs(parser: Parser, beside: dict[str, str]) -> None:
+    for action in [one for one in parser._actions if not one.option_strings]:
+        parser._actions.remove(action)
+        if kind := _kind(action, parser.prog):
+            beside[parser.prog.replace(" ", "_")] = kind
     verbs = parser.add_subparsers(metavar="VERB")
     for name, verb in parser.verbs.items():
-        _prepare(verb)
-        made = verbs.add_parser(
-            name, help=verb.summary, description=verb.description, parents=[verb], add_help=False
-        )
-        made.prog = verb.prog
+        options = {"help": verb.summary, "description": verb.description, "add_help": False}
+        verbs.add_parser(name, parents=[verb], **options).prog = verb.prog
 
 
 def _how(action: argparse.Action, prog: str) -> dict[str, str] | None:
@@ -134,12 +167,13 @@ def _how(action: argparse.Action, prog: str) -> dict[str, str] | None:
         return shtab.FILE
     if action.metavar == "DIR":
         return shtab.DIRECTORY
+    kind = _kind(action, prog)
+    names = f"_agentd_{kind}"
+    return {"bash": names, "zsh": names, "fish": f"(_agentd_names {kind})"} if kind else None
+
+
+def _kind(action: argparse.Action, prog: str) -> str:
+    """Which names of the configuration it takes: those of handlers, of events, or none of them ("")."""
     if action.metavar in ("H", "HANDLER") or (not action.option_strings and prog in _HANDLERS):
-        return _names("handlers")
-    if not action.option_strings and action.metavar == "NAME" and prog in _EVENTS:
-        return _names("events")
-    return None
-
-
-def _names(kind: str) -> dict[str, str]:
-    return {"bash": f"_agentd_{kind}", "zsh": f"_agentd_{kind}", "fish": f"(_agentd_names {kind})"}
+        return "handlers"
+    return "events" if not action.option_strings and action.metavar == "NAME" and prog in _EVENTS else ""

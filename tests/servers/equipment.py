@@ -24,14 +24,18 @@ NAMESPACE: Final = ("unshare", "--net", *([] if IS_ROOT else ["--map-root-user"]
 
 _SECONDS = 120
 _QUESTIONS: Final = {
+    "bash": ("bash", "--version"),
     "bzip2": ("bzip2", "--help"),
     "consul": ("consul", "version"),
     "curl": ("curl", "--version"),
     "dig": ("dig", "-v"),
+    "fish": ("fish", "--version"),
     "gzip": ("gzip", "--version"),
     "haproxy": ("haproxy", "-v"),
     "iptables": (*NAMESPACE, "iptables", "-S"),
     "ipset": (*NAMESPACE, "ipset", "create", "probe", "hash:net"),
+    "man": ("man", "--version"),
+    "mandoc": ("sh", "-c", "mandoc -T lint -W error /dev/null"),
     "mount": ("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"),
     "nft": (*NAMESPACE, "nft", "add table inet probe { set probe { type ipv4_addr; flags interval; }; }"),
     "openssl": ("openssl", "version"),
@@ -40,6 +44,7 @@ _QUESTIONS: Final = {
     "systemd-analyze": ("systemd-analyze", "--version"),
     "systemd-tmpfiles": (*NAMESPACE, "systemd-tmpfiles", "--version"),
     "xz": ("xz", "--version"),
+    "zsh": ("zsh", "--version"),
     "zstd": ("zstd", "--version"),
 }
 
