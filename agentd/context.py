@@ -6,6 +6,7 @@ agentd implements them in the rooms that do the work.
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from agentd.background import Background
 from agentd.errors import PermanentError, TemporaryError, UnderWay
 from agentd.limits import Limits
 from agentd.options import NginxOptions
-from agentd.watch.changes import Event
+from agentd.watch.changes import KINDS, Change, Event
 
 T = TypeVar("T")
 
@@ -296,6 +297,35 @@ class Tasks:
 
 
 @dataclass(frozen=True, slots=True)
+class Watched:
+    """One item of a handler's `on:`, and the newest state that came of it; see `Context.states`.
+
+    Attributes:
+        on: the item with its defaults, such as {"key": "site/motd"}.
+        query: the identity of its query, such as "key:site/motd".
+        number: of the state, in the order of arrival on this node; 0 if none has come.
+        body: the state as Consul answered it, as JSON; None if none has come, or it was wiped since.
+        index: of the answer.
+        epoch: see `Change`.
+    """
+
+    on: Mapping[str, Any]
+    query: str
+    number: int = 0
+    body: str | None = field(default=None, repr=False)
+    index: int = 0
+    epoch: int = 0
+
+    @property
+    def state(self) -> Change | None:
+        """The state; None if it is not here."""
+        if self.body is None:
+            return None
+        kind = KINDS[self.query.partition(":")[0].partition("?")[0]]
+        return kind(self.query, json.loads(self.body), self.index, self.epoch)
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What one attempt may touch.
 
@@ -326,6 +356,8 @@ class Context:
             handler takes, from this node's own copy of the log: for `initial`, after a boot took the files of
             secrets (`tree.secrets`). Needs no Consul. What cannot be opened or is not there is left out, and
             the log says why: then write what nginx needs; the message is given again once it can be read.
+        states: returns each state in `on`, in that order, with the newest state that this handler was given,
+            whatever became of it; for a handler that is `joint`.
         reload: asks for a reload, for changes that take effect in no other way: if this attempt's commit
             changes a file, the proving handlers that notify this one are notified of it. A handler that
             proves is notified itself, whether or not a file changed; also if `due` or `verify` asks.
@@ -349,3 +381,4 @@ class Context:
     last_attempt: bool = False
     reload: Callable[[], None] = lambda: None
     recall: Callable[[], Sequence[Event]] = lambda: ()
+    states: Callable[[], Sequence[Watched]] = lambda: ()

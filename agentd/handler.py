@@ -32,6 +32,7 @@ from agentd.context import (
     Task,
     TaskContext,
     Tasks,
+    Watched,
 )
 from agentd.digest import digest
 from agentd.errors import HandlerError, PermanentError, TemporaryError, UnderWay
@@ -94,6 +95,7 @@ __all__ = [
     "Timer",
     "UnderWay",
     "Verdict",
+    "Watched",
     "digest",
 ]
 
@@ -121,6 +123,10 @@ class Handler:
         urgent: whether its events are applied even while the fleet is frozen (see `fleet.urgent`).
         secret_payload: whether its payloads are secret, so that the fleet's log keeps its events only if they
             are sealed (see `trust.seal`).
+        joint: whether each attempt is made from the newest states of all queries together (`Context.states`),
+            and not from its change alone. Then nothing is handled until each query has a state; that
+            something was never there counts as one; and a state that was refused is tried again once
+            another was applied. Such a handler takes no events.
         store_format: the format of `context.store`. Increase it whenever the previous version of the handler
             could no longer use the store; agentd refuses to run a handler on a store of another format.
     """
@@ -132,6 +138,7 @@ class Handler:
     runs_once: ClassVar[bool] = False
     urgent: ClassVar[bool] = False
     secret_payload: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
     store_format: ClassVar[int] = 1
 
     def __init__(self, options: HandlerOptions) -> None:
@@ -141,6 +148,14 @@ class Handler:
     def payload_life(self) -> float | None:
         """Seconds for which payloads are kept after their change has ended; None: `journal.replayable`."""
         return None
+
+    @property
+    def inputs(self) -> str:
+        """A digest of what it reads beside its options, such as files that they name.
+
+        Asked at every start and reload: if it has changed, the newest states are handled again.
+        """
+        return ""
 
     def initial(self, context: Context) -> None:
         """Stage what nginx needs before any change has arrived. Called at every start."""

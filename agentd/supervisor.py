@@ -422,8 +422,10 @@ def provers(handlers: Iterable[ConfiguredHandler]) -> tuple[str, ...]:
 
 
 def fingerprint(handler: ConfiguredHandler) -> str:
-    """The same for as long as the handler's configuration is the same."""
+    """The same for as long as the handler's configuration is the same, and the files that it names."""
     text = f"{handler.type.__module__}:{handler.type.__qualname__} {handler.entry.model_dump_json()}"
+    if handler.type.inputs is not Handler.inputs:
+        text += handler.build().inputs
     return hashlib.sha256(text.encode()).hexdigest()
 
 

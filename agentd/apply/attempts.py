@@ -23,6 +23,7 @@ from agentd.accounts import Accounts
 from agentd.apply.batch import Batch, Kept
 from agentd.apply.commit import Committer
 from agentd.apply.concealing import concealed
+from agentd.apply.joint_states import JointStates
 from agentd.apply.tasks import MOST_ASIDE, TIMED, HandlerTasks
 from agentd.apply.timed_call import TimedCalls, TimedOut
 from agentd.backoff import Backoff
@@ -94,6 +95,7 @@ class Attempts:
         stop: set when the thread should end after the call in progress.
         entered: set when the handler has been entered with a change, or there is none; see `Worker.wake`.
         tasks: what the handler has done outside its calls; None where it may fetch nothing.
+        states: its states, for a handler that is joint.
         aside: the changes that wait, or have waited, for a task, so that the others go on without them: the
             number of each entry.
         recalled: whether the handler has got back everything in force.
@@ -134,6 +136,7 @@ class Attempts:
         self.calls = TimedCalls(self.name, self.entry.timeout, beat=self.beat, observer=committer.observer)
         self.blocked = 0
         self.tasks = self._tasks(sources)
+        self.states = JointStates(configured, committer.journal)
         self.aside: set[int] = set()
         self._apart = (
             0  # the last change of a batch that could not be rendered: up to there, each is by itself
@@ -200,6 +203,7 @@ class Attempts:
             stop=self.stop,
             started=self.clock(),
             sources=self._sources,
+            states=self.states,
         )
         return Attempt(self, batch)
 
@@ -364,6 +368,8 @@ class Attempt:
         context = self.batch.context(attempts.clock(), attempts.log)
         try:
             attempts.calls.call(lambda: attempts.handler.render(context))
+            if attempts.handler.joint:
+                self.batch.keep_joint()
         except Exception as error:  # noqa: BLE001 (each change by itself meets it again, and is told of it)
             # Not its text, which may quote what came sealed.
             attempts.log.info("handler.one_by_one", changes=len(self.batch.kept), error=type(error).__name__)

@@ -10,14 +10,14 @@ import json
 import threading
 import time
 import weakref
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from agentd.apply.programs import Programs
 from agentd.errors import TemporaryError
-from agentd.handler import Context, Fetch, Log, Run, Task, TaskContext, Tasks
+from agentd.handler import Context, Fetch, Log, Run, Task, TaskContext, Tasks, Watched
 from agentd.journal.entry import Entry
 from agentd.journal.store import marked
 from agentd.options import NginxOptions
@@ -59,6 +59,7 @@ class Batch:
         stop: ends the programs and the transfers of a call when it is set.
         sources: what its calls may fetch; None: nothing.
         started: unix time.
+        states: see `Context.states`.
         ran: whether the current call ran a program.
         reload: whether a call asked for a reload; see `Context.reload`.
         kept: the entries that are part of it so far, in order.
@@ -77,6 +78,7 @@ class Batch:
     stop: threading.Event | None = None
     started: float = 0.0
     sources: Sources | None = None
+    states: Callable[[], Sequence[Watched]] = lambda: ()
     ran: bool = False
     reload: bool = False
     kept: list[Kept] = field(default_factory=list)
@@ -107,6 +109,13 @@ class Batch:
         """
         mark = self._marked()
         self.kept.append(Kept(entry, changed=mark != self._last, ran=self.ran))
+        self._last = mark
+
+    def keep_joint(self) -> None:
+        """What was staged since the last entry was made from all entries together."""
+        mark = self._marked()
+        if mark != self._last:
+            self.kept = [one if one.refused is not None else replace(one, changed=True) for one in self.kept]
         self._last = mark
 
     def refuse(self, entry: Entry, reason: str) -> None:
@@ -173,6 +182,7 @@ class Batch:
             timeout=self.timeout,
             last_attempt=last_attempt,
             reload=self._ask_reload,
+            states=self.states,
         )
 
     def _began(self) -> None:

@@ -1,8 +1,9 @@
 """Convergence: the newest state that failed is tried again, after its outcome, until it succeeds.
 
 A state says what ought to be, so it does not become wrong by failing once. What failed is tried again after
-its next wait; what was refused, when its inputs (nginx's configuration files) change; both at every start.
-States that an operator's rollback undid are left alone until Consul has a newer one.
+its next wait; what was refused, when its inputs (nginx's configuration files, and for a joint handler the
+states of its other queries) change; both at every start. States that an operator's rollback undid are left
+alone until Consul has a newer one.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 
 from agentd.apply.attempts import Attempts
 from agentd.journal.entry import Outcome
-from agentd.journal.lapsed import Lapsed, lapsed, newest
+from agentd.journal.lapsed import Lapsed, in_force_since, lapsed, newest
 from agentd.nginx.inputs import Inputs
 
 _LOOK: Final = 5.0
@@ -59,13 +60,22 @@ class Convergence:
         attempts = self._attempts
         if one.seq <= self._before:
             not_before = 0.0
-        elif one.outcome is Outcome.REFUSED:
+        elif one.outcome is Outcome.REFUSED and not self._applied_beside(one):
             found = self._inputs()
             # Unless they changed while it was being refused, those of the first look are what it had.
             if found.newest < one.started and self._refused.setdefault(one.seq, found.digest) == found.digest:
                 return False
             not_before = 0.0
+        elif one.outcome is Outcome.REFUSED:
+            not_before = 0.0
         else:
             not_before = min(one.finished, now) + attempts.backoff.delay(one.attempts + 1)
         attempts.journal.try_again(one.seq, one.attempts + 1, not_before)
         return True
+
+    def _applied_beside(self, one: Lapsed) -> bool:
+        """Whether the state of another query was applied since, by a handler that applies them together."""
+        others = [query for query in self._queries if query != one.query]
+        return self._attempts.handler.joint and in_force_since(
+            self._attempts.journal, self._attempts.name, others, one.finished
+        )

@@ -259,6 +259,9 @@ class Worker:
         attempts = self._attempts
         if paused:
             return attempts.journal.inside(self.name)
+        if missing := attempts.states.missing():
+            attempts.journal.hold(self.name, f"waits for {', '.join(missing)}")
+            return attempts.journal.inside(self.name)
         waiting = attempts.journal.pending(self.name)
         attempts.aside &= {entry.seq for entry in waiting}
         if attempts.tasks:

@@ -15,6 +15,7 @@ import structlog
 
 from agentd.apply.batch import Batch
 from agentd.apply.commit import Committer
+from agentd.apply.joint_states import JointStates
 from agentd.commands.places import daemon_runs, opened_journal
 from agentd.config.load import ConfiguredHandler, Loaded, load
 from agentd.configured_tree import open_tree
@@ -70,10 +71,12 @@ class Node:
     def dry_batch(self, configured: ConfiguredHandler) -> Batch:
         """A batch for one call of a handler that is never committed."""
         store = self.journal.store(configured.name, configured.type.store_format)
-        return dry_batch(self.loaded, self.tree, configured, store)
+        return dry_batch(self.loaded, self.tree, configured, store, self.journal)
 
 
-def dry_batch(loaded: Loaded, tree: Tree, configured: ConfiguredHandler, store: dict[str, Any]) -> Batch:
+def dry_batch(
+    loaded: Loaded, tree: Tree, configured: ConfiguredHandler, store: dict[str, Any], journal: Journal | None
+) -> Batch:
     """A batch for one call of a handler that is never committed; `store` is the handler's."""
     return Batch(
         handler=configured.name,
@@ -84,6 +87,7 @@ def dry_batch(loaded: Loaded, tree: Tree, configured: ConfiguredHandler, store: 
         timeout=configured.entry.timeout,
         dry_run=True,
         sources=sources(loaded.config),
+        states=JointStates(configured, journal),
     )
 
 

@@ -82,7 +82,7 @@ def _rehearsed(path: Path, handlers: Collection[str], change: Change) -> Iterato
                 # Before its first start, a node has no journal, and its handlers have empty stores.
                 store = journal.store(configured.name, configured.type.store_format) if journal else {}
                 try:
-                    yield try_change(dry_batch(loaded, tree, configured, store), configured, change)
+                    yield try_change(dry_batch(loaded, tree, configured, store, None), configured, change)
                 except (AgentdError, OSError):
                     raise
                 except Exception as error:

@@ -71,6 +71,7 @@ def load(path: Path) -> Loaded:
     handlers = tuple(_configure(document, problems))
     problems.extend(_notified(document, {handler.name for handler in handlers if handler.type.proves}))
     problems.extend(_kept(document, handlers))
+    problems.extend(_joint(document, handlers))
     problems.extend(_trusted(document))
     if config is not None:
         problems.extend(_placed(document, config))
@@ -186,6 +187,24 @@ def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator
                         f"{known!r} has `keep: {keep or 'null'}` for {on.event!r}: a node keeps a name in one"
                         " way only, so set the same here",
                     )
+
+
+def _joint(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator[str]:
+    """What a handler that is made from states alone cannot take."""
+    for handler in handlers:
+        if not handler.type.joint:
+            continue
+        if not handler.entry.on:
+            yield document.problem(
+                ("handlers", handler.name), "`on` is missing: say there which states it is made from"
+            )
+        for at, on in enumerate(handler.entry.on):
+            if isinstance(on, OnEvent):
+                yield document.problem(
+                    ("handlers", handler.name, "on", at),
+                    "it is made from states, and an event is none, since nobody can ask for it later:"
+                    " write to a key instead, and name that",
+                )
 
 
 def _why_not_kept(

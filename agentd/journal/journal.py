@@ -300,6 +300,35 @@ class Journal:
         self._taken[handler] = rows[-1]["seq"] if rows else 0
         return [entry_of(row) for row in rows]
 
+    def newest_state(self, handler: str, query: str) -> tuple[int, str | None, int, int] | None:
+        """The newest state of a query that the handler was given, or that its worker has seen waiting.
+
+        One that the worker has not seen is returned only if the payloads of all others are wiped.
+
+        Returns:
+            The entry's seq, its JSON (None if it was wiped), its index and its epoch; None if there is none.
+        """
+        rows = self.database.rows(
+            f"SELECT seq, body IS NOT NULL AS whole, {WAITS} AS waits, idx, epoch FROM changes"  # noqa: S608 (a constant)
+            " WHERE handler = ? AND query = ? ORDER BY seq DESC LIMIT 8",
+            handler,
+            query,
+        )
+        whole = [row for row in rows if row["whole"]]
+        seen = [row for row in whole if not row["waits"] or row["seq"] <= self._taken.get(handler, math.inf)]
+        for row in (*seen, *whole, *rows):
+            body = self.database.rows("SELECT body FROM changes WHERE seq = ?", row["seq"])
+            return row["seq"], body[0]["body"] if body else None, int(row["idx"]), row["epoch"]
+        return None
+
+    def has_state(self, handler: str, query: str) -> bool:
+        """Whether the handler ever got a state of this query."""
+        return bool(
+            self.database.rows(
+                "SELECT 1 FROM changes WHERE handler = ? AND query = ? LIMIT 1", handler, query
+            )
+        )
+
     def newest_events(self, handler: str, after: int, limit: int = 1000) -> list[Entry]:
         """The newest events that wait for the handler, after the entry with this seq, in order of arrival."""
         rows = self.database.rows(

@@ -18,6 +18,7 @@ SELECT seq, outcome, attempts, reason, received, started, finished, body IS NOT 
     SELECT * FROM changes WHERE handler = ? AND query = ? ORDER BY seq DESC LIMIT 1
 ) AS newest
 """
+_IN_FORCE: Final = frozenset({Outcome.APPLIED, Outcome.UNCHANGED})
 _LAPSED: Final = frozenset({Outcome.FAILED, Outcome.REFUSED, Outcome.EXPIRED})
 
 
@@ -67,6 +68,16 @@ def lapsed(journal: Journal, handler: str, queries: Iterable[str]) -> list[Lapse
         for query, row in rows
         if row["outcome"] in _LAPSED and row["whole"] and not row["undone"]
     ]
+
+
+def in_force_since(journal: Journal, handler: str, queries: Iterable[str], since: float) -> bool:
+    """Whether the newest state of one of these queries was applied, or found so, after `since` (unix time).
+
+    Raises:
+        JournalError: the journal cannot be read.
+    """
+    rows = (row for query in queries for row in journal.database.rows(_NEWEST, handler, query))
+    return any(row["outcome"] in _IN_FORCE and row["finished"] > since for row in rows)
 
 
 def newest(journal: Journal) -> int:

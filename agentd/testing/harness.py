@@ -13,7 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from agentd.apply.tasks import TIMED
+from agentd.config.triggers import On
 from agentd.handler import (
     Background,
     Change,
@@ -28,6 +31,7 @@ from agentd.handler import (
     TemporaryError,
     UnderWay,
     Verdict,
+    Watched,
 )
 from agentd.testing.payloads import Payloads
 from agentd.testing.staging import LogLine, RecordedLog, StagedFiles
@@ -56,6 +60,7 @@ class HandlerHarness:
         now: Unix time at the start.
         nginx: what `context.nginx` returns.
         foreign: path -> contents of files that belong to other handlers.
+        on: the states in its `on`, as in the YAML file with all defaults, for a handler that is joint.
         run: runs the handler's programs, as `Context.run` does; None: they are recorded, and end as scripted.
 
     Attributes:
@@ -73,7 +78,7 @@ class HandlerHarness:
             says `tasks.finish()`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a test may replace; all but two are named)
         self,
         handler: type[Handler],
         options: Mapping[str, Any] | None = None,
@@ -82,7 +87,10 @@ class HandlerHarness:
         nginx: NginxOptions | None = None,
         foreign: Mapping[str, bytes] | None = None,
         run: Run | None = None,
+        on: Sequence[Mapping[str, Any]] = (),
     ) -> None:
+        self._on = [TypeAdapter(On).validate_python(one) for one in on]
+        self._newest: dict[str, Change] = {}
         self._run: Run = run or self._record
         self._class, self._options = handler, dict(options or {})
         self._nginx, self._foreign = nginx or NginxOptions(), dict(foreign or {})
@@ -143,6 +151,9 @@ class HandlerHarness:
             Exception: whatever the handler raised; nothing it staged is kept.
         """
         context, files = self._attempt()
+        for change in changes:
+            self._newest.pop(change.query, None)
+            self._newest[change.query] = change
         for change in changes:
             self._hand_over(change, context)
         self.handler.render(context)
@@ -241,8 +252,20 @@ class HandlerHarness:
             fetch=self.payloads,
             reload=self._ask,
             recall=lambda: tuple(self.recalls),
+            states=self._states,
         )
         return context, files
+
+    def _states(self) -> list[Watched]:
+        return [self._watched(on) for on in self._on]
+
+    def _watched(self, on: On) -> Watched:
+        query = str(on.query())
+        newest = self._newest.get(query)
+        if newest is None:
+            return Watched(on.model_dump(), query)
+        number = list(self._newest).index(query) + 1
+        return Watched(on.model_dump(), query, number, json.dumps(newest.raw), newest.index, newest.epoch)
 
     def _ask(self) -> None:
         self._asked = True

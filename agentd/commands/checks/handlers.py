@@ -130,7 +130,7 @@ def _ask(
         AgentdError: it cannot be asked, or answer.
     """
     store = journal.store(configured.name, configured.type.store_format) if journal else {}
-    batch = dry_batch(loaded, tree, configured, store)
+    batch = dry_batch(loaded, tree, configured, store, journal)
     with closing(batch.stage):
         context = batch.context(time.time(), structlog.get_logger())
         handler = configured.build()
