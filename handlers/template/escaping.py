@@ -1,0 +1,170 @@
+"""Keeps values from ending the nginx directive that a template writes them in.
+
+Whoever registers a service or writes a key chooses values. So each printed value is checked: as it stands it
+must be a plain part of a word; `quote` makes a whole quoted parameter of it, and `raw` says that the author
+answers for it. What the template itself says is not checked, nor what a macro or a `set` block made of
+checked parts. Afterwards `joined` makes sure that each quoted parameter is one for nginx, too.
+
+Source: ngx_conf_read_token in nginx's src/core/ngx_conf_file.c
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from jinja2 import Undefined
+
+from handlers.template.values import Binary, TemplateError
+
+_OPEN, _CLOSE = "\ue000", "\ue001"  # around each quoted parameter, until the whole file is there
+_LONGEST: Final = 4000
+"""Bytes of a value: nginx reads no parameter of 4,096 bytes."""
+_PLAIN: Final = re.compile(r"[\w.:/@%+,=~\[\]*!^|?&<>-]*")
+_WORDS: Final = frozenset({"default", "hostnames", "include", "volatile"})
+"""What nginx takes for an order in the first column of a map or geo block, quoted or not."""
+_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000\ue001\u2028\u2029]*")
+_TOKEN: Final = re.compile(
+    rf"""[\s;{{}}]+
+    |\#[^\n]*
+    |(?P<value>{_OPEN}"(?:\\.|[^"\\])*"{_CLOSE})(?P<after>[^\s;{{)]?)
+    |"(?:\\.|[^"\\])*"?
+    |'(?:\\.|[^'\\])*'?
+    |(?:\\.|\$\{{|[^\s;{{\\]|\\$)+
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+class Checked(str):
+    """Text that may be printed as it is. Whatever is made of it by other means is checked again."""
+
+    __slots__ = ()
+
+
+class Quoted(Checked):
+    """A whole quoted parameter."""
+
+    __slots__ = ()
+
+
+def concat(parts: Iterable[str]) -> Checked:
+    """Put together what a template printed; each part was checked, or is the template's own."""
+    return Checked("".join(parts))
+
+
+def raw(value: Any) -> Checked:  # noqa: ANN401 (of the template)
+    """Print the value as it is: whoever chose it could write any directive."""
+    return Checked(_text(value).replace(_OPEN, "").replace(_CLOSE, ""))
+
+
+def quote(value: Any) -> Quoted:  # noqa: ANN401 (as above)
+    """Make a quoted parameter of the value.
+
+    Raises:
+        TemplateError: it contains what no quotes protect: a control character, or $.
+    """
+    text = _text(value)
+    _check(text, _PRINTABLE, "a control character, which must not be in a parameter")
+    if "$" in text:
+        raise TemplateError(
+            f"{_told(text, text.index('$'))}: nginx would read a variable, whatever is quoted"
+        )
+    return Quoted('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
+
+
+def map_key(value: Any) -> Quoted:  # noqa: ANN401 (as above)
+    """Make a source value of a map: quoted, and neither an order such as `include` nor a regex."""
+    text = _text(value)
+    if text in _WORDS or text[:1] in ("~", "\\"):
+        text = f"\\{text}"
+    return quote(text)
+
+
+def nginx(value: Any) -> str:  # noqa: ANN401 (as above)
+    """What is printed for a value in a file of nginx's.
+
+    Raises:
+        TemplateError: it is not plain.
+    """
+    if isinstance(value, Quoted):
+        return f"{_OPEN}{value}{_CLOSE}"
+    if isinstance(value, Checked):
+        return value
+    text = _text(value)
+    if not text:
+        raise TemplateError(
+            "a value is empty, so nginx would count fewer parameters: use `| quote` or `| default`"
+        )
+    _check(text, _PLAIN, "{}, which does not belong in a plain word: use `| quote`")
+    if text[0] == "~":
+        raise TemplateError("a value begins with ~, as a regular expression does: use `| map_key` or `| raw`")
+    if text in _WORDS:
+        raise TemplateError(
+            "a value is one of nginx's words default, hostnames, include and volatile:"
+            " use `| map_key` in the first column of a map, and `| quote` elsewhere"
+        )
+    return text
+
+
+def plain(value: Any) -> str:  # noqa: ANN401 (as above)
+    """What is printed for a value in a file of another format."""
+    return _text(value)
+
+
+def joined(text: str) -> str:
+    """The whole file, once each quoted parameter in it turns out to be one.
+
+    Raises:
+        TemplateError: one is within quotes or a word of the template's.
+    """
+    if _OPEN not in text:
+        return text
+    for token in _TOKEN.finditer(text):
+        found = token.group()
+        if _OPEN not in found or found.startswith("#"):
+            continue
+        line = text.count("\n", 0, token.start() + found.index(_OPEN)) + 1
+        if token["value"] is None:
+            where = "within quotes" if found[0] in "\"'" else "within a word"
+            raise TemplateError(
+                f"what `| quote` makes is a whole parameter, and is written {where} (line {line} of the"
+                ' result): remove the quotes around it, or quote all, as in {{ ("x=" ~ value) | quote }}'
+            )
+        if token["after"]:
+            raise TemplateError(
+                f"what `| quote` makes must end with a space or ; (line {line} of the result):"
+                ' put it together first, as in {{ (value ~ "x") | quote }}'
+            )
+    return text.replace(_OPEN, "").replace(_CLOSE, "")
+
+
+def _text(value: Any) -> str:  # noqa: ANN401 (as above)
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Binary | Undefined):
+        return str(value)  # which says what is wrong, unless it is an `if` without `else`
+    if isinstance(value, bool) or value is None:
+        raise TemplateError(
+            f'a value is {value}: say what is to be printed, as in {{{{ "on" if x else "off" }}}}'
+        )
+    if isinstance(value, int | float):
+        return str(value)
+    raise TemplateError(
+        f"a value is a {type(value).__name__}, which cannot be printed: use `| join` or `| to_json`"
+    )
+
+
+def _check(text: str, allowed: re.Pattern[str], what: str) -> None:
+    matched = allowed.match(text)
+    end = matched.end() if matched else 0
+    if end < len(text):
+        raise TemplateError(_told(text, end) + ", " + what.replace("{}, ", ""))
+    if len(text) > _LONGEST // 4 and len(text.encode()) > _LONGEST:
+        raise TemplateError(f"a value is longer than {_LONGEST} bytes, and nginx reads no such parameter")
+
+
+def _told(text: str, at: int) -> str:
+    """Where in a value what stands; never the value itself, which may be secret."""
+    return f"a value of {len(text)} characters has {text[at]!a} at position {at + 1}"

@@ -1,0 +1,1 @@
+"""The handler `template`, in memory."""
