@@ -29,6 +29,7 @@ OWN: Final = {
     "keys": "generate, show and rotate the keys that sign and encrypt messages; sign again with new ones",
     "tickets": "show how far the rotation of session ticket keys is, and which one encrypts on which nodes",
     "leave": "take this node out of the fleet for good",
+    "example": "list the examples that come with agentd, print one, or copy it",
     "handlers": "list the installed handlers and their options",
     "nodes": "list the addresses of a service's instances",
     "lock": "run a command while holding a lock in Consul, like `consul lock`",

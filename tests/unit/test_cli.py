@@ -425,7 +425,7 @@ def test_unknown_command_is_told_the_nearest(
     """And all there are."""
     said = usage_error(capsys, word)
     assert f"there is no command {word!r}; did you mean {near}?" in said
-    assert "commands: blacklist, check, fire" in said
+    assert "commands: blacklist, check, example, fire" in said
 
 
 def test_every_command_begins_its_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
