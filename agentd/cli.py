@@ -22,6 +22,7 @@ from agentd.commands import OWN
 from agentd.commands.output import Output
 from agentd.commands.parser import DEFAULT, Parser, Version, add_command, add_common
 from agentd.errors import AgentdError, ConfigError
+from agentd.handler_names import nearest
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -204,14 +205,7 @@ def _unknown(name: str, points: Iterable[str]) -> NoReturn:
     known = sorted({*OWN, *points})
     parser, _ = _top()
     parser.usage = "agentd [-h] [--version] [--config FILE] [--json] COMMAND ..."
-    parser.error(f"there is no command {name!r}{_nearest(name, known)}\ncommands: {', '.join(known)}")
-
-
-def _nearest(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415 (only an error needs it)
-
-    near = get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    parser.error(f"there is no command {name!r}{nearest(name, known)}\ncommands: {', '.join(known)}")
 
 
 # ---------------------------------------------------------------- what may be typed

@@ -35,7 +35,7 @@ def troubles(state: Mapping[str, Any], *, runs: bool) -> Iterator[str]:
         yield f"{name} is stuck: it has shown no sign of life for too long"
     yield from _unheard(state.get("queries", ()))
     yield from (f"fleet: {text}" for text in state.get("fleet", {}).get("troubles", ()))
-    handlers = sorted(state["handlers"].items())
+    handlers = by_urgency(state["handlers"], state["now"])
     yield from (f"{name} is {_pause(one)}" for name, one in handlers if one.get("paused"))
     yield from (f"{name}: {text}" for name, one in handlers for text in _wrong(one, state["now"]))
     if (
@@ -97,6 +97,17 @@ def _is_stuck(handler: Mapping[str, Any], now: float) -> bool:
     return bool(handler["waiting"]) and bool(
         handler.get("waiting_reason") or now - handler["waiting_since"] > _LONG
     )
+
+
+def by_urgency(handlers: Mapping[str, Mapping[str, Any]], now: float) -> list[tuple[str, Any]]:
+    """The handlers with which something is wrong, then those that failed, newest first, then the rest."""
+
+    def urgency(named: tuple[str, Mapping[str, Any]]) -> tuple[bool, float, str]:
+        name, one = named
+        failure = one["last_failure"]
+        return handler_state(one, now) == "ok", -failure["at"] if failure else 0.0, name
+
+    return sorted(handlers.items(), key=urgency)
 
 
 # ------------------------------------------------------------------ in a word

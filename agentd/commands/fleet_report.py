@@ -6,14 +6,11 @@ count. In a pipe nothing is cut, so that `grep` finds every node. Judges nothing
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from agentd.commands.output import Output, moment, shortened, span, universal
+from agentd.commands.output import Output, moment, one_line, shortened, span, universal
 from agentd.fleet.freeze import Freeze
 from agentd.fleet.groups import Group, grouped
 from agentd.fleet.reading import Reading
@@ -85,7 +82,7 @@ def show(found: Reading, output: Output) -> None:
         output.line(_frozen(found.freeze), "yellow")
     for note in found.notes:
         output.line(f"! {note}", "yellow")
-    width = _width()
+    width = output.width
     if standing.differences:
         output.line()
         rows = _rows(grouped(standing.differences, None if width is None else _LINES))
@@ -118,14 +115,6 @@ def _frozen(freeze: Freeze) -> str:
     return f"FROZEN by {freeze.publisher} since {since}{until} (UTC){why}; end it: `agentd thaw`"
 
 
-def _width() -> int | None:
-    """Characters in a line; None if nothing may be cut, as in a pipe or a file.
-
-    `watch` passes the size of its terminal in COLUMNS.
-    """
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
-
-
 def _row(name: str, found: Reading, most: int | None) -> list[object]:
     newest = found.newest.get(name)
     current, there = found.standing.confirmed.get(name, (0, 0))
@@ -142,7 +131,7 @@ def _row(name: str, found: Reading, most: int | None) -> list[object]:
         f"{current} of {there}",
         age,
         moment(newest.issued),
-        why or by if most is None else shortened(why or by, most),
+        why or by if most is None else shortened(one_line(why or by), most),
     ]
 
 
@@ -154,10 +143,12 @@ def _fitted(rows: Sequence[Sequence[Any]], width: int) -> list[list[object]]:
     """Subject, names and reason cut so that a line fits."""
     names = max(_LEAST, min(_WHICH, width // 3))
     subject = max(8, min(_SUBJECT, width // 6))
-    made = [[one[0], one[1], shortened(one[2], subject), listed(one[3], names), one[4]] for one in rows]
+    made = [
+        [one[0], one[1], shortened(one_line(one[2]), subject), listed(one[3], names), one[4]] for one in rows
+    ]
     used = sum(max(len(_COLUMNS[at]), *(len(str(row[at])) for row in made)) + 2 for at in range(4))
     for row in made:
-        row[4] = shortened(row[4], max(_LEAST, width - used))
+        row[4] = shortened(one_line(row[4]), max(_LEAST, width - used))
     return made
 
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agentd.commands import argument_types
-from agentd.commands.output import Output, shortened, span, universal
+from agentd.commands.output import Output, one_line, shortened, span, universal
 from agentd.commands.parser import Parser
 from agentd.commands.target import described
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
@@ -36,8 +36,6 @@ _COLUMNS: Final = (
 _USUAL: Final = {"SIGNED BY": "nobody", "EXPIRES": "never", "FOR": "all"}
 _SHORT_ID: Final = 8
 _SHORT_KID: Final = 15  # characters of it in the table
-_PUBLISHER: Final = 40  # characters of it in the table
-_FOR: Final = 60  # characters of whom it is for in the table
 _MOST_NOTED: Final = 5  # heads that cannot be read, and are named
 _PURPOSE: Final = "reading the fleet's log"
 
@@ -243,8 +241,10 @@ def _print(
     rows: list[_Row], heads: Mapping[str, Head], unreadable: Mapping[str, str], output: Output, *, named: bool
 ) -> None:
     now = time.time()
-    columns, cells = _telling([_cells(row, now) for row in rows])
-    output.table(columns, cells, empty="Nothing is kept yet.")
+    short = output.width is not None
+    columns, cells = _telling([_cells(row, now, short=short) for row in rows])
+    prose = [name for name in ("PUBLISHER", "FOR") if name in columns]
+    output.table(columns, cells, empty="Nothing is kept yet.", prose=prose)
     reasons: dict[str, list[str]] = {}
     for row in rows:
         if row.wrong:
@@ -291,7 +291,7 @@ def _telling(cells: list[list[object]]) -> tuple[list[str], list[list[object]]]:
     return [_COLUMNS[at] for at in shown], [[row[at] for at in shown] for row in cells]
 
 
-def _cells(row: _Row, now: float) -> list[object]:
+def _cells(row: _Row, now: float, *, short: bool) -> list[object]:
     one = row.message
     if one is None:
         return [row.num, None, row.name, "cannot be read", *[None] * (len(_COLUMNS) - 4)]
@@ -300,20 +300,20 @@ def _cells(row: _Row, now: float) -> list[object]:
         universal(one.issued),
         row.name,
         "snapshot" if one.snapshot else one.kind,
-        _signed_by(row.signer),
-        shortened(one.publisher, _PUBLISHER),
+        _signed_by(row.signer, short=short),
+        one_line(one.publisher),
         one.via,
-        (one.event or "")[:_SHORT_ID],
+        (one.event or "")[: _SHORT_ID if short else None],
         payload_of(one),
         _expiry(one, now),
-        shortened(described(one) or "all", _FOR),
+        one_line(described(one) or "all"),
     ]
 
 
-def _signed_by(signer: _Signed | None) -> str:
+def _signed_by(signer: _Signed | None, *, short: bool) -> str:
     if signer is None:
         return "nobody"
-    return signer.publisher or f"{signer.kid[:_SHORT_KID]}… ?"
+    return signer.publisher or f"{shortened(signer.kid, _SHORT_KID) if short else signer.kid} ?"
 
 
 def _expiry(message: Envelope, now: float) -> str:

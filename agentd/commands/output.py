@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, TextIO
 
 from agentd.printable import json_text, printable
@@ -41,6 +41,7 @@ _DOUBTFUL: Final = (
 _NO_WRAP: Final = "\033[?7l"
 _WRAP: Final = "\033[?7h"
 _LINES_BESIDE: Final = 3  # the head, the line that counts the hidden rows, the cursor's own
+_LEAST: Final = 16  # characters of a cell that are shown even where a line gets too long
 
 
 class Output:
@@ -48,11 +49,15 @@ class Output:
 
     Attributes:
         json: whether a program reads it; then `document` is called once, and nothing else prints.
+        width: characters in a line of the terminal; None if nothing may be cut, as in a pipe or a file.
     """
 
     def __init__(self, stream: TextIO, *, as_json: bool = False) -> None:
         self.json = as_json
         self._stream = stream
+        # `watch` reads from a pipe, and passes the size of its terminal in COLUMNS.
+        fits = stream.isatty() or os.environ.get("COLUMNS")
+        self.width = shutil.get_terminal_size().columns if fits else None
         # https://no-color.org
         self._coloured = stream.isatty() and not os.environ.get("NO_COLOR")
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character must not end us
@@ -67,17 +72,40 @@ class Output:
         if not self.json:
             self._stream.write(self._painted(printable(text), colour) + "\n")
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str = "") -> None:
-        """Print rows under their columns, all but the last padded; `empty` stands for no rows."""
-        if not rows:
+    def json_line(self, value: object) -> None:
+        """Print one JSON document of many, in one line, at once."""
+        self._stream.write(json_text(value) + "\n")
+        self._stream.flush()
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        empty: str = "",
+        prose: Collection[str] = (),
+    ) -> None:
+        """Print rows under their columns, all but the last padded.
+
+        Args:
+            columns: their names.
+            rows: a cell for each of them.
+            empty: stands for no rows.
+            prose: the columns whose text is cut where a line does not fit the terminal.
+        """
+        if rows:
+            GrowingTable(self, columns, prose=prose).add(rows)
+        else:
             self.line(empty)
-            return
-        cells = [[printable(_text(cell)) for cell in row] for row in rows]
-        widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
-        self.line(_aligned(columns, columns, widths), "bold")
-        for row in cells:
-            painted = [self._painted(cell, _colour(cell)) for cell in row]
-            self._stream.write(_aligned(row, painted, widths) + "\n")
+
+    def aligned(self, cells: Sequence[str], widths: Sequence[int], colour: Colour | None = None) -> None:
+        """Print cells that are printable, each padded to its width; without a colour each has its own."""
+        painted = [self._painted(cell, colour or _colour(cell)) for cell in cells]
+        self._stream.write(_aligned(cells, painted, widths) + "\n")
+
+    def flush(self) -> None:
+        """Have all of it read now."""
+        self._stream.flush()
 
     def pairs(self, values: Mapping[str, object]) -> None:
         """Print "name  value" lines, aligned; a value of several lines is indented below its first."""
@@ -92,6 +120,38 @@ class Output:
 
     def _painted(self, text: str, colour: Colour | None) -> str:
         return f"\033[{_CODES[colour]}m{text}\033[0m" if self._coloured and colour and text else text
+
+
+class GrowingTable:
+    """A table to which rows are added: a column is as wide as its widest cell so far.
+
+    Args: as those of `Output.table`.
+    """
+
+    def __init__(self, output: Output, columns: Sequence[str], *, prose: Collection[str] = ()) -> None:
+        self._output = output
+        self._columns = columns
+        self._prose = [columns.index(name) for name in prose]
+        self._widths: list[int] = []
+
+    def add(self, rows: Sequence[Sequence[object]]) -> None:
+        """Print them; before the first ones, the head."""
+        cells = [[printable(_text(cell)) for cell in row] for row in rows]
+        headed, self._widths = (
+            bool(self._widths),
+            [
+                max(least, *(len(cell) for cell in column))
+                for least, *column in zip(self._widths or map(len, self._columns), *cells, strict=True)
+            ],
+        )
+        widths = self._widths
+        if self._output.width is not None:
+            widths = _narrowed(widths, self._prose, self._output.width)
+            cells = [[shortened(*one) for one in zip(row, widths, strict=True)] for row in cells]
+        if not headed:
+            self._output.aligned(self._columns, widths, "bold")
+        for row in cells:
+            self._output.aligned(row, widths)
 
 
 class LiveTable:
@@ -157,10 +217,14 @@ class _Page(io.StringIO):
         return True
 
 
-def shortened(text: str | None, most: int) -> str:
-    """The text in one line of at most `most` characters."""
-    line = " ".join((text or "").split())
-    return line if len(line) <= most else f"{line[: most - 3]}..."
+def one_line(text: str | None) -> str:
+    """The text in one line."""
+    return " ".join((text or "").split())
+
+
+def shortened(text: str, most: int) -> str:
+    """The text, or its beginning, in at most `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _text(cell: object) -> str:
@@ -169,6 +233,18 @@ def _text(cell: object) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     return str(cell)
+
+
+def _narrowed(widths: Sequence[int], narrow: Sequence[int], room: int) -> list[int]:
+    """The widths with which a line fits into `room`, as far as these columns can be made narrower."""
+    found = list(widths)
+    excess = sum(found) + 2 * (len(found) - 1) - room
+    for at in sorted(narrow, key=lambda at: -found[at]):
+        less = min(excess, found[at] - _LEAST)
+        if less > 0:
+            found[at] -= less
+            excess -= less
+    return found
 
 
 def _aligned(plain: Sequence[str], painted: Sequence[str], widths: Sequence[int]) -> str:

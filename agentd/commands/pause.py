@@ -16,6 +16,7 @@ from agentd.commands.output import Output, moment
 from agentd.commands.parser import Parser
 from agentd.commands.places import Places, read_places
 from agentd.errors import AgentdError
+from agentd.handler_names import require_handler
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,7 +114,6 @@ class Handlers(NamedTuple):
 
     def require(self, names: Collection[str]) -> list[str]:
         """These names, each once. Raises AgentdError if one of them cannot be paused."""
-        known = f"this node has {', '.join(self.pausable) or 'none that can be paused'}"
         for name in names:
             if name in self.told:
                 by = ", ".join(self.told[name])
@@ -121,8 +121,7 @@ class Handlers(NamedTuple):
                     f"{name} takes nothing but notifications, which a pause never holds back: pause what"
                     f" notifies it{f' ({by})' if by else ''}, or everything with `agentd pause`"
                 )
-            if name not in self.pausable:
-                raise AgentdError(f"there is no handler {name!r}: {known}")
+            require_handler(name, self.pausable, "this node has")
         return list(dict.fromkeys(names))
 
 

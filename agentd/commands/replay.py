@@ -9,6 +9,7 @@ from agentd.commands.node import open_node
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.commands.wait_for_outcome import report_outcomes
+from agentd.handler_names import require_handler
 from agentd.journal.history import replay
 
 
@@ -30,6 +31,9 @@ def add_arguments(parser: Parser) -> None:
 def execute(arguments: Namespace, output: Output) -> int:
     """Queue the change again and wait for the outcome, or do a dry run; 1 if it did not end well."""
     with open_node(arguments.config) as node:
+        if arguments.handler is not None:
+            here = {*(one.name for one in node.loaded.handlers), *node.journal.handlers()}
+            require_handler(arguments.handler, here, "the configuration and the journal have")
         if arguments.dry_run:
             return dry_run.execute(node, arguments.id, arguments.handler, output)
         entries = replay(node.journal, arguments.id, arguments.handler)

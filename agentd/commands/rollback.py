@@ -21,7 +21,7 @@ from agentd.commands.pause import wait_until_kept
 from agentd.commands.places import read_places
 from agentd.commands.wait_for_outcome import Queued, print_outcomes, wait_for_outcome
 from agentd.errors import AgentdError, JournalError
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.pauses import Pauses
 from agentd.supervisor import provers
 
@@ -108,5 +108,5 @@ def _target(node: Node, asked: int | None) -> int:
 
 def _queued(node: Node, handler: str, to: int) -> Queued:
     """The notification that the rollback left for a handler: the newest one of that generation."""
-    rows = history(node.journal, handler=handler, identity=f"rollback-{to}", limit=1000)
+    rows = history(node.journal, Wanted(handler, f"rollback-{to}"), limit=1000)
     return handler, next(row["id"] for row in rows if row["id"].partition("#")[0] == f"rollback-{to}")

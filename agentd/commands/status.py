@@ -1,7 +1,8 @@
 """`agentd status`: is this node all right now? What is wrong comes first, then handlers, then queries.
 
-Asks the daemon; if that does not answer, the journal and the tree are read. The exit status is 0 only while
-the daemon runs and nothing is wrong. Imports as little as it can: monitoring runs it often.
+Of the handlers, those with which something is wrong come first, then those that failed lately. Asks the
+daemon; if that does not answer, the journal and the tree are read. Imports as little as it can: monitoring
+runs it often.
 """
 
 from __future__ import annotations
@@ -13,14 +14,13 @@ from contextlib import closing
 from typing import Any, Final
 
 from agentd import http
-from agentd.commands.output import Output, moment, shortened, span
+from agentd.commands.output import Output, moment, one_line, span
 from agentd.commands.parser import Parser
 from agentd.commands.places import Places, open_journal, read_places
-from agentd.trouble import handler_state, name_state, part_state, query_state, troubles
+from agentd.trouble import by_urgency, handler_state, name_state, part_state, query_state, troubles
 
 _PATIENCE: Final = 3.0
 _LARGEST: Final = 16 * 1024 * 1024
-_REASON: Final = 60  # characters of a reason in a table
 Snapshot = dict[str, Any]
 # What a daemon of another version may leave out, or not know of.
 _STATE: Final[Snapshot] = {"reload_pending": [], "backlog": {}, "handlers": {}, "queries": []}
@@ -38,6 +38,10 @@ _QUERY: Final[Snapshot] = {"last_contact": None, "deliveries": 0, "missed": 0, "
 def add_arguments(parser: Parser) -> None:
     """Only `--config` and `--json`, which every command has."""
     parser.add_example("agentd status", "agentd status --json | jq .trouble")
+    parser.epilog = (
+        "Exit status: 0 while the daemon runs and nothing is wrong; 1 if something is, as the lines with `!`"
+        " say; 2 if the configuration file cannot be used."
+    )
 
 
 def execute(arguments: Namespace, output: Output) -> int:
@@ -166,13 +170,15 @@ def _print(found: Snapshot, output: Output) -> None:
     output.line()
     output.pairs(_summary(found))
     output.line()
-    handlers = sorted(found["handlers"].items())
+    handlers = by_urgency(found["handlers"], now)
     output.table(
         ("STATE", "HANDLER", "LIVE", "WAITING", "SINCE", "LAST FAILURE", "NEXT WORK"),
         [_row(name, one, now) for name, one in handlers],
         empty="No handler has done anything yet.",
+        prose=("LAST FAILURE",),
     )
     parts = [(name, part) for name, one in handlers for part in one.get("status", ())]
+    parts.sort(key=lambda one: not one[1].get("trouble"))
     if parts:
         output.line()
         output.table(
@@ -184,13 +190,15 @@ def _print(found: Snapshot, output: Output) -> None:
             ("STATE", "KEPT NAME", "NEWEST", "HERE", "NOTE"),
             [_kept(name, one) for name, one in sorted(fleet["names"].items())],
             empty="No name is kept on this node.",
+            prose=("NOTE",),
         )
     if "queries" in found:
         output.line()
         output.table(
             ("STATE", "QUERY", "LAST CONTACT", "CHANGES", "MISSED", "NOTE"),
-            [_query(one, now) for one in found["queries"]],
+            sorted((_query(one, now) for one in found["queries"]), key=lambda row: row[0] == "ok"),
             empty="Nothing is watched.",
+            prose=("NOTE",),
         )
 
 
@@ -217,7 +225,7 @@ def _row(name: str, one: Snapshot, now: float) -> list[object]:
         one["live"],
         one["waiting"],
         _ago(one["waiting_since"], now),
-        shortened(failed, _REASON),
+        one_line(failed),
         _ahead(one.get("next_due"), now),
     ]
 
@@ -234,7 +242,7 @@ def _part(name: str, part: Snapshot, now: float) -> list[object]:
 
 def _kept(name: str, one: Snapshot) -> list[object]:
     state, note = name_state(one)
-    return [state, name, one["newest"] or None, one["position"] or None, shortened(note, _REASON)]
+    return [state, name, one["newest"] or None, one["position"] or None, one_line(note)]
 
 
 def _query(one: Snapshot, now: float) -> list[object]:
@@ -246,7 +254,7 @@ def _query(one: Snapshot, now: float) -> list[object]:
         _ago(contact, now) or "never",
         one["deliveries"],
         one["missed"],
-        shortened(note, _REASON),
+        one_line(note),
     ]
 
 

@@ -18,6 +18,7 @@ from agentd.commands.output import Output, span
 from agentd.commands.parser import Parser
 from agentd.commands.to_fleet import add_fleet_arguments, fleet
 from agentd.errors import AgentdError, ConsulRefused
+from agentd.handler_names import require_handler
 from agentd.printable import printable
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _RING: Final = "ring"  # what the handlers of ticket keys report it as; see `Han
 _HELD: Final = "keys"  # and how many there are, if that are more than are listed
 _MOST_KEYS: Final = 16
 _MOST_HELD: Final = 1000
-_MOST_ROWS: Final = 40
+_MOST_ROWS: Final = 40  # on a terminal, as the next one
 _MOST_WAITS: Final = 10
 _LONGEST: Final = 32  # characters of a digest
 _LATEST: Final = 1e11  # unix seconds: a year of four digits
@@ -95,7 +96,10 @@ def execute(arguments: Namespace, output: Output) -> int:
             found = census.heads({one.name for one in told if is_kept_name(one.name)}).heads
             heads = {name: head.newest for name, head in found.items()}
     under = {one.handler: one for one in rotations(members, heads)}
-    rings = [one for one in rings_of(documents.found) if arguments.handler in (None, one.handler)]
+    every = rings_of(documents.found)
+    if arguments.handler and every:
+        require_handler(arguments.handler, (one.handler for one in every), "keys are acknowledged by")
+    rings = [one for one in every if arguments.handler in (None, one.handler)]
     if not rings:
         raise AgentdError(f"no node of the fleet {reached.name!r} acknowledges session ticket keys")
     if output.json:
@@ -157,10 +161,11 @@ def _print_rotation(rotation: Rotation, output: Output, now: float) -> None:
     overdue = rotation.overdue(now)
     many = "1 node" if len(waits) == 1 else f"{len(waits)} nodes"
     output.line(told + (f", waits for {many}" if waits else ""), "red" if overdue else None)
-    for one in waits[:_MOST_WAITS]:
+    most = len(waits) if output.width is None else _MOST_WAITS
+    for one in waits[:most]:
         output.line(f"  {one.node}: {one.reason or 'has not confirmed it'}", "red" if overdue else "yellow")
-    if waits[_MOST_WAITS:]:
-        output.line(f"  ... and {len(waits) - _MOST_WAITS} more: see --json")
+    if waits[most:]:
+        output.line(f"  ... and {len(waits) - most} more: see --json")
     if overdue:
         output.line("  It has waited for more than an hour: see `agentd rotate-tickets --help`.", "red")
 
@@ -180,7 +185,8 @@ def _print(rings: Sequence[Ring], output: Output, now: float) -> None:
 
     rows: list[list[object]] = []
     for same in groups(rings):
-        nodes = listed([one.node for one in same], _NAMES)
+        names = [one.node for one in same]
+        nodes = ", ".join(names) if output.width is None else listed(names, _NAMES)
         first = same[0]
         if not first.keys:
             rows.append([first.handler, len(same), nodes, "no key", None, None])
@@ -200,6 +206,7 @@ def _print(rings: Sequence[Ring], output: Output, now: float) -> None:
             rows.append([*shown, key.digest, role, age])
         if first.more:
             rows.append([" ", " ", " ", f"and {first.more} more", None, None])
-    output.table(("HANDLER", "NODES", "WHICH", "KEY", "USE", "AGE"), rows[:_MOST_ROWS])
-    if rows[_MOST_ROWS:]:
-        output.line(f"... and {len(rows) - _MOST_ROWS} more lines: see --json")
+    most = len(rows) if output.width is None else _MOST_ROWS
+    output.table(("HANDLER", "NODES", "WHICH", "KEY", "USE", "AGE"), rows[:most])
+    if rows[most:]:
+        output.line(f"... and {len(rows) - most} more lines: see --json")

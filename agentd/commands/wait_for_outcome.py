@@ -9,7 +9,7 @@ from agentd.commands.history import with_state
 from agentd.commands.node import Node, wait_for
 from agentd.commands.output import Output
 from agentd.journal.entry import Entry, Outcome
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.pauses import Paused, Pauses
 from agentd.watch.changes import Notification
 
@@ -69,5 +69,5 @@ def _succeeded(row: dict[str, Any]) -> bool:
 
 def _row(node: Node, queued: Queued) -> dict[str, Any]:
     handler, identity = queued
-    rows = history(node.journal, handler=handler, identity=identity, limit=1000)
+    rows = history(node.journal, Wanted(handler, identity), limit=1000)
     return next(row for row in rows if row["id"] == identity)

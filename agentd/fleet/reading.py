@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from agentd.errors import AgentdError
 from agentd.fleet.census import Census, Heads
 from agentd.fleet.freeze import NAME, Freeze
 from agentd.fleet.keys import Keys, unheard_of
@@ -20,6 +19,7 @@ from agentd.fleet.receipt import CLOCKS_APART
 from agentd.fleet.registration import SERVICE
 from agentd.fleet.rights import demand, missing_rules, unseen
 from agentd.fleet.standing import Member, Standing, standing
+from agentd.handler_names import require_handler
 from agentd.times import span
 from agentd.watch.client import ConsulClient
 
@@ -174,6 +174,4 @@ def _ahead(documents: Documents, now: float) -> Iterator[str]:
 def _known(handler: str, documents: Documents) -> None:
     """Raises AgentdError if no node has such a handler."""
     names = {name for one in documents.found.values() for name in one.handlers}
-    if handler not in names:
-        some = ", ".join(sorted(names)[:20]) or "none"
-        raise AgentdError(f"no node has a handler {handler!r}; the nodes have: {some}")
+    require_handler(handler, names, "the nodes have")

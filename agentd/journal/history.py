@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from agentd.errors import JournalError
 from agentd.journal.entry import RELAY, Entry
 from agentd.journal.journal import NEWEST, Journal
 from agentd.journal.numbers import tidy as tidy_numbers
-from agentd.journal.rows import STATE, add_again, parsed
+from agentd.journal.rows import SAME_ID, STATE, add_again, parsed, same_id
 from agentd.watch.changes import Event
 
 _FEWEST: Final = 10_000  # rows that are kept however old: an event may stay in Consul's ring for weeks
@@ -28,27 +30,75 @@ _LIVE: Final = (
     "EXISTS (SELECT 1 FROM commits WHERE commits.generation = changes.generation AND commits.state = 'live')"
     " AS live"
 )
+_BEGINS: Final = "substr(id, 1, length(?1)) = ?1 AND (?2 = '' OR substr(id, -length(?2)) = ?2)"
+_WANTED: Final = (
+    f"{_BEGINS} AND (?3 IS NULL OR handler = ?3) AND (NOT ?4 OR outcome IN ('refused', 'failed'))"
+    " AND (?5 IS NULL OR max(received, coalesce(finished, 0)) >= ?5)"
+)
 
 
-def history(
-    journal: Journal, *, limit: int = 50, handler: str | None = None, identity: str | None = None
-) -> list[dict[str, Any]]:
-    """What was received and how it ended, newest first, without payloads.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which changes are asked for.
 
-    Args:
-        journal: the journal.
-        limit: the most rows to return.
-        handler: only the rows of this handler.
-        identity: only the rows whose ID begins like this.
+    Attributes:
+        handler: only those of this handler.
+        identity: only those whose ID begins like this; of several with one ID, "3f2a#2" is the second.
+        failed: only those that failed or were refused.
+        since: only those that arrived or ended since then, unix time.
     """
+
+    handler: str | None = None
+    identity: str | None = None
+    failed: bool = False
+    since: float | None = None
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """For `_WANTED`."""
+        return *_parts(self.identity or ""), self.handler, self.failed, self.since
+
+
+_ALL: Final = Wanted()
+
+
+def history(journal: Journal, wanted: Wanted = _ALL, *, limit: int = 50) -> list[dict[str, Any]]:
+    """What was received and how it ended, newest first, without payloads; at most `limit` rows."""
     rows = journal.database.rows(
-        f"SELECT {_COLUMNS}, {_LIVE} FROM changes WHERE (?1 IS NULL OR handler = ?1)"  # noqa: S608 (constants)
-        " AND (?2 IS NULL OR substr(id, 1, length(?2)) = ?2) ORDER BY seq DESC LIMIT ?3",
-        handler,
-        identity,
+        f"SELECT {_COLUMNS}, {_LIVE} FROM changes WHERE {_WANTED} ORDER BY seq DESC LIMIT ?6",  # noqa: S608 (constants)
+        *wanted.values,
         limit,
     )
-    return [dict(row) | {"paths": parsed(row["paths"]), "live": bool(row["live"])} for row in rows]
+    return [_told(row) for row in rows]
+
+
+def _told(row: sqlite3.Row | Mapping[str, Any]) -> dict[str, Any]:
+    return dict(row) | {"paths": parsed(row["paths"]), "live": bool(row["live"])}
+
+
+class Endings:
+    """The changes that end from now on, also those that are open now."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._newest = int(journal.database.rows("SELECT coalesce(max(seq), 0) FROM changes")[0][0])
+        self._open = {
+            one[0] for one in journal.database.rows("SELECT seq FROM changes WHERE outcome IS NULL")
+        }
+
+    def new(self, wanted: Wanted) -> list[dict[str, Any]]:
+        """What has ended since the last call, the first that ended first."""
+        rows = self._journal.database.rows(
+            f"SELECT {_COLUMNS}, {_LIVE}, ({_WANTED}) AS wanted FROM changes"  # noqa: S608 (constants)
+            " WHERE seq > ?6 OR seq IN (SELECT value FROM json_each(?7)) ORDER BY finished, seq",
+            *wanted.values,
+            self._newest,
+            json.dumps(sorted(self._open)),
+        )
+        self._open = {row["seq"] for row in rows if row["outcome"] is None}
+        self._newest = max(self._newest, *(row["seq"] for row in rows), 0)
+        ended = (dict(row) for row in rows if row["outcome"] is not None)
+        return [_told(row) for row in ended if row.pop("wanted")]
 
 
 def replay(journal: Journal, identity: str, handler: str | None = None) -> list[Entry]:
@@ -75,6 +125,11 @@ def replayable(journal: Journal, identity: str, handler: str | None = None) -> l
         if handler in (None, row["handler"]) and row["handler"] != RELAY
     ]
     if not rows:
+        if _find(journal, identity):
+            raise JournalError(
+                f"{identity!r} only went to the fleet's log: replay the message that it became there,"
+                " which `agentd history` lists"
+            )
         raise JournalError(f"there is no change {identity!r} in the journal; `agentd history` lists them")
     if wiped := [row for row in rows if row["body"] is None]:
         if wiped[0]["kind"] != Event.kind:
@@ -86,19 +141,25 @@ def replayable(journal: Journal, identity: str, handler: str | None = None) -> l
     return rows
 
 
+def _parts(identity: str) -> tuple[str, str]:
+    """How the ID begins, and how it ends: "#2" if it was added again."""
+    begin, hashed, copy = identity.partition("#")
+    return begin, f"{hashed}{copy}"
+
+
 def _find(journal: Journal, identity: str) -> list[sqlite3.Row]:
     """For each handler the newest row of the change with this ID, or whose ID begins like this.
 
     Raises:
         JournalError: the IDs of several changes begin like this.
     """
-    rows = journal.database.rows("SELECT * FROM changes WHERE id = ? ORDER BY seq", identity)
-    if not rows and len(identity) >= _SHORTEST:
+    exactly, values = ("id = ?", (identity,)) if "#" in identity else (SAME_ID, same_id(identity))
+    rows = journal.database.rows(f"SELECT * FROM changes WHERE {exactly} ORDER BY seq", *values)  # noqa: S608 (constants)
+    if not rows and len(_parts(identity)[0]) >= _SHORTEST:
         rows = journal.database.rows(
-            "SELECT * FROM changes WHERE substr(id, 1, ?) = ? AND kind NOT IN ('notification', 'timer')"
+            f"SELECT * FROM changes WHERE {_BEGINS} AND kind NOT IN ('notification', 'timer')"  # noqa: S608 (a constant)
             " ORDER BY seq",
-            len(identity),
-            identity,
+            *_parts(identity),
         )
         if len({row["id"].partition("#")[0] for row in rows}) > 1:
             raise JournalError(f"several IDs begin with {identity!r}; give more characters")

@@ -374,6 +374,11 @@ class Journal:
         )
         return {row["handler"]: row["n"] for row in rows}
 
+    def handlers(self) -> list[str]:
+        """The names of the handlers that had a change, also of those that are no longer configured."""
+        rows = self.database.rows("SELECT DISTINCT handler FROM changes ORDER BY handler")
+        return [row["handler"] for row in rows]
+
     def unproved(self) -> list[int]:
         """The generations that wait for a proof."""
         rows = self.database.rows("SELECT generation FROM commits WHERE state = 'owed' ORDER BY seq")

@@ -107,18 +107,20 @@ def line(arguments: Namespace) -> str:
 
 
 def _find(node: Node, name: str | None) -> tuple[ConfiguredHandler, IPBlacklist]:
-    found: list[tuple[ConfiguredHandler, IPBlacklist]] = []
+    found: dict[str, tuple[ConfiguredHandler, IPBlacklist]] = {}
     for configured in node.loaded.handlers:
         handler = configured.build()
-        if isinstance(handler, IPBlacklist) and name in (None, configured.name):
-            found.append((configured, handler))
-    if len(found) == 1:
-        return found[0]
+        if isinstance(handler, IPBlacklist):
+            found[configured.name] = (configured, handler)
     if not found:
-        raise AgentdError(
-            f"there is no blacklist {name!r}" if name else "no handler with `use: ip_blacklist` is configured"
-        )
-    names = ", ".join(configured.name for configured, _ in found)
+        raise AgentdError("no handler with `use: ip_blacklist` is configured")
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name in found:
+        return found[name]
+    names = ", ".join(found)
+    if name is not None:
+        raise AgentdError(f"there is no blacklist {name!r}: this node has {names}")
     raise AgentdError(f"several blacklists are configured ({names}): choose one with --handler")
 
 

@@ -96,7 +96,7 @@ def test_one_handler_is_judged_alone(fleet: Acknowledgers, capsys: pytest.Captur
     assert seen(fleet, capsys, HANDLER)[0] == 1
     assert seen(fleet, capsys, "nginx-reload")[0] == 0
     assert main(["fleet", "blaklist", *options(fleet)]) == 1
-    assert f"no node has a handler 'blaklist'; the nodes have: {HANDLER}" in capsys.readouterr().err
+    assert f"there is no handler 'blaklist': the nodes have {HANDLER}" in capsys.readouterr().err
 
 
 def test_a_node_that_was_renamed_is_told_from_one_that_is_silent(

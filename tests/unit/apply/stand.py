@@ -23,7 +23,7 @@ from agentd.config.load import ConfiguredHandler, HandlerEntry
 from agentd.handler import Change, Context, Drift, Event, Handler, KeyState, Notification, Verdict
 from agentd.heartbeat import Heartbeat
 from agentd.journal.entry import Ending
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.journal import Journal
 from agentd.journal.pauses import Pauses
 from agentd.nginx.inputs import Inputs
@@ -328,7 +328,7 @@ class Stand(Observer):
 
     def reason(self, identity: str) -> str:
         """Why a change ended as it did."""
-        return str(history(self.journal, identity=identity)[0]["reason"])
+        return str(history(self.journal, Wanted(identity=identity))[0]["reason"])
 
 
 @dataclass(frozen=True)

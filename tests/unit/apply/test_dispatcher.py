@@ -12,7 +12,7 @@ from agentd.apply.observer import Observer
 from agentd.errors import JournalError
 from agentd.handler import Change, Event
 from agentd.journal.entry import RELAY
-from agentd.journal.history import history, replay
+from agentd.journal.history import Wanted, history, replay
 from agentd.watch.client import Answer
 from agentd.watch.query import Snapshot
 from tests.unit.apply.stand import Stand, event, state
@@ -260,7 +260,7 @@ def test_what_waited_for_the_relay_when_that_changed_is_settled(stand: Stand, ta
 
     assert stand.journal.backlog() == {"all": 1}
     assert tally.disbelief == [("ban", "unsigned")]
-    assert {row["outcome"] for row in history(stand.journal, identity="a")} == {"refused"}
+    assert {row["outcome"] for row in history(stand.journal, Wanted(identity="a"))} == {"refused"}
 
 
 def test_only_what_is_to_be_sealed_is_taken_from_a_relay(stand: Stand, tally: Tally) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import sys
 from os import terminal_size
 from typing import Any
 
@@ -50,7 +49,9 @@ def shown(one: Reading, monkeypatch: pytest.MonkeyPatch, columns: int | None = N
     stream = io.StringIO()
     if columns is not None:
         monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: terminal_size((columns, 24)))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: columns is not None, raising=False)
+    monkeypatch.setattr(stream, "isatty", lambda: columns is not None)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)
     show(one, Output(stream))
     return stream.getvalue().splitlines()
 
@@ -88,7 +89,6 @@ def test_nothing_is_cut_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_watch_shows_it_as_wide_as_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """It reads from a pipe, and says in the environment how wide that is."""
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     stream = io.StringIO()
     show(found(1000, {at: Name() for at in range(300)}), Output(stream))

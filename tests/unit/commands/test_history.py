@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentd.commands.history import label
-from agentd.handler import KeyState
-from agentd.journal.entry import Outcome
+from agentd.commands import history_follow
+from agentd.commands.history import short_id
+from agentd.handler import Change, Event, KeyState, Notification, Timer
+from agentd.journal.entry import Ending, Outcome
 from tests.unit.commands.node import CommandNode, event
 
 
@@ -34,6 +39,7 @@ def test_table_tells_what_came_and_why_it_was_refused(node: CommandNode) -> None
         "TIME",
         "HANDLER",
         "CHANGE",
+        "ID",
         "OUTCOME",
         "GENERATION",
         "ATTEMPTS",
@@ -43,7 +49,7 @@ def test_table_tells_what_came_and_why_it_was_refused(node: CommandNode) -> None
     assert line.split()[2:] == [
         "writer",
         "refresh",
-        "00000001",
+        "00000001-0000-4000-8000-000000000000",
         "refused",
         "-",
         "1",
@@ -87,11 +93,11 @@ def test_id_shows_all_about_one_change(node: CommandNode) -> None:
     assert "second line" in said
 
 
-def test_long_reason_is_cut_in_the_table(node: CommandNode) -> None:
-    """A table keeps to one line an entry."""
+def test_long_reason_is_one_whole_line_in_a_pipe(node: CommandNode) -> None:
+    """A table keeps to one line an entry, and nobody has to ask again for the end of it."""
     node.end(node.receive(), Outcome.FAILED, "a\n" + "b" * 300)
     _, said, _ = node.command("history")
-    assert said.splitlines()[1].endswith("a " + "b" * 95 + "...")
+    assert said.splitlines()[1].endswith("a " + "b" * 300)
 
 
 def test_deferred_change_tells_when_it_is_tried_again(node: CommandNode) -> None:
@@ -134,7 +140,7 @@ def test_empty_journal_says_so(node: CommandNode) -> None:
     """Nothing came: no titles without rows."""
     with node.opened():
         pass
-    assert node.command("history")[1] == "No change has arrived yet.\n"
+    assert node.command("history")[1] == "There is no such change.\n"
 
 
 def test_name_of_an_event_cannot_steer_the_terminal(node: CommandNode) -> None:
@@ -146,9 +152,170 @@ def test_name_of_an_event_cannot_steer_the_terminal(node: CommandNode) -> None:
     assert "a\\x1b[2Jb" in said
 
 
-def test_a_published_message_is_shown_with_its_number() -> None:
-    """By which `agentd log` knows it: its ID begins with the name, so that the first letters say nothing."""
-    shown = {"kind": "event", "name": "deploy", "query": "log:deploy"}
-    assert label(shown | {"id": "deploy-1795724207904"}) == "deploy 1795724207904"
-    assert label(shown | {"id": "deploy-1795724207904#2"}) == "deploy 1795724207904#2"
-    assert label(shown | {"id": "02755044-a3b2-3446-5fac-2ce28f080d50"}) == "deploy 02755044"
+def test_ids_on_a_terminal_are_as_short_as_commands_take_them() -> None:
+    """Of an event the beginning; a message's begins with its name, so that the first letters say nothing."""
+    shown = {"kind": "event", "name": "deploy"}
+    assert short_id(shown | {"id": "deploy-1795724207904#2"}) == "deploy-1795724207904#2"
+    assert short_id(shown | {"id": "02755044-a3b2-3446-5fac-2ce28f080d50#2"}) == "02755044#2"
+    assert short_id({"kind": "timer", "name": None, "id": "timer-1795724207.25"}) == "timer-1795724207.25"
+
+
+EVERY_KIND = (
+    event(b"x", number=7),
+    Event(
+        "log:deploy",
+        {
+            "ID": "deploy-1795724207904", "Name": "deploy", "Payload": "eA==", "LTime": 3,
+            "Message": {"num": 3, "issued": 1.0, "from": 1.0, "publisher": "me", "via": "publish"},
+        },
+    ),
+    KeyState("key:site/motd", {"Key": "site/motd", "Value": "eA=="}, 7),
+    Notification("notify", {"id": "commit-42", "generation": 42, "by": "a", "paths": [], "rollback": False}),
+    Timer("timer", {"at": 1795724207.25}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", EVERY_KIND, ids=lambda change: change.kind + change.query)
+@pytest.mark.parametrize("columns", ["", "200"])
+def test_the_id_that_a_table_shows_is_what_commands_take(
+    change: Change, columns: str, node: CommandNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each kind of change, whether it is long or cut for a terminal, and also of its repetition."""
+    monkeypatch.setenv("COLUMNS", columns)
+    with node.opened() as opened:
+        opened.journal.end([Ending(opened.journal.queue("writer", change), Outcome.APPLIED)])
+    for repetition in ("", "#2"):
+        shown = node.command("history", "--limit", "1")[1].splitlines()[1].split()[4]
+        assert node.json("history", shown)[0]["id"].endswith(f"{change.id}{repetition}")
+        assert len(node.json("history", shown)) == (1 if repetition else len(node.json("history")))
+        node.command("replay", shown, "--wait", "0")
+    assert [row["id"] for row in node.json("history")] == [f"{change.id}{end}" for end in ("#3", "#2", "")]
+
+
+def test_failed_shows_what_failed_and_what_was_refused(node: CommandNode) -> None:
+    """And neither what went well nor what was over."""
+    for number, outcome in enumerate(Outcome, 1):
+        node.end(node.receive(number=number), outcome)
+    assert {row["outcome"] for row in node.json("history", "--failed")} == {"failed", "refused"}
+
+
+def test_since_shows_what_arrived_or_ended_since_then(node: CommandNode) -> None:
+    """All of it, however much; and nothing of before."""
+    for number in range(1, 41):
+        node.receive(number=number)
+    with node.opened() as opened, opened.journal.database.transaction() as db:
+        db.execute("UPDATE changes SET received = received - 7200 WHERE seq <= 5")
+        db.execute("UPDATE changes SET finished = received + 7000, outcome = 'failed' WHERE seq = 2")
+    rows = node.json("history", "--since", "1h")
+    assert [int(row["id"][:8], 16) for row in rows] == [*range(40, 5, -1), 2]
+    assert [row["outcome"] for row in node.json("history", "--since", "1h", "--failed")] == ["failed"]
+    assert len(node.json("history", "--since", "1h", "--limit", "3")) == 3
+
+
+def test_unknown_handler_is_an_error_that_names_the_nearest(node: CommandNode) -> None:
+    """Not an empty table, which would say that all is well."""
+    node.receive()
+    for command in (["history"], ["replay", "00000001"]):
+        status, _, error = node.command(*command, "--handler", "wirter")
+        assert status == 1
+        assert "there is no handler 'wirter': the configuration and the journal have prover, writer" in error
+        assert "did you mean 'writer'?" in error
+
+
+def test_handler_that_is_no_longer_configured_keeps_its_history(node: CommandNode) -> None:
+    """It is known by what it had."""
+    with node.opened() as opened:
+        opened.journal.queue("former", event(b"x"))
+    assert len(node.json("history", "--handler", "former")) == 1
+    assert node.json("history", "--handler", "prover") == []
+
+
+# ---------------------------------------------------------------- --follow
+
+
+def following(monkeypatch: pytest.MonkeyPatch, *steps: Callable[[], object]) -> None:
+    """Instead of each wait, take the next step; then it is interrupted."""
+    left = iter(steps)
+
+    def step(_descriptor: int, _seconds: float) -> None:
+        try:
+            next(left)()
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(history_follow, "wait", step)
+    monkeypatch.setattr(sys.stdout, "fileno", lambda: 1, raising=False)
+
+
+def test_follow_shows_each_change_once_as_it_ends(node: CommandNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before, the oldest first; those that were open; those that came since; Ctrl-C ends with 130."""
+    node.end(node.receive(number=1), Outcome.APPLIED)
+    node.end(node.receive(number=2), Outcome.FAILED)
+    waits = node.receive(number=3)
+    following(
+        monkeypatch,
+        lambda: node.end(node.receive(number=4), Outcome.APPLIED),
+        lambda: node.end(waits, Outcome.REFUSED, "no"),
+    )
+    status, said, error = node.command("history", "--follow", "--json")
+    rows = [json.loads(line) for line in said.splitlines()]
+    assert [int(row["id"][:8]) for row in rows] == [1, 2, 4, 3]
+    assert (status, error) == (130, "")
+
+
+def test_follow_chooses_as_the_table_does(node: CommandNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By handler, failure and number; the head stands there once."""
+    for number in (1, 2):
+        node.end(node.receive(number=number), Outcome.FAILED)
+
+    def more() -> None:
+        node.end(node.receive(number=3), Outcome.APPLIED)
+        node.end(node.receive(number=4), Outcome.FAILED)
+        with node.opened() as opened:
+            entry = opened.journal.queue("prover", event(b"x", number=5))
+            opened.journal.end([Ending(entry, Outcome.FAILED)])
+
+    following(monkeypatch, more)
+    _, said, _ = node.command("history", "--follow", "--failed", "--handler", "writer", "--limit", "1")
+    head, *rows = said.splitlines()
+    assert head.startswith("TIME")
+    assert [row.split()[4][:8] for row in rows] == ["00000002", "00000004"]
+
+
+def test_follow_goes_on_when_the_journal_is_replaced(
+    node: CommandNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says that something may be missing, and once that there is none."""
+    node.receive(number=1)
+    aside = node.state / "aside"
+
+    def set_aside() -> None:
+        for file in node.state.glob("journal.db*"):
+            file.rename(aside.with_suffix(file.suffix))
+
+    following(
+        monkeypatch,
+        set_aside,
+        lambda: None,
+        lambda: None,
+        lambda: node.receive(number=2),
+        lambda: node.end(node.receive(number=3), Outcome.APPLIED),
+    )
+    _, said, error = node.command("history", "--follow", "--json")
+    assert [json.loads(line)["id"][:8] for line in said.splitlines()] == ["00000003"]
+    assert [line.split(":")[2].split(";")[0].strip() for line in error.splitlines()] == [
+        "the journal was replaced",
+        f"there is no journal in {node.state} any more",
+    ]
+
+
+def test_follow_ends_when_nobody_reads(tmp_path: Path) -> None:
+    """At once, not when the next change ends."""
+    reads, writes = os.pipe()
+    history_follow.wait(writes, 0)
+    os.close(reads)
+    with pytest.raises(BrokenPipeError):
+        history_follow.wait(writes, 60)
+    os.close(writes)
+    with (tmp_path / "file").open("w") as file:
+        history_follow.wait(file.fileno(), 0)

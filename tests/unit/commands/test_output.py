@@ -52,6 +52,35 @@ def test_terminal_gets_colours_that_do_not_shift_columns(monkeypatch: pytest.Mon
     assert [re.sub(r"\033\[\d+m", "", line) for line in coloured] == plain
 
 
+@given(st.lists(st.text(max_size=120), min_size=1, max_size=3), st.integers(1, 200))
+def test_prose_is_cut_to_the_width_of_a_terminal(texts: list[str], width: int) -> None:
+    """Nothing else is, and so much of it stays that one knows what it is about."""
+    rows = [(f"name-{at}", text, "x") for at, text in enumerate(texts)]
+    stream = io.StringIO()
+    output = Output(stream)
+    output.width = width
+    output.table(("A", "NOTE", "B"), rows, prose=("NOTE",))
+    lines = stream.getvalue().splitlines()
+    assert all(len(line) <= max(width, len("name-0") + 2 + 16 + 2 + 1) for line in lines)
+    assert all(row[0] in line and line.endswith("  x") for row, line in zip(rows, lines[1:], strict=True))
+
+
+def test_nothing_is_cut_in_a_pipe() -> None:
+    """Whatever reads there may look for the end of a line."""
+    stream = io.StringIO()
+    Output(stream).table(("A", "NOTE"), [("a", "word " * 400 + "end")], prose=("NOTE",))
+    assert stream.getvalue().endswith("word end\n")
+
+
+def test_a_terminal_cuts_at_its_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And shows that it did."""
+    monkeypatch.setattr(shutil, "get_terminal_size", lambda *_: os.terminal_size((40, 24)))
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream = Terminal()
+    Output(stream).table(("A", "NOTE"), [("a", "word " * 400)], prose=("NOTE",))
+    assert stream.getvalue().splitlines()[1] == f"a  {'word ' * 6}word..."
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     """NO_COLOR takes the colours away from a terminal too."""
     monkeypatch.setenv("NO_COLOR", "1")

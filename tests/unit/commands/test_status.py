@@ -162,6 +162,44 @@ def test_what_cannot_be_used_of_an_answer_is_told(
     assert said in told
 
 
+def test_handlers_that_fail_come_first(node: CommandNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then those that failed lately, then those that never did; among their parts and queries likewise."""
+    recovered = FAILURE | {"recovered": True}
+    daemon_says(
+        monkeypatch,
+        handlers={
+            "a-fine": WELL,
+            "b-failed-once": WELL | {"last_failure": recovered},
+            "c-failed-lately": WELL | {"last_failure": recovered | {"at": 2000.0}},
+            "d-fails": WELL | {"last_failure": FAILURE | {"at": 500.0}},
+            "e-feeds": WELL | {"status": [{"part": "good"}, {"part": "bad", "trouble": "404"}]},
+        },
+        queries=[QUERY | {"query": "key:good"}, QUERY | {"query": "key:bad", "error": "no leader"}],
+    )
+    with node.daemon_runs():
+        _, said, _ = node.command("status")
+    rows = [line.split() for line in said.splitlines()]
+    names = [row[1] for row in rows if row and row[0] in ("ok", "failed")]
+    assert names == [
+        *("d-fails", "e-feeds", "c-failed-lately", "b-failed-once", "a-fine"),
+        *("e-feeds", "e-feeds", "key:bad", "key:good"),
+    ]
+    assert said.index(" bad ") < said.index(" good ")
+
+
+def test_a_long_reason_is_whole_in_a_pipe(node: CommandNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an error of Consul in the note of a query, or why a handler failed."""
+    long = f"{'word ' * 100}end"
+    daemon_says(
+        monkeypatch,
+        handlers={"a": WELL | {"last_failure": FAILURE | {"reason": long, "recovered": True}}},
+        queries=[QUERY | {"held": long}],
+    )
+    with node.daemon_runs():
+        _, said, _ = node.command("status")
+    assert said.count(long) == 2
+
+
 @pytest.mark.parametrize(
     "differs, said",
     [

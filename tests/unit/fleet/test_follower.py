@@ -24,7 +24,7 @@ from agentd.fleet.target import Services
 from agentd.heartbeat import Heartbeats
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed, Given
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.journal import Journal
 from agentd.trust.pattern import FREEZE
 from agentd.watch.changes import Event
@@ -707,7 +707,7 @@ def test_a_stuck_handler_keeps_no_other_waiting(bench: Bench, monkeypatch: pytes
     while stuck := bench.journal.pending("stuck"):
         bench.journal.end([Ending(entry, Outcome.APPLIED) for entry in stuck])
         bench.turn()
-    ended = history(bench.journal, handler="stuck", limit=1000)
+    ended = history(bench.journal, Wanted(handler="stuck"), limit=1000)
     assert [row["id"] for row in reversed(ended)] == [f"ban-{number + 1}" for number in range(200)]
 
 

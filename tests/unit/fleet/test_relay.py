@@ -30,7 +30,7 @@ from agentd.fleet.relay import PATIENCE, Relay
 from agentd.handler import Event
 from agentd.journal.entry import RELAY, Ending, Outcome
 from agentd.journal.followed import Followed
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.journal import Journal
 from agentd.watch.kv import Operation, Pair, Transaction
 from tests.unit.apply.stand import Stand, event
@@ -169,7 +169,7 @@ class Node:
 
     def ending(self, identity: str) -> tuple[str, str]:
         """How an event ended for the relay."""
-        (row,) = history(self.journal, handler=RELAY, identity=identity)
+        (row,) = history(self.journal, Wanted(handler=RELAY, identity=identity))
         return row["outcome"], row["reason"]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agentd.fleet.envelope import Envelope, parse_envelope
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.trust.keyring import Keyring, Publisher, Signer
 from agentd.trust.message import Place
 from tests.unit.fleet.shelf import NOW
@@ -58,7 +58,10 @@ def test_an_order_is_not_carried_out_again(node: Node) -> None:
 
     assert node.waiting == []
     assert node.position == after.num
-    assert [one["outcome"] for one in history(node.journal, handler="deny")] == ["unchanged", "applied"]
+    assert [one["outcome"] for one in history(node.journal, Wanted(handler="deny"))] == [
+        "unchanged",
+        "applied",
+    ]
 
 
 def test_an_order_from_before_the_first_start_of_a_node_is_carried_out_never(node: Node) -> None:
@@ -68,7 +71,7 @@ def test_an_order_from_before_the_first_start_of_a_node_is_carried_out_never(nod
     node.turn()
 
     assert node.waiting == []
-    assert [one["outcome"] for one in history(node.journal, handler="deny")] == ["expired"]
+    assert [one["outcome"] for one in history(node.journal, Wanted(handler="deny"))] == ["expired"]
 
 
 def test_the_time_of_a_message_does_not_begin_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from agentd.fleet.envelope import LARGEST_BODY, Envelope
 from agentd.fleet.gate import Gate
 from agentd.fleet.head import Head
 from agentd.journal.followed import Followed
-from agentd.journal.history import history, replay
+from agentd.journal.history import Wanted, history, replay
 from agentd.journal.numbers import Numbers
 from agentd.trust.keyring import Signer
 from agentd.trust.keys import new_fleet_key
@@ -57,12 +57,12 @@ class Node(Bench):
 
     def outcomes(self) -> list[tuple[str, str]]:
         """The rows that have ended, oldest first: ID and outcome."""
-        rows = reversed(history(self.journal, handler="deny"))
+        rows = reversed(history(self.journal, Wanted(handler="deny")))
         return [(row["id"], row["outcome"]) for row in rows if row["outcome"]]
 
     def reasons(self) -> list[str]:
         """Why rows were refused, oldest first."""
-        rows = reversed(history(self.journal, handler="deny"))
+        rows = reversed(history(self.journal, Wanted(handler="deny")))
         return [row["reason"] for row in rows if row["outcome"] == "refused"]
 
     @property

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from agentd.errors import JournalError
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.followed import Followed
-from agentd.journal.history import history, replay
+from agentd.journal.history import Wanted, history, replay
 from agentd.journal.journal import Journal
 from agentd.journal.numbers import Numbers
 from agentd.journal.position import Position
@@ -103,7 +103,7 @@ def test_what_runs_once_does_not_run_again_in_the_order_of_the_log(
 
     assert waiting(journal, "run") == []
     assert ending.outcome is Outcome.UNCHANGED
-    assert history(journal, handler="run")[0]["outcome"] == "unchanged"
+    assert history(journal, Wanted(handler="run"))[0]["outcome"] == "unchanged"
 
 
 @pytest.mark.parametrize("outcome, live", [(Outcome.APPLIED, {"ban": 1}), (Outcome.FAILED, {})])

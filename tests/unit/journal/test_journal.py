@@ -12,7 +12,7 @@ import pytest
 from agentd.errors import JournalError
 from agentd.handler import Event, Notification, Timer
 from agentd.journal.entry import Ending, Entry, Outcome
-from agentd.journal.history import history, replay, tidy
+from agentd.journal.history import Wanted, history, replay, tidy
 from agentd.journal.journal import Journal
 from tests.unit.apply.stand import Clock, Stand, event, state
 
@@ -271,7 +271,7 @@ def test_history_is_newest_first_and_has_no_payloads(journal: Journal) -> None:
     journal.receive([(event("a1", "secret"), ["one", "two"]), (event("b1", "secret"), ["one"])])
 
     everything = history(journal)
-    narrowed = history(journal, handler="one", identity="a")
+    narrowed = history(journal, Wanted(handler="one", identity="a"))
 
     assert [row["id"] for row in everything] == ["b1", "a1", "a1"]
     assert [(row["handler"], row["id"]) for row in narrowed] == [("one", "a1")]
