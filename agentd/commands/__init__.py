@@ -14,7 +14,7 @@ OWN: Final = {
     "check": "check the configuration, Consul and its ACLs, nginx, the directories, the handlers, the daemon",
     "status": "show whether all is well on this node, and what is wrong if not",
     "history": "show which changes arrived, what became of them, and why",
-    "generations": "list the generations: the numbered versions of the files that nginx loads",
+    "generations": "list, show and compare the numbered versions of the files that nginx loads",
     "rollback": "make an earlier generation current again and have nginx load it",
     "pause": "have handlers on this node take nothing new for a while",
     "resume": "let paused handlers on this node go on",

@@ -56,6 +56,7 @@ def difference(
     return {
         "path": path,
         "mode": f"{entries[-1].mode:04o}" if entries else None,
+        "mode_before": f"{before.mode:04o}" if before else None,
         "before": described(before),
         "after": described(after),
         "diff": _unified(path, old() if before else None, new() if after else None) if shows else None,
@@ -75,5 +76,7 @@ def print_difference(told: dict[str, Any], output: Output) -> None:
     """Print what `difference` returned."""
     if told["diff"] is None:
         output.line(f"  {told['path']} (mode {told['mode']}): {told['before']} -> {told['after']}")
+    elif told["mode_before"] not in (None, told["mode"]):
+        output.line(f"  {told['path']}: mode {told['mode_before']} -> {told['mode']}")
     for line in told["diff"] or ():
         output.line(line, _COLOURS.get(line[:1]))

@@ -1,4 +1,4 @@
-"""`agentd generations`: the generations of the tree, newest first, and which of them is current."""
+"""`agentd generations`: the generations of the tree, newest first, what is in one, and how two differ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any, Final
 
+from agentd.commands import argument_types
 from agentd.commands.output import Output, moment
 from agentd.commands.parser import Parser
 from agentd.commands.places import read_places
@@ -15,22 +16,72 @@ from agentd.printable import printable
 from agentd.tree.generation import Generations, Manifest, current_number
 
 _COLUMNS: Final = ("", "NUMBER", "CREATED", "BY", "FILES", "CHANGED")
-_SHOWN: Final = 4  # changed paths in the table; --json has all
 
 
 def add_arguments(parser: Parser) -> None:
-    """Only `--config` and `--json`, which every command has."""
-    parser.add_example("agentd generations")
+    """Add the verbs."""
+    parser.add_example("agentd generations", "agentd generations show 41", "agentd generations diff 41")
+    parser.usage = "%(prog)s [options] [VERB ...]"
+    show = parser.add_verb("show", "show the files of one, and why it is current")
+    show.add_example("agentd generations show current", "agentd generations show 41 --path 'tickets/*'")
+    diff = parser.add_verb("diff", "show how the files of one differ from those of another")
+    diff.add_example("agentd generations diff -1", "agentd generations diff 41 42 --path upstreams")
+    diff.epilog = (
+        "Exit status: 0, whether or not they differ. Of a file that not everybody may read only length and"
+        " digest are shown, likewise of one that is no text or is larger than 256 KiB. What agentd"
+        " itself writes into each generation is left out."
+    )
+    which = "a number, `current`, `newest`, or -1 for the one before the current one, -2, ..."
+    show.add_argument(
+        "number",
+        nargs="?",
+        default="current",
+        type=argument_types.word,
+        metavar="N",
+        help=f"{which} (default current)",
+    )
+    diff.add_argument("number", type=argument_types.word, metavar="N", help=which)
+    diff.add_argument(
+        "other",
+        nargs="?",
+        default="current",
+        type=argument_types.word,
+        metavar="M",
+        help="likewise (default current)",
+    )
+    for verb in (show, diff):
+        verb.add_argument(
+            "--path",
+            dest="paths",
+            action="append",
+            default=[],
+            type=argument_types.word,
+            metavar="P",
+            help="only this file, what is in this directory, or what fits a pattern such as 'maps/*.map'",
+        )
 
 
 def execute(arguments: Namespace, output: Output) -> int:
-    """Print them."""
-    tree = read_places(arguments.config).tree
+    """Print them, or run the verb.
+
+    Raises:
+        TreeError, FormatError: a generation that was asked for is not there, or cannot be read.
+        AgentdError: no file fits `--path`.
+    """
+    places = read_places(arguments.config)
+    tree = places.tree
+    if arguments.verb:
+        from agentd.commands import generation_files  # noqa: PLC0415 (the list does without)
+
+        run = generation_files.show if arguments.verb == "show" else generation_files.diff
+        run(arguments, places, output)
+        return 0
     found = list(_all(Generations(tree / "generations"), current_number(tree / "current")))
     if output.json:
         output.document(found)
     else:
-        output.table(_COLUMNS, [_cells(one) for one in found], empty="There is no generation yet.")
+        rows = [_cells(one) for one in found]
+        output.table(_COLUMNS, rows, empty="There is no generation yet.", prose=("CHANGED",))
     return 0
 
 
@@ -60,13 +111,11 @@ def _document(manifest: Manifest, current: int) -> dict[str, Any]:
 
 
 def _cells(one: dict[str, Any]) -> list[object]:
-    paths = one["changed"]
-    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
     return [
         "current" if one["current"] else " ",
         one["generation"],
         moment(one["created"]),
         one["by"],
         len(one["files"]),
-        ", ".join(paths[:_SHOWN]) + more,
+        ", ".join(one["changed"]),
     ]

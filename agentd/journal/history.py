@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentd.errors import JournalError
 from agentd.journal.entry import RELAY, Entry
@@ -99,6 +99,36 @@ class Endings:
         self._newest = max(self._newest, *(row["seq"] for row in rows), 0)
         ended = (dict(row) for row in rows if row["outcome"] is not None)
         return [_told(row) for row in ended if row.pop("wanted")]
+
+
+class Movement(NamedTuple):
+    """How `current` came to a generation.
+
+    Attributes:
+        at: when, unix time.
+        handler: who committed it, or "rollback", "disproof", "adopted" or "start".
+        parent: the generation that was current before.
+    """
+
+    at: float
+    handler: str
+    parent: int
+
+
+def last_movement(journal: Journal, generation: int) -> Movement | None:
+    """How a generation became current last; None if that is not remembered."""
+    rows = journal.database.rows(
+        "SELECT at, handler, parent FROM commits WHERE generation = ? ORDER BY seq DESC LIMIT 1", generation
+    )
+    return Movement(*rows[0]) if rows else None
+
+
+def made_of(journal: Journal, generation: int) -> list[str]:
+    """The IDs of the changes that a generation was made of, the oldest first."""
+    rows = journal.database.rows(
+        "SELECT id FROM changes WHERE generation = ? AND paths <> '[]' ORDER BY seq", generation
+    )
+    return list(dict.fromkeys(row["id"] for row in rows))
 
 
 def replay(journal: Journal, identity: str, handler: str | None = None) -> list[Entry]:

@@ -102,11 +102,13 @@ class CommandNode:
         with self.opened() as node:
             node.journal.end([Ending(entry, outcome, reason, duration=0.25)])
 
-    def commit(self, text: bytes) -> int:
-        """Make one more generation, as the writer does for an event with that payload."""
+    def commit(self, text: bytes, *more: str, mode: int = 0o644) -> int:
+        """Make one more generation, as the writer does for an event with that payload; `more` are paths."""
         with self.opened() as node:
             stage = node.tree.stage("writer")
-            stage.write("plain.txt", text)
+            stage.write("plain.txt", text, mode=mode)
+            for path in more:
+                stage.write(path, text)
             made = node.committer.commit(stage, Plan(handler="writer"))
         assert made is not None
         return made

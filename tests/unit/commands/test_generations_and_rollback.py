@@ -50,6 +50,13 @@ def test_table_marks_the_current_one(committed: CommandNode) -> None:
     assert first.endswith("plain.txt")
 
 
+def test_table_names_every_path_in_a_pipe(node: CommandNode) -> None:
+    """However many there are."""
+    paths = [f"many/{number}.conf" for number in range(40)]
+    node.commit(b"x", *paths)
+    assert node.command("generations")[1].splitlines()[1].endswith(", ".join([*sorted(paths), "plain.txt"]))
+
+
 def test_rollback_goes_to_the_parent_and_says_what_is_left_to_do(committed: CommandNode) -> None:
     """Without a daemon nginx is not reloaded: status 1, and the text says what to run."""
     status, said, _ = committed.command("rollback")
