@@ -18,6 +18,7 @@ OWN: Final = {
     "rollback": "make an earlier generation current again and have nginx load it",
     "pause": "have handlers on this node take nothing new for a while",
     "resume": "let paused handlers on this node go on",
+    "render": "print the files that a handler would write now, without the daemon",
     "replay": "hand a change to its handlers again",
     "fire": "fire a Consul user event",
     "fleet": "show which nodes of the fleet run what, and which of them differ",

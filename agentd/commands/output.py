@@ -63,9 +63,9 @@ class Output:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a character must not end us
             stream.reconfigure(errors="backslashreplace")
 
-    def document(self, value: object) -> None:
-        """Print one JSON document."""
-        self._stream.write(json_text(value, indent=2) + "\n")
+    def document(self, value: object, *, lines: bool = False) -> None:
+        """Print one JSON document; `lines`: one of many, each on a line of its own."""
+        self._stream.write(json_text(value, indent=None if lines else 2) + "\n")
 
     def line(self, text: str = "", colour: Colour | None = None) -> None:
         """Print one line for a person; nothing if a program reads."""
