@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 OWN: Final = {
+    "init": "write what is missing on this machine: configuration, units, nginx includes; show it first",
     "run": "run the daemon",
     "check": "check the configuration, Consul and its ACLs, nginx, the directories, the handlers, the daemon",
     "status": "show whether all is well on this node, and what is wrong if not",
