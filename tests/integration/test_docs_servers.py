@@ -26,6 +26,7 @@ http {{
 _TREE = {
     "agentd.conf": "map $remote_addr $agentd_blocked { default 0; }\n",
     "upstreams/api.conf": "upstream api { server 192.0.2.1:80; }\n",
+    "maps/hosts.map": "www.example.org web;\n",
 }
 _CONTEXTS = ("proxy_pass ", "if (", "location ", "return ", "add_header ")
 """What begins the inside of a server."""

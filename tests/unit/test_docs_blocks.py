@@ -38,6 +38,8 @@ CLAIMED: Final = {
     "nginx": "given to `nginx -t`",
     "haproxy": "given to `haproxy -c`",
     "nft": "given to `nft -c`",
+    "consul-template": "test_docs_consul_template.py, by what the program itself made of it",
+    "confd": "as consul-template's",
 }
 """By language: who reads, loads or runs a block."""
 
