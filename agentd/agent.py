@@ -33,6 +33,7 @@ from agentd.errors import (
     TreeError,
 )
 from agentd.heartbeat import Heartbeats
+from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.report import log
 from agentd.report.reporter import Reporter
@@ -46,6 +47,7 @@ TICK: Final = 1.0
 """Seconds between two checks of the tree and the heartbeats."""
 _READY_ANYWAY: Final = 5.0  # systemd starts nginx after us, and nginx may be what we are waiting for
 _LOCK_PATIENCE: Final = 1.0
+_RECENT: Final = 20  # changes on the page of the node
 _FIXED: Final = ("state", "tree", "nginx", "status")
 _log = structlog.get_logger()
 
@@ -104,6 +106,8 @@ class Agent:
             behind=self._behind,
             limited=self._limited,
             snapshot=self._status,
+            recent=self._recent,
+            reading=lambda: self._supervisor.read_fleet() if self._supervisor else None,
         )
         with suppress(TreeError, JournalError):  # `_recover` waits until it can be
             self._open()
@@ -394,6 +398,10 @@ class Agent:
                 for status in (supervisor.polls() if supervisor else [])
             ],
         } | ({"fleet": fleet} if fleet else {})
+
+    def _recent(self) -> list[dict[str, Any]]:
+        """The newest changes, and what became of them."""
+        return history(self._journal, limit=_RECENT) if self._journal.database.is_open else []
 
     @staticmethod
     def _log(config: Config) -> None:

@@ -45,12 +45,15 @@ if TYPE_CHECKING:
     from agentd.fleet.departure import Departure
     from agentd.fleet.fleet import Fleet
     from agentd.fleet.gate import Gate
+    from agentd.fleet.reading import Reading
     from agentd.journal.followed import Given
 
 _GIVE_WAY: Final = 0.02
 """Seconds, at most, for which a thread leaves the interpreter to the worker that it woke; 2 ms is usual."""
 _FORGET_REPLACED: Final = 10.0
 """Seconds between two looks for secrets that a newer message has replaced."""
+_READING: Final = 5.0
+"""Seconds that reading the whole fleet may take."""
 _SETTLE: Final = 5.0
 """Seconds, at most, for which a proof waits for the handlers that look before it."""
 
@@ -248,6 +251,19 @@ class Supervisor:
     def fleet(self) -> dict[str, Any] | None:
         """The state of the fleet's threads, as JSON types; None without a fleet."""
         return self._fleet.status() if self._fleet else None
+
+    def read_fleet(self) -> Reading | None:
+        """Read the whole fleet from Consul; None without one.
+
+        Raises:
+            ConsulUnavailable, ConsulRefused: it cannot be read.
+        """
+        config = self.loaded.config
+        if config.fleet is None or self._gate is None:
+            return None
+        from agentd.fleet.reading import read_once  # noqa: PLC0415 (only if somebody looks)
+
+        return read_once(config.consul, config.fleet, self._gate.admit, _READING)
 
     def changed(self) -> None:
         """Check soon whether there is something new to acknowledge; does not wait."""

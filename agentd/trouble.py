@@ -10,6 +10,17 @@ from typing import Any, Final
 
 from agentd.times import moment, span
 
+GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
+BAD: Final = (
+    *("FAIL", "failed", "refused", "broken", "no", "not ready"),
+    *("not served", "drifted", "disagreeing", "silent", "name taken", "unreadable", "log lost"),
+)
+DOUBTFUL: Final = (
+    *("warn", "expired", "waiting", "awaiting proof"),
+    *("behind", "stopped", "paused", "incomplete", "provisional", "no agentd", "held", "limited"),
+)
+"""States, in a word, that are good, bad, and neither."""
+
 _LONG: Final = 60.0  # seconds that a change may wait before that is worth a line
 
 

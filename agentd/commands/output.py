@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, TextIO
 
 from agentd.printable import json_text, printable
 from agentd.times import moment, span, universal
+from agentd.trouble import BAD, DOUBTFUL, GOOD
 
 __all__ = [
     "Colour",
@@ -29,15 +30,6 @@ __all__ = [
 
 Colour = Literal["red", "green", "yellow", "bold", "dim"]
 _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32, "yellow": 33}
-_GOOD: Final = ("ok", "applied", "yes", "current", "running", "proved")
-_BAD: Final = (
-    *("FAIL", "failed", "refused", "broken", "no", "not ready"),
-    *("not served", "drifted", "disagreeing", "silent", "name taken", "unreadable", "log lost"),
-)
-_DOUBTFUL: Final = (
-    *("warn", "expired", "waiting", "awaiting proof"),
-    *("behind", "stopped", "paused", "incomplete", "provisional", "no agentd"),
-)
 _NO_WRAP: Final = "\033[?7l"
 _WRAP: Final = "\033[?7h"
 _LINES_BESIDE: Final = 3  # the head, the line that counts the hidden rows, the cursor's own
@@ -253,11 +245,11 @@ def _aligned(plain: Sequence[str], painted: Sequence[str], widths: Sequence[int]
 
 
 def _colour(cell: str) -> Colour | None:
-    if cell in _GOOD:
+    if cell in GOOD:
         return "green"
-    if cell in _BAD:
+    if cell in BAD:
         return "red"
-    return "yellow" if cell in _DOUBTFUL else None
+    return "yellow" if cell in DOUBTFUL else None
 
 
 def shown(value: Any) -> str:  # noqa: ANN401 (any JSON)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Final
 
 from agentd.fleet.census import Census, Heads
-from agentd.fleet.freeze import NAME, Freeze
+from agentd.fleet.envelope import Envelope
+from agentd.fleet.freeze import NAME, Freeze, freeze_now
 from agentd.fleet.keys import Keys, unheard_of
+from agentd.fleet.kv import ConsulKV
 from agentd.fleet.members import Catalogue, Documents
 from agentd.fleet.newest import Newest
+from agentd.fleet.options import FleetOptions
+from agentd.fleet.reader import Reader as LogReader
 from agentd.fleet.receipt import CLOCKS_APART
 from agentd.fleet.registration import SERVICE
 from agentd.fleet.rights import demand, missing_rules, unseen
@@ -22,6 +27,7 @@ from agentd.fleet.standing import Member, Standing, standing
 from agentd.handler_names import require_handler
 from agentd.times import span
 from agentd.watch.client import ConsulClient
+from agentd.watch.options import ConsulOptions
 
 _MOST_NOTED: Final = 5
 
@@ -159,6 +165,28 @@ class FleetReader:
                 f"{newer[0]}{more} acknowledged in a newer format, which was read only in part:"
                 " upgrade agentd here"
             )
+
+
+def read_once(
+    consul: ConsulOptions, fleet: FleetOptions, verify: Callable[[Envelope], Envelope], seconds: float
+) -> Reading:
+    """Read a fleet within so many seconds, over connections that are closed then.
+
+    Args:
+        consul: where the node's own Consul agent is.
+        fleet: which fleet.
+        verify: as `read_freeze` takes it.
+        seconds: the time limit.
+
+    Raises:
+        ConsulUnavailable, ConsulRefused: it cannot be read.
+    """
+    options = consul.impatient(seconds)
+    keys = Keys(fleet.name)
+    with closing(ConsulClient(options.at(fleet.datacenter) if fleet.datacenter else options)) as client:
+        client.end_by(time.monotonic() + seconds)
+        log = LogReader(ConsulKV(client), keys)
+        return FleetReader(client, fleet.name, lambda now: freeze_now(log, verify, now)).look()
 
 
 def _ahead(documents: Documents, now: float) -> Iterator[str]:

@@ -17,7 +17,7 @@ import structlog
 from agentd.errors import AgentdError
 from agentd.report.request import Response
 
-_THREADS: Final = 5  # as many as there are paths, and one more for what is no path
+_THREADS: Final = 7  # as many as there are paths that take time, and one more for the others
 
 Asker = TypeVar("Asker")
 _log = structlog.get_logger()

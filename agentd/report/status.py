@@ -1,20 +1,23 @@
-"""What the HTTP endpoints answer: alive, ready, metrics, and the whole state as JSON.
+"""What the HTTP endpoints answer: alive, ready, metrics, the whole state as JSON, and pages for a person.
 
-Owns the four paths. What "ready" means and what the state is comes from the callables that the agent passes
+Owns the paths. What "ready" means and what the state is comes from the callables that the agent passes
 in.
 
     /healthz   200 while every heartbeat is fresh, else 503 and the names of those that are not
     /readyz    200 once the daemon is ready, else 503 and the reasons; `behind` says what is not in force
     /metrics   for Prometheus
     /status    the agent's snapshot
+    /          the same as a page, see `agentd.page`
+    /fleet     all nodes of the fleet, as a page
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agentd.digest import digest
 from agentd.errors import ConfigError
@@ -25,7 +28,12 @@ from agentd.report.metrics import CONTENT_TYPE, Metrics
 from agentd.report.request import Response
 from agentd.values import parse_loopback
 
-_HEARTBEAT = "status"
+if TYPE_CHECKING:
+    from agentd.fleet.reading import Reading
+    from agentd.page.pages import Pages
+
+_HEARTBEAT: Final = "status"
+_PAGES: Final = ("/", "/fleet", "/page.css", "/page.js", "/icon.svg")
 
 
 class Status:
@@ -39,6 +47,8 @@ class Status:
         behind: what is not in force although the daemon is ready, one text each.
         limited: what is learnt late, because Consul limits requests; that makes nobody unready.
         snapshot: the state, as JSON types; bytes are shown as their digest.
+        recent: the newest rows of the journal's history.
+        reading: reads the fleet; None without one.
     """
 
     def __init__(  # noqa: PLR0913 (the agent's callables, all named at the one call)
@@ -51,6 +61,8 @@ class Status:
         behind: Callable[[], Sequence[str]],
         limited: Callable[[], Sequence[str]] = tuple,
         snapshot: Callable[[], Mapping[str, Any]],
+        recent: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
+        reading: Callable[[], Reading | None] = lambda: None,
     ) -> None:
         self._options = options
         self._heartbeats = heartbeats
@@ -58,13 +70,16 @@ class Status:
         self._not_ready = not_ready
         self._behind = behind
         self._limited = limited
+        self._snapshot = snapshot
+        self._recent = recent
+        self._reading = reading
         self._listener: Listener | None = None
         self._pages: dict[str, Callable[[], Response]] = {
             "/healthz": self._health,
             "/readyz": self._readiness,
             "/metrics": lambda: Response(HTTPStatus.OK, metrics.render(), CONTENT_TYPE),
             "/status": lambda: _json(HTTPStatus.OK, snapshot()),
-        }
+        } | {path: partial(self._page, path) for path in _PAGES}
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -102,6 +117,15 @@ class Status:
         page = self._pages.get(path)
         return page() if page else _json(HTTPStatus.NOT_FOUND, {"paths": sorted(self._pages)})
 
+    def _page(self, path: str) -> Response:
+        return self._html.answer(path)
+
+    @cached_property
+    def _html(self) -> Pages:
+        from agentd.page.pages import Pages  # noqa: PLC0415 (a daemon at which nobody looks does without)
+
+        return Pages(lambda: json.loads(_text(self._snapshot())), self._recent, self._reading)
+
     def _health(self) -> Response:
         stale = self._heartbeats.stale()
         status = HTTPStatus.SERVICE_UNAVAILABLE if stale else HTTPStatus.OK
@@ -116,7 +140,11 @@ class Status:
 
 
 def _json(status: HTTPStatus, value: Mapping[str, Any]) -> Response:
-    return Response(status, json.dumps(value, indent=2, default=_shown).encode() + b"\n")
+    return Response(status, _text(value).encode() + b"\n")
+
+
+def _text(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, default=_shown)
 
 
 def _shown(value: object) -> str:

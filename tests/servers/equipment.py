@@ -26,6 +26,7 @@ _SECONDS = 120
 _QUESTIONS: Final = {
     "bash": ("bash", "--version"),
     "bzip2": ("bzip2", "--help"),
+    "chromium": ("chromium", "--version"),
     "consul": ("consul", "version"),
     "curl": ("curl", "--version"),
     "dig": ("dig", "-v"),

@@ -111,7 +111,14 @@ def test_an_answer_tells_its_length_and_that_it_is_the_last() -> None:
     head, _, body = encode(Response(HTTPStatus.OK, b"fine"), body=True).partition(b"\r\n\r\n")
 
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
-    for header in (b"Content-Length: 4", b"Connection: close", b"Cache-Control: no-store", b"nosniff"):
+    headers = (b"Content-Length: 4", b"Connection: close", b"Cache-Control: no-store", b"nosniff")
+    for header in (
+        *headers,
+        b"default-src 'none'",
+        b"frame-ancestors 'none'",
+        b"no-referrer",
+        b"same-origin",
+    ):
         assert header in head
     assert body == b"fine"
 

@@ -136,7 +136,9 @@ def test_an_unknown_path_names_those_there_are(get: Get) -> None:
     status, _, body = get("/secret-of-mine")
 
     assert status == 404
-    assert json.loads(body)["paths"] == ["/healthz", "/metrics", "/readyz", "/status"]
+    assert json.loads(body)["paths"] == [
+        *("/", "/fleet", "/healthz", "/icon.svg", "/metrics", "/page.css", "/page.js", "/readyz", "/status")
+    ]
     assert "mine" not in body
 
 
