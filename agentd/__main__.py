@@ -1,9 +1,8 @@
 """`python -m agentd` is `agentd`, and like it imports nothing from the directory in which it was typed.
 
-Only a module called agentd there comes before this one; that takes Python itself: `python -P -m agentd`.
+Only a module called agentd there, or as one that Python's own `-m` needs (importlib), comes before this one;
+that takes Python itself: `python -P -m agentd`.
 """
-
-from __future__ import annotations
 
 import sys
 

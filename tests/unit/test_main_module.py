@@ -12,6 +12,13 @@ import pytest
 _HOSTILE = "import os\nos.write(2, b'imported from here')\n"
 
 
+def _of_python_itself() -> set[str]:
+    """What `python -m` imports before the module that it was asked for, whatever that is."""
+    argv = [sys.executable, "-S", "-P", "-c", "import runpy, sys; print(*sys.modules)"]
+    loaded = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60).stdout.split()
+    return {name.partition(".")[0] for name in loaded}
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -27,7 +34,7 @@ _HOSTILE = "import os\nos.write(2, b'imported from here')\n"
 )
 def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, words: list[str]) -> None:
     """Whatever its modules are called: like the standard library's, a dependency's, or agentd's handlers."""
-    names = {*sys.stdlib_module_names, *packages_distributions()} - {"agentd"}
+    names = {*sys.stdlib_module_names, *packages_distributions()} - {"agentd", *_of_python_itself()}
     for name in filter(str.isidentifier, names):
         (tmp_path / f"{name}.py").write_text(_HOSTILE)
     (tmp_path / "w.json").write_text('[{"type": "nodes", "args": ["true"]}]')
