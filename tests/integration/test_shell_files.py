@@ -39,6 +39,7 @@ status:
   address: 127.0.0.1:9521
 """
 SECONDS: Final = 60
+PROMPT: Final = "type-now> "
 _INTERACTIVE: Final = {
     "bash": (
         ("/bin/bash", "--norc", "--noprofile", "-i"),
@@ -77,9 +78,10 @@ class Typed:
         self._pid, self._terminal = pty.fork()
         if not self._pid:
             os.chdir(directory)
-            environment = {"PATH": "/usr/bin:/bin", "HOME": str(directory), "TERM": "dumb"}
+            environment = {"PATH": "/usr/bin:/bin", "HOME": str(directory), "TERM": "dumb", "PS1": PROMPT}
             os.execve(argv[0], argv, environment)  # noqa: S606 (the child of a fork)
         self._asked = 0
+        self._read(PROMPT)
         self._send(setup.replace("FILES", str(completions)))
         self._until_told()
 
@@ -101,12 +103,16 @@ class Typed:
         """What it prints until it has done all that was typed."""
         self._asked += 1
         self._send(f"echo told-$(({self._asked}*1))-end\n")
+        return self._read(f"told-{self._asked}-end", PROMPT).partition("echo told-")[0]
+
+    def _read(self, *marks: str) -> str:
+        """What it prints up to these marks: after its prompt it has the terminal, and Tab is for it."""
         seen, end = "", time.monotonic() + SECONDS
-        while f"told-{self._asked}-end" not in seen:
+        while not re.search(".*".join(marks), seen, re.DOTALL):
             ready, _, _ = select.select([self._terminal], [], [], max(0.0, end - time.monotonic()))
             assert ready, f"the shell does not answer; it printed {seen!r}"
             seen += os.read(self._terminal, 65536).decode(errors="replace")
-        return seen.partition("echo told-")[0]
+        return seen
 
 
 class Fish:
@@ -189,21 +195,23 @@ def test_what_tab_offers(
     assert not (directory / "pwned").exists()
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ("mandoc", "-T", "lint", "-W", "warning"),
-        ("man", "--warnings", "--encoding=UTF-8", "--troff-device=utf8", "--ditroff", "--local-file"),
-    ],
-    ids=["mandoc", "groff"],
-)
-def test_man_pages_have_no_fault(argv: tuple[str, ...], files: Path) -> None:
-    """Neither of the two that format man pages finds anything to say."""
-    require(argv[0])
-    pages = sorted((files / "man" / "man1").iterdir())
-    done = subprocess.run([*argv, *pages], check=False, capture_output=True, text=True)
-    said = done.stderr + (done.stdout if argv[0] == "mandoc" else "")
-    assert (done.returncode, said) == (0, "")
+def test_mandoc_finds_no_fault(files: Path) -> None:
+    """Every man page is as mandoc wants it."""
+    require("mandoc")
+    pages = (files / "man" / "man1").iterdir()
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", *pages], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_groff_finds_no_fault(files: Path) -> None:
+    """Nor has groff anything to say about the three longest, which have all that the others have."""
+    require("man")
+    pages = sorted((files / "man" / "man1").iterdir(), key=lambda page: page.stat().st_size)[-3:]
+    options = ["--warnings", "--encoding=UTF-8", "--troff-device=utf8", "--ditroff", "--local-file"]
+    done = subprocess.run(["man", *options, *pages], check=True, capture_output=True, text=True)
+    assert done.stderr == ""
 
 
 def test_apropos_finds_each_man_page(files: Path) -> None:
