@@ -89,8 +89,13 @@ class Run(Protocol):
         most: int | None = None,
         limits: Limits | None = None,
         background: Background | None = None,
+        read_only: bool = False,
     ) -> Completed:
         """Run `argv` without a shell, in a separate process group; return the last `keep` bytes it printed.
+
+        A `read_only` program changes nothing outside the scratch directory: it runs in a dry run as well,
+        and a change for which nothing but such programs ran, and no file differs, ends as unchanged. Any
+        other program is only reported by a dry run, which returns status 0 and no output in its place.
 
         With `most`, the program is ended once it has printed more bytes than that. `limits` are for a program
         that does not apply them itself.
@@ -211,14 +216,14 @@ class TaskContext:
         fetch: fetches a payload by reference, within `sources.total_timeout`.
         run: runs a program within what is left of the task's time.
         log: the logger.
-        directory: a private directory, removed once the task is no longer needed.
-        dry_run: True in a dry run: nothing outside `directory` may be touched.
+        scratch: a private directory, removed once the task is no longer needed.
+        dry_run: True in a dry run: nothing outside `scratch` may be touched.
     """
 
     fetch: Fetch
     run: Run
     log: Log
-    directory: Path
+    scratch: Path
     dry_run: bool = False
 
 
@@ -296,6 +301,10 @@ class Tasks:
         raise PermanentError(f"{key}: no task can be started here")
 
 
+def _no_scratch() -> Path:
+    raise TemporaryError("there is no scratch directory here")
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """One item of a handler's `on:`, and the newest state that came of it; see `Context.states`.
@@ -338,7 +347,8 @@ class Context:
             status` shows, each {"part": name} and, where they apply, "since" and "next" (unix times: how old
             it is, and when it is renewed) and "trouble" (a sentence that says what is wrong with it now).
         log: the logger.
-        run: runs a program within what is left of the attempt's time; a dry run only reports that it would.
+        run: runs a program within what is left of the attempt's time; see `Run`. A dry run only reports that
+            it would, unless the program is `read_only`.
         nginx: the nginx of this node.
         fetch: fetches a payload by reference, within what is left of the attempt's time.
         task: starts work outside the attempt and its time limit, such as a download; see `Tasks`.
@@ -348,7 +358,8 @@ class Context:
             does not undo this one.
         mend: False with `drift: report`: drift outside the tree is only reported, not mended. What a new
             change needs, or what was lost before agentd started, is created all the same.
-        dry_run: True in `agentd replay --dry-run`: nothing outside `files` and `store` may be touched.
+        dry_run: True in `agentd replay --dry-run`: nothing outside `files`, `store` and `scratch` may be
+            touched.
         generation: the number of the current generation, 0 before the first.
         timeout: seconds that one attempt may take.
         last_attempt: whether the change ends as failed if this attempt raises TemporaryError.
@@ -361,6 +372,7 @@ class Context:
         reload: asks for a reload, for changes that take effect in no other way: if this attempt's commit
             changes a file, the proving handlers that notify this one are notified of it. A handler that
             proves is notified itself, whether or not a file changed; also if `due` or `verify` asks.
+        make_scratch: makes `scratch`.
     """
 
     handler: str
@@ -382,3 +394,16 @@ class Context:
     reload: Callable[[], None] = lambda: None
     recall: Callable[[], Sequence[Event]] = lambda: ()
     states: Callable[[], Sequence[Watched]] = lambda: ()
+    make_scratch: Callable[[], Path] = _no_scratch
+
+    @property
+    def scratch(self) -> Path:
+        """A private directory on disk (mode 0700) for this call, made when it is first asked for.
+
+        It is on the disk of the state directory, not of the tree: copy what nginx is to read from it with
+        `files.write_file`. It is removed when the attempt has ended; after a crash, at the next start.
+
+        Raises:
+            TemporaryError: it cannot be made, or less would be left on the disk than the journal needs.
+        """
+        return self.make_scratch()

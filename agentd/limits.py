@@ -4,7 +4,7 @@ agentd's own parsers, compilers, signers and unpackers put themselves under limi
 they read comes from outside. An operator's program gets none unless an option asks for it: a service
 that it starts would inherit them. Then it is started through this module, which limits itself and becomes it:
 
-    python -I -m agentd.limits MEMORY CPU PROGRAM [ARGUMENT]...     bytes and seconds, or - for no limit
+    python -I -m agentd.limits MEMORY CPU FILE PROGRAM [ARGUMENT]...     bytes, seconds, bytes; - for no limit
 
 agentd's own programs set the soft limits only, so that a program that they have to ask, such as `ipset` or
 one that finds credentials, is not under them. Imports nothing of agentd: the start of such programs counts.
@@ -94,11 +94,13 @@ class Limits:
             return f"more than {self.memory >> 20} MB of memory"
         if returncode == -signal.SIGXCPU and self.cpu is not None:
             return f"more than {self.cpu} s of processor time"
+        if returncode == -signal.SIGXFSZ and self.file is not None:
+            return f"a file of more than {self.file} bytes"
         return ""
 
     def command(self, argv: Sequence[str]) -> list[str]:
-        """The command that runs a program under `memory` and `cpu`, although it knows nothing of them."""
-        limits = (_NONE if one is None else str(one) for one in (self.memory, self.cpu))
+        """The command that runs a program under all but `alone`, although it knows nothing of them."""
+        limits = (_NONE if one is None else str(one) for one in (self.memory, self.cpu, self.file))
         return [sys.executable, "-I", "-m", "agentd.limits", *limits, *argv]
 
 
@@ -120,8 +122,8 @@ def _restore() -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Become a program under limits. Returns an exit status if it cannot be started."""
-    memory, cpu, *argv = arguments
-    Limits(_number(memory), _number(cpu)).apply(for_good=True)
+    memory, cpu, file, *argv = arguments
+    Limits(_number(memory), _number(cpu), _number(file)).apply(for_good=True)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them, and a program would inherit that
         signal.signal(number, signal.SIG_DFL)
     try:

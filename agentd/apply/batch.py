@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -33,7 +34,7 @@ class Kept:
 
     Attributes:
         changed: it staged or stored something.
-        ran: it ran a program.
+        ran: it ran a program that may have changed something.
         refused: why the handler refused it, or None.
     """
 
@@ -60,7 +61,7 @@ class Batch:
         sources: what its calls may fetch; None: nothing.
         started: unix time.
         states: see `Context.states`.
-        ran: whether the current call ran a program.
+        ran: whether the current call ran a program that may have changed something.
         reload: whether a call asked for a reload; see `Context.reload`.
         kept: the entries that are part of it so far, in order.
         would_run: the programs that a dry run did not run.
@@ -183,6 +184,7 @@ class Batch:
             last_attempt=last_attempt,
             reload=self._ask_reload,
             states=self.states,
+            make_scratch=cache(self.new_directory),
         )
 
     def _began(self) -> None:
@@ -191,7 +193,7 @@ class Batch:
     def new_directory(self) -> Path:
         """A new private directory, removed with the batch."""
         if self._room is None:
-            raise TemporaryError("there is no directory for what is fetched")
+            raise TemporaryError("there is no scratch directory here")
         return self._room.make()
 
     def _ask_reload(self) -> None:

@@ -1,6 +1,6 @@
 """The programs that a handler runs in a call or in a task: within what is left of its time, ended with it.
 
-A dry run runs none, and only notes that it would.
+A dry run runs only those that change nothing, and notes that it would run the others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Programs:
     Attributes:
         deadline: when the call or the task must end, on the monotonic clock.
         stop: ends the program once set.
-        began: called when a program is about to start.
+        began: called when a program that may change something is about to start.
         dry: where a dry run notes what it would have run; None: it is no dry run.
     """
 
@@ -50,15 +50,17 @@ class Programs:
         most: int | None = None,
         limits: Limits | None = None,
         background: Background | None = None,
+        read_only: bool = False,
     ) -> Completed:
         """See `agentd.handler.Run`."""
-        if self.dry is not None:
+        if self.dry is not None and not read_only:
             self.dry.append(tuple(argv))
             return Completed(0, b"", 0.0)
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TemporaryError(f"no time is left to run {argv[0]}; raise the handler's timeout")
-        self.began()
+        if not read_only:
+            self.began()
         within = left if timeout is None else min(left, timeout)
         return run(
             argv,

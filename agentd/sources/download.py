@@ -1,6 +1,7 @@
 """Where fetched bytes go: a private directory per batch, and in it a private file per payload.
 
-A file counts, limits and digests what is written to it; the directory is removed when the batch ends.
+A file counts, limits and digests what is written to it; the directory is removed when the batch ends. Scratch
+directories are in it as well.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class DownloadDirectory:
         """A new directory in it, for what is made of the files; raises TemporaryError as `new`."""
         path = self.new("made")
         try:
+            room.check(path.parent, 0)
             path.mkdir(mode=0o700)
         except OSError as error:
             raise TemporaryError(f"cannot make a directory in {self._parent}: {error.strerror}") from error

@@ -10,7 +10,8 @@ It depends on no test framework and needs neither Consul nor nginx.
 from __future__ import annotations
 
 from agentd.testing.changes import event, instance, key, keyprefix, message, notification, service
-from agentd.testing.harness import HandlerHarness, RecordedRun
+from agentd.testing.harness import HandlerHarness
+from agentd.testing.programs import RecordedRun
 from agentd.testing.staging import LogLine, StagedFiles
 
 __all__ = [

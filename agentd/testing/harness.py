@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from pydantic import TypeAdapter
@@ -18,14 +17,12 @@ from pydantic import TypeAdapter
 from agentd.apply.tasks import TIMED
 from agentd.config.triggers import On
 from agentd.handler import (
-    Background,
     Change,
     Completed,
     Context,
     Drift,
     Event,
     Handler,
-    Limits,
     NginxOptions,
     Run,
     TemporaryError,
@@ -34,21 +31,11 @@ from agentd.handler import (
     Watched,
 )
 from agentd.testing.payloads import Payloads
+from agentd.testing.programs import Answer, Programs, RecordedRun, ScratchDirectory
 from agentd.testing.staging import LogLine, RecordedLog, StagedFiles
 from agentd.testing.tasks import FakeTasks
 
 _MOST_STEPS: Final = 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """A program that the handler ran; `timeout` is in seconds, `limits` what it is put under."""
-
-    argv: tuple[str, ...]
-    stdin: bytes
-    env: Mapping[str, str]
-    timeout: float | None
-    limits: Limits | None = None
 
 
 class HandlerHarness:
@@ -68,9 +55,8 @@ class HandlerHarness:
         generation: the number of commits that changed a file.
         changed: the paths that the last call changed, sorted.
         next_due: Unix time at which to call `due` next, or None.
-        runs: the programs recorded, in order.
         reloads: how often a reload was asked for: with a commit that changed a file, or by one that proves.
-        dry_run: what `context.dry_run` returns.
+        dry_run: what `context.dry_run` returns; then programs run only if they are read-only.
         mend: what `context.mend` returns.
         recalls: what `context.recall` returns.
         payloads: reference (without its digest) -> what the handler gets when it fetches it.
@@ -91,18 +77,17 @@ class HandlerHarness:
     ) -> None:
         self._on = [TypeAdapter(On).validate_python(one) for one in on]
         self._newest: dict[str, Change] = {}
-        self._run: Run = run or self._record
+        self._programs = Programs(run)
         self._class, self._options = handler, dict(options or {})
         self._nginx, self._foreign = nginx or NginxOptions(), dict(foreign or {})
         self._files: dict[str, tuple[bytes, int]] = {}
-        self._log, self._answers = RecordedLog(), deque[Completed]()
+        self._log = RecordedLog()
         self.payloads = Payloads(self._log)
-        self.tasks = FakeTasks(self.payloads, lambda: self._run, self._log)
+        self.tasks = FakeTasks(self.payloads, self._programs.within, self._log)
         self._places: dict[str, int] = {}
         self._aside: set[int] = set()
-        self.now, self.generation, self.dry_run, self.mend = now, 0, False, True
+        self.now, self.generation, self.mend = now, 0, True
         self.store: dict[str, Any] = {}
-        self.runs: list[RecordedRun] = []
         self.reloads = 0
         self.recalls: list[Event] = []
         self._asked = False
@@ -120,6 +105,25 @@ class HandlerHarness:
     def modes(self) -> dict[str, int]:
         """Path -> mode of each committed file."""
         return {path: mode for path, (_, mode) in self._files.items()}
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether what follows is a dry run."""
+        return self._programs.dry_run
+
+    @dry_run.setter
+    def dry_run(self, dry_run: bool) -> None:
+        self.tasks.dry_run = self._programs.dry_run = dry_run
+
+    @property
+    def runs(self) -> list[RecordedRun]:
+        """The programs recorded, in order."""
+        return self._programs.runs
+
+    @property
+    def would_run(self) -> list[tuple[str, ...]]:
+        """The command lines that dry runs have left out, in order."""
+        return self._programs.would_run
 
     @property
     def log(self) -> list[LogLine]:
@@ -224,27 +228,36 @@ class HandlerHarness:
         )
         return told
 
-    def answer_run(self, returncode: int = 0, output: bytes = b"", duration: float = 0.01) -> None:
-        """Script how the next program ends; one without a script ends with status 0.
+    def answer_run(
+        self,
+        returncode: int = 0,
+        output: bytes = b"",
+        duration: float = 0.01,
+        *,
+        creates: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """Script what the next program does; one without a script ends with status 0.
 
         Args:
             returncode: exit status, or the negative number of the signal that ended it.
             output: standard output and error.
             duration: seconds.
+            creates: the files that it makes, whatever its exit status: path, relative to the scratch
+                directory of the call or of the task -> contents.
         """
-        self._answers.append(Completed(returncode, output, duration))
+        self._programs.answers.append(Answer(Completed(returncode, output, duration), creates or {}))
 
     def _attempt(self) -> tuple[Context, StagedFiles]:
         files = StagedFiles(self._files, self._foreign)
         self._asked = False
-        self.tasks.dry_run = self.dry_run
+        scratch = ScratchDirectory()
         context = Context(
             handler=self._class.__name__,
             now=self.now,
             files=files,
             store=copy.deepcopy(self.store),
             log=self._log,
-            run=self._run,
+            run=self._programs.within(scratch),
             nginx=self._nginx,
             mend=self.mend,
             dry_run=self.dry_run,
@@ -253,6 +266,7 @@ class HandlerHarness:
             reload=self._ask,
             recall=lambda: tuple(self.recalls),
             states=self._states,
+            make_scratch=scratch,
         )
         return context, files
 
@@ -297,22 +311,3 @@ class HandlerHarness:
         self.generation += bool(changed)
         self.reloads += self._asked and (bool(changed) or self._class.proves)
         self._files = files.staged
-
-    def _record(  # noqa: PLR0913 (as `Run` has it)
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: bytes = b"",
-        env: Mapping[str, str] | None = None,
-        timeout: float | None = None,
-        check: bool = True,
-        keep: int = 4096,  # noqa: ARG002 (a scripted output is kept whole)
-        most: int | None = None,  # noqa: ARG002 (as above)
-        limits: Limits | None = None,
-        background: Background | None = None,  # noqa: ARG002 (it leaves nothing behind)
-    ) -> Completed:
-        self.runs.append(RecordedRun(tuple(argv), stdin, dict(env or {}), timeout, limits))
-        completed = self._answers.popleft() if self._answers else Completed(0, b"", 0.01)
-        if check and completed.returncode != 0:
-            raise TemporaryError(f"{argv[0]} ended with status {completed.returncode}: {completed.output!r}")
-        return completed

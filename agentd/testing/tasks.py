@@ -5,9 +5,6 @@ It keeps the daemon's promises about who gets a task again and when it is forgot
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import weakref
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any, TypeVar
 
 from agentd.apply.tasks import OwnTasks
 from agentd.handler import Fetch, Log, Run, Task, TaskContext
+from agentd.testing.programs import ScratchDirectory
 
 T = TypeVar("T")
 
@@ -29,16 +27,14 @@ class FakeTasks:
     """
 
     fetch: Fetch
-    run: Callable[[], Run]
+    run: Callable[[Callable[[], Path]], Run]
     log: Log
     held: bool = False
     dry_run: bool = False
     _known: dict[tuple[str, str], tuple[Task[Any], Callable[[TaskContext], Any]]] = field(
         default_factory=dict
     )
-
-    def __post_init__(self) -> None:
-        self._directory: Path | None = None
+    _scratch: list[ScratchDirectory] = field(default_factory=list)
 
     @property
     def under_way(self) -> list[str]:
@@ -71,8 +67,6 @@ class FakeTasks:
         self._known.clear()
 
     def _context(self) -> TaskContext:
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="agentd-harness-"))
-            weakref.finalize(self, shutil.rmtree, self._directory, ignore_errors=True)
-        directory = Path(tempfile.mkdtemp(dir=self._directory))
-        return TaskContext(self.fetch, self.run(), self.log, directory, dry_run=self.dry_run)
+        scratch = ScratchDirectory()
+        self._scratch.append(scratch)  # what is in it may be needed after the task
+        return TaskContext(self.fetch, self.run(scratch), self.log, scratch(), dry_run=self.dry_run)

@@ -51,8 +51,6 @@ _DASHES: Final = (b"-", "\N{EN DASH}".encode())
 def run(context: Context | TaskContext, job: Job, sources: Iterable[Path], limits: Limits) -> None:
     """Do the job, here or in the program, by what it is and by the size of its sources.
 
-    A dry run, in which the context runs nothing, starts this one all the same: it changes nothing.
-
     Args:
         context: of the attempt, or of the task.
         job: what to do.
@@ -89,26 +87,15 @@ def ask(context: Context | TaskContext, job: Job, limits: Limits) -> bytes:
     kind = next(kind for kind, cls in _KINDS.items() if isinstance(job, cls))
     argv = [sys.executable, "-I", "-m", "handlers.ip_blacklist.child", kind]
     argv += [str(limits.memory), str(limits.cpu)]
-    status, output = _started(context, argv, json.dumps(asdict(job)).encode())
-    if exceeded := limits.exceeded(status):
+    given = json.dumps(asdict(job)).encode()
+    done = context.run(argv, stdin=given, keep=_ANSWER, most=_MOST, check=False, read_only=True)
+    if exceeded := limits.exceeded(done.returncode):
         raise PermanentError(f"{_WORK[kind]} takes {exceeded}; if it should, raise `limits`")
-    if status:
-        said = ascii(output[-_QUOTED:].decode(errors="replace"))
-        how = _KILLED if status == -signal.SIGKILL else f"ended with {status}"
+    if done.returncode:
+        said = ascii(done.output[-_QUOTED:].decode(errors="replace"))
+        how = _KILLED if done.returncode == -signal.SIGKILL else f"ended with {done.returncode}"
         raise TemporaryError(f"{_WORK[kind]} failed: the program {how}: {said}")
-    return output
-
-
-def _started(context: Context | TaskContext, argv: Sequence[str], given: bytes) -> tuple[int, bytes]:
-    if context.dry_run:
-        import subprocess  # noqa: PLC0415 (the program itself, whose start counts, needs it less often)
-
-        alone = subprocess.run(
-            argv, input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        )
-        return alone.returncode, alone.stdout
-    done = context.run(argv, stdin=given, keep=_ANSWER, most=_MOST, check=False)
-    return done.returncode, done.output
+    return done.output
 
 
 def main(arguments: Sequence[str]) -> None:

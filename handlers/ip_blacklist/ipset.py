@@ -73,7 +73,7 @@ def _restore(program: str, commands: Sequence[str], context: Context) -> None:
 
 def _listed(program: str, context: Context) -> dict[str, tuple[str, int]]:
     """Every set of this machine: its name -> its kind, and how many rules use it."""
-    text = context.run([program, "list", "-t"], keep=_HEADERS).output.decode(errors="replace")
+    text = context.run([program, "list", "-t"], keep=_HEADERS, read_only=True).output.decode(errors="replace")
     return {
         name: (f"{kind} {family}".strip(), int(references))
         for name, kind, family, references in _HEADER.findall(text)

@@ -129,8 +129,8 @@ class Lists:
                 raise TemporaryError(f"{source}: said to be unchanged although nothing is known of it")
             if fetched is None:
                 return None
-            report = _compile(context, job, fetched.path, context.directory, limits)
-            return Version(fetched.path, context.directory, report, fetched.known)
+            report = _compile(context, job, fetched.path, context.scratch, limits)
+            return Version(fetched.path, context.scratch, report, fetched.known)
 
         return fetch
 

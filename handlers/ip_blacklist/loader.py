@@ -165,12 +165,7 @@ class BlacklistLoader(Handler):
             return []
         job = CompareJob(output, str(file), self._place(output), self.options.haproxy_acl or "")
         try:
-            # `agentd check` asks in a dry run, in which the context runs no program.
-            found = (
-                list(job.compared())
-                if context.dry_run
-                else comparison.read(child.ask(context, job, self.options.limits.limits))
-            )
+            found = comparison.read(child.ask(context, job, self.options.limits.limits))
         except TemporaryError as error:
             raise (error if output == "haproxy" else _with_cure(error)) from error
         self._entries[output] = sum(one.entries for one in found)

@@ -70,7 +70,9 @@ def load(program: str, file: Path, context: Context) -> None:
 
 def _others(program: str, context: Context) -> dict[str, tuple[str, str]]:
     """What has a name of ours and is of another kind: its name -> "set" or "map", and its kind."""
-    done = context.run([program, "-j", "-t", f"list table {_TABLE}"], check=False, keep=_LISTING)
+    done = context.run(
+        [program, "-j", "-t", f"list table {_TABLE}"], check=False, keep=_LISTING, read_only=True
+    )
     found: dict[str, tuple[str, str]] = {}
     for one in _documents(done.output.decode(errors="replace")):
         for what in one.keys() & {"set", "map"}:

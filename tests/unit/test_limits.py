@@ -44,6 +44,15 @@ def test_too_little_memory_ends_in_a_status_of_its_own(work: str) -> None:
     assert Limits(memory=256 * MB).exceeded(done.returncode) == "more than 256 MB of memory"
 
 
+def test_a_file_that_is_too_long_ends_in_its_signal(tmp_path: Path) -> None:
+    """Also in a program that knows nothing of limits."""
+    limits = Limits(file=1000)
+    argv = ["dd", "if=/dev/zero", f"of={tmp_path}/long", "bs=2000", "count=1"]
+    done = run(argv, limits=limits, timeout=60, check=False)
+
+    assert limits.exceeded(done.returncode) == "a file of more than 1000 bytes"
+
+
 def test_too_much_processor_time_ends_in_its_signal() -> None:
     """A loop without end is over after a second of processor time."""
     done = limited("while True: pass")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,9 @@ from agentd.apply.batch import Batch
 from agentd.errors import TemporaryError
 from agentd.journal.entry import Entry
 from agentd.options import NginxOptions
+from agentd.sources import room
+from agentd.sources.fetcher import Sources
+from agentd.sources.options import SourceOptions
 from agentd.tree.stage import Mark, Stage
 from tests.unit.apply.stand import Stand, event
 
@@ -18,7 +23,12 @@ _log = structlog.get_logger()
 
 
 def batch(
-    stand: Stand, store: dict[str, Any] | None = None, *, timeout: float = 10.0, dry_run: bool = False
+    stand: Stand,
+    store: dict[str, Any] | None = None,
+    *,
+    timeout: float = 10.0,
+    dry_run: bool = False,
+    sources: Sources | None = None,
 ) -> Batch:
     """A batch on what is current."""
     return Batch(
@@ -29,6 +39,7 @@ def batch(
         generation=stand.tree.current,
         timeout=timeout,
         dry_run=dry_run,
+        sources=sources,
     )
 
 
@@ -113,14 +124,51 @@ def test_a_batch_knows_which_call_ran_a_program(stand: Stand) -> None:
     assert [kept.ran for kept in made.kept] == [True, False]
 
 
-def test_a_dry_run_runs_nothing(stand: Stand) -> None:
-    """It only notes what it would have run."""
+def test_a_program_that_only_reads_did_nothing(stand: Stand) -> None:
+    """A change for which no other program ran can end as unchanged."""
+    made = batch(stand)
+    assert made.context(0.0, _log).run(["true"], read_only=True).returncode == 0
+    made.keep(entry("a"))
+
+    assert [kept.ran for kept in made.kept] == [False]
+
+
+def test_a_dry_run_runs_what_only_reads(stand: Stand) -> None:
+    """Of another program it only notes that it would have run it."""
     made = batch(stand, dry_run=True)
+    run = made.context(0.0, _log).run
 
-    done = made.context(0.0, _log).run(["/no/such/program", "x"])
-
-    assert done.returncode == 0
+    assert run(["/no/such/program", "x"]).returncode == 0
+    assert run(["echo", "read"], read_only=True).output == b"read\n"
+    with pytest.raises(TemporaryError, match="false ended with status 1"):
+        run(["false"], read_only=True)
     assert made.would_run == [("/no/such/program", "x")]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_call_has_a_scratch_directory_of_its_own(stand: Stand, tmp_path: Path, *, dry_run: bool) -> None:
+    """Nobody else can read it, it is empty, and it ends with the batch."""
+    made = batch(stand, dry_run=dry_run, sources=Sources(SourceOptions(), tmp_path / "fetched"))
+    first, second = made.context(0.0, _log), made.context(0.0, _log)
+    (first.scratch / "file").write_text("x")
+
+    assert first.scratch.stat().st_mode & 0o777 == 0o700
+    assert first.scratch == replace(first, place=1).scratch
+    assert list(second.scratch.iterdir()) == []
+    del made, first, second
+    assert list((tmp_path / "fetched").iterdir()) == []
+
+
+def test_a_full_disk_gives_no_scratch_directory(
+    stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left on the disk is the journal's; the change waits until there is room."""
+    monkeypatch.setattr(room, "LEAST", 1 << 62)
+    monkeypatch.setattr(room, "_SHARE", 1)
+    made = batch(stand, sources=Sources(SourceOptions(), tmp_path / "fetched"))
+
+    with pytest.raises(TemporaryError, match="left there for the journal"):
+        _ = made.context(0.0, _log).scratch
 
 
 def test_a_program_gets_what_is_left_of_the_calls_time(stand: Stand) -> None:

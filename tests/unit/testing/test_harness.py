@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
-from agentd.handler import Change, Context, Event, Handler, HandlerOptions, PermanentError, TemporaryError
+from agentd.handler import (
+    Change,
+    Context,
+    Event,
+    Handler,
+    HandlerOptions,
+    PermanentError,
+    TaskContext,
+    TemporaryError,
+)
+from agentd.process import run
 from agentd.testing import (
     HandlerHarness,
     RecordedRun,
@@ -44,6 +55,28 @@ class Note(Handler):
         """Write the time."""
         context.files.write("notes/time", str(now).encode())
         return now + self.options.every
+
+
+class Packed(Handler):
+    """Has each event's payload packed by a program."""
+
+    def handle(self, change: Change, context: Context) -> None:
+        """Pack, in a task if the event is called `slow`; tell others if it is called `both`."""
+        assert isinstance(change, Event)
+        source = context.scratch / "text"
+        source.write_bytes(change.payload)
+        if change.name == "both":
+            context.run(["notify", "all"])
+        if change.name == "slow":
+            made = context.task("pack", self._packed).result()
+        else:
+            context.run(["gzip", "-k", str(source)], read_only=True)
+            made = source.with_suffix(".gz")
+        context.files.write_file("text.gz", made)
+
+    def _packed(self, context: TaskContext) -> Path:
+        context.run(["gzip"], read_only=True)
+        return context.scratch / "deep" / "text.gz"
 
 
 def test_commit_keeps_files_modes_and_store() -> None:
@@ -133,6 +166,61 @@ def test_runs_are_recorded_and_scripted() -> None:
 
     assert harness.runs[0] == RecordedRun(("program", "argument"), b"input", {}, None)
     assert len(harness.runs) == 2
+
+
+def test_a_program_creates_files() -> None:
+    """In the scratch directory of the call, where the handler finds them; the next call has an empty one."""
+    harness = HandlerHarness(Packed)
+    harness.answer_run(creates={"text.gz": b"packed"})
+
+    harness.handle(event("text", b"plain"))
+
+    assert harness.files == {"text.gz": b"packed"}
+    assert harness.runs[0].read_only
+    with pytest.raises(FileNotFoundError):
+        harness.handle(event("text", b"plain"))
+
+
+def test_a_program_creates_files_for_a_task() -> None:
+    """In the scratch directory of the task, which is there until the harness goes."""
+    harness = HandlerHarness(Packed)
+    harness.answer_run(creates={"deep/text.gz": b"packed"})
+
+    harness.handle(event("slow", b"plain"))
+
+    assert harness.files == {"text.gz": b"packed"}
+
+
+def test_a_program_that_fails_has_created_files_all_the_same() -> None:
+    """As a real one that ran out of room may have."""
+    harness = HandlerHarness(Packed)
+    harness.answer_run(1, creates={"text.gz": b"half"})
+
+    with pytest.raises(TemporaryError, match="ended with status 1"):
+        harness.handle(event("text", b"plain"))
+    assert harness.files == {}
+
+
+def test_a_dry_run_runs_only_what_reads() -> None:
+    """The others are noted, and take no answer from those that run."""
+    harness = HandlerHarness(Packed)
+    harness.dry_run = True
+    harness.answer_run(creates={"text.gz": b"packed"})
+
+    harness.handle(event("both", b"plain"))
+
+    assert harness.files == {"text.gz": b"packed"}
+    assert [one.argv[0] for one in harness.runs] == ["gzip"]
+    assert harness.would_run == [("notify", "all")]
+
+
+def test_a_program_that_really_runs_has_a_real_scratch_directory() -> None:
+    """With `run`, a test needs no script for what the program makes."""
+    harness = HandlerHarness(Packed, run=lambda argv, **options: run(argv, **options | {"timeout": 60}))
+
+    harness.handle(event("text", b"plain"))
+
+    assert gzip.decompress(harness.files["text.gz"]) == b"plain"
 
 
 def test_log_is_recorded() -> None:

@@ -149,6 +149,7 @@ class DeployStand:
         most: int | None = None,
         limits: Limits | None = None,
         background: Background | None = None,
+        read_only: bool = False,  # noqa: ARG002 (it runs all)
     ) -> Completed:
         """`Context.run`."""
         self.runs.append(tuple(argv))

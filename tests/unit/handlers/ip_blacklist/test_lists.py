@@ -272,7 +272,7 @@ def test_a_list_that_needs_too_much_is_refused(status: int, reason: str) -> None
 
 def real(argv: Sequence[str], **options: Any) -> Completed:  # noqa: ANN401 (those of `Run`)
     """Run a program as the daemon does."""
-    return run(argv, timeout=60, **options)
+    return run(argv, **options | {"timeout": 60})
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,9 @@ def test_a_hostile_list_costs_what_the_program_may_use(content: bytes, reason: s
 
 def test_a_dry_run_is_under_the_limits_as_well() -> None:
     """It runs in the shell of a person, whose machine has no more memory than the daemon's."""
-    node = harness(limits={"memory": "256M"})
+    options = {"never_block_node": False, "limits": {"memory": "256M"}}
+    node = HandlerHarness(IPBlacklist, options, run=real)
+    node.initial()
     node.dry_run = True
 
     with pytest.raises(PermanentError, match="reading the list takes more than 256 MB of memory"):
