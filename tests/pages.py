@@ -15,6 +15,7 @@ README: Final = ROOT / "README.md"
 PAGES: Final = (README, *sorted((ROOT / "docs").glob("*.md")))
 
 _FENCE: Final = re.compile(r"^( *)(```+)([^`\n]*)$")
+_HERE: Final = re.compile(r"<<-?'?(\w+)'?")
 _SEPARATORS: Final = frozenset({"|", "||", "&&", ";", "&", "(", ")", ";;", "{", "}"})
 _BEFORE: Final = frozenset({"if", "then", "else", "do", "while", "until", "!", "sudo", "time", "exec"})
 """Words of the shell, and programs, after which a command begins."""
@@ -91,13 +92,16 @@ def dialogue(text: str) -> list[Command]:
     """The commands of a `console` block with what each prints; a prompt is `$ ` or `# `."""
     made: list[Command] = []
     for line in text.splitlines():
-        if line.startswith(("$ ", "# ")):
+        last = made[-1] if made else Command("", "")
+        if (here := _HERE.search(last.line)) and f"\n{here[1]}" not in last.line:
+            made[-1] = Command(f"{last.line}\n{line}", "")
+        elif line.startswith(("$ ", "# ")):
             made.append(Command(line[2:], ""))
-        elif made and made[-1].line.endswith("\\") and not made[-1].output:
-            made[-1] = Command(f"{made[-1].line}\n{line}", "")
+        elif last.line.endswith("\\") and not last.output:
+            made[-1] = Command(f"{last.line}\n{line}", "")
         else:
             assert made, f"what prints {line!r}?"
-            made[-1] = Command(made[-1].line, f"{made[-1].output}{line}\n")
+            made[-1] = Command(last.line, f"{last.output}{line}\n")
     return made
 
 
@@ -111,7 +115,7 @@ def script(block: Block) -> str:
 def simple_commands(text: str) -> Iterator[list[str]]:
     """The words of each command in a script, from the program on; without redirections."""
     joined = re.sub(
-        r"<<-?\s*'?(\w+)'?.*?\n.*?^\1$", "", text.replace("\\\n", " "), flags=re.DOTALL | re.MULTILINE
+        rf"{_HERE.pattern}.*?\n.*?^\1$", "", text.replace("\\\n", " "), flags=re.DOTALL | re.MULTILINE
     )
     for line in joined.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;()<>")
