@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from agentd.fleet.head import Head
 from tests.pages import ROOT, of
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import open_log, publish
@@ -33,7 +34,7 @@ def test_another_program_publishes(consul: ConsulAgent, tmp_path: Path) -> None:
     last = run("add 198.51.100.3")
 
     with open_log(consul, fleet) as log:
-        head = log.head("ip-blacklist")
+        head = log.head("ip-blacklist") or Head("all")
         read = (
             [one for reading in log.after("ip-blacklist", 0, head) for one in reading.messages]
             if head
