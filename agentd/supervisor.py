@@ -226,7 +226,7 @@ class Supervisor:
         Raises:
             JournalError: the journal cannot be read.
         """
-        queries = {one.name: {str(on.query()) for on in one.entry.on} for one in self.loaded.handlers}
+        queries = {one.name: one.entry.sources for one in self.loaded.handlers}
         told = summary(self._committer.journal, self._workers, queries)
         return {
             name: told[name]

@@ -17,6 +17,7 @@ from agentd.section import Duration
 from agentd.sources.options import SourceOptions
 from agentd.trust.options import TrustOptions
 from agentd.values import KEEP, STATE, TREE
+from agentd.watch.changes import LOG
 from agentd.watch.options import ConsulOptions
 
 
@@ -60,6 +61,11 @@ class HandlerEntry(Options):
     def kept(self) -> tuple[str, ...]:
         """The names of the fleet's log that it takes, sorted."""
         return tuple(sorted({on.event for on in self.on if isinstance(on, OnEvent) and on.keep}))
+
+    @property
+    def sources(self) -> frozenset[str]:
+        """The identities of the queries that its changes come from, and of the logs of kept names."""
+        return frozenset({str(on.query()) for on in self.on} | {f"{LOG}{name}" for name in self.kept})
 
 
 class TreeOptions(Options):

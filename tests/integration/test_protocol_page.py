@@ -35,11 +35,7 @@ def test_another_program_publishes(consul: ConsulAgent, tmp_path: Path) -> None:
 
     with open_log(consul, fleet) as log:
         head = log.head("ip-blacklist") or Head("all")
-        read = (
-            [one for reading in log.after("ip-blacklist", 0, head) for one in reading.messages]
-            if head
-            else []
-        )
+        read = [one for reading in log.after("ip-blacklist", 0, head) for one in reading.messages]
     consul.kv_delete(f"agentd/{fleet}/", recurse=True)
     assert [one.body for one in read] == [b"add 198.51.100.%d" % number for number in (1, 2, 3)]
     assert (read[0].num, read[2].num, read[2].prev) == (first, last, read[1].num)

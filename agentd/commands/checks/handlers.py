@@ -146,7 +146,7 @@ def _ask(
 
 def _behind(loaded: Loaded, journal: Journal) -> Iterator[Finding]:
     """Which handlers are behind, since when and why; what nginx's first reload cures is only a warning."""
-    queries = {one.name: {str(on.query()) for on in one.entry.on} for one in loaded.handlers}
+    queries = {one.name: one.entry.sources for one in loaded.handlers}
     for name, one in summary(journal, list(queries), queries).items():
         behind = one["behind"]
         if behind is None or (one["drift"] and behind["reason"].startswith("not in effect")):

@@ -246,7 +246,9 @@ def test_a_kept_name_is_loaded(tmp_path: Path) -> None:
 
     assert loaded.config.fleet is not None
     assert loaded.config.fleet.name == "production"
-    assert [on.keep for on in loaded.handlers[0].entry.on if isinstance(on, OnEvent)] == ["all"]
+    entry = loaded.handlers[0].entry
+    assert [on.keep for on in entry.on if isinstance(on, OnEvent)] == ["all"]
+    assert entry.sources == {"event", *(f"log:{name}" for name in entry.kept)}
 
 
 def test_keep_needs_a_fleet(tmp_path: Path) -> None:
