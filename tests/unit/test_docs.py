@@ -13,6 +13,7 @@ import yaml
 
 from agentd.config.load import load
 from agentd.trust.keys import new_secret_key
+from tests.bench.__main__ import BENCHES
 from tests.pages import PAGES, README, ROOT, anchors, links
 
 REFERENCE = ROOT / "docs" / "configuration.md"
@@ -73,3 +74,23 @@ def test_sections_that_are_commented_out_are_accepted(section: str, tmp_path: Pa
     (tmp_path / "agentd.yaml").write_text(f"{text}\n{yaml.safe_dump(more)}")
 
     load(tmp_path / "agentd.yaml")
+
+
+def test_figures_say_how_each_bench_takes_them() -> None:
+    """A bench that the page does not describe gives figures that nobody can judge."""
+    page = (ROOT / "docs" / "figures.md").read_text().replace("fleet-", "fleet_")
+
+    assert [name for name in BENCHES if f"`{name}`" not in page] == []
+
+
+def test_pictures_say_what_they_show() -> None:
+    """Who cannot see a picture reads the same words on the page and in the picture; each picture is used."""
+    used: dict[str, str] = {}
+    for page in PAGES:
+        for text, target in re.findall(r"!\[([^]]*)\]\(([^)]+)\)", page.read_text()):
+            used[Path(target).name] = text
+
+    made = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+    assert [file.name for file in made if file.name not in used] == []
+    assert all(used[file.name].strip(".") in " ".join(file.read_text().split()) for file in made)
+    assert all(len(text) > 20 for text in used.values())
