@@ -12,17 +12,15 @@ import typing
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from agentd.commands.option_text import fields_of, options_of
+from agentd.commands.option_text import fields_of, options_of, sections_of
 from agentd.config.models import Config, HandlerEntry
 from agentd.config.triggers import On
 from agentd.handler import Handler
-from agentd.section import Section
 
 PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 _INTRODUCTION: Final = """\
@@ -119,18 +117,7 @@ def _constraints(info: FieldInfo) -> Iterator[object]:
 
 def _sections(model: type) -> Iterator[tuple[str, type]]:
     """The fields that are sections of their own, `on` and the entries of `handlers` aside."""
-    for name, info in fields_of(model).items():
-        nested = _model_in(info.annotation)
-        if nested not in (None, HandlerEntry):
-            yield (f"{name}.NAME" if typing.get_origin(info.annotation) is dict else name), nested
-
-
-def _model_in(annotation: Any) -> type | None:  # noqa: ANN401 (any annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel | Section):
-        return annotation
-    if annotation is On:
-        return None
-    return next((found for part in typing.get_args(annotation) if (found := _model_in(part))), None)
+    return sections_of(model, besides=(On, HandlerEntry))
 
 
 def _triggers() -> Iterator[type]:

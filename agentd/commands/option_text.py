@@ -5,7 +5,7 @@ Reads models and dataclasses, nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
@@ -42,6 +42,28 @@ def options_of(model: type) -> dict[str, dict[str, str]]:
         }
         for name, info in fields_of(model).items()
     }
+
+
+def sections_of(model: type, besides: Sequence[object] = ()) -> Iterator[tuple[str, type]]:
+    """The fields that are sections of their own; "lists.NAME" is the form of those in a map.
+
+    Args:
+        model: whose fields.
+        besides: annotations and models that are left out.
+    """
+    for name, info in fields_of(model).items():
+        nested = _model_in(info.annotation, besides)
+        if nested is not None:
+            yield (f"{name}.NAME" if get_origin(info.annotation) is dict else name), nested
+
+
+def _model_in(annotation: Any, besides: Sequence[object]) -> type | None:  # noqa: ANN401 (any annotation)
+    if any(annotation is one for one in besides):
+        return None
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | Section):
+        return annotation
+    found = (_model_in(part, besides) for part in get_args(annotation))
+    return next((one for one in found if one is not None), None)
 
 
 def type_text(annotation: Any, metadata: Sequence[object] = ()) -> str:  # noqa: ANN401 (any annotation)

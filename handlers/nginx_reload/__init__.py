@@ -60,7 +60,7 @@ _AT_LEAST: Final = 2.0  # seconds more: on a busy one the workers have yet to ge
 
 
 class NginxReload(Handler):
-    """Reloads nginx once for all commits within `interval`, and proves that the new workers serve them.
+    """Reloads nginx, once for all changes within `interval`, and proves that the new workers serve them.
 
     Name it in `notify` of each handler whose files nginx reads.
     """
@@ -69,7 +69,7 @@ class NginxReload(Handler):
         """When to reload, and how long the proof may take."""
 
         interval: Duration = Field(
-            1.0, description="Shortest time between two reloads; commits in between share the next one."
+            1.0, description="Shortest time between two reloads; changes in between share the next one."
         )
         max_draining: int | None = Field(
             None,

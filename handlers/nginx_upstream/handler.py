@@ -56,7 +56,7 @@ _FINGERPRINT: Final = 32  # hex digits
 
 
 class NginxUpstream(Handler):
-    """Keeps an upstream equal to a service; each configured handler is one upstream."""
+    """Keeps an upstream equal to a service in Consul; each entry is one upstream."""
 
     Options: ClassVar[type[HandlerOptions]] = UpstreamOptions
     options: UpstreamOptions

@@ -60,15 +60,15 @@ _BEFORE_EVERY_EVENT: Final[Order] = (UNCOUNTED, 0, "")
 class TicketKeys(Handler):
     """Keeps the ring of TLS session ticket keys: a new key first decrypts, then encrypts, then retires.
 
-    In a fleet that coordinates its rotation (`agentd rotate-tickets`), a document in the fleet's log says
-    which keys the ring has and which one encrypts; this node's own clock promotes none then.
+    In a fleet that rotates its keys together (`agentd rotate-tickets`), the fleet's log says which keys the
+    ring has and which one encrypts; this node's own clock promotes none then.
 
-    Otherwise single keys are ordered: events by Lamport time and ID, KV keys by ModifyIndex and path,
-    messages of the fleet's log by number. Keys of the first two cannot be compared, so a configured handler
-    should be fed from only one of them. Both begin again when Consul's data is lost; a new epoch begins then,
-    and its keys are newer than all before.
+    Otherwise the newest key counts. Of a key that came by an event and one from Consul's KV nobody can tell
+    which is newer, so feed each entry from only one of them. When Consul's data is lost both begin again, and
+    every key from then on is newer than all before.
     """
 
+    # Events are ordered by Lamport time and ID, KV keys by ModifyIndex and path, messages by number.
     secret_payload: ClassVar[bool] = True
     urgent: ClassVar[bool] = True
 
