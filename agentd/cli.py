@@ -116,7 +116,8 @@ def _typed(words: Sequence[str]) -> str | None:
 
 def _report(error: AgentdError, cause: BaseException | None = None) -> int:
     advice = "; run it as root (sudo agentd ...)" if _not_permitted(cause or error) else ""
-    text = "\n".join(f"agentd: {printable(line)}{advice}" for line in str(error).splitlines())
+    lines = (printable(line) for line in str(error).splitlines())
+    text = "\n".join(f"agentd: {line}{'' if 'sudo' in line else advice}" for line in lines)
     sys.stderr.write(
         (priority.prefixed(text, "error") if priority.goes_to_journal(sys.stderr) else text) + "\n"
     )

@@ -32,7 +32,13 @@ def execute(arguments: Namespace, output: Output) -> int:
     try:
         loaded = load(arguments.config)
     except ConfigError as error:
-        found = [Finding("FAIL", "configuration", problem, "correct that line") for problem in error.problems]
+        advice = "correct that line"
+        if isinstance(error.__cause__, OSError):
+            denied = isinstance(error.__cause__, PermissionError)
+            advice = (
+                "run it as root (sudo agentd check)" if denied else "create it, or name another with --config"
+            )
+        found = [Finding("FAIL", "configuration", problem, advice) for problem in error.problems]
         _print(found, output)
         return 2
     found = list(_findings(loaded))

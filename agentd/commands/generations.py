@@ -90,7 +90,8 @@ def _all(generations: Generations, current: int) -> Iterator[dict[str, Any]]:
         try:
             manifest = generations.open(number).manifest
         except (TreeError, FormatError) as error:
-            if number == current and isinstance(error, FormatError):
+            denied = isinstance(error.__cause__, PermissionError)
+            if denied or (number == current and isinstance(error, FormatError)):
                 raise
             sys.stderr.write(f"agentd: warning: {printable(str(error))}\n")
         else:

@@ -102,13 +102,15 @@ def execute(arguments: Namespace, output: Output) -> int:
 
 def _configured(path: Path) -> Configured:
     """What the file says; a list of what is installed needs none, but says what is wrong with it."""
-    if not path.exists():
-        return Configured({})
     try:
+        if not path.exists():
+            return Configured({})
         document = read_document(path)
         search(load_sections(document, ("handlers_path",)).handlers_path)
     except ConfigError as error:
         return Configured({}, "; ".join(error.problems))
+    except PermissionError as error:  # its directory
+        return Configured({}, f"{path}: {error.strerror}")
     entries = document.data.get("handlers")
     known = entries.items() if isinstance(entries, dict) else ()
     return Configured(

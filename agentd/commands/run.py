@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agentd.commands.output import Output
@@ -29,7 +32,22 @@ def execute(arguments: Namespace, output: Output) -> int:
     from agentd.config.load import load  # noqa: PLC0415 (as above)
 
     loaded = with_fleet_keys(load(arguments.config))
+    for directory in (loaded.config.state, loaded.config.tree.path):
+        _check_writable(directory)
     return run(_with_json_log(loaded) if output.json else loaded)
+
+
+def _check_writable(directory: Path) -> None:
+    """Say at once that this user is the wrong one; a disk that is full or read-only is waited for.
+
+    Raises:
+        PermissionError: this user may not write there.
+    """
+    if os.geteuid() == 0:
+        return
+    there = next(one for one in (directory, *directory.parents) if os.path.lexists(one))
+    if not os.access(there, os.W_OK | os.X_OK) and not os.statvfs(there).f_flag & os.ST_RDONLY:
+        raise PermissionError(errno.EACCES, "this user may not write there", str(directory))
 
 
 def _import_structlog() -> None:
