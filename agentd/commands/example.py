@@ -89,13 +89,15 @@ def files_of(example: Path) -> dict[str, Path]:
 
 
 def _find(name: str, every: Mapping[str, Path]) -> Path:
-    """By its name, without the suffix as well; or a file of a directory. Raises AgentdError."""
+    """By its name, without the suffix as well; a directory or a file of one. Raises AgentdError."""
     known = dict(every)
     for one, path in every.items():
         if path.is_dir():
             known |= {f"{one}/{file}": found for file, found in files_of(path).items()}
         else:
             known.setdefault(one.removesuffix(path.suffix), path)
+        if "/" in one:  # all of its directory
+            known.setdefault(one.partition("/")[0], path.parents[one.count("/") - 1])
     if name in known:
         return known[name]
     near = get_close_matches(name, known, n=1)

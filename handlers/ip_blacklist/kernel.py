@@ -47,8 +47,8 @@ _NETFILTER: Final = 12  # linux/netlink.h: NETLINK_NETFILTER
 _UNIT: Final = "agentd.service"
 _STATUS: Final = Path("/proc/self/status")
 _CURE: Final = (
-    "install systemd/agentd.service.d/kernel-sets.conf into /etc/systemd/system/agentd.service.d, then run"
-    " `systemctl daemon-reload` and `systemctl restart agentd`"
+    "run `agentd example systemd/agentd.service.d/kernel-sets.conf --to"
+    " /etc/systemd/system/agentd.service.d`, `systemctl daemon-reload` and `systemctl restart agentd`"
 )
 
 

@@ -23,9 +23,8 @@ def doubt(place: str, *, nginx: bool) -> str:
     """
     scheme, _, rest = place.partition(":")
     if scheme != "unix":
-        how = (
-            "see config/nginx/dynamic-upstream.conf" if nginx else "`stats socket PATH mode 660 level admin`"
-        )
+        example = "see `agentd example nginx/dynamic-upstream.conf`"
+        how = example if nginx else "`stats socket PATH mode 660 level admin`"
         return f"{_EVERYBODY} {place}, and set servers: use a unix socket instead ({how})"
     socket = Path(rest.partition(":")[0])
     return _doubt(socket) if nginx else haproxy.doubt(socket)
@@ -37,7 +36,7 @@ def _doubt(socket: Path) -> str:
         if not directory.is_dir():
             return (
                 f"there is no directory {directory} for nginx's socket: `install -d -m 0750 {directory}`,"
-                " at each boot (systemd/agentd.tmpfiles)"
+                " at each boot (`agentd example systemd/agentd.tmpfiles`)"
             )
         if haproxy.is_passable(directory):
             return (

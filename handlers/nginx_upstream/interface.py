@@ -48,7 +48,7 @@ _HANGS: Final = (
     "a worker of nginx may hang, and each further question would hang one more, so nothing is asked until"
     " nginx was reloaded: reload it, then end (kill -9) the old workers that do not exit"
 )
-_UNREACHABLE: Final = "is nginx running, with the interface of config/nginx/dynamic-upstream.conf?"
+_UNREACHABLE: Final = "is nginx running, with the interface of `agentd example nginx/dynamic-upstream.conf`?"
 
 
 class Unanswered(TemporaryError):  # noqa: N818 (a kind of TemporaryError)

@@ -52,9 +52,9 @@ class UpstreamOptions(HandlerOptions):
     driver: Literal["file", "dynamic", "haproxy"] = Field(
         "file",
         description="file: notify nginx_reload. dynamic: also sets the servers at run time, through the"
-        " interface of ngx_dynamic_upstream or config/nginx/dynamic_upstream.lua; nginx_reload notifies it,"
-        " and reloads for what cannot be set so. haproxy: sets the servers of a HAProxy backend and writes no"
-        " file.",
+        " interface of ngx_dynamic_upstream or dynamic_upstream.lua (`agentd example nginx`); nginx_reload"
+        " notifies it, and reloads for what cannot be set so. haproxy: sets the servers of a HAProxy backend"
+        " and writes no file.",
     )
     interface: str | None = Field(
         None,
@@ -131,7 +131,8 @@ class UpstreamOptions(HandlerOptions):
         0, ge=0, le=10_000, description="Idle connections that each worker keeps; 0: none."
     )
     balancer: Literal["nginx", "lua"] = Field(
-        "nginx", description="lua: config/nginx/dynamic_upstream.lua balances and serves the interface."
+        "nginx",
+        description="lua: dynamic_upstream.lua (`agentd example nginx`) balances and serves the interface.",
     )
     template: Path | None = Field(None, description="A Jinja2 template to use instead of the built-in text.")
 

@@ -80,7 +80,7 @@ def test_a_token_that_can_forge_every_acknowledgement_is_warned_of(
     found = check(new_consul(acl=True), rules)
     (warned,) = (one for one in found if one["level"] == "warn")
     assert "whoever holds it can forge them all" in warned["text"]
-    assert "config/consul/node.hcl" in warned["advice"]
+    assert "consul/node.hcl" in warned["advice"]
 
 
 def test_a_node_that_neither_relays_nor_registers_needs_less(

@@ -146,3 +146,10 @@ def test_the_commands_of_the_readme_install_it_in_a_fresh_environment(tmp_path: 
     assert len(commands) == 2
     told = subprocess.run([prefix / "bin" / "agentd", "handlers"], cwd="/", capture_output=True, check=True)
     assert b"tls_ticket_keys" in told.stdout
+    machine = tmp_path / "machine"
+    (machine / "usr/lib/systemd").mkdir(parents=True)
+    (machine / "usr/lib/systemd/systemd").touch()
+    init: list[str | Path] = [prefix / "bin" / "agentd", "init", "--root", machine, "--yes"]
+    subprocess.run(init, cwd="/", capture_output=True, check=True)
+    unit = (machine / "etc/systemd/system/agentd.service").read_text()
+    assert f"ExecStart={prefix}/bin/agentd run --config /etc/agentd/agentd.yaml\n" in unit

@@ -140,7 +140,7 @@ def _rights(client: ConsulClient, options: FleetOptions, node: str) -> Iterator[
         )
     if client.authorized("key", "write", keys.node(_OTHER_NODE)):
         text = "the token may write the acknowledgement of any node: whoever holds it can forge them all"
-        advice = "give each node its own token, see config/consul/node.hcl"
+        advice = "give each node its own token, see `agentd example consul/node.hcl`"
         yield Finding("warn", f"{_SUBJECT} acl", text, advice)
 
 

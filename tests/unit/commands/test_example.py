@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,25 @@ def test_a_directory_lists_its_files(capsys: pytest.CaptureFixture[str]) -> None
     said = capsys.readouterr().out
     assert "application/agentd.yaml  Load balancer of an application" in said
     assert "agentd example application --to DIR" in said
+
+
+def test_all_of_a_kind_can_be_had_together(tmp_path: Path) -> None:
+    """Such as what nginx needs for dynamic upstreams."""
+    assert main(["example", "nginx", "--to", str(tmp_path)]) == 0
+
+    assert {"dynamic-upstream.conf", "dynamic_upstream.lua"} <= {one.name for one in tmp_path.iterdir()}
+
+
+def test_every_one_that_agentd_names_is_there(tmp_path: Path) -> None:
+    """In its messages, its descriptions of options, and its pages."""
+    root = shipped.directory()
+    every = [path for place in ("agentd", "handlers") for path in (root / place).rglob("*.py")]
+    texts = [path.read_text() for path in (*every, root / "README.md", *(root / "docs").glob("*.md"))]
+    named = {name for text in texts for name in re.findall(r"`agentd example ([a-z][\w./-]*)", text)}
+
+    assert {"nginx", "consul/node.hcl"} <= named
+    for number, name in enumerate(named):
+        assert main(["example", name, "--to", str(tmp_path / str(number))]) == 0
 
 
 def test_a_file_goes_without_its_suffix(capsys: pytest.CaptureFixture[str]) -> None:

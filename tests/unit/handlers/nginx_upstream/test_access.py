@@ -31,7 +31,7 @@ def listen(path: Path, mode: int) -> socket.socket:
 @pytest.mark.parametrize(
     "place, nginx, cure",
     [
-        ("http://127.0.0.1:9522/dynamic", True, "config/nginx/dynamic-upstream.conf"),
+        ("http://127.0.0.1:9522/dynamic", True, "agentd example nginx/dynamic-upstream.conf"),
         ("tcp:127.0.0.1:9999", False, "`stats socket PATH mode 660 level admin`"),
     ],
 )
