@@ -36,6 +36,7 @@ from agentd.heartbeat import Heartbeats
 from agentd.journal.history import history
 from agentd.journal.journal import Journal
 from agentd.report import log
+from agentd.report.gauges import Condition
 from agentd.report.reporter import Reporter
 from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
@@ -94,6 +95,7 @@ class Agent:
             self._wake,
             self._behind_since,
             lambda: self._supervisor.fleet() if self._supervisor else None,
+            condition=self._condition,
             changed=self._changed,
         )
         tree = open_tree(config, self._reporter.checked)
@@ -369,6 +371,11 @@ class Agent:
         """Which queries Consul wants to be asked later."""
         polls = self._supervisor.polls() if self._supervisor else []
         return [f"query {one.query} is limited: {one.limited}" for one in polls if one.limited]
+
+    def _condition(self) -> Condition:
+        """What the daemon says of itself, for the metrics."""
+        missing = self._supervisor.nginx_masterless() if self._supervisor else ""
+        return Condition(not self._not_ready(), len(self._heartbeats.stale()), bool(missing))
 
     def _behind_since(self) -> dict[str, float | None]:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Final, Protocol
 
@@ -44,6 +45,10 @@ class QueryView(Protocol):
         """Why the last answer was not believed; None if it was."""
 
     @property
+    def alarming(self) -> bool:
+        """Whether that needs the operator, unlike a key that never was there."""
+
+    @property
     def answers(self) -> int:
         """Good answers so far."""
 
@@ -74,7 +79,9 @@ class QueryGauges(Collector):
             "agentd_query_limited", "1 while Consul answers that it has too many requests.", labels=["query"]
         )
         held = GaugeMetricFamily(
-            "agentd_query_held", "1 while the last answer was not believed.", labels=["query"]
+            "agentd_query_held",
+            "1 while the last answer was not believed, and somebody should see why.",
+            labels=["query"],
         )
         answers = CounterMetricFamily("agentd_query_answers", "Good answers from Consul.", labels=["query"])
         dropped = CounterMetricFamily(
@@ -85,13 +92,50 @@ class QueryGauges(Collector):
             silence.add_metric([view.query], max(0.0, now - last))
             failing.add_metric([view.query], view.error is not None)
             limited.add_metric([view.query], view.limited is not None)
-            held.add_metric([view.query], view.held is not None)
+            held.add_metric([view.query], view.held is not None and view.alarming)
             answers.add_metric([view.query], view.answers)
             for reason, count in view.dropped.items():
                 dropped.add_metric([view.query, reason], count)
-        up = any(view.limited or (view.error is None and view.last_contact is not None) for view in views)
-        yield GaugeMetricFamily("agentd_consul_up", "1 while at least one query gets answers.", value=up)
+        if views:  # without one nothing is known
+            up = any(view.limited or (view.error is None and view.last_contact is not None) for view in views)
+            yield GaugeMetricFamily("agentd_consul_up", "1 while at least one query gets answers.", value=up)
         yield from (silence, failing, limited, held, answers, dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What the daemon says of itself.
+
+    Attributes:
+        ready: as at /readyz.
+        stuck: threads that show no sign of life; see /healthz.
+        nginx_missing: whether no master of nginx runs that could be reloaded.
+    """
+
+    ready: bool
+    stuck: int
+    nginx_missing: bool
+
+
+class ConditionGauges(Collector):
+    """Whether the daemon is alive and ready, for those who look at no other address."""
+
+    def __init__(self, condition: Callable[[], Condition]) -> None:
+        self._condition = condition
+
+    def collect(self) -> Iterator[Metric]:
+        """Ask."""
+        found = self._condition()
+        yield GaugeMetricFamily(
+            "agentd_ready", "1 once the first files of every handler are committed.", value=found.ready
+        )
+        yield GaugeMetricFamily(
+            "agentd_stuck_threads", "Threads that show no sign of life.", value=found.stuck
+        )
+        yield GaugeMetricFamily(
+            "agentd_nginx_missing", "1 while no master of nginx runs that could be reloaded.",
+            value=found.nginx_missing,
+        )  # fmt: skip
 
 
 class BehindGauges(Collector):
@@ -153,6 +197,10 @@ class FleetGauges(Collector):
             value=len(told["troubles"]),
         )
         yield from (newest, position, waits, incomplete)
+        yield GaugeMetricFamily(
+            "agentd_fleet_frozen", "1 while the fleet is frozen, as this node knows it.",
+            value=told["frozen"] is not None,
+        )  # fmt: skip
         acknowledged = told["acknowledged"]
         yield GaugeMetricFamily(
             "agentd_fleet_name_taken",

@@ -20,12 +20,21 @@ from agentd.apply.observer import Observer
 from agentd.clock import unix_time
 from agentd.journal.entry import Outcome
 from agentd.journal.limit import Trimmed
-from agentd.report.gauges import BehindGauges, FleetGauges, HandlerGauges, QueryGauges, QueryView
+from agentd.report.gauges import (
+    BehindGauges,
+    Condition,
+    ConditionGauges,
+    FleetGauges,
+    HandlerGauges,
+    QueryGauges,
+    QueryView,
+)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
 OUTCOMES: Final = frozenset(map(str, Outcome))
 DROPPED: Final = ("history", "payload", "waiting")
+CROWDED: Final = ("full", "head", "answer")
 RELOADS: Final = frozenset({"proved", "failed", "waiting", "skipped"})
 
 _QUICK: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
@@ -40,10 +49,11 @@ class Metrics(Observer):
         events: names of the events that the configuration mentions.
         behind: by handler, the unix time since which it is behind, None if it is not; called at each scrape.
         fleet: returns what is known of the fleet's log, None without one; called at each scrape.
+        condition: what the daemon says of itself; called at each scrape.
         clock: unix seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (the daemon's callables, all named)
         self,
         queries: Callable[[], Iterable[QueryView]],
         *,
@@ -51,6 +61,7 @@ class Metrics(Observer):
         events: Collection[str] = (),
         behind: Callable[[], Mapping[str, float | None]] = dict,
         fleet: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        condition: Callable[[], Condition] | None = None,
         clock: Callable[[], float] = unix_time,
     ) -> None:
         # Otherwise each counter has one more series, the time at which it was created.
@@ -60,6 +71,8 @@ class Metrics(Observer):
         self._registry.register(QueryGauges(queries, clock))
         self._registry.register(BehindGauges(behind, clock))
         self._registry.register(FleetGauges(fleet))
+        if condition is not None:
+            self._registry.register(ConditionGauges(condition))
         self._registry.register(self._handler_gauges)
         ProcessCollector(registry=self._registry)
         self._make_event_metrics()
@@ -89,6 +102,11 @@ class Metrics(Observer):
             "outcomes", "Changes handled, by handler and final outcome.", "handler", "outcome"
         )
         self._retries = self._counter("retries", "Retries of changes, by handler.", "handler")
+        self._living = self._histogram(
+            "change_duration_seconds",
+            "Time from the arrival of a change until it was applied, which means live, by handler.",
+            "handler",
+        )
         # The prefix agentd_handler_ is reserved for the gauges that handlers publish.
         self._handling = self._histogram(
             "attempt_duration_seconds", "Duration of one attempt, by handler.", "handler"
@@ -162,6 +180,8 @@ class Metrics(Observer):
             self._reloads.labels(result)
         for what in DROPPED:
             self._journal_dropped.labels(what)
+        for reason in CROWDED:
+            self._dropped.labels(reason)
 
     # ------------------------------------------------------------------ events and queries
 
@@ -187,6 +207,10 @@ class Metrics(Observer):
         """A change reached its final outcome in a handler."""
         known = outcome if outcome in OUTCOMES else OTHER
         self._outcomes.labels(self._known_handler(handler), known).inc()
+
+    def applied(self, handler: str, seconds: float) -> None:
+        """A change was live so long after it had arrived."""
+        self._living.labels(self._known_handler(handler)).observe(seconds)
 
     def retried(self, handler: str) -> None:
         """A change is being retried."""

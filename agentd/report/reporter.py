@@ -13,7 +13,7 @@ import structlog
 from agentd.journal.entry import Ending, Outcome
 from agentd.journal.journal import Journal
 from agentd.journal.limit import Trimmed
-from agentd.report.gauges import QueryView
+from agentd.report.gauges import Condition, QueryView
 from agentd.report.metrics import Metrics
 from agentd.watch.changes import Change, Event
 
@@ -31,6 +31,7 @@ class Reporter(Metrics):
         wake: has the named handlers look into their mailboxes.
         behind: see `Metrics`.
         fleet: see `Metrics`.
+        condition: see `Metrics`.
         changed: called when something ended, was rolled back, or was verified.
         timer: monotonic seconds.
     """
@@ -43,10 +44,11 @@ class Reporter(Metrics):
         behind: Callable[[], Mapping[str, float | None]] = dict,
         fleet: Callable[[], Mapping[str, Any] | None] = lambda: None,
         *,
+        condition: Callable[[], Condition] | None = None,
         changed: Callable[[], None] = lambda: None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(queries, behind=behind, fleet=fleet)
+        super().__init__(queries, behind=behind, fleet=fleet, condition=condition)
         self._journal = journal
         self._wake = wake
         self._changed = changed
@@ -81,6 +83,8 @@ class Reporter(Metrics):
             reason=ending.reason,
         )
         self.outcome(entry.handler, ending.outcome)
+        if ending.outcome is Outcome.APPLIED:
+            self.applied(entry.handler, ending.waited)
         if ending.outcome is Outcome.REFUSED and isinstance(change, Event):
             self.event_refused(change.name)
         self._changed()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from agentd.report.gauges import MOST_GAUGES
+from agentd.report.gauges import MOST_GAUGES, Condition
 from agentd.report.metrics import Metrics
 from tests.examples import LOOKS
 
@@ -25,6 +25,7 @@ class Poll:
     error: str | None = None
     limited: str | None = None
     held: str | None = None
+    alarming: bool = False
     answers: int = 0
     dropped: Mapping[str, int] = field(default_factory=dict)
 
@@ -102,10 +103,32 @@ def test_a_clock_set_back_makes_no_negative_silence() -> None:
     assert _scrape(metrics)["agentd_query_last_contact_seconds{event}"] == 0
 
 
+def test_without_a_query_nothing_is_said_of_consul() -> None:
+    """Nobody asked it: while the daemon is not ready, or if the configuration watches nothing."""
+    assert "agentd_consul_up" not in _scrape(_metrics())
+
+
+def test_the_condition_of_the_daemon_is_shown() -> None:
+    """Ready, stuck threads, and whether there is an nginx."""
+    condition = Condition(ready=False, stuck=2, nginx_missing=True)
+    found = _scrape(Metrics(list, condition=lambda: condition))
+    names = ("agentd_ready", "agentd_stuck_threads", "agentd_nginx_missing")
+    assert [found[name] for name in names] == [0, 2, 1]
+
+
+def test_the_time_until_a_change_is_live_is_a_histogram() -> None:
+    """By handler, one that is not configured as other."""
+    metrics = _metrics()
+    metrics.applied("tls", 0.3)
+    metrics.applied("gone", 3)
+    found = _scrape(metrics)
+    assert found["agentd_change_duration_seconds_sum{tls}"] == 0.3
+    assert found["agentd_change_duration_seconds_count{other}"] == 1
+
+
 @pytest.mark.parametrize(
     "polls,up",
     [
-        ((), 0),
         ((Poll("event"),), 0),
         ((Poll("event", 1.0, error="connection refused"),), 0),
         ((Poll("event", 1.0, error="a 500"), Poll("key:a", 1.0)), 1),
@@ -118,11 +141,18 @@ def test_consul_is_up_while_one_query_gets_answers(polls: tuple[Poll, ...], up: 
 
 def test_each_query_tells_how_it_fares() -> None:
     """Failing, held and answers are told by query."""
-    sample = _scrape(_metrics(Poll("event", 1.0, answers=7), Poll("key:a", error="no", held="empty")))
+    sample = _scrape(
+        _metrics(Poll("event", 1.0, answers=7), Poll("key:a", error="no", held="empty", alarming=True))
+    )
 
     assert sample["agentd_query_answers_total{event}"] == 7
     assert (sample["agentd_query_failing{event}"], sample["agentd_query_held{event}"]) == (0, 0)
     assert (sample["agentd_query_failing{key:a}"], sample["agentd_query_held{key:a}"]) == (1, 1)
+
+
+def test_a_key_that_never_was_there_alarms_nobody() -> None:
+    """Its empty answer is not believed, which is as it should be."""
+    assert _scrape(_metrics(Poll("key:a", 1.0, held="empty")))["agentd_query_held{key:a}"] == 0
 
 
 @settings(max_examples=LOOKS or 30)
