@@ -11,7 +11,6 @@ import json
 import re
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +19,7 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output
 from agentd.commands.parser import Parser
 from agentd.errors import AgentdError
+from agentd.handler_names import nearest
 from agentd.tree import disk
 
 _SPOKEN_FOR: Final = ("agentd.yaml", "nginx.conf")
@@ -100,8 +100,7 @@ def _find(name: str, every: Mapping[str, Path]) -> Path:
             known.setdefault(one.partition("/")[0], path.parents[one.count("/") - 1])
     if name in known:
         return known[name]
-    near = get_close_matches(name, known, n=1)
-    meant = f"; did you mean {near[0]!r}?" if near else ""
+    meant = nearest(name, known) or ";"
     raise AgentdError(f"there is no example {name!r}{meant} `agentd example` lists them")
 
 

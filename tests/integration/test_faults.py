@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.test_main_job import new_key
+from tests.promtool import firing
 from tests.servers.consul import ConsulAgent
 from tests.servers.equipment import require, require_root
 from tests.servers.fleet import BLACKLIST_EVENT, TICKET_EVENT, Node, main_job
@@ -175,16 +176,19 @@ def test_a_deleted_tree_comes_back(new_node: NewNode, suffix: str, part: str) ->
     assert node.nginx.get(client="198.51.100.7")[0] == 403
 
 
-def test_the_daemon_starts_with_consul_down(new_node: NewNode, new_consul: NewConsul) -> None:
-    """Without Consul it is ready, keeps the last good files, says so, and catches up later."""
+def test_the_daemon_starts_with_consul_down(new_node: NewNode, new_consul: NewConsul, tmp_path: Path) -> None:
+    """Without Consul it is ready and keeps the last good files; that alert alone fires; and it catches up."""
     consul = new_consul()
     node = new_node(consul, handlers=main_job(promote_after="0s")).start()
     node.outcome(node.fire(BLACKLIST_EVENT, b"add 198.51.100.7"))
     before = node.content()
+    assert firing(node.agentd.get("/metrics")[1], tmp_path) == set()
     node.agentd.stop()
     consul.stop()
     node.agentd.start()
-    assert "agentd_consul_up 0" in node.agentd.get("/metrics")[1]
+    scraped = node.agentd.get("/metrics")[1]
+    assert "agentd_consul_up 0" in scraped
+    assert firing(scraped, tmp_path) == {"AgentdNoContact"}
     assert node.content() == before
     assert node.nginx.get(client="198.51.100.7")[0] == 403
     consul.start()
