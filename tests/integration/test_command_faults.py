@@ -21,8 +21,8 @@ from tests.servers.fleet import Node
 from tests.servers.waiting import wait_until
 from tests.unit.test_process import lives
 
-EVENTS = 60
-KILLS = 12
+EVENTS = 40
+KILLS = 8
 
 
 def program(event: str, shell: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401 (the entry's)
@@ -37,7 +37,7 @@ def runs(file: Path) -> Counter[str]:
 
 
 def test_a_kill_repeats_one_program_at_most(new_node: Callable[..., Node], suffix: str) -> None:
-    """60 programs under 12 kills: each ran, and no kill made more than the one that was running run again."""
+    """40 programs under 8 kills: each ran, and no kill made more than the one that was running run again."""
     name = f"program{suffix}"
     node = new_node(handlers={})
     file = node.directory / "runs"

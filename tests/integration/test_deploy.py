@@ -20,7 +20,7 @@ from tests.servers.waiting import wait_until
 from tests.unit.handlers.deploy.deploying import contents, file, pack
 
 FILES = 150
-KILLS = 12
+KILLS = 8
 
 
 class Site:

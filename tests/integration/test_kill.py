@@ -18,7 +18,7 @@ from tests.servers.fleet import Node
 from tests.servers.waiting import wait_until
 
 EVENTS = 200
-KILLS = int(os.environ.get("AGENTD_KILLS", "20"))
+KILLS = int(os.environ.get("AGENTD_KILLS", "10"))
 
 
 @pytest.mark.parametrize("handler", ["Tally", "VerifiedTally"])
