@@ -66,12 +66,13 @@ class Machine:
 
     Args:
         directory: the machine's own; everything that is written on it is there.
+        bare: without agentd, and with nginx as Debian installs it.
 
     Attributes:
         files: where the machine's own files are while it does not run, as if it were /.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, bare: bool = False) -> None:
         self._root = machine_root()
         self._directory = directory
         self.files = directory / "upper"
@@ -80,7 +81,9 @@ class Machine:
         self._name = f"agentd-{directory.name[-20:]}"
         self._cgroups = [one / f"{self._name}-{os.getpid()}" for one in _own_cgroups()]
         self._process: ServerProcess | None = None
-        self._install()
+        self._install_consul()
+        if not bare:
+            self._install()
 
     # ------------------------------------------------------------------ before it runs
 
@@ -115,6 +118,8 @@ class Machine:
         self._copy("systemd/agentd.tmpfiles", "/etc/tmpfiles.d/agentd.conf")
         self._enable("/etc/systemd/system/agentd.service")
         self.write("/etc/nginx/nginx.conf", _NGINX)
+
+    def _install_consul(self) -> None:
         if consul := shutil.which("consul"):
             self._consul = consul
             self.write("/etc/systemd/system/consul.service", _CONSUL)
