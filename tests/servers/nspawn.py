@@ -94,6 +94,12 @@ class Machine:
         file.write_text(text)
         file.chmod(mode)
 
+    def copy(self, source: Path, path: str) -> None:
+        """Copy a file to the machine, which is not running."""
+        target = self.files / path[1:]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+
     def configure(self, handlers: dict[str, Any], **settings: Any) -> None:  # noqa: ANN401 (as in YAML)
         """Write /etc/agentd/agentd.yaml."""
         document = {"tree": {"path": "/etc/nginx/agentd"}, "state": "/var/lib/agentd"} | settings
