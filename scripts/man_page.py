@@ -112,8 +112,9 @@ def _page(parser: Parser, summary: str) -> Manpage:
 
 
 def _text(page: Manpage) -> str:
-    """As argparse-manpage writes it, with a date that mandoc can read."""
+    """As argparse-manpage writes it, with a date that mandoc can read, and no text that begins a request."""
     header, rest = str(page).split("\n", 1)
+    rest = re.sub(r"(?m)^(?='|\.[^\w\\])", r"\\&", rest)
     return f"{header.replace(_roff(page.date), page.date)}\n{rest}"
 
 
