@@ -88,4 +88,4 @@ def test_the_commands_of_the_pages(node: Node) -> None:
 
 def _replayable(node: Node) -> str:
     """The beginning of the ID of a change that the blacklist had."""
-    return next(one["id"] for one in node.history("blacklist") if one["outcome"] == "applied")[:13]
+    return str(next(one["id"] for one in node.history("blacklist") if one["outcome"] == "applied"))[:13]

@@ -16,6 +16,7 @@ from tests.servers.guide import follow
 from tests.servers.ports import free_port
 from tests.servers.waiting import PATIENCE
 
+_WANTED = "multi-user.target.wants/agentd.service"
 PAGE = ROOT / "docs" / "getting-started.md"
 
 
@@ -27,7 +28,6 @@ class Shell:
         port = free_port()
         nginx = node.nginx.conf.parent
         (nginx / "conf.d").mkdir()
-        (node.directory / "consul.d").mkdir()
         text = node.nginx.conf.read_text()
         node.nginx.conf.write_text(
             text.replace("include agentd/current/agentd.conf;", "include conf.d/*.conf;").replace(
@@ -37,23 +37,26 @@ class Shell:
         self._moved = {
             "/etc/nginx": str(nginx),
             "/etc/agentd/agentd.yaml": str(node.configuration),
-            "/etc/consul.d": str(node.directory / "consul.d"),
             "127.0.0.1:8080": f"127.0.0.1:{port}",
             "127.0.0.1:8500": f"{node.consul.address}:{node.consul.ports['http']}",
         }
-        self._played: dict[str, Callable[[], object]] = {
-            "apt-get ": lambda: None,
-            "systemctl restart consul": lambda: None,
-            "systemctl enable --now agentd": node.agentd.start,
-            "rm ": lambda: None,
+        self._played: dict[str, Callable[[], str]] = {
+            "apt-get ": lambda: "",
+            "systemd-run ": lambda: "Running as unit: consul-try.service\n",
+            "systemctl enable --now agentd": self._start,
+            "systemctl stop ": lambda: "",
+            "rm ": lambda: "",
         }
+
+    def _start(self) -> str:
+        self._node.agentd.start()
+        return f"Created symlink /etc/systemd/system/{_WANTED} → /lib/systemd/system/agentd.service.\n"
 
     def run(self, line: str) -> str:
         """Run one command; what it printed, with the page's paths."""
         for begins, play in self._played.items():
             if line.startswith(begins):
-                play()
-                return ""
+                return play()
         for there, here in self._moved.items():
             line = line.replace(there, here)
         done = subprocess.run(
