@@ -440,7 +440,7 @@ def test_a_right_that_is_missing(node: Node, directory: Path, before: list[str],
         *before, sys.executable, "-m", "tests.integration.kernel_sets", str(file), node.output
     ).splitlines()
 
-    said = [line for line in out if f"agentd runs without {lacks}: install systemd/agentd.service.d" in line]
+    said = [line for line in out if f"agentd runs without {lacks}: run `agentd example systemd" in line]
     assert len(said) == 2, out
 
 

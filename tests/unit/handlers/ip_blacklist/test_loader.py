@@ -84,9 +84,7 @@ def test_what_the_unit_withholds(programs: Path, capabilities: str, families: st
     assert len(found) == bool(lacks)
     for part, reason in found:
         assert part == "load"
-        assert reason.startswith(
-            f"agentd.service runs agentd without {lacks}: install systemd/agentd.service.d"
-        )
+        assert reason.startswith(f"agentd.service runs agentd without {lacks}: run `agentd example systemd")
 
 
 @pytest.mark.parametrize("state", ["not-found", "masked"])
