@@ -239,13 +239,17 @@ def next_steps(installation: Installation, *, written: bool) -> list[str]:
     return [*steps, *([] if image else ["agentd check", "agentd status"])]
 
 
+def includes(conf: Path, tree: Path) -> bool:
+    """Whether nginx's configuration includes the tree where it should."""
+    return Written(NginxFiles(conf), tree, os.path.relpath(tree, conf.parent)).in_http
+
+
 def _for_nginx(installation: Installation) -> list[str]:
     tree = Path(TREE)
     if installation.root == Path("/"):
         with suppress(ConfigError, OSError):  # `agentd check` says what is wrong with it
             tree = read_places(installation.config).tree
-        prefix = os.path.relpath(tree, _CONF.parent)
-        if Written(NginxFiles(_CONF, ["include"]), tree, prefix).in_http:
+        if includes(_CONF, tree):
             return []
     return [
         f"put into http {{}} of {_CONF}:  include {os.path.relpath(tree, _CONF.parent)}/current/agentd.conf;",

@@ -14,7 +14,7 @@ import pytest
 
 from agentd import shipped
 from agentd.cli import main
-from agentd.commands.installation import Installation, program, untrusted_owner
+from agentd.commands.installation import Installation, includes, program, untrusted_owner
 from agentd.errors import AgentdError
 from agentd.tree import disk
 
@@ -219,6 +219,26 @@ def test_what_cannot_be_written_leaves_nothing_half(
     monkeypatch.undo()
     assert init(root, "--yes") == 0
     assert len(written(root)) == 8
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("events {}\nhttp {\n include agentd/current/agentd.conf;\n}\n", True),
+        ("events {}\nhttp {\n include snippets/*.conf;\n}\n", True),
+        ("events {}\nhttp {\n # include agentd/current/agentd.conf;\n}\n", False),
+        ("include agentd/current/agentd.conf;\n", False),
+    ],
+    ids=["itself", "snippet", "comment", "outside"],
+)
+def test_an_include_that_is_there_is_not_asked_for(text: str, told: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    """In `http {}`, as nginx reads it, by way of another file as well."""
+    (tmp_path / "snippets").mkdir()
+    snippet = shipped.file("config/nginx/agentd-http.conf").read_text()
+    (tmp_path / "snippets/agentd-http.conf").write_text(snippet)
+    (tmp_path / "nginx.conf").write_text(text)
+
+    assert includes(tmp_path / "nginx.conf", tmp_path / "agentd") is told
 
 
 def test_somebody_who_writes_first_wins(root: Path) -> None:
