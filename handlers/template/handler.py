@@ -24,7 +24,7 @@ _FINGERPRINT: Final = 32  # hex digits
 
 
 class TemplateHandler(Handler):
-    """Renders files; each configured handler has its own."""
+    """Renders files from templates with what Consul knows: services, keys, nodes and checks."""
 
     Options: ClassVar[type[HandlerOptions]] = TemplateOptions
     joint: ClassVar[bool] = True
