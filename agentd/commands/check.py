@@ -33,11 +33,10 @@ def execute(arguments: Namespace, output: Output) -> int:
         loaded = load(arguments.config)
     except ConfigError as error:
         advice = "correct that line"
-        if isinstance(error.__cause__, OSError):
-            denied = isinstance(error.__cause__, PermissionError)
-            advice = (
-                "run it as root (sudo agentd check)" if denied else "create it, or name another with --config"
-            )
+        if isinstance(error.__cause__, FileNotFoundError):
+            advice = "run `agentd init`"
+        elif isinstance(error.__cause__, PermissionError):
+            advice = "run it as root (sudo agentd check)"
         found = [Finding("FAIL", "configuration", problem, advice) for problem in error.problems]
         _print(found, output)
         return 2

@@ -14,9 +14,11 @@ from agentd.commands.output import shown
 from agentd.digest import digest
 from agentd.report.redaction import is_secret, redact
 
-_USER: Final = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_USER: Final = re.compile(r"(?<=://)[^@\s]+(?=@)")
 _ASSIGNED: Final = re.compile(r"([\w-]+)=([^\s&]+)")
 _FLAG: Final = re.compile(r"(--?[\w-]+) +([^\s-]\S*)")
+_HEADER: Final = re.compile(r"([\w-]+): *([^'\"]+)")
+_LOGIN: Final = ("u", "user", "p", "pass", "pw")
 _VARIABLES: Final = "env"
 
 
@@ -37,20 +39,28 @@ def _harmless(value: Any, name: str) -> Any:  # noqa: ANN401 (any YAML)
         return {str(one): _harmless(item, str(one)) for one, item in value.items()}
     if isinstance(value, list):
         before = ["", *value]
-        return [_harmless(item, _flag(flag)) for flag, item in zip(before, value, strict=False)]
+        return [_harmless(item, _flag(flag, item)) for flag, item in zip(before, value, strict=False)]
     return _without(value) if isinstance(value, str) else redact(value)
 
 
-def _flag(word: object) -> str:
+def _flag(word: object, value: object) -> str:
     """The name that a word of a command line gives to the next one, such as "token" after "--token"."""
-    return word.lstrip("-") if isinstance(word, str) and word.startswith("-") and "=" not in word else ""
+    if not (isinstance(word, str) and word.startswith("-")) or "=" in word:
+        return ""
+    return "password" if _is_secret(word, str(value)) else ""
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a flag, variable or header of this name holds a secret; `-u NAME:PASSWORD` is one."""
+    login = name.startswith("-") and name.lstrip("-") in _LOGIN
+    return is_secret(name) or (login and (":" in value or not name.lstrip("-").startswith("u")))
 
 
 def _without(text: str) -> str:
-    """The text without passwords in URLs, and without `token=...` and `--token ...`."""
+    """The text without passwords in URLs, and without `token=...`, `--token ...` and `Authorization: ...`."""
     text = _USER.sub("...", str(redact(text)))
-    for pattern in (_ASSIGNED, _FLAG):
-        text = pattern.sub(lambda found: _hidden(found) if is_secret(found[1]) else found[0], text)
+    for pattern in (_HEADER, _ASSIGNED, _FLAG):
+        text = pattern.sub(lambda found: _hidden(found) if _is_secret(found[1], found[2]) else found[0], text)
     return text
 
 

@@ -106,7 +106,7 @@ class Document:
         try:
             return cls(path.read_text(encoding="utf-8"), str(path))
         except FileNotFoundError as error:
-            advice = "create it, or name another with --config"
+            advice = "create it (`agentd init`), or name another with --config"
             raise ConfigError([f"{path}: cannot be read: {error.strerror}; {advice}"]) from error
         except OSError as error:
             raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from error

@@ -185,7 +185,7 @@ def test_config_may_stand_before_and_after_the_command(
     assert (
         capsys.readouterr().err
         == f"agentd: {tmp_path}/absent.yaml: cannot be read: No such file or directory;"
-        " create it, or name another with --config\n"
+        " create it (`agentd init`), or name another with --config\n"
     )
 
 
