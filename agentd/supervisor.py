@@ -138,6 +138,7 @@ class Supervisor:
             worker.start()
         self._first_commit.start()
         options = self.loaded.config.consul
+        joint = {on.query() for one in self.loaded.handlers if one.type.joint for on in one.entry.on}
         for query in {on.query() for handler in self.loaded.handlers for on in handler.entry.on}:
             poller = Poller(
                 query,
@@ -146,6 +147,7 @@ class Supervisor:
                 stop=threading.Event(),
                 heartbeat=self._heartbeats.register(f"poll {query}"),
                 ring=ring,
+                proves_absence=query in joint,
             )
             self._pollers[str(query)] = poller
             poller.start()

@@ -5,7 +5,7 @@ A poller calls `deliver`, and learns only whether the change is in the journal: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,12 +32,19 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One item of a handler's `on:`; `event` is None for a state, `kept` says that the name has a log."""
+    """One item of a handler's `on:`.
+
+    Attributes:
+        event: the name of the events; None for a state.
+        kept: whether that name has a log.
+        joint: whether the handler is.
+    """
 
     handler: str
     query: str
     event: str | None = None
     kept: bool = False
+    joint: bool = False
 
     def takes(self, change: Change) -> bool:
         """Whether the change is for this route."""
@@ -51,7 +58,7 @@ def routes(handlers: Iterable[ConfiguredHandler]) -> tuple[Route, ...]:
     return tuple(
         Route(handler.name, str(on.query()), on.event, on.keep is not None)
         if isinstance(on, OnEvent)
-        else Route(handler.name, str(on.query()))
+        else Route(handler.name, str(on.query()), joint=handler.type.joint)
         for handler in handlers
         for on in handler.entry.on
     )
@@ -95,6 +102,7 @@ class Dispatcher:
         self._kept = frozenset(
             (route.handler, route.event) for route in routes if route.kept and route.event is not None
         )
+        self._joint = frozenset(route.handler for route in routes if route.joint)
         self._kept_names = frozenset(name for _, name in self._kept)
         self._observer = observer
 
@@ -105,6 +113,9 @@ class Dispatcher:
             JournalError: nothing was recorded.
         """
         refused = self._refused(snapshot.changes)
+        if snapshot.absent:
+            self._deliver_absence(snapshot.changes)
+            return
         owed = [
             (change, self.takers(change) if change.id in refused else self._takers(change))
             for change in snapshot.changes
@@ -112,7 +123,12 @@ class Dispatcher:
         seen = None if snapshot.seen is None else (snapshot.query, snapshot.seen)
         endings: list[Ending] = []
         news = self._journal.receive(
-            owed, listed=_listed(snapshot), seen=seen, ended=endings.append, refused=refused
+            owed,
+            listed=_listed(snapshot),
+            seen=seen,
+            ended=endings.append,
+            refused=refused,
+            joint=self._joint,
         )
         self._ended(endings, refused)
         self._observer.notified(list({name for _, names in news for name in names}))
@@ -123,6 +139,21 @@ class Dispatcher:
         for change, takers in news:
             self._observer.received(change)
             _say(change, takers)
+
+    def _deliver_absence(self, states: Sequence[Change]) -> None:
+        """That nothing was ever there is a state for joint handlers that have none of that query."""
+        owed = [
+            (state, [one for one in self.takers(state) if self._knows_nothing(one, state.query)])
+            for state in states
+        ]
+        news = self._journal.receive(owed)
+        self._observer.notified(list({name for _, names in news for name in names}))
+        for state, takers in news:
+            self._observer.received(state)
+            _say(state, takers)
+
+    def _knows_nothing(self, handler: str, query: str) -> bool:
+        return handler in self._joint and not self._journal.has_state(handler, query)
 
     def _ended(self, endings: Iterable[Ending], refused: Collection[str]) -> None:
         """Report what ended on its arrival: states that were replaced, and events that are refused."""

@@ -85,6 +85,7 @@ class Journal:
         seen: tuple[str, Mapping[str, Any]] | None = None,
         ended: Callable[[Ending], None] | None = None,
         refused: Mapping[str, str] = _NONE,
+        joint: Collection[str] = (),
     ) -> list[tuple[Change, list[str]]]:
         """Record each change for each of its handlers that does not have it yet.
 
@@ -99,6 +100,8 @@ class Journal:
                 refused.
             refused: by ID, why an event must not be given to its handlers. It ends at once, and its payload
                 is not recorded.
+            joint: the handlers that need the newest state of each query, and so get it again if its payload
+                was wiped.
 
         Returns:
             The new changes that are not refused, each with the handlers that did not have it.
@@ -119,7 +122,7 @@ class Journal:
                         now = self.clock()
                         rows = (insert_refused(db, one, change.id, change, reason, now) for one in handlers)
                         endings += [ending for ending in rows if ending]
-                    elif fresh := [name for name in handlers if self._queue(db, name, change)]:
+                    elif fresh := [name for name in handlers if self._queue(db, name, change, name in joint)]:
                         news.append((change, fresh))
                         endings += self._end_replaced(db, change, fresh)
         if listed is not None:
@@ -163,15 +166,15 @@ class Journal:
         endings = [ending_of(row, Outcome.EXPIRED, SUPERSEDED, now) for row in reversed(rows)]
         return [ending for ending in endings if close(db, ending, now)]
 
-    def _queue(self, db: sqlite3.Connection, handler: str, change: Change) -> bool:
+    def _queue(self, db: sqlite3.Connection, handler: str, change: Change, joint: bool) -> bool:  # noqa: FBT001 (a fact)
         if not is_state(change):
             return insert(db, handler, change.id, change, self.clock())
         newest = db.execute(
-            "SELECT digest, idx, epoch FROM changes WHERE handler = ? AND query = ?"
+            "SELECT digest, idx, epoch, body IS NULL AS wiped FROM changes WHERE handler = ? AND query = ?"
             " ORDER BY seq DESC LIMIT 1",
             (handler, change.query),
         ).fetchone()
-        if newest and newest["digest"] == change.digest:
+        if newest and newest["digest"] == change.digest and not (joint and newest["wiped"]):
             return False
         if newest:
             change = replace(change, epoch=newest["epoch"] + (change.index < int(newest["idx"])))
@@ -301,25 +304,17 @@ class Journal:
         return [entry_of(row) for row in rows]
 
     def newest_state(self, handler: str, query: str) -> tuple[int, str | None, int, int] | None:
-        """The newest state of a query that the handler was given, or that its worker has seen waiting.
-
-        One that the worker has not seen is returned only if the payloads of all others are wiped.
+        """The newest state of a query that the handler was given, or that waits for it.
 
         Returns:
             The entry's seq, its JSON (None if it was wiped), its index and its epoch; None if there is none.
         """
         rows = self.database.rows(
-            f"SELECT seq, body IS NOT NULL AS whole, {WAITS} AS waits, idx, epoch FROM changes"  # noqa: S608 (a constant)
-            " WHERE handler = ? AND query = ? ORDER BY seq DESC LIMIT 8",
+            "SELECT seq, body, idx, epoch FROM changes WHERE handler = ? AND query = ? ORDER BY seq DESC LIMIT 1",
             handler,
             query,
         )
-        whole = [row for row in rows if row["whole"]]
-        seen = [row for row in whole if not row["waits"] or row["seq"] <= self._taken.get(handler, math.inf)]
-        for row in (*seen, *whole, *rows):
-            body = self.database.rows("SELECT body FROM changes WHERE seq = ?", row["seq"])
-            return row["seq"], body[0]["body"] if body else None, int(row["idx"]), row["epoch"]
-        return None
+        return next(((row["seq"], row["body"], int(row["idx"]), row["epoch"]) for row in rows), None)
 
     def has_state(self, handler: str, query: str) -> bool:
         """Whether the handler ever got a state of this query."""

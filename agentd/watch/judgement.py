@@ -80,6 +80,8 @@ class Verdict:
         gap: why events may have gone by unseen: the ring overflowed, its agent was restarted, or Consul's
             data was lost, so that a new epoch begins.
         missed: how many went by, as far as Lamport time shows.
+        absent: the answer, if it is held only because nothing is known to have ever been there; the right to
+            read was proved. Set only if `StateMemory.proves_absence`.
     """
 
     memory: StateMemory | EventRing
@@ -88,6 +90,7 @@ class Verdict:
     alarming: bool = False
     gap: Gap | None = None
     missed: int = 0
+    absent: Snapshot | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,7 @@ class StateMemory:
         lost: an empty answer is not believed up to this index.
         held: why the last answer was not believed; if so, the next is judged even if its index is the same.
         alarming: whether `held` needs the operator.
+        proves_absence: whether somebody takes it for a state that nothing was ever there.
     """
 
     index: int = 0
@@ -111,6 +115,7 @@ class StateMemory:
     lost: int = 0
     held: str | None = None
     alarming: bool = False
+    proves_absence: bool = False
 
     def interrupted(self) -> StateMemory:
         """The connection broke: a state is judged by its index all the same."""
@@ -132,6 +137,8 @@ class StateMemory:
             return Verdict(now)
         if held := self._doubt(lost, snapshot, inquiry):
             reason, alarming = held
+            if self.proves_absence and not (self.digest or alarming or (self.held and not self.alarming)):
+                return self._prove_absence(now, reason, inquiry)
             return _hold(now, reason, alarming=alarming)
         return self._prove(now, snapshot, inquiry)
 
@@ -148,6 +155,18 @@ class StateMemory:
         if second.empty and (refused := inquiry.refusal()) is not None:
             return _hold(now, f"empty answer held: {refused}", alarming=True)
         return self._believe(replace(now, index=second.index, top=second.index), second)
+
+    def _prove_absence(self, now: StateMemory, held: str, inquiry: Inquiry) -> Verdict:
+        """Hold the first answer, an empty one, and say so if there really is nothing; see `_prove`."""
+        second = inquiry.again()
+        if second.index < now.top:
+            return Verdict(replace(self, index=0, fresh=True), held=self.held, alarming=self.alarming)
+        now = replace(now, index=second.index, top=second.index)
+        if not second.empty:
+            return self._believe(now, second)
+        if (refused := inquiry.refusal()) is not None:
+            return _hold(now, f"empty answer held: {refused}", alarming=True)
+        return replace(_hold(now, held, alarming=False), absent=second)
 
     def _doubt(self, lost: int, snapshot: Snapshot, inquiry: Inquiry) -> tuple[str, bool] | None:
         """Why this empty answer is not believed, and whether that needs the operator; None if it is."""

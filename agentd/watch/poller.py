@@ -101,6 +101,7 @@ class Poller:
         work: seconds of processor time of the calling thread.
         backoff: waits between failed attempts.
         ring: what an earlier poller of events remembered.
+        proves_absence: whether to deliver as well that nothing was ever there (`Snapshot.absent`).
     """
 
     def __init__(  # noqa: PLR0913 (what a test may replace; each has a default)
@@ -116,9 +117,11 @@ class Poller:
         work: Callable[[], float] = time.thread_time,
         backoff: wait_base = BACKOFF,
         ring: EventRing | None = None,
+        proves_absence: bool = False,
     ) -> None:
         self.query = query
-        self.memory: Memory = (ring or EventRing()) if isinstance(query, EventQuery) else StateMemory()
+        state = StateMemory(proves_absence=proves_absence)
+        self.memory: Memory = (ring or EventRing()) if isinstance(query, EventQuery) else state
         self.status = PollerStatus(str(query))
         self._connect = connect
         self._deliver = deliver
@@ -189,6 +192,8 @@ class Poller:
         if verdict.news:
             self._beat()
             self._deliver(_with_memory(verdict.news, verdict.memory))
+        elif verdict.absent:
+            self._deliver(replace(verdict.absent, absent=True))
         self._remember(verdict)
         self._beat()
         self._stop.wait(max(rest, self._rate_limit.spend(took)))

@@ -51,6 +51,8 @@ class Snapshot:
         odd: the items of the answer that cannot be used, and are left out.
         missed: events that came and went unseen; an estimate by Lamport time.
         seen: what the poller has to remember once the changes are recorded; None for nothing.
+        absent: whether it says that nothing was ever there, which is a state only for handlers that ask for
+            it, and know nothing else.
     """
 
     query: str
@@ -60,6 +62,7 @@ class Snapshot:
     odd: Sequence[Odd] = ()
     missed: int = 0
     seen: Mapping[str, Json] | None = None
+    absent: bool = False
 
     @property
     def empty(self) -> bool:

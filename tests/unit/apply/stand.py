@@ -307,7 +307,8 @@ class Stand(Observer):
             opened=opened,
             recall=recall,
         )
-        convergence = Convergence(attempts, ["key:site"], lambda: self.inputs)
+        queries = [str(on.query()) for on in configured.entry.on] or ["key:site"]
+        convergence = Convergence(attempts, queries, lambda: self.inputs)
         return Worker(attempts, convergence, lambda: self.pauses.of(name))
 
     def receive(self, *changes: Change, handler: str = "scribe") -> None:

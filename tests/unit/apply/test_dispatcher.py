@@ -11,8 +11,9 @@ from agentd.apply.dispatcher import Dispatcher, Route
 from agentd.apply.observer import Observer
 from agentd.errors import JournalError
 from agentd.handler import Change, Event
-from agentd.journal.entry import RELAY
+from agentd.journal.entry import RELAY, Ending, Outcome
 from agentd.journal.history import Wanted, history, replay
+from agentd.journal.payloads import scrub
 from agentd.watch.client import Answer
 from agentd.watch.query import Snapshot
 from tests.unit.apply.stand import Stand, event, state
@@ -269,3 +270,36 @@ def test_only_what_is_to_be_sealed_is_taken_from_a_relay(stand: Stand, tally: Ta
     Dispatcher(stand.journal, kept, observer=tally).deliver(snapshot(loaded("a"), event("b", name="ban")))
     refusing(stand, tally, signed=False).release()
     assert [entry.id for entry in stand.journal.pending(RELAY)] == ["b"]
+
+
+def test_that_nothing_was_ever_there_is_a_state_for_joint_handlers_alone(stand: Stand, tally: Tally) -> None:
+    """And only for those that know of none."""
+    routes = (
+        Route("site", "key:site"),
+        Route("new", "key:site", joint=True),
+        Route("old", "key:site", joint=True),
+    )
+    stand.receive(state("a"), handler="old")
+    nothing = replace(state("a", 9), raw=None)
+
+    Dispatcher(stand.journal, routes, observer=tally).deliver(replace(snapshot(nothing), absent=True))
+
+    pending = {
+        name: [one.change.raw for one in stand.journal.pending(name)] for name in ("site", "new", "old")
+    }
+    assert pending == {"site": [], "new": [None], "old": [state("a").raw]}
+    assert tally.woken == {"new"}
+
+
+def test_a_joint_handler_gets_a_wiped_state_again(stand: Stand, tally: Tally) -> None:
+    """It needs the newest state of each query, whatever was retired with an earlier file."""
+    dispatcher = Dispatcher(stand.journal, (Route("joint", "key:site", joint=True),), observer=tally)
+    dispatcher.deliver(snapshot(state("a")))
+    stand.journal.end([Ending(one, Outcome.APPLIED) for one in stand.journal.pending("joint")])
+    dispatcher.deliver(snapshot(state("a")))
+    assert not stand.journal.pending("joint")
+    scrub(stand.journal, [b"a"])
+
+    dispatcher.deliver(snapshot(state("a")))
+
+    assert [one.change for one in stand.journal.pending("joint")] == [state("a")]

@@ -76,6 +76,21 @@ def values(verdicts: list[Verdict]) -> list[str | None]:
     return [raw and value_of(raw) for raw in raws]
 
 
+def test_that_nothing_was_ever_there_is_told_apart_once_it_is_proved() -> None:
+    """Only to who asks for it, only with the right to read, and once."""
+    memory, nothing = StateMemory(proves_absence=True), state(None, 5)
+
+    first = memory.judge(nothing, Says(None, leader=state(None, 6)))
+    again = first.memory.judge(state(None, 7), Says(None, leader=state(None, 7)))
+    refused = memory.judge(nothing, Says(None, "no right", leader=state(None, 6)))
+    there = memory.judge(nothing, Says(None, leader=state("a", 6)))
+
+    assert (first.absent is not None, first.news, first.alarming) == (True, None, False)
+    assert (again.absent, refused.absent, refused.alarming) == (None, None, True)
+    assert (there.absent, values([there])) == (None, ["a"])
+    assert judge(StateMemory(), nothing).absent is None
+
+
 # ---------------------------------------------------------------- states
 
 
