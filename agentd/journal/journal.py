@@ -310,7 +310,8 @@ class Journal:
             The entry's seq, its JSON (None if it was wiped), its index and its epoch; None if there is none.
         """
         rows = self.database.rows(
-            "SELECT seq, body, idx, epoch FROM changes WHERE handler = ? AND query = ? ORDER BY seq DESC LIMIT 1",
+            "SELECT seq, body, idx, epoch FROM changes WHERE handler = ? AND query = ?"
+            " ORDER BY seq DESC LIMIT 1",
             handler,
             query,
         )

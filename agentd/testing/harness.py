@@ -76,7 +76,8 @@ class HandlerHarness:
         on: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self._on = [TypeAdapter(On).validate_python(one) for one in on]
-        self._newest: dict[str, Change] = {}
+        self._newest: dict[str, tuple[int, Change]] = {}
+        self._arrived = 0
         self._programs = Programs(run)
         self._class, self._options = handler, dict(options or {})
         self._nginx, self._foreign = nginx or NginxOptions(), dict(foreign or {})
@@ -155,9 +156,7 @@ class HandlerHarness:
             Exception: whatever the handler raised; nothing it staged is kept.
         """
         context, files = self._attempt()
-        for change in changes:
-            self._newest.pop(change.query, None)
-            self._newest[change.query] = change
+        self.arrive(*changes)
         for change in changes:
             self._hand_over(change, context)
         self.handler.render(context)
@@ -165,6 +164,12 @@ class HandlerHarness:
             self.tasks.forget(change.id)
             self._aside.discard(self._places.pop(change.id, 0))
         return self._commit(context, files)
+
+    def arrive(self, *changes: Change) -> None:
+        """Let states arrive, as `Context.states` and `hold` see them, without handing them over."""
+        for change in changes:
+            self._arrived += 1
+            self._newest[change.query] = self._arrived, change
 
     def _hand_over(self, change: Change, context: Context) -> None:
         place = self._places.setdefault(change.id, self._handed)
@@ -275,11 +280,10 @@ class HandlerHarness:
 
     def _watched(self, on: On) -> Watched:
         query = str(on.query())
-        newest = self._newest.get(query)
-        if newest is None:
+        if query not in self._newest:
             return Watched(on.model_dump(), query)
-        number = list(self._newest).index(query) + 1
-        return Watched(on.model_dump(), query, number, json.dumps(newest.raw), newest.index, newest.epoch)
+        number, state = self._newest[query]
+        return Watched(on.model_dump(), query, number, json.dumps(state.raw), state.index, state.epoch)
 
     def _ask(self) -> None:
         self._asked = True

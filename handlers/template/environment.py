@@ -9,15 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from jinja2 import StrictUndefined, Template, TemplateSyntaxError, UndefinedError, meta, nodes
+from jinja2 import (
+    StrictUndefined,
+    Template,
+    TemplateSyntaxError,
+    UndefinedError,
+    nodes,
+    pass_context,
+)
 from jinja2.exceptions import SecurityError
+from jinja2.meta import TrackingCodeGenerator
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from handlers.template import escaping
 from handlers.template.filters import FILTERS, TESTS
 from handlers.template.states import FUNCTIONS, find
+from handlers.template.templates import Escape
 from handlers.template.values import TemplateError
 
 _LEFT_OUT: Final = (
@@ -53,8 +62,6 @@ _REFUSED: Final = {
     nodes.ScopedEvalContextModifier: "autoescape",
 }  # fmt: skip
 
-Escape = Literal["nginx", "none"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -73,10 +80,12 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     concat = staticmethod(escaping.concat)
 
-    def __init__(self, finalize: Callable[[Any], str]) -> None:
+    def __init__(self, check: Callable[[Any], str]) -> None:
         super().__init__(
             undefined=StrictUndefined,
-            finalize=finalize,
+            # With the context, and not optimized: nothing is evaluated before limits hold.
+            finalize=pass_context(lambda _context, value: check(value)),
+            optimized=False,
             autoescape=False,  # for HTML, which this is not
             keep_trailing_newline=True,
             trim_blocks=True,
@@ -90,11 +99,31 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals = {name: one for name, one in self.globals.items() if name in _GLOBALS}
         self.globals |= dict.fromkeys(FUNCTIONS, None)
 
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:  # noqa: ANN401 (Jinja2's)
+        """As Jinja2's, but what `format` makes of checked text is checked again."""
+        wrapped = super().wrap_str_format(value)
+        return wrapped and (lambda *given, **named: str(wrapped(*given, **named)))
+
 
 _ENVIRONMENTS: Final[Mapping[Escape, _Environment]] = {
     "nginx": _Environment(escaping.nginx),
     "none": _Environment(escaping.plain),
 }
+
+
+def faults(name: str, text: str, escape: Escape, on: Sequence[Mapping[str, Any]]) -> list[Fault]:
+    """All mistakes of a template that can be found without a state; a wrong syntax hides the others."""
+    environment = _ENVIRONMENTS[escape]
+    try:
+        tree = environment.parse(text)
+    except TemplateSyntaxError as error:
+        return [Fault(name, error.lineno, str(error.message))]
+    found = [*_mistakes(name, tree, environment, on)]
+    try:
+        environment.compile(text, name)
+    except TemplateSyntaxError as error:
+        found = found or [Fault(name, error.lineno, str(error.message))]
+    return sorted(found, key=lambda fault: fault.line)
 
 
 class Compiled:
@@ -107,28 +136,21 @@ class Compiled:
         on: the items of `on`, their defaults filled in.
 
     Raises:
-        TemplateError: with the first mistake; `faults` finds them all.
+        TemplateError: with its first mistake; `faults` finds all.
     """
 
     def __init__(self, name: str, text: str, escape: Escape, on: Sequence[Mapping[str, Any]]) -> None:
-        self.name = name
-        self._environment = _ENVIRONMENTS[escape]
-        self._nginx = escape == "nginx"
-        try:
-            tree = self._environment.parse(text)
-        except TemplateSyntaxError as error:
-            raise TemplateError(str(Fault(name, error.lineno, str(error.message)))) from error
-        for fault in _mistakes(name, tree, self._environment, on):
+        for fault in faults(name, text, escape, on):
             raise TemplateError(str(fault))
+        self.name = name
+        self._nginx = escape == "nginx"
+        self._file = f"<{name}>"
+        environment = _ENVIRONMENTS[escape]
+        tree = environment.parse(text)
         if self._nginx:
             _trust_literals(tree)
-        self._file = f"<{name}>"
-        try:
-            code = self._environment.compile(tree, name, self._file)
-        except (TemplateSyntaxError, RecursionError, MemoryError, SyntaxError) as error:
-            line = getattr(error, "lineno", 0) or 0
-            raise TemplateError(str(Fault(name, line, f"it cannot be compiled: {error}"))) from error
-        self._template = Template.from_code(self._environment, code, self._environment.make_globals(None))
+        code = environment.compile(tree, name, self._file)
+        self._template = Template.from_code(environment, code, environment.make_globals(None))
 
     def render(self, functions: Mapping[str, Callable[..., Any]], *, discreet: bool = False) -> str:
         """Render with these functions; `discreet` if a message must not quote what could be secret.
@@ -164,7 +186,7 @@ def _told(error: Exception, *, discreet: bool) -> str:
     if isinstance(error, UndefinedError):
         return f"{ascii(str(error))[1:-1][:200]}: use `| default(...)` if it may be missing"
     if isinstance(error, SecurityError):
-        return f"{ascii(str(error))[1:-1][:200]}: the sandbox does not allow that"
+        return f"{ascii(str(error).rstrip('.'))[1:-1][:200]}: the sandbox does not allow that"
     return f"{type(error).__name__}: {ascii(str(error))[1:-1][:200]}"
 
 
@@ -180,7 +202,8 @@ def _mistakes(
         yield Fault(
             name, node.lineno, "use {% set x %}...{% endset %} and {{ x | ... }} instead of {% filter %}"
         )
-    yield from _unknown(name, tree, environment)
+    unknown = [*_unknown(name, tree, environment)]
+    yield from unknown or _undeclared(name, tree, environment)  # to find the latter, the former must be known
     yield from _calls(name, tree, on)
 
 
@@ -195,7 +218,13 @@ def _unknown(name: str, tree: nodes.Template, environment: _Environment) -> Iter
             yield Fault(
                 name, tested.lineno, f"there is no test {tested.name}: docs/templates.md lists what there is"
             )
-    unknown = meta.find_undeclared_variables(tree) - environment.globals.keys()
+
+
+def _undeclared(name: str, tree: nodes.Template, environment: _Environment) -> Iterator[Fault]:
+    tracking = TrackingCodeGenerator(environment)
+    tracking.optimizer = None  # it would evaluate expressions
+    tracking.visit(tree)
+    unknown = tracking.undeclared_identifiers - environment.globals.keys()
     for used in tree.find_all(nodes.Name):
         if used.ctx == "load" and used.name in unknown:
             why = _DENIED.get(used.name, "docs/templates.md lists what there is")
@@ -207,11 +236,11 @@ def _calls(name: str, tree: nodes.Template, on: Sequence[Mapping[str, Any]]) -> 
     for call in tree.find_all(nodes.Call):
         if not (isinstance(call.node, nodes.Name) and call.node.name in FUNCTIONS):
             continue
-        try:
-            given = [one.as_const() for one in call.args]
-            which = {one.key: one.value.as_const() for one in call.kwargs if one.key != "nested"}
-        except nodes.Impossible:
+        named = {one.key: one.value for one in call.kwargs if one.key != "nested"}
+        if not all(isinstance(one, nodes.Const) for one in (*call.args, *named.values())):
             continue
+        given = [one.as_const() for one in call.args]
+        which = {name: one.as_const() for name, one in named.items()}
         try:
             find(on, call.node.name, given, which)
         except TemplateError as error:

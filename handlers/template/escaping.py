@@ -22,6 +22,7 @@ _OPEN, _CLOSE = "\ue000", "\ue001"  # around each quoted parameter, until the wh
 _LONGEST: Final = 4000
 """Bytes of a value: nginx reads no parameter of 4,096 bytes."""
 _PLAIN: Final = re.compile(r"[\w.:/@%+,=~\[\]*!^|?&<>-]*")
+_SEPARATOR: Final = re.compile(r"[\w.:/@%+,=~|&<> \t-]*")
 _WORDS: Final = frozenset({"default", "hostnames", "include", "volatile"})
 """What nginx takes for an order in the first column of a map or geo block, quoted or not."""
 _PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000\ue001\u2028\u2029]*")
@@ -49,6 +50,23 @@ class Quoted(Checked):
     __slots__ = ()
 
 
+class Joined(str):
+    """What `join` makes of a list: one text, of which each part is checked by itself when it is printed."""
+
+    __slots__ = ("parts", "separator")
+
+    parts: list[Any]
+    separator: str
+
+    @classmethod
+    def of(cls, parts: Iterable[Any], separator: str) -> Joined:
+        """Join the parts."""
+        listed = list(parts)
+        made = cls(str(separator).join(map(_text, listed)))
+        made.parts, made.separator = listed, str(separator)
+        return made
+
+
 def concat(parts: Iterable[str]) -> Checked:
     """Put together what a template printed; each part was checked, or is the template's own."""
     return Checked("".join(parts))
@@ -66,7 +84,7 @@ def quote(value: Any) -> Quoted:  # noqa: ANN401 (as above)
         TemplateError: it contains what no quotes protect: a control character, or $.
     """
     text = _text(value)
-    _check(text, _PRINTABLE, "a control character, which must not be in a parameter")
+    _check(text, _PRINTABLE, "which no parameter may contain")
     if "$" in text:
         raise TemplateError(
             f"{_told(text, text.index('$'))}: nginx would read a variable, whatever is quoted"
@@ -92,12 +110,15 @@ def nginx(value: Any) -> str:  # noqa: ANN401 (as above)
         return f"{_OPEN}{value}{_CLOSE}"
     if isinstance(value, Checked):
         return value
+    if isinstance(value, Joined) and value.parts:
+        _check(value.separator, _SEPARATOR, "which does not belong between plain words: use a loop")
+        return value.separator.join(map(nginx, value.parts))
     text = _text(value)
     if not text:
         raise TemplateError(
             "a value is empty, so nginx would count fewer parameters: use `| quote` or `| default`"
         )
-    _check(text, _PLAIN, "{}, which does not belong in a plain word: use `| quote`")
+    _check(text, _PLAIN, "which does not belong in a plain word: use `| quote`")
     if text[0] == "~":
         raise TemplateError("a value begins with ~, as a regular expression does: use `| map_key` or `| raw`")
     if text in _WORDS:
@@ -160,7 +181,7 @@ def _check(text: str, allowed: re.Pattern[str], what: str) -> None:
     matched = allowed.match(text)
     end = matched.end() if matched else 0
     if end < len(text):
-        raise TemplateError(_told(text, end) + ", " + what.replace("{}, ", ""))
+        raise TemplateError(_told(text, end) + ", " + what)
     if len(text) > _LONGEST // 4 and len(text.encode()) > _LONGEST:
         raise TemplateError(f"a value is longer than {_LONGEST} bytes, and nginx reads no such parameter")
 

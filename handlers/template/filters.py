@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from typing import Any, Final
 
-from handlers.template.escaping import map_key, quote, raw
+from jinja2 import Environment, pass_environment
+from jinja2.filters import make_attrgetter
+
+from handlers.template.escaping import Joined, map_key, quote, raw
 from handlers.template.values import Binary, Pair, ServiceInstance, TemplateError
 
 _PORTS: Final = range(1, 65536)
@@ -141,6 +144,15 @@ def split(value: str, separator: str | None = None, most: int = -1) -> list[str]
     return value.split(separator, most)
 
 
+@pass_environment
+def join(
+    environment: Environment, found: Iterable[Any], separator: str = "", attribute: str | None = None
+) -> str:
+    """The parts as one text; printed, each of them is checked by itself."""
+    chosen = found if attribute is None else map(make_attrgetter(environment, attribute), found)
+    return Joined.of(chosen, separator)
+
+
 def trim_prefix(value: str, prefix: str) -> str:
     """Without the prefix."""
     return value.removeprefix(prefix)
@@ -225,7 +237,7 @@ FILTERS: Final[dict[str, Callable[..., Any]]] = {
     for one in (
         with_tag, with_meta, by_tag, by_meta, by_key, explode, base64_encode, base64_decode, sha256,
         from_json, to_json, from_yaml, to_yaml, split, trim_prefix, trim_suffix, regex_replace, regex_search,
-        regex_escape, ip, host_port, dirname, basename, quote, raw, map_key,
+        regex_escape, join, ip, host_port, dirname, basename, quote, raw, map_key,
     )
 }  # fmt: skip
 TESTS: Final[dict[str, Callable[..., bool]]] = {"ip": is_ip, "matches": matches, "contains": contains}

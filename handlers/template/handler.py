@@ -9,14 +9,15 @@ leaves the files as they are. Templates are read at each attempt; a changed one 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from agentd.handler import Change, Context, Drift, Handler, HandlerOptions, PermanentError
 from handlers.template.options import TemplateFile, TemplateOptions
-from handlers.template.rendering import Template, compiled, rendered
+from handlers.template.renderer import SHARED, Bounds
 from handlers.template.sources import read_source
-from handlers.template.values import TemplateError
+from handlers.template.templates import Template
 
 __all__ = ["TemplateHandler"]
 
@@ -32,6 +33,9 @@ class TemplateHandler(Handler):
 
     def __init__(self, given: TemplateOptions) -> None:
         super().__init__(given)
+        self._newest: tuple[int, ...] = ()
+        self._changed = 0.0
+        self._began: float | None = None  # unix time of the first change of a burst
         self._discreet = any(file.is_secret for file in given.files)
 
     @property
@@ -45,6 +49,23 @@ class TemplateHandler(Handler):
                 read.update(str(error).encode())
         return read.hexdigest()
 
+    def initial(self, context: Context) -> None:
+        """Say what is not rendered yet; the files are as they were."""
+        if any(context.files.read(file.path) is None for file in self.options.files):
+            trouble = "not rendered yet: each item of `on` must have come first, and all templates be right"
+            context.store["status"] = [{"part": "files", "trouble": trouble}]
+
+    def hold(self, now: float, context: Context) -> float:
+        """Wait until nothing has changed for a while, so that a burst becomes one commit."""
+        wait, newest = self.options.wait, tuple(one.number for one in context.states())
+        if not wait.min:
+            return 0.0
+        if newest != self._newest or now < self._changed:
+            self._changed, self._newest = now, newest
+            self._began = now if self._began is None else min(now, self._began)
+        began = now if self._began is None else self._began
+        return max(0.0, min(self._changed + wait.min, began + wait.longest) - now)
+
     def handle(self, change: Change, context: Context) -> None:
         """Nothing: `render` has all states."""
 
@@ -54,18 +75,25 @@ class TemplateHandler(Handler):
         Raises:
             PermanentError: a template is wrong, or a state does not suit it.
         """
+        self._began = None
         states = context.states()
         templates = [self._template(file) for file in self.options.files]
-        on = [one.on for one in states]
-        try:
-            made = compiled(templates, on)
-            texts = rendered(templates, made, on, [one.body for one in states], self.options.limits.size)
-        except TemplateError as error:
-            raise PermanentError(str(error)) from None
-        for file, text in zip(self.options.files, texts, strict=True):
-            context.files.write(file.path, text.encode(), file.permissions, secret=file.is_secret)
+        bodies = [one.body for one in states]
+        texts = SHARED.render(templates, [one.on for one in states], bodies, self._bounds(context))
+        context.store["status"] = [
+            self._stage(file, text.encode(), context)
+            for file, text in zip(self.options.files, texts, strict=True)
+        ]
+        context.store["gauges"] = {"template_files": len(texts), "template_bytes": sum(map(len, texts))}
         for path in set(context.files.paths()) - {file.path for file in self.options.files}:
             context.files.remove(path)
+
+    def _stage(self, file: TemplateFile, data: bytes, context: Context) -> Mapping[str, Any]:
+        """Stage one file. Returns what `agentd status` says of it: since when it is as it is."""
+        told = {one["part"]: one.get("since") for one in context.store.get("status", ())}
+        same = context.files.read(file.path) == data
+        context.files.write(file.path, data, file.permissions, secret=file.is_secret)
+        return {"part": file.path, "since": (same and told.get(file.path)) or context.now}
 
     def fingerprint(self, context: Context) -> str | None:
         """Of the files, but for secrets, of which it says only that they are there."""
@@ -80,23 +108,28 @@ class TemplateHandler(Handler):
         return made.hexdigest()[:_FINGERPRINT]
 
     def preflight(self, context: Context) -> Sequence[Drift]:
-        """Templates that cannot be read, or do not compile; paths that are another handler's."""
-        return [
-            drift for at, file in enumerate(self.options.files) for drift in self._doubts(at, file, context)
-        ]
-
-    def _doubts(self, at: int, file: TemplateFile, context: Context) -> Sequence[Drift]:
-        on: list[Mapping[str, Any]] = [one.on for one in context.states()]
+        """Templates that cannot be read, or have mistakes; paths that are another handler's."""
+        readable: dict[int, Template] = {}
         found = []
-        try:
-            compiled([self._template(file)], on)
-        except (PermanentError, TemplateError) as error:
-            found.append(Drift(f"files.{at}.{'source' if file.source else 'text'}", str(error)))
-        try:
-            context.files.write(file.path, b"", file.permissions)
-        except PermanentError as error:
-            found.append(Drift(f"files.{at}.path", str(error)))
+        for at, file in enumerate(self.options.files):
+            try:
+                readable[at] = self._template(file)
+            except PermanentError as error:
+                found.append(Drift(f"files.{at}.source", str(error)))
+            try:
+                context.files.write(file.path, b"", file.permissions)
+            except PermanentError as error:
+                found.append(Drift(f"files.{at}.path", str(error)))
+        on = [one.on for one in context.states()]
+        told = SHARED.mistakes(list(readable.values()), on, context.timeout)
+        for at, texts in zip(readable, told, strict=True):
+            part = "text" if self.options.files[at].source is None else "source"
+            found += [Drift(f"files.{at}.{part}", text) for text in texts]
         return found
+
+    def _bounds(self, context: Context) -> Bounds:
+        limits = self.options.limits
+        return Bounds(math.ceil(limits.cpu), limits.memory, limits.size, 0.9 * context.timeout)
 
     def _template(self, file: TemplateFile) -> Template:
         """Raises PermanentError if it cannot be read."""

@@ -75,7 +75,7 @@ class WaitOptions(HandlerOptions):
 
     min: Duration = Field(0.0, description="Render only when nothing has changed for so long.")
     max: Duration | None = Field(
-        None, description="Render at the latest so long after the first change. Unset: four times `min`."
+        None, description="Render so long after the first change at the latest. Unset: four times `min`."
     )
 
     @model_validator(mode="after")

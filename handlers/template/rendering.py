@@ -5,31 +5,15 @@ Used by the program that renders; it knows neither the tree nor the journal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from handlers.template.environment import Compiled, Escape
+from handlers.template.environment import Compiled, faults
 from handlers.template.states import State, States
-from handlers.template.values import TemplateError
+from handlers.template.templates import Template
+from handlers.template.values import Json, TemplateError
 
-
-@dataclass(frozen=True)
-class Template:
-    """One template.
-
-    Attributes:
-        name: as messages say it.
-        text: the template itself.
-        escape: what is done with values.
-        discreet: whether messages must not quote what may be secret.
-    """
-
-    name: str
-    text: str
-    escape: Escape = "nginx"
-    discreet: bool = False
+__all__ = ["Template", "compiled", "mistakes", "rendered"]
 
 
 def compiled(templates: Sequence[Template], on: Sequence[Mapping[str, Any]]) -> list[Compiled]:
@@ -41,11 +25,16 @@ def compiled(templates: Sequence[Template], on: Sequence[Mapping[str, Any]]) -> 
     return [Compiled(one.name, one.text, one.escape, on) for one in templates]
 
 
+def mistakes(templates: Sequence[Template], on: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """All mistakes of each template that can be found without a state."""
+    return [[str(fault) for fault in faults(one.name, one.text, one.escape, on)] for one in templates]
+
+
 def rendered(
     templates: Sequence[Template],
     made: Sequence[Compiled],
     on: Sequence[Mapping[str, Any]],
-    bodies: Sequence[str | None],
+    answers: Sequence[tuple[bool, Json]],
     most: int,
 ) -> list[str]:
     """The content of each file.
@@ -54,27 +43,20 @@ def rendered(
         templates: the templates.
         made: the same, compiled.
         on: the items of `on`, their defaults filled in.
-        bodies: the state of each, as JSON; None for one that is not here.
-        most: bytes that all of them may have together.
+        answers: of each, whether its state is here, and the state.
+        most: bytes that all files may have together.
 
     Raises:
         TemplateError: one cannot be rendered.
     """
-    states = States(
-        [
-            State(one, body is not None, json.loads(body or "null"))
-            for one, body in zip(on, bodies, strict=True)
-        ]
-    )
+    states = States([State(one, *answer) for one, answer in zip(on, answers, strict=True)])
     texts, size = [], 0
     for template, one in zip(templates, made, strict=True):
         text = one.render(states.functions, discreet=template.discreet)
         try:
             size += len(text.encode())
         except UnicodeEncodeError as error:
-            raise TemplateError(
-                f"{template.name}: the result has half a surrogate pair, which is no text"
-            ) from error
+            raise TemplateError(f"{template.name}: the result has half of a surrogate pair") from error
         if size > most:
             raise TemplateError(
                 f"{template.name}: the result is larger than {most} bytes: if it should be, raise limits.size"

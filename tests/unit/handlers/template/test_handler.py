@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from agentd.handler import PermanentError
 from agentd.testing import HandlerHarness, instance, key, keyprefix, service
 from handlers.template.handler import TemplateHandler
+from handlers.template.options import TemplateFile, TemplateOptions
+from handlers.template.renderer import SHARED
 
 UPSTREAM: Final = """\
 upstream api {
@@ -117,3 +119,111 @@ def test_options_that_cannot_be_meant_are_refused(file: Mapping[str, Any]) -> No
     """One source for each file, by its whole path; and a secret that nobody else may read."""
     with pytest.raises(ValidationError):
         HandlerHarness(TemplateHandler, {"files": [file]})
+
+
+def test_a_burst_is_gathered_and_never_for_longer_than_max() -> None:
+    """Each change begins `min` anew, until `max` after the first one is over."""
+    made = harness("x", {"key": "a"}, {"key": "b"})
+    made.restart({"files": [{"text": "x", "path": "out"}], "wait": {"min": "2s", "max": "5s"}})
+    made.handle(key("a", b"1"), key("b", b"1"))
+    arrive = made.arrive
+
+    arrive(key("a", b"2"))
+    waits = [made.hold()]
+    for value in (b"3", b"4", b"5"):
+        made.now += 1.5
+        arrive(key("a", value))
+        waits.append(made.hold())
+    made.handle(key("a", b"5"))
+    arrive(key("b", b"2"))
+
+    assert waits == [2.0, 2.0, 2.0, 0.5]
+    assert made.hold() == 2.0
+
+
+def test_status_says_since_when_each_file_is_as_it_is() -> None:
+    """A render that changes nothing commits nothing."""
+    made = harness("{% set x = key('a') %}x", {"key": "a"})
+    made.initial()
+    assert "not rendered yet" in made.store["status"][0]["trouble"]
+    made.handle(key("a", b"1"))
+    began, generation = made.now, made.generation
+
+    made.now += 60
+    made.handle(key("a", b"2"))
+
+    assert made.store["status"] == [{"part": "out", "since": began}]
+    assert made.generation == generation
+
+
+def test_nodes_with_equal_files_have_equal_fingerprints() -> None:
+    """And nothing can be guessed from that of a secret."""
+    prints = []
+    for value, secret in ((b"1", False), (b"1", False), (b"2", False), (b"1", True), (b"2", True)):
+        made = harness('{{ key("a") }}', {"key": "a"}, secret=secret)
+        assert made.fingerprint() is None
+        made.handle(key("a", value))
+        prints.append(made.fingerprint())
+
+    assert [prints.index(one) for one in prints] == [0, 0, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "template, limits, reason",
+    [
+        ('{{ "x" * key("a")|int }}', {"memory": "64M"}, "more than 64 MB of memory"),
+        ('{{ key("a") * 100 }}', {"size": 500}, "larger than 500 bytes"),
+        ('{{ ("a" * 40) | regex_search("(a+)+$b") }}', {"cpu": "1s"}, "more than 1 s of processor time"),
+        ("{{ range(key('a')|int) }}", {}, "Range too big"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", {}, "RecursionError"),
+    ],
+)
+def test_what_values_make_of_a_template_is_bounded(
+    template: str, limits: Mapping[str, Any], reason: str
+) -> None:
+    """Memory, time and size end the render, and not the daemon; the next one works."""
+    made = harness(template, {"key": "a"})
+    made.restart({"files": [{"text": template, "path": "out"}], "limits": limits})
+
+    with pytest.raises(PermanentError, match=reason):
+        made.handle(key("a", b"1000000000"))
+
+    assert harness("x", {"key": "a"}).handle(key("a", b"")) == ("out",)
+
+
+def test_a_program_that_was_killed_is_started_again() -> None:
+    """Nobody notices, but for the time that it takes."""
+    made = harness("x", {"key": "a"})
+    made.handle(key("a", b"1"))
+    assert SHARED._process
+    SHARED._process.kill()
+
+    made.restart({"files": [{"text": "y", "path": "out"}]})
+    made.handle(key("a", b"2"))
+
+    assert made.files == {"out": b"y"}
+
+
+def test_a_template_that_others_may_write_is_refused(tmp_path: Path) -> None:
+    """They could write nginx's configuration through it."""
+    source = tmp_path / "x.j2"
+    source.write_text("x")
+    source.chmod(0o666)
+    made = HandlerHarness(
+        TemplateHandler, {"files": [{"source": str(source), "path": "x"}]}, on=[{"key": "a"}]
+    )
+
+    with pytest.raises(PermanentError, match=r"writable by others.*chmod go-w"):
+        made.handle(key("a", b""))
+
+
+def test_a_changed_template_is_another_input(tmp_path: Path) -> None:
+    """So that a reload of agentd renders it, as it does changed options."""
+    source = tmp_path / "x.j2"
+    source.write_text("x")
+    handler = TemplateHandler(TemplateOptions(files=(TemplateFile(source=source, path="x"),)))
+    before = handler.inputs
+
+    source.write_text("y")
+
+    assert handler.inputs != before
