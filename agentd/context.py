@@ -398,7 +398,7 @@ class Context:
 
     @property
     def scratch(self) -> Path:
-        """A private directory on disk (mode 0700) for this call, made when it is first asked for.
+        """A private directory on disk (mode 0700) for this call alone, made when it is first asked for.
 
         It is on the disk of the state directory, not of the tree: copy what nginx is to read from it with
         `files.write_file`. It is removed when the attempt has ended; after a crash, at the next start.

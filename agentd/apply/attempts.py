@@ -353,7 +353,7 @@ class Attempt:
         with concealed(secret):
             note = self._attempts.handler.handle(change, context)
             if render:
-                self._attempts.handler.render(context)
+                self._attempts.handler.render(self.batch.for_next(context))
             return note
 
     def render(self) -> bool:

@@ -187,6 +187,10 @@ class Batch:
             make_scratch=cache(self.new_directory),
         )
 
+    def for_next(self, context: Context) -> Context:
+        """This context for the next method of the handler, which finds an empty scratch directory."""
+        return replace(context, make_scratch=cache(self.new_directory))
+
     def _began(self) -> None:
         self.ran = True
 

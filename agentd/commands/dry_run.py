@@ -109,11 +109,11 @@ def call(
             handler.initial(context)
         for change in changes:
             if isinstance(change, Timer):
-                handler.due(now, context)
+                handler.due(now, batch.for_next(context))
             else:
-                handler.handle(change, context)
+                handler.handle(change, batch.for_next(context))
         if not all(isinstance(change, Timer) for change in changes):
-            handler.render(context)
+            handler.render(batch.for_next(context))
     except PermanentError as error:
         return "refused", str(error)
     except TemporaryError as error:

@@ -159,7 +159,7 @@ class HandlerHarness:
         self.arrive(*changes)
         for change in changes:
             self._hand_over(change, context)
-        self.handler.render(context)
+        self.handler.render(replace(context, **self._own_scratch()))
         for change in changes:
             self.tasks.forget(change.id)
             self._aside.discard(self._places.pop(change.id, 0))
@@ -177,7 +177,8 @@ class HandlerHarness:
         overtakes = min((one for one in self._aside if one < place), default=None)
         own = self.tasks.of(change.id)
         try:
-            self.handler.handle(change, replace(context, task=own, place=place, overtakes=overtakes))
+            more = {"task": own, "place": place, "overtakes": overtakes, **self._own_scratch()}
+            self.handler.handle(change, replace(context, **more))
         except UnderWay:
             self._aside.add(place)
             raise
@@ -255,14 +256,12 @@ class HandlerHarness:
     def _attempt(self) -> tuple[Context, StagedFiles]:
         files = StagedFiles(self._files, self._foreign)
         self._asked = False
-        scratch = ScratchDirectory()
         context = Context(
             handler=self._class.__name__,
             now=self.now,
             files=files,
             store=copy.deepcopy(self.store),
             log=self._log,
-            run=self._programs.within(scratch),
             nginx=self._nginx,
             mend=self.mend,
             dry_run=self.dry_run,
@@ -271,7 +270,7 @@ class HandlerHarness:
             reload=self._ask,
             recall=lambda: tuple(self.recalls),
             states=self._states,
-            make_scratch=scratch,
+            **self._own_scratch(),
         )
         return context, files
 
@@ -284,6 +283,11 @@ class HandlerHarness:
             return Watched(on.model_dump(), query)
         number, state = self._newest[query]
         return Watched(on.model_dump(), query, number, json.dumps(state.raw), state.index, state.epoch)
+
+    def _own_scratch(self) -> dict[str, Any]:
+        """What of a context belongs to a single call."""
+        scratch = ScratchDirectory()
+        return {"make_scratch": scratch, "run": self._programs.within(scratch)}
 
     def _ask(self) -> None:
         self._asked = True

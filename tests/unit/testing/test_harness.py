@@ -181,6 +181,15 @@ def test_a_program_creates_files() -> None:
         harness.handle(event("text", b"plain"))
 
 
+def test_each_change_of_a_batch_finds_an_empty_scratch_directory() -> None:
+    """What the one before it left there is not seen."""
+    harness = HandlerHarness(Packed)
+    harness.answer_run(creates={"text.gz": b"packed"})
+
+    with pytest.raises(FileNotFoundError):
+        harness.handle(event("text", b"1"), event("text", b"2"))
+
+
 def test_a_program_creates_files_for_a_task() -> None:
     """In the scratch directory of the task, which is there until the harness goes."""
     harness = HandlerHarness(Packed)
