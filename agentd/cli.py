@@ -241,7 +241,7 @@ def _top() -> tuple[Parser, argparse._SubParsersAction[Parser]]:
         "agentd",
         description="Turns Consul's events, services and keys into configuration files for nginx.",
     )
-    parser.add_example("sudo agentd check", "agentd status", "agentd history --limit 5")
+    parser.add_example("sudo agentd check", "agentd status", "sudo agentd history --limit 5")
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     add_common(parser, config=Path(given) if given else DEFAULT, as_json=False)
     return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

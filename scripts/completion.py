@@ -31,7 +31,7 @@ _EVENTS: Final = (
     "agentd keys resign",
 )
 """The commands whose first argument is the name of an event."""
-_HANDLERS: Final = ("agentd handlers",)
+_HANDLERS: Final = ("agentd handlers", "agentd render")
 """Those whose first argument is the name of a handler, and whose metavar does not say so."""
 
 # Not quoted by ', so that each shell can put it between those.
@@ -174,6 +174,6 @@ def _how(action: argparse.Action, prog: str) -> dict[str, str] | None:
 
 def _kind(action: argparse.Action, prog: str) -> str:
     """Which names of the configuration it takes: those of handlers, of events, or none of them ("")."""
-    if action.metavar in ("H", "HANDLER") or (not action.option_strings and prog in _HANDLERS):
+    if action.metavar == "HANDLER" or (not action.option_strings and prog in _HANDLERS):
         return "handlers"
     return "events" if not action.option_strings and action.metavar == "NAME" and prog in _EVENTS else ""

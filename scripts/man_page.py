@@ -20,7 +20,8 @@ from agentd.commands import OWN
 from agentd.commands.parser import DEFAULT, Parser
 from agentd.commands.to_consul import SETTINGS
 
-_EXIT: Final = "0 if all is well; 1 if it failed; 2 for wrong usage or a wrong configuration."
+_FAILED: Final = "0 if all is well; 1 if it failed."
+_WRONG: Final = "2 for wrong usage or a wrong configuration."
 _FILES: Final = {
     str(DEFAULT): "the configuration",
     "/var/lib/agentd": "the journal: what was seen, what is owed, and what became of it",
@@ -41,7 +42,9 @@ _RELATED: Final = (
     ("fleet", "publish", "log", "leave"),
     ("tickets", "rotate-tickets", "fleet"),
     ("rolling", "upstream", "nodes", "lock"),
-    ("handlers", "check", "import-watches"),
+    ("handlers", "check", "import-watches", "render"),
+    ("render", "replay", "generations"),
+    ("init", "example", "check"),
     ("blacklist", "history"),
 )
 """Commands that a reader of one of them looks for next."""
@@ -124,13 +127,15 @@ def _verb(verb: Parser, known: Mapping[str, object]) -> str:
         group._group_actions = [
             one for one in group._group_actions if not known.keys() & set(one.option_strings)
         ]
+    if verb.exit_status:
+        verb.description = f"{verb.description}\n\nExit status: {verb.exit_status}"
     lines = str(_page(verb, verb.summary)).splitlines()
     return "\n".join(line.replace(".SH ", ".SS ") for line in lines[lines.index(".SH SYNOPSIS") + 1 :])
 
 
 def _add_sections(page: Manpage, parser: Parser, see: Iterable[str], *, consul: bool = False) -> None:
     page.add_section("EXAMPLES", "=", ".EX\n" + "\n".join(map(_roff, parser.examples)) + "\n.EE")
-    page.add_section("EXIT STATUS", "=", _roff(_EXIT))
+    page.add_section("EXIT STATUS", "=", _roff(f"{parser.exit_status or _FAILED}\n{_WRONG}"))
     variables = {"AGENTD_CONFIG": f"the configuration file, unless --config names one (else {DEFAULT})"}
     if consul:
         variables |= {name: text for _, name, _, text in SETTINGS.values() if name}

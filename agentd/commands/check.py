@@ -24,6 +24,7 @@ _COLOURS: Final[dict[Level, Colour]] = {"ok": "green", "warn": "yellow", "FAIL":
 def add_arguments(parser: Parser) -> None:
     """Whether a warning is enough to fail."""
     parser.add_example("sudo agentd check", "sudo agentd check --strict")
+    parser.add_exit_status("0 if nothing fails; 1 if something does, with --strict also for a warning.")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 for a warning, too")
 
 

@@ -37,6 +37,7 @@ def add_arguments(parser: Parser) -> None:
         "agentd fire tls-session-ticket-refresh --file key.b64",
         'agentd fire ip-blacklist "add 192.0.2.7 10m" --wait --quorum 90%',
     )
+    parser.add_exit_status("0 if it was fired, with --wait once enough nodes have applied it; 1 if not.")
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument("name", type=argument_types.word, metavar="NAME", help="name of the event")
     add_payload_arguments(parser)

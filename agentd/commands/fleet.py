@@ -32,6 +32,7 @@ _LOOK: Final = 5.0  # seconds until ages and the catalogue are read again, thoug
 def add_arguments(parser: Parser) -> None:
     """Add the options and the verbs."""
     parser.add_example("agentd fleet", "agentd fleet blacklist --watch", "agentd fleet forget lb3")
+    parser.add_exit_status("0 if all nodes agree; 1 if some differ, or if there seems to be no such fleet.")
     parser.usage = "%(prog)s [options] [HANDLER | VERB ...]"
     parser.add_argument(
         "handler",
@@ -44,7 +45,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--service",
         type=argument_types.word,
-        metavar="S",
+        metavar="SERVICE",
         help="expect agentd only on nodes with this service (default: on all nodes in the catalogue)",
     )
     parser.add_argument("--watch", action="store_true", help="keep watching, and show every change")

@@ -38,6 +38,7 @@ _MORE: Final = (
 def add_arguments(parser: Parser) -> None:
     """Why, for how long, and which fleet."""
     parser.add_example('agentd freeze --reason "black friday" --for 12h', "agentd thaw")
+    parser.add_exit_status("0 if every node that runs keeps to it; 1 if one does not yet.")
     parser.description = f"{parser.description}\n\n{_MORE}"
     parser.add_argument(
         "--reason", type=argument_types.reason, metavar="R", help="why, for others to read; never a secret"

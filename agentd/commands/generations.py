@@ -20,17 +20,22 @@ _COLUMNS: Final = ("", "NUMBER", "CREATED", "BY", "FILES", "CHANGED")
 
 def add_arguments(parser: Parser) -> None:
     """Add the verbs."""
-    parser.add_example("agentd generations", "agentd generations show 41", "agentd generations diff 41")
+    parser.add_example(
+        "sudo agentd generations", "sudo agentd generations show 41", "sudo agentd generations diff 41"
+    )
     parser.usage = "%(prog)s [options] [VERB ...]"
     show = parser.add_verb("show", "show the files of one, and why it is current")
-    show.add_example("agentd generations show current", "agentd generations show 41 --path 'tickets/*'")
+    show.add_example(
+        "sudo agentd generations show current", "sudo agentd generations show 41 --path 'tickets/*'"
+    )
     diff = parser.add_verb("diff", "show how the files of one differ from those of another")
-    diff.add_example("agentd generations diff -1", "agentd generations diff 41 42 --path upstreams")
+    diff.add_example("sudo agentd generations diff -1", "sudo agentd generations diff 41 42 --path upstreams")
     diff.epilog = (
-        "Exit status: 0, whether or not they differ. Of a file that not everybody may read only length and"
+        "Of a file that not everybody may read only length and"
         " digest are shown, likewise of one that is no text or is larger than 256 KiB. What agentd"
         " itself writes into each generation is left out."
     )
+    diff.add_exit_status("0, whether or not they differ.")
     which = "a number, `current`, `newest`, or -1 for the one before the current one, -2, ..."
     show.add_argument(
         "number",

@@ -71,6 +71,7 @@ class Configured:
 def add_arguments(parser: Parser) -> None:
     """Which handler."""
     parser.add_example("agentd handlers", "agentd handlers nginx_upstream", "agentd handlers blacklist")
+    parser.add_exit_status("0 if all can be imported; 1 if one cannot.")
     parser.add_argument(
         "name",
         nargs="?",

@@ -32,7 +32,9 @@ Row = dict[str, Any]
 def add_arguments(parser: Parser) -> None:
     """Which changes."""
     parser.add_example(
-        "agentd history --handler blacklist", "agentd history --failed --since 2h", "agentd history 3f2a"
+        "sudo agentd history --handler blacklist",
+        "sudo agentd history --failed --since 2h",
+        "sudo agentd history 3f2a",
     )
     parser.add_argument(
         "id",
@@ -42,7 +44,7 @@ def add_arguments(parser: Parser) -> None:
         help="show every detail of the changes whose ID is this, or begins with this",
     )
     parser.add_argument(
-        "--handler", type=argument_types.word, metavar="H", help="only changes for this handler"
+        "--handler", type=argument_types.word, metavar="HANDLER", help="only changes for this handler"
     )
     parser.add_argument("--failed", action="store_true", help="only what failed or was refused")
     parser.add_argument(

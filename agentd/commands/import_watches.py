@@ -16,6 +16,9 @@ from agentd.import_watches import import_watches
 def add_arguments(parser: Parser) -> None:
     """The file to convert."""
     parser.add_example("agentd import-watches /etc/consul.d/watches.json > handlers.yaml")
+    parser.add_exit_status(
+        "0 if every watch was converted; 1 if one was not, which a comment in the output explains."
+    )
     parser.add_argument(
         "file",
         type=Path,

@@ -22,6 +22,7 @@ from agentd.errors import AgentdError
 def add_arguments(parser: Parser) -> None:
     """How far to go, and where."""
     parser.add_example("agentd init --dry-run", "sudo agentd init")
+    parser.add_exit_status("0 if nothing is missing any more; 1 if something is.")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be written")
     parser.add_argument("--yes", action="store_true", help="do not ask (needed without a terminal)")
     parser.add_argument(

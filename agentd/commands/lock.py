@@ -34,6 +34,9 @@ def add_arguments(parser: Parser) -> None:
     parser.add_example(
         "agentd lock deploy/web -- ./deploy.sh", "agentd lock batch -n 3 --timeout 30s -- ./job"
     )
+    parser.add_exit_status(
+        "that of the command; 1 if the lock was not acquired, or was lost although the command succeeded."
+    )
     parser.takes_command = True
     parser.usage = "%(prog)s [options] PREFIX -- COMMAND ..."
     parser.add_argument(

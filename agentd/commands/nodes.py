@@ -35,6 +35,9 @@ _MOST_TOLD: Final = 10
 def add_arguments(parser: Parser) -> None:
     """Which instances."""
     parser.add_example("agentd nodes web --passing", "agentd nodes web | xargs -I{} ssh {} uptime")
+    parser.add_exit_status(
+        "0 if every instance is listed; 1 if one was left out, which standard error names."
+    )
     parser.usage = "%(prog)s [options] SERVICE"
     parser.add_argument("service", type=argument_types.word, metavar="SERVICE", help="name of the service")
     parser.add_argument("--tag", type=argument_types.word, metavar="T", help="only instances with this tag")

@@ -35,6 +35,7 @@ class Parser(argparse.ArgumentParser):
         verbs: name -> parser of its arguments; see `add_verb`.
         summary: the line of help, as in the list of commands.
         examples: command lines that the help begins with.
+        exit_status: what each exit status means; see `add_exit_status`.
     """
 
     takes_command = False
@@ -47,6 +48,7 @@ class Parser(argparse.ArgumentParser):
         self.verbs: dict[str, Parser] = {}
         self.summary = ""
         self.examples: list[str] = []
+        self.exit_status = ""
         self._listed: argparse._ArgumentGroup | None = None
         self._within = False
 
@@ -54,15 +56,21 @@ class Parser(argparse.ArgumentParser):
         """Begin the help with these command lines."""
         self.examples += lines
 
+    def add_exit_status(self, text: str) -> None:
+        """End the help with what 0, 1 and others mean; 2 is always wrong usage or a wrong configuration."""
+        self.exit_status = text
+
     def format_help(self) -> str:
-        """The usage, the examples, and what there is."""
+        """The usage, the examples, what there is, and what each exit status means."""
         shown = "\n".join(f"  {line}" for line in self.examples)
-        described = self.description
+        ends = f"Exit status: {self.exit_status}" if self.exit_status else ""
+        described, ended = self.description, self.epilog
         self.description = "\n\n".join(filter(None, [shown, described]))
+        self.epilog = "\n\n".join(filter(None, [ended, ends]))
         try:
             return super().format_help()
         finally:
-            self.description = described
+            self.description, self.epilog = described, ended
 
     def add_verb(self, name: str, text: str) -> Parser:
         """Add a verb to a command that also works without one; returns the parser for its arguments.

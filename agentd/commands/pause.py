@@ -34,8 +34,11 @@ _MORE: Final = (
 def add_arguments(parser: Parser) -> None:
     """Which handlers, why, and for how long."""
     parser.add_example(
-        'agentd pause --reason "database migration" --for 2h', "agentd pause nginx_upstream", "agentd resume"
+        'sudo agentd pause --reason "database migration" --for 2h',
+        "sudo agentd pause blacklist",
+        "sudo agentd resume",
     )
+    parser.add_exit_status("0 if the daemon keeps to it, or does not run; 1 if it is not known to.")
     parser.description = f"{parser.description}\n\n{_MORE}"
     parser.add_argument(
         "handlers",

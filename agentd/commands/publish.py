@@ -32,6 +32,10 @@ def add_arguments(parser: Parser) -> None:
         "agentd publish deploy --again 1790000000000",
         "agentd publish deploy --file site.txt --canary 1 --steps 10%,50%,100% --pause 5m",
     )
+    parser.add_exit_status(
+        "0 if it was published, with --wait or --canary once it is in force on enough nodes; 1 if not, or if"
+        " a handler here would not take it."
+    )
     parser.usage = "%(prog)s [options] NAME [PAYLOAD]"
     parser.add_argument(
         "name",

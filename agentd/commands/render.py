@@ -35,6 +35,7 @@ def add_arguments(parser: Parser) -> None:
         "agentd render hosts --once --diff",
         "agentd render hosts --file maps/hosts.map > hosts.map",
     )
+    parser.add_exit_status("0 if the handler would take what Consul has; 1 if it would not.")
     parser.add_argument(
         "entry", type=argument_types.word, metavar="ENTRY", help="its name below `handlers:` in the file"
     )

@@ -15,11 +15,14 @@ from agentd.journal.history import replay
 
 def add_arguments(parser: Parser) -> None:
     """Which change, and whether for real."""
-    parser.add_example("agentd replay 3f2a --dry-run", "agentd replay 3f2a")
+    parser.add_example("sudo agentd replay 3f2a --dry-run", "sudo agentd replay 3f2a")
+    parser.add_exit_status(
+        "0 if every handler took it, or in a dry run would take it; 1 if one did not, or not within --wait."
+    )
     parser.add_argument(
         "id", type=argument_types.word, metavar="ID", help="ID of the change, or its first characters"
     )
-    parser.add_argument("--handler", type=argument_types.word, metavar="H", help="only to this handler")
+    parser.add_argument("--handler", type=argument_types.word, metavar="HANDLER", help="only to this handler")
     parser.add_argument(
         "--dry-run",
         action="store_true",

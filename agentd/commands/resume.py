@@ -12,7 +12,8 @@ from agentd.commands.pause import read_handlers, wait_until_kept
 
 def add_arguments(parser: Parser) -> None:
     """Which handlers."""
-    parser.add_example("agentd resume", "agentd resume nginx_upstream")
+    parser.add_example("sudo agentd resume", "sudo agentd resume blacklist")
+    parser.add_exit_status("0 if the daemon has gone on, or does not run; 1 if it is not known to.")
     parser.add_argument(
         "handlers",
         nargs="*",

@@ -30,7 +30,10 @@ _PATIENCE: Final = 3.0  # seconds that a change in progress may take
 
 def add_arguments(parser: Parser) -> None:
     """Which generation."""
-    parser.add_example("agentd rollback", "agentd rollback 41")
+    parser.add_example("sudo agentd rollback", "sudo agentd rollback 41")
+    parser.add_exit_status(
+        "0 if nginx is proved to serve that generation; 1 if it is not, or not within --wait."
+    )
     parser.add_argument(
         "generation",
         nargs="?",

@@ -15,15 +15,15 @@ def add_arguments(parser: Parser) -> None:
     """What to do with which rollout."""
     parser.add_example("agentd rollout status", "agentd rollout abort deploy --wait")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    status = add_command(
-        verbs, "status", "show which rollouts are open, and how far the nodes are; 1 if one has failed"
-    )
+    status = add_command(verbs, "status", "show which rollouts are open, and how far the nodes are")
     status.add_example("agentd rollout status", "agentd rollout status deploy --json")
+    status.add_exit_status("0 if no rollout has failed; 1 if a node refuses one or fails.")
     status.add_argument(
         "name", nargs="?", type=argument_types.kept_name, metavar="NAME", help="only this name (default: all)"
     )
     abort = add_command(verbs, "abort", "end a rollout: all nodes get what they all had before it")
     abort.add_example("agentd rollout abort deploy --wait")
+    abort.add_exit_status("0 if it was aborted, with --wait once enough nodes have what they had; 1 if not.")
     abort.add_argument(
         "name", type=argument_types.kept_name, metavar="NAME", help="name of the event that is rolled out"
     )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: Parser) -> None:
     """Which fleet."""
     parser.add_example("agentd thaw")
+    parser.add_exit_status("0 if every node that runs knows of it; 1 if one does not yet.")
     add_wait(parser)
 
 

@@ -39,9 +39,9 @@ _NAMES: Final = 40  # characters of a list of nodes
 def add_arguments(parser: Parser) -> None:
     """Add the option for the handler."""
     parser.add_example("agentd tickets", "agentd tickets --json | jq '.[].ring[0]'")
-    parser.epilog = "Exit status: 0 if all nodes encrypt with the same key; 1 if they do not."
+    parser.add_exit_status("0 if all nodes encrypt with the same key; 1 if they do not.")
     parser.add_argument(
-        "--handler", type=argument_types.word, metavar="H", help="only the keys of this handler"
+        "--handler", type=argument_types.word, metavar="HANDLER", help="only the keys of this handler"
     )
     add_fleet_arguments(parser)
 

@@ -37,24 +37,24 @@ HELP: Final = "show what is blocked and why, or change it on this node"
 def add_arguments(parser: Parser) -> None:
     """A verb, and what each verb takes."""
     parser.add_example(
-        "agentd blacklist why 192.0.2.7", "agentd blacklist add 192.0.2.0/24 10m --reason scan"
+        "sudo agentd blacklist why 192.0.2.7", "sudo agentd blacklist add 192.0.2.0/24 10m --reason scan"
     )
     parser.add_argument(
-        "--handler", type=word, metavar="H", help="which blacklist, if several are configured"
+        "--handler", type=word, metavar="HANDLER", help="which blacklist, if several are configured"
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     add = add_command(verbs, "add", "block an address or CIDR")
-    add.add_example("agentd blacklist add 192.0.2.0/24 10m --reason scan")
+    add.add_example("sudo agentd blacklist add 192.0.2.0/24 10m --reason scan")
     add.add_argument("cidr", type=word, metavar="CIDR", help="what to block: an address or CIDR")
     add.add_argument(
         "ttl", type=word, nargs="?", metavar="TTL", help="for how long, such as 10m (default: for good)"
     )
     add.add_argument("--reason", type=word, metavar="TEXT", help="why; shown by `why` and `list`")
     remove = add_command(verbs, "remove", "stop blocking an address or CIDR, whatever blocked it")
-    remove.add_example("agentd blacklist remove 192.0.2.0/24")
+    remove.add_example("sudo agentd blacklist remove 192.0.2.0/24")
     remove.add_argument("cidr", type=word, metavar="CIDR", help="what to unblock: an address or CIDR")
     load = add_command(verbs, "load", "fetch a list and replace the version in force")
-    load.add_example("agentd blacklist load drop", "agentd blacklist load --force drop")
+    load.add_example("sudo agentd blacklist load drop", "sudo agentd blacklist load --force drop")
     load.usage = "%(prog)s [options] [LIST] [REFERENCE [sha256:HEX]]"
     load.add_argument(
         "source",
@@ -65,14 +65,14 @@ def add_arguments(parser: Parser) -> None:
     )
     load.add_argument("--force", action="store_true", help="override the guards, this once")
     clear = add_command(verbs, "clear", "empty a list; `entries` empties all that was added one by one")
-    clear.add_example("agentd blacklist clear drop", "agentd blacklist clear entries")
+    clear.add_example("sudo agentd blacklist clear drop", "sudo agentd blacklist clear entries")
     clear.add_argument("name", type=word, metavar="LIST", help="name of the list, or `entries`")
     for verb in (add, remove, load, clear):
         add_wait(verb)
     shown = add_command(verbs, "list", "show entries, lists and feeds")
-    shown.add_example("agentd blacklist list")
+    shown.add_example("sudo agentd blacklist list")
     why = add_command(verbs, "why", "show whether an address is blocked, and by what")
-    why.add_example("agentd blacklist why 192.0.2.7")
+    why.add_example("sudo agentd blacklist why 192.0.2.7")
     why.add_argument("address", type=word, metavar="ADDRESS", help="an address or CIDR")
 
 

@@ -80,6 +80,17 @@ def test_help_begins_with_examples_that_parse(page: str) -> None:
         cli.parse(words[1:])
 
 
+def test_help_ends_with_the_exit_status_where_it_means_something() -> None:
+    """After what was written there otherwise, once, and as a sentence."""
+    told = {name: page.exit_status for name, page in PAGES.items() if page.exit_status}
+    assert {"agentd status", "agentd check", "agentd fleet", "agentd lock"} <= set(told)
+    for name, text in told.items():
+        shown = " ".join(PAGES[name].format_help().split())
+        assert shown.endswith(f"Exit status: {' '.join(text.split())}")
+        assert text.endswith(".")
+    assert not any("Exit status" in (page.epilog or "") for page in PAGES.values())
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_knows_help_config_and_json(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`agentd COMMAND --help` names the options that all commands share."""

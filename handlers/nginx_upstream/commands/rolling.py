@@ -52,6 +52,7 @@ _NOT_FOUND: Final = 127  # as a shell reports it
 def add_arguments(parser: Parser) -> None:
     """The servers, the load balancers, and after `--` the command."""
     parser.add_example("agentd rolling --upstream app --on lb --servers web -- ./deploy.sh {address}")
+    parser.add_exit_status("0 if every server is done; 1 if not.")
     parser.takes_command = True
     parser.usage = (
         "%(prog)s [options] --upstream NAME --on SERVICE --servers SERVICE\n"

@@ -65,6 +65,7 @@ def add_arguments(parser: Parser) -> None:
     for name, text in _ACTIONS.items():
         own = add_command(actions, name, text)
         own.add_example(f"agentd upstream {_EXAMPLES[name]} --upstream app --on lb")
+        own.add_exit_status("0 if every load balancer answered and did what was asked; 1 if not.")
         own.usage = f"%(prog)s [options]{_TAKES[name]} --upstream NAME --on SERVICE"
         if name != "list":
             own.add_argument(

@@ -45,8 +45,8 @@ def add_arguments(parser: Parser) -> None:
         "agentd rotate-tickets --without lb7",
         "agentd rotate-tickets --due",
     )
-    parser.epilog = (
-        "Exit status: 0 if all nodes confirmed, or nothing was due; 1 if not all did within --timeout (the"
+    parser.add_exit_status(
+        "0 if all nodes confirmed, or nothing was due; 1 if not all did within --timeout (the"
         " next run goes on, so with --due it is 0 then), and on every error; 3 if a rotation has waited for"
         " more than an hour."
     )
