@@ -5,14 +5,18 @@ A dry run is kept as agentd keeps it: only what is read-only runs, and the rest 
 
 from __future__ import annotations
 
+import inspect
 import tempfile
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Final
 
-from agentd.handler import Background, Completed, Limits, Run, TemporaryError
+from agentd.handler import Completed, Limits, Run, TemporaryError
+
+_OPTIONS: Final = frozenset(inspect.signature(Run.__call__).parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +72,30 @@ class Programs:
     answers: deque[Answer] = field(default_factory=deque)
 
     def within(self, scratch: Callable[[], Path]) -> Run:
-        """`run` of a call, or of a task, that has this scratch directory."""
+        """`run` of a call, or of a task, that has this scratch directory.
 
-        def run(  # noqa: PLR0913 (as `Run` has it)
-            argv: Sequence[str],
-            *,
-            stdin: bytes = b"",
-            env: Mapping[str, str] | None = None,
-            timeout: float | None = None,
-            check: bool = True,
-            keep: int = 4096,
-            most: int | None = None,
-            limits: Limits | None = None,
-            background: Background | None = None,
-            read_only: bool = False,
-        ) -> Completed:
+        What really runs programs is given only the options that the handler gives, so that it may have
+        others of its own, such as a time limit.
+        """
+
+        def run(argv: Sequence[str], *, read_only: bool = False, **options: Any) -> Completed:  # noqa: ANN401 (those of `Run`)
+            if unknown := options.keys() - _OPTIONS:
+                raise TypeError(f"context.run takes no {', '.join(sorted(unknown))}")
             if self.dry_run and not read_only:
                 self.would_run.append(tuple(argv))
                 return Completed(0, b"", 0.0)
             if self.really:
-                return self.really(
-                    argv, stdin=stdin, env=env, timeout=timeout, check=check, keep=keep, most=most,
-                    limits=limits, background=background,
-                )  # fmt: skip
-            self.runs.append(RecordedRun(tuple(argv), stdin, dict(env or {}), timeout, limits, read_only))
-            return self._answered(argv[0], scratch, check=check)
+                return self.really(argv, **options)
+            recorded = RecordedRun(
+                tuple(argv),
+                options.get("stdin", b""),
+                dict(options.get("env") or {}),
+                options.get("timeout"),
+                options.get("limits"),
+                read_only,
+            )
+            self.runs.append(recorded)
+            return self._answered(argv[0], scratch, check=options.get("check", True))
 
         return run
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -223,9 +224,15 @@ def test_a_dry_run_runs_only_what_reads() -> None:
     assert harness.would_run == [("notify", "all")]
 
 
+def test_an_option_that_context_run_has_not_is_refused() -> None:
+    """A slip of the pen shows in the test, not on a node."""
+    with pytest.raises(TypeError, match="takes no tiemout"):
+        HandlerHarness(Note)._programs.within(Path)(["true"], tiemout=3)  # type: ignore[call-arg]
+
+
 def test_a_program_that_really_runs_has_a_real_scratch_directory() -> None:
     """With `run`, a test needs no script for what the program makes."""
-    harness = HandlerHarness(Packed, run=lambda argv, **options: run(argv, **options | {"timeout": 60}))
+    harness = HandlerHarness(Packed, run=partial(run, timeout=60.0))
 
     harness.handle(event("text", b"plain"))
 

@@ -272,7 +272,7 @@ def test_a_list_that_needs_too_much_is_refused(status: int, reason: str) -> None
 
 def real(argv: Sequence[str], **options: Any) -> Completed:  # noqa: ANN401 (those of `Run`)
     """Run a program as the daemon does."""
-    return run(argv, **options | {"timeout": 60})
+    return run(argv, timeout=60, **options)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,7 +110,7 @@ def test_a_dry_run_looks_and_mends_nothing(programs: Path) -> None:
         BlacklistLoader,
         {"load": ["ipset"]},
         foreign={FILES["ipset"]: _BATCH},
-        run=lambda argv, **options: run(argv, **options | {"timeout": 60}),
+        run=partial(run, timeout=60.0),
     )
     harness.dry_run = True
 
