@@ -30,6 +30,7 @@ BENCHES = (
     "upstream",
     "upstream_scale",
     "upstream_load",
+    "template",
     "trust",
     "tickets",
     "tickets_faults",
