@@ -2,9 +2,11 @@
 
 Each side has its own Consul and nginx, so that neither is woken for the other's changes. A change is an
 instance with another port, which the template also writes into a map, so that a request can tell when it is
-served. Only agentd is measured where there is no consul-template on PATH; it is installed by
-`go install github.com/hashicorp/consul-template@v0.41.1`. If it is there, what the page's test compares with is
-held against it as well.
+served. Without consul-template on PATH only agentd is measured; this installs it:
+
+    go install github.com/hashicorp/consul-template@v0.41.1
+
+If it is there, what the page's test compares with is held against it as well.
 """
 
 from __future__ import annotations
