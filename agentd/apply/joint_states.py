@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 
 from agentd.config.load import ConfiguredHandler, OnEvent
 from agentd.context import Watched
 from agentd.journal.journal import Journal
+from agentd.watch.changes import Change
 
 
 class JointStates:
@@ -15,9 +17,13 @@ class JointStates:
     Args:
         configured: the handler.
         journal: where its states are; None for a node that has none yet.
+        given: states that a dry run has from elsewhere, and takes instead.
     """
 
-    def __init__(self, configured: ConfiguredHandler, journal: Journal | None) -> None:
+    def __init__(
+        self, configured: ConfiguredHandler, journal: Journal | None, given: Iterable[Change] = ()
+    ) -> None:
+        self._given = {one.query: one for one in given}
         self._name = configured.name
         self._items = [
             (on.model_dump(), str(on.query())) for on in configured.entry.on if not isinstance(on, OnEvent)
@@ -31,8 +37,13 @@ class JointStates:
         Raises:
             JournalError: the journal cannot be read.
         """
-        look = self._journal.newest_state if self._journal else lambda _handler, _query: None
-        return [Watched(on, query, *(look(self._name, query) or ())) for on, query in self._items]
+        return [Watched(on, query, *self._newest(query)) for on, query in self._items]
+
+    def _newest(self, query: str) -> tuple[int, str | None, int, int] | tuple[()]:
+        if given := self._given.get(query):
+            return 1, json.dumps(given.raw), given.index, given.epoch
+        found = self._journal.newest_state(self._name, query) if self._journal else None
+        return found or ()
 
     def missing(self) -> Sequence[str]:
         """The queries without a state, for which all others wait; none once each has had one.

@@ -35,10 +35,12 @@ class States:
     Attributes:
         changes: the states that came, in the order of the queries.
         held: query -> why its answer is not believed, so that there is no state of it.
+        absent: that nothing was ever there, as far as Consul knows, which is a state for joint handlers.
     """
 
     changes: Sequence[Change]
     held: dict[str, str] = field(default_factory=dict)
+    absent: Sequence[Change] = ()
 
 
 def ask(options: ConsulOptions, queries: Sequence[Query], timeout: float) -> States:
@@ -55,6 +57,7 @@ def ask(options: ConsulOptions, queries: Sequence[Query], timeout: float) -> Sta
         AgentdError: an answer is empty because the token lacks a right.
     """
     changes: list[Change] = []
+    absent: list[Change] = []
     held: dict[str, str] = {}
     end = time.monotonic() + timeout
     with closing(ConsulClient(options)) as client:
@@ -62,7 +65,8 @@ def ask(options: ConsulOptions, queries: Sequence[Query], timeout: float) -> Sta
         for query in queries:
             try:
                 snapshot = query.fetch(client)
-                verdict = StateMemory().judge(snapshot, Inquiry(query, client, lambda: None))
+                memory = StateMemory(proves_absence=True)
+                verdict = memory.judge(snapshot, Inquiry(query, client, lambda: None))
             except ConsulUnavailable as error:
                 late = f" (nothing was answered within {timeout:g} s)" if time.monotonic() >= end else ""
                 raise ConsulUnavailable(f"{query}: {error}{late}") from error
@@ -72,7 +76,8 @@ def ask(options: ConsulOptions, queries: Sequence[Query], timeout: float) -> Sta
                 changes.extend(verdict.news.changes)
             else:
                 held[str(query)] = NOTHING
-    return States(changes, held)
+                absent.extend(verdict.absent.changes if verdict.absent else ())
+    return States(changes, held, absent)
 
 
 class StateWatch:
@@ -91,10 +96,12 @@ class StateWatch:
                 lambda: ConsulClient(options),
                 self._deliver,
                 stop=threading.Event(),
+                proves_absence=True,
             )
             for query in queries
         }
         self._known: dict[str, Change] = {}
+        self._absent: dict[str, Change] = {}
 
     def __enter__(self) -> Self:
         """Start polling."""
@@ -118,11 +125,15 @@ class StateWatch:
             }
             if fresh and self._pollers.keys() == self._known.keys() | held.keys():
                 fresh = False
-                yield States([self._known[name] for name in self._pollers if name in self._known], held)
+                known = [self._known[name] for name in self._pollers if name in self._known]
+                yield States(known, held, [self._absent[name] for name in held if name in self._absent])
 
     def _deliver(self, snapshot: Snapshot) -> None:
         for change in snapshot.changes:
-            self._news.put(change)
+            if snapshot.absent:
+                self._absent[change.query] = change
+            else:
+                self._news.put(change)
 
     def _take(self) -> bool:
         """Take what came; say whether anything did."""

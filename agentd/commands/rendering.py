@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from agentd.apply.batch import Batch
+from agentd.apply.joint_states import JointStates
 from agentd.commands.current_states import States
 from agentd.commands.dry_run import call, staged_difference
 from agentd.commands.file_difference import is_public, text_of
@@ -22,6 +23,7 @@ from agentd.config.load import ConfiguredHandler, Loaded
 from agentd.configured_tree import open_tree
 from agentd.errors import AgentdError
 from agentd.tree.stage import Stage
+from agentd.watch.changes import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def render(loaded: Loaded, configured: ConfiguredHandler, states: States) -> Ren
     Raises:
         AgentdError: there is no state at all; the tree or the journal cannot be read; the handler has a bug.
     """
-    if not states.changes:
+    joint = configured.type.joint
+    if not (states.changes or (joint and states.absent)):
         held = "; ".join(f"{query}: {why}" for query, why in states.held.items())
         raise AgentdError(f"there is nothing to render: {held}")
     tree = open_tree(loaded.config)
@@ -87,20 +90,23 @@ def render(loaded: Loaded, configured: ConfiguredHandler, states: States) -> Ren
         store = journal.store(configured.name, configured.type.store_format) if journal else {}
         batch = dry_batch(loaded, tree, configured, store, journal)
         stack.callback(batch.stage.close)
-        outcome, reason = _called(configured, states, batch)
+        known = journal.has_state if journal else lambda _handler, _query: False
+        absent = [one for one in states.absent if joint and not known(configured.name, one.query)]
+        batch.states = JointStates(configured, journal, [*states.changes, *absent])
+        outcome, reason = _called(configured, [*states.changes, *absent], batch)
         return Rendered(
             outcome or ("changed" if batch.stage.changed else "unchanged"),
             reason,
             batch.generation,
             [] if outcome else _files(batch.stage),
             [argv[0] for argv in batch.would_run],
-            states.held,
+            {query: why for query, why in states.held.items() if query not in {one.query for one in absent}},
         )
 
 
-def _called(configured: ConfiguredHandler, states: States, batch: Batch) -> tuple[str, str]:
+def _called(configured: ConfiguredHandler, changes: Sequence[Change], batch: Batch) -> tuple[str, str]:
     try:
-        return call(configured, states.changes, batch, initial=True)
+        return call(configured, changes, batch, initial=True)
     except (AgentdError, OSError):
         raise
     except Exception as error:

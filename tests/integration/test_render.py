@@ -99,8 +99,24 @@ def configuration(consul: ConsulAgent, directory: Path, prefix: str) -> dict[str
             "copier": {"use": f"{__name__}:Copier", "on": [*keys, {"event": "copy"}]},
             "listener": {"use": f"{__name__}:Copier", "on": [{"event": "copy"}]},
             "notified": {"use": f"{__name__}:Copier"},
+            "template": {"use": "template", "on": keys, "options": {"files": [sum_of(prefix)]}},
         },
     }
+
+
+def sum_of(prefix: str) -> dict[str, str]:
+    """A file that a template makes from both keys."""
+    text = f'{{{{ key("{prefix}one") }}}} {{{{ key_or_default("{prefix}two", "none") }}}}'
+    return {"text": text, "path": "sum"}
+
+
+def test_a_template_gets_the_states_of_all_keys(site: Site) -> None:
+    """Also that one of them was never there, as in the daemon; no journal is needed."""
+    first = site.render("template", "--file", "sum")
+    site.put("two", "second")
+
+    assert first == (0, "first none", "")
+    assert site.render("template", "--file", "sum") == (0, "first second", "")
 
 
 def test_it_prints_every_file_and_writes_none(site: Site) -> None:
