@@ -349,3 +349,15 @@ def test_a_fleet_is_named_as_a_key(tmp_path: Path, name: str) -> None:
     [problem] = problems(tmp_path, KEPT.replace("production", f'"{name}"'))
 
     assert problem.startswith("2: fleet.name: ")
+
+
+def test_a_handler_of_states_alone_takes_no_events(tmp_path: Path) -> None:
+    """And needs at least one state; the message says what to do instead."""
+    entry = "use: template, options: {files: [{text: x, path: x}]}"
+    text = f"handlers:\n  a: {{{entry}, on: [{{key: k}}, {{event: e}}]}}\n  b: {{{entry}}}\n"
+
+    event, nothing = problems(tmp_path, text)
+
+    assert event.startswith("2: handlers.a.on.1: it is made from states, and an event is none")
+    assert event.endswith("write to a key instead, and name that")
+    assert nothing.startswith("3: handlers.b: `on` is missing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -227,3 +228,87 @@ def test_a_changed_template_is_another_input(tmp_path: Path) -> None:
     source.write_text("y")
 
     assert handler.inputs != before
+
+
+def test_a_value_that_is_no_text_can_be_encoded_and_not_printed() -> None:
+    """The message names the key."""
+    made = harness('{{ key("a") | base64_encode }}', {"key": "a"})
+    made.handle(key("a", b"\xff\xfe"))
+    assert made.files["out"] == b"//4="
+
+    made.restart({"files": [{"text": '{{ key("a") }}', "path": "out"}]})
+    with pytest.raises(PermanentError, match="the value of the key a is not UTF-8 text"):
+        made.handle(key("a", b"\xff\xfe"))
+
+
+def test_a_folder_does_not_contain_what_begins_with_the_same_letters() -> None:
+    """So that who may write below maps/hosts-old/ cannot write into the map."""
+    pairs = {"maps/hosts/a": b"1", "maps/hosts/b/c": b"2", "maps/hosts/d/": b"", "maps/hosts-old/e": b"3"}
+    folder = '{% set all = keyprefix("maps/hosts") %}{% set few = keyprefix("maps/hosts", nested=false) %}'
+    text = folder + '{{ all | join(",", "key") }} {{ few | length }}'
+    made = harness(text, {"keyprefix": "maps/hosts"})
+
+    made.handle(keyprefix("maps/hosts", pairs))
+
+    assert made.files["out"] == b"a,b/c 1"
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("\n{{ env('X') }}", "line 2: there is no env: templates cannot read the environment"),
+        ("{{ now() }}", "a clock would make each node's file another"),
+        ("{{ 1 | tojson }}", "there is no filter tojson: use to_json"),
+        ("{% include 'x' %}", "a template is one file"),
+        ("{% filter upper %}x{% endfilter %}", "instead of {% filter %}"),
+        ("{{ ''.__class__ }}", "the sandbox does not allow that"),
+        (
+            "{{ service('api') }}",
+            'service("api") asks for what `on` does not name: add {service: api} to `on`',
+        ),
+        ("{{ checks(state='critical') }}", "add {checks: {state: critical}} to `on`"),
+        ("{{ nodes() }}", "add {nodes: true} to `on`"),
+        ("{{ key('a').zone }}", "use `| default(...)` if it may be missing"),
+        ("{{ key('k' ~ 'b') }}", "add {key: kb} to `on`"),
+    ],
+)
+def test_a_mistake_says_what_to_do(text: str, reason: str) -> None:
+    """Most of them before any state has come."""
+    made = harness(text, {"key": "a"})
+
+    with pytest.raises(PermanentError) as caught:
+        made.handle(key("a", b"1"))
+
+    assert reason in str(caught.value)
+
+
+def test_a_call_means_the_item_that_it_tells_apart() -> None:
+    """The one without a tag, if there are several; one that could be several is an error."""
+    on = [{"service": "api"}, {"service": "api", "tag": "v2"}, {"service": "api", "tag": "v3"}]
+    made = harness('{{ service("api", tag="v2") | length }}{{ service("api") | length }}', *on)
+    two = HandlerHarness(
+        TemplateHandler, {"files": [{"text": '{{ service("api") }}', "path": "x"}]}, on=on[1:]
+    )
+
+    made.handle(
+        service("api", [instance("10.0.0.1", 80)]),
+        replace(service("api", []), query="service:api?tag=v2"),
+        replace(service("api", []), query="service:api?tag=v3"),
+    )
+
+    assert made.files["out"] == b"01"
+    [found] = two.preflight()
+    assert (
+        "could mean several items of `on` ({service: api, tag: v2}, {service: api, tag: v3})" in found.reason
+    )
+
+
+def test_what_a_failing_expression_says_may_be_secret() -> None:
+    """It is not quoted where one of the files is secret."""
+    made = harness('{{ {}[key("a")] }}', {"key": "a"}, secret=True, escape="none")
+
+    with pytest.raises(PermanentError) as caught:
+        made.handle(key("a", b"hunter2"))
+
+    assert "UndefinedError" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
