@@ -149,18 +149,19 @@ def replay(journal: Journal, identity: str, handler: str | None = None) -> list[
 
 def replayable(journal: Journal, identity: str, handler: str | None = None) -> list[sqlite3.Row]:
     """For each handler the row that `replay` would add again. Arguments and errors are the same."""
-    rows = [
-        row
-        for row in _find(journal, identity)
-        if handler in (None, row["handler"]) and row["handler"] != RELAY
-    ]
-    if not rows:
-        if _find(journal, identity):
-            raise JournalError(
-                f"{identity!r} only went to the fleet's log: replay the message that it became there,"
-                " which `agentd history` lists"
-            )
+    found = _find(journal, identity)
+    if not found:
         raise JournalError(f"there is no change {identity!r} in the journal; `agentd history` lists them")
+    here = [row for row in found if row["handler"] != RELAY]
+    if not here:
+        raise JournalError(
+            f"{identity!r} only went to the fleet's log: replay the message that it became there,"
+            " which `agentd history` lists"
+        )
+    rows = [row for row in here if handler in (None, row["handler"])]
+    if not rows:
+        names = ", ".join(row["handler"] for row in here)
+        raise JournalError(f"the handler {handler!r} had no change {identity!r}: it was for {names}")
     if wiped := [row for row in rows if row["body"] is None]:
         if wiped[0]["kind"] != Event.kind:
             raise JournalError(f"the payload of {identity!r} was wiped: a newer state has replaced it")

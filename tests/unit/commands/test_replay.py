@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentd.journal.entry import Outcome
+from agentd.journal.entry import RELAY, Outcome
 from tests.unit.commands.node import SECRET, CommandNode, event
 
 
@@ -87,6 +87,22 @@ def test_unknown_id_is_told(node: CommandNode) -> None:
         status, _, error = node.command("replay", "ffffffff", *more)
         assert status == 1
         assert "no change 'ffffffff' in the journal" in error
+
+
+def test_replay_to_a_handler_that_did_not_have_it_names_those_that_did(node: CommandNode) -> None:
+    """A handler that there is, and that the change was not for."""
+    identity = applied(node, b"new")
+    _, _, error = node.command("replay", identity[:8], "--handler", "prover")
+    assert "the handler 'prover' had no change '00000001': it was for writer" in error
+
+
+def test_what_only_went_to_the_log_is_replayed_as_a_message(node: CommandNode) -> None:
+    """`history` lists it under the relay, which is no handler."""
+    with node.opened() as opened:
+        opened.journal.queue(RELAY, event(b"x", number=5))
+    assert node.json("history", "00000005")[0]["handler"] == RELAY
+    _, _, error = node.command("replay", "00000005")
+    assert "'00000005' only went to the fleet's log: replay the message that it became there" in error
 
 
 def test_dry_run_shows_a_diff_and_changes_nothing(node: CommandNode) -> None:
