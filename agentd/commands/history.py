@@ -23,6 +23,8 @@ _COLUMNS: Final = (
     "TIME", "HANDLER", "CHANGE", "ID", "OUTCOME", "GENERATION", "ATTEMPTS", "TOOK", "REASON",
 )  # fmt: skip
 _PROSE: Final = ("REASON",)
+_SPARED: Final = frozenset({"GENERATION", "ATTEMPTS", "TOOK"})  # on a terminal that is not wide
+_WIDE: Final = 140  # characters
 _LIMIT: Final = 30
 _LIMIT_BEFORE: Final = 10  # of those that ended before `--follow`
 _SHORT_ID: Final = 8
@@ -34,6 +36,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_example(
         "sudo agentd history --handler blacklist",
         "sudo agentd history --failed --since 2h",
+        "sudo agentd history --follow",
         "sudo agentd history 3f2a",
     )
     parser.add_argument(
@@ -111,7 +114,13 @@ def _print(told: list[Row], output: Output, *, details: bool) -> None:
 
 def history_table(output: Output) -> GrowingTable:
     """The table that `cells` are rows of."""
-    return GrowingTable(output, _COLUMNS, prose=_PROSE)
+    return GrowingTable(output, [_COLUMNS[at] for at in _shown(output)], prose=_PROSE)
+
+
+def _shown(output: Output) -> list[int]:
+    """The columns for which there is room; what is left out, the details of a change have."""
+    narrow = output.width is not None and output.width < _WIDE
+    return [at for at, name in enumerate(_COLUMNS) if not (narrow and name in _SPARED)]
 
 
 def with_state(row: Row) -> Row:
@@ -143,7 +152,7 @@ def short_id(row: Row) -> str:
 
 def cells(row: Row, output: Output) -> list[object]:
     """A row of the table; on a terminal with a short ID."""
-    return [
+    every = [
         moment(row["received"]),
         row["handler"],
         row["name"] or row["query"],
@@ -154,6 +163,7 @@ def cells(row: Row, output: Output) -> list[object]:
         span(row["took"]),
         one_line(row["reason"]),
     ]
+    return [every[at] for at in _shown(output)]
 
 
 def _details(row: Row) -> dict[str, object]:

@@ -33,7 +33,7 @@ _CODES: Final[dict[Colour, int]] = {"bold": 1, "dim": 2, "red": 31, "green": 32,
 _NO_WRAP: Final = "\033[?7l"
 _WRAP: Final = "\033[?7h"
 _LINES_BESIDE: Final = 3  # the head, the line that counts the hidden rows, the cursor's own
-_LEAST: Final = 16  # characters of a cell that are shown even where a line gets too long
+_LEAST: Final = 20  # characters of a cell that are shown even where a line gets too long
 
 
 class Output:

@@ -56,7 +56,7 @@ class Prover(Handler):
 class CommandNode:
     """The node, and the command line on it."""
 
-    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, directory: Path, capsys: pytest.CaptureFixture[str] | None = None) -> None:
         self.directory = directory
         self.state = directory / "state"
         self.file = directory / "agentd.yaml"
@@ -77,6 +77,7 @@ class CommandNode:
     def command(self, *argv: str) -> tuple[int, str, str]:
         """Run a command in this process; return status, standard output and standard error."""
         status = main([argv[0], "--config", str(self.file), *argv[1:]])
+        assert self._capsys is not None
         return status, *self._capsys.readouterr()
 
     def json(self, *argv: str) -> Any:  # noqa: ANN401 (any JSON)

@@ -61,7 +61,7 @@ def test_prose_is_cut_to_the_width_of_a_terminal(texts: list[str], width: int) -
     output.width = width
     output.table(("A", "NOTE", "B"), rows, prose=("NOTE",))
     lines = stream.getvalue().splitlines()
-    assert all(len(line) <= max(width, len("name-0") + 2 + 16 + 2 + 1) for line in lines)
+    assert all(len(line) <= max(width, len("name-0") + 2 + 20 + 2 + 1) for line in lines)
     assert all(row[0] in line and line.endswith("  x") for row, line in zip(rows, lines[1:], strict=True))
 
 

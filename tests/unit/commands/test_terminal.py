@@ -60,8 +60,9 @@ def in_a_pipe(node: CommandNode, *argv: str) -> list[str]:
 
 def test_a_terminal_cuts_and_a_pipe_does_not(node: CommandNode) -> None:
     """To its width, and so that one sees it; the ID stays long enough for every command."""
-    _, row = on_a_terminal(node, 130, "history")
-    assert len(row) == 130
+    head, row = on_a_terminal(node, 100, "history")
+    assert head.split() == ["TIME", "HANDLER", "CHANGE", "ID", "OUTCOME", "REASON"]
+    assert len(row) == 100
     assert row.endswith("...")
     assert " 00000001 " in row
     _, row = in_a_pipe(node, "history")
