@@ -18,7 +18,7 @@ from agentd.commands.output import Output, moment
 from agentd.commands.places import Places, open_journal
 from agentd.errors import AgentdError, FormatError, TreeError
 from agentd.journal.history import Movement, last_movement, made_of
-from agentd.tree.generation import FileEntry, Generation, Generations, current_number
+from agentd.tree.generation import FileEntry, Generation, Generations, current_number, number_of
 from agentd.tree.stage import differing
 
 _COLUMNS: Final = ("PATH", "MODE", "OWNER", "SIZE", "SHA256", "SINCE")
@@ -92,7 +92,7 @@ def _opened(generations: Generations, text: str, current: int) -> Generation:
         TreeError, FormatError: it is not there, or cannot be read.
     """
     try:
-        numbers = sorted(int(one.name) for one in generations.directory.iterdir() if one.name.isdecimal())
+        numbers = sorted(filter(None, (number_of(one.name) for one in generations.directory.iterdir())))
     except FileNotFoundError:
         numbers = []
     there = _ranges(numbers) or "none yet"
