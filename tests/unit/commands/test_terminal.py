@@ -73,7 +73,7 @@ def test_a_terminal_cuts_and_a_pipe_does_not(node: CommandNode) -> None:
 def test_following_ends_by_ctrl_c_without_a_traceback(node: CommandNode) -> None:
     """After what it has printed so far; a shell sees that it was interrupted."""
     following = subprocess.Popen(
-        [*COMMAND, "history", "--follow", "--json"],
+        ["env", "--default-signal=INT", *COMMAND, "history", "--follow", "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(node),
     )  # fmt: skip
     with following as process:
@@ -82,7 +82,7 @@ def test_following_ends_by_ctrl_c_without_a_traceback(node: CommandNode) -> None
         node.end(node.receive(number=2), Outcome.APPLIED)
         assert json.loads(process.stdout.readline())["outcome"] == "applied"
         process.send_signal(signal.SIGINT)
-        rest, error = process.communicate()
+        rest, error = process.communicate(timeout=60)
     assert (process.returncode, rest, error) == (130, "", "")
 
 
