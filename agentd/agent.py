@@ -205,7 +205,7 @@ class Agent:
             loaded,
             self._committer,
             self._heartbeats,
-            Daemon(__version__, lambda: self._upkeep.damage, self._listens_on),
+            Daemon(__version__, lambda: self._upkeep.damage, lambda: self._server.url),
         )
         try:
             self._supervisor.start()
@@ -322,14 +322,6 @@ class Agent:
         if self._supervisor:
             self._supervisor.changed()
 
-    def _listens_on(self) -> str | None:
-        """Where the HTTP endpoints are, for a URL."""
-        address = self._server.address
-        if address is None:
-            return None
-        host, port = address
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
     def _not_ready(self) -> list[str]:
         """Why the daemon is not ready; empty if it is."""
         if self._supervisor is None:
@@ -352,8 +344,10 @@ class Agent:
         """What is not in force, although the daemon is ready: one sentence each."""
         handlers = self._supervisor.handlers() if self._supervisor else {}
         refused = [f"the configuration was refused at the last reload: {one}" for one in self._refused[:1]]
+        files = [self._server.trouble] if self._server.trouble else []
         return (
             refused
+            + files
             + self._fleet_troubles()
             + [
                 f"{name}: since {_utc(one['behind']['since'])}: {one['behind']['reason']}"
@@ -397,6 +391,7 @@ class Agent:
             "backlog": self._journal.backlog() if known else {},
             "not_ready": self._not_ready(),
             "config_refused": self._refused,
+            "files_refused": self._server.trouble,
             "nginx_missing": supervisor.nginx_masterless() if supervisor else "",
             "handlers": supervisor.handlers() if supervisor else {},
             "stuck": self._heartbeats.stale(),

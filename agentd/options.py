@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from agentd.limits import Limits
 from agentd.section import Duration
-from agentd.values import STATUS, absolute, parse_loopback, parse_size
+from agentd.values import STATUS, absolute, is_loopback, parse_listening, parse_size
 
 Size = Annotated[int, BeforeValidator(parse_size)]
 """Bytes, written as "512k", "100M" or "2G"."""
@@ -74,12 +82,27 @@ class NginxOptions(Options):
 
 
 class StatusOptions(Options):
-    """The HTTP endpoints of this node: /healthz, /readyz, /metrics and /status."""
+    """The HTTP endpoints of this node: /healthz, /readyz, /metrics, /status, and the pages / and /fleet."""
 
     address: str | None = Field(
-        STATUS, description="Loopback address and port to listen on; null: no endpoints."
+        STATUS,
+        description="Address and port to listen on; null: no endpoints. Another address than one of loopback"
+        " needs `cert_file` and `token_file`.",
     )
-
+    cert_file: AbsolutePath | None = Field(
+        None,
+        description="Certificate (PEM) to serve by HTTPS, followed by those that lead to its authority. Read"
+        " again when it has changed.",
+    )
+    key_file: AbsolutePath | None = Field(
+        None, description="Private key of `cert_file`, unless that file contains it."
+    )
+    token_file: AbsolutePath | None = Field(
+        None,
+        description="File that contains the token, of 16 characters or more, which all but /healthz then"
+        " need: `Authorization: Bearer TOKEN`, or in a browser any user name and the token as the password."
+        " Read again when it has changed.",
+    )
     strict: bool = Field(
         False,  # noqa: FBT003 (pydantic's default)
         description="Whether /readyz answers 503 as well while a handler is behind: a state that failed, a"
@@ -89,7 +112,19 @@ class StatusOptions(Options):
 
     @field_validator("address")
     @classmethod
-    def _loopback(cls, address: str | None) -> str | None:
+    def _parsed(cls, address: str | None) -> str | None:
         if address is not None:
-            parse_loopback(address)
+            parse_listening(address)
         return address
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.key_file and not self.cert_file:
+            raise ValueError("key_file needs cert_file")
+        exposed = self.address is not None and not is_loopback(parse_listening(self.address)[0])
+        if exposed and not (self.cert_file and self.token_file):
+            raise ValueError(
+                f"address: {self.address} is not a loopback address (127.0.0.0/8 or [::1]), so it needs"
+                " cert_file and token_file"
+            )
+        return self

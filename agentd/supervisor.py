@@ -65,7 +65,7 @@ class Daemon:
     Attributes:
         version: agentd's version.
         damage: returns what is wrong with the tree; "" if nothing is.
-        status: returns the address and port of the HTTP endpoints; None if there are none.
+        status: returns the URL of the HTTP endpoints, without a path; None if there are none.
     """
 
     version: str

@@ -42,6 +42,8 @@ def troubles(state: Mapping[str, Any], *, runs: bool) -> Iterator[str]:
         yield state["nginx_missing"]
     for problem in state.get("config_refused", ()):
         yield f"the configuration was refused at the last reload, and the earlier one is in use: {problem}"
+    if state.get("files_refused"):
+        yield state["files_refused"]
     for name in state.get("stuck", ()):
         yield f"{name} is stuck: it has shown no sign of life for too long"
     yield from _unheard(state.get("queries", ()))

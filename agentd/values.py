@@ -66,26 +66,36 @@ def parse_size(value: object) -> int:
     return int(found[1]) * _UNITS[found[2]]
 
 
-def parse_loopback(address: str) -> tuple[str, int]:
+def parse_listening(address: str) -> tuple[str, int]:
     """Split "127.0.0.1:9521", "[::1]:9521" or "localhost:9521" into address and port (0: any free one).
 
     Raises:
-        ValueError: not an address and a port, or not on loopback.
+        ValueError: not an address and a port.
     """
     host, _, port = address.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
     name = "127.0.0.1" if host == "localhost" else host[1:-1] if bracketed else host
     try:
-        loopback = "%" not in name and ipaddress.ip_address(name).is_loopback and (":" in name) == bracketed
+        sound = "%" not in name and (":" in str(ipaddress.ip_address(name))) == bracketed
     except ValueError:
-        raise ValueError("must be an address and a port, such as 127.0.0.1:9521") from None
-    if not loopback:
-        raise ValueError(
-            "must be a loopback address (127.0.0.0/8 or [::1]), because there is no authentication"
-        )
+        sound = False
+    if not sound:
+        raise ValueError("must be an address and a port, such as 127.0.0.1:9521 or [::1]:9521")
     if not (_PORT.fullmatch(port) and int(port) <= _LAST_PORT):
         raise ValueError("must end with a port from 0 to 65535, as in 127.0.0.1:9521")
     return name, int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether that address, as `parse_listening` returns it, is reached from this node alone."""
+    return ipaddress.ip_address(host).is_loopback
+
+
+def asked_at(host: str) -> str:
+    """Where a program on this node reaches who listens there: at loopback, if that is every address."""
+    if not ipaddress.ip_address(host).is_unspecified:
+        return host
+    return "::1" if ":" in host else "127.0.0.1"
 
 
 _FLEET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

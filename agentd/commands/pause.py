@@ -15,7 +15,7 @@ from agentd.commands import argument_types
 from agentd.commands.output import Output, moment
 from agentd.commands.parser import Parser
 from agentd.commands.places import Places, read_places
-from agentd.errors import AgentdError
+from agentd.errors import AgentdError, ConfigError
 from agentd.handler_names import require_handler
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def wait_until_kept(places: Places, names: Collection[str], seconds: float, *, p
         try:
             told = ask_daemon(places.status).get("handlers", {})
             late = [name for name in names if name in told and bool(told[name].get("paused")) != paused]
-        except (ExchangeError, ValueError, AttributeError):
+        except (ConfigError, ExchangeError, ValueError, AttributeError):
             late = list(names)
         if not late or time.monotonic() >= deadline:
             return late

@@ -13,9 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from agentd.commands.daemon_address import DaemonAddress, daemon_address
 from agentd.config.sections import read_document
 from agentd.errors import AgentdError
-from agentd.values import KEEP, STATE, STATUS, TREE, parse_loopback
+from agentd.values import KEEP, STATE, STATUS, TREE, is_loopback, parse_listening
 
 if TYPE_CHECKING:
     from agentd.config.yaml_document import Document
@@ -50,13 +51,13 @@ class Places(NamedTuple):
     Attributes:
         state: directory of the journal.
         tree: directory of the generations.
-        status: address and port where the daemon answers; None if it does not.
+        status: where the daemon answers; None if it does not.
         handlers: names of the configured handlers.
     """
 
     state: Path
     tree: Path
-    status: tuple[str, int] | None
+    status: DaemonAddress | None
     handlers: tuple[str, ...]
 
     @property
@@ -128,10 +129,11 @@ def _plain(data: Mapping[str, Any], handlers: tuple[str, ...]) -> Places | None:
     if not all(isinstance(one, str) and one.startswith("/") for one in (state, path)):
         return None
     try:
-        listening = None if address is None else parse_loopback(address)
+        listening = None if address is None else DaemonAddress(*parse_listening(address))
     except (ValueError, AttributeError):
         return None
-    return Places(Path(state), Path(path), listening, handlers)
+    plain = listening is None or is_loopback(listening.host)
+    return Places(Path(state), Path(path), listening, handlers) if plain else None
 
 
 def _checked(document: Document, handlers: tuple[str, ...]) -> Places:
@@ -139,7 +141,4 @@ def _checked(document: Document, handlers: tuple[str, ...]) -> Places:
     from agentd.config.load import load_sections  # noqa: PLC0415 (slow)
 
     sections = load_sections(document, _READ)
-    address = sections.status.address
-    return Places(
-        sections.state, sections.tree.path, None if address is None else parse_loopback(address), handlers
-    )
+    return Places(sections.state, sections.tree.path, daemon_address(sections.status), handlers)

@@ -11,9 +11,11 @@ import json
 import time
 from argparse import Namespace
 from contextlib import closing
+from http import HTTPStatus
 from typing import Any, Final
 
 from agentd import http
+from agentd.commands.daemon_address import DaemonAddress
 from agentd.commands.output import Output, moment, one_line, span
 from agentd.commands.parser import Parser
 from agentd.commands.places import Places, open_journal, read_places
@@ -59,14 +61,17 @@ def execute(arguments: Namespace, output: Output) -> int:
     return int(bool(found["trouble"]))
 
 
-def ask_daemon(address: tuple[str, int]) -> Snapshot:
+def ask_daemon(address: DaemonAddress) -> Snapshot:
     """What the daemon answers at /status, of JSON's types.
 
     Raises:
+        ConfigError: its certificate or token cannot be read here.
         ExchangeError: no complete answer.
-        ValueError: the answer is not agentd's.
+        ValueError: the answer is not agentd's, or it refuses the token.
     """
-    answer = http.exchange(http.TCPAddress(*address), "/status", timeout=_PATIENCE, max_size=_LARGEST)
+    answer = address.exchange("/status", timeout=_PATIENCE, max_size=_LARGEST)
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        raise ValueError("it refuses the token in status.token_file")
     try:
         found = json.loads(answer.body)
     except RecursionError:  # not agentd's, which is a few levels deep

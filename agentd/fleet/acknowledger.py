@@ -78,7 +78,7 @@ class Acknowledger:
         look: returns what there is to acknowledge.
         heartbeat: the thread's heartbeat.
         version: agentd's version.
-        status: returns the address and port of the HTTP endpoints; None if there are none.
+        status: returns the URL of the HTTP endpoints, without a path; None if there are none.
         joined: called with the home datacenter and this node's name before anything is written there.
         clock: unix seconds.
         timer: monotonic seconds.

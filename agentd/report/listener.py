@@ -1,4 +1,4 @@
-"""A small HTTP server for loopback: bounded in connections, in time, in what it reads and in threads.
+"""A small HTTP and HTTPS server: bounded in connections, in time, in what it reads and in threads.
 
 Owns the socket and the threads; its caller decides what is answered. It reads the head of a request and never
 a body, answers once and closes. One thread waits for all clients at once, so that an idle or slow one costs
@@ -17,7 +17,6 @@ import selectors
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final, Literal, NoReturn
@@ -26,13 +25,17 @@ import structlog
 
 from agentd.errors import ConfigError
 from agentd.heartbeat import Heartbeat
+from agentd.options import StatusOptions
+from agentd.report.access import Access
 from agentd.report.answers import Answers
+from agentd.report.connection import Blocked, Connection
 from agentd.report.request import BadRequest, Response, encode, parse
 
 _log = structlog.get_logger()
 
-HEAD_TIMEOUT: Final = 2.0  # seconds for the head of a request
+HEAD_TIMEOUT: Final = 2.0  # seconds for the handshake of TLS and the head of a request
 ANSWER_TIMEOUT: Final = 3.0  # seconds for a client to take its answer
+GUESS_DELAY: Final = 1.0  # seconds until a wrong token is answered
 LARGEST_HEAD: Final = 8192  # bytes of request line and headers
 MOST_CONNECTIONS: Final = 256
 
@@ -46,33 +49,15 @@ Dropped = Literal["full", "head", "answer"]
 """Why: a new one needed its place, or the time for the head or for taking the answer was up."""
 
 
-class _Connection:
-    """One client.
-
-    Attributes:
-        deadline: monotonic seconds; None while its answer is made.
-        unsent: what is left of the answer; None before there is one.
-    """
-
-    def __init__(self, client: socket.socket) -> None:
-        client.setblocking(False)  # noqa: FBT003 (the library's signature)
-        self.client = client
-        self.since = time.monotonic()
-        self.deadline: float | None = self.since + HEAD_TIMEOUT
-        self.head = b""
-        self.body = True
-        self.unsent: deque[memoryview] | None = None
-        self.drained = 0
-
-
 class Listener:
     """Listens from `start` to `stop`; each connection is for one request.
 
     Args:
-        address: loopback address and port; port 0 takes a free one, see `address`.
+        address: address and port; port 0 takes a free one, see `address`.
         answer: makes the response to a path (its query string removed); called from several threads.
         heartbeat: beaten while connections are accepted.
         dropped: called for each connection that was dropped before it had its answer.
+        access: who is answered, and how connections are secured.
     """
 
     def __init__(
@@ -81,14 +66,16 @@ class Listener:
         answer: Callable[[str], Response],
         heartbeat: Heartbeat | None = None,
         dropped: Callable[[Dropped], None] = lambda _: None,
+        access: Access | None = None,
     ) -> None:
         self.address = address
         self._heartbeat = heartbeat
         self._dropped = dropped
+        self._access = access or Access(StatusOptions())
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="status", daemon=True)
-        self._answers: Answers[_Connection] = Answers(answer, self._wake)
-        self._open: dict[int, _Connection] = {}  # by descriptor, the oldest first
+        self._answers: Answers[Connection] = Answers(answer, self._wake)
+        self._open: dict[int, Connection] = {}  # by descriptor, the oldest first
         self._selector = selectors.DefaultSelector()
         self._socket: socket.socket | None = None
         self._accepts_at: float | None = 0.0  # when it accepts again; None: it does
@@ -158,7 +145,11 @@ class Listener:
     def _end_late(self) -> None:
         now = time.monotonic()
         for connection in list(self._open.values()):
-            if connection.deadline is not None and connection.deadline <= now:
+            if connection.deadline is None or connection.deadline > now:
+                continue
+            if connection.delayed is not None:
+                self._begin_answer(connection, connection.delayed)
+            else:
                 self._drop(connection, "head" if connection.unsent is None else "answer")
 
     def _accept(self, listening: socket.socket) -> None:
@@ -180,8 +171,12 @@ class Listener:
                 self._listen(listening, time.monotonic() + _YOUNG)
                 return
             self._failing = False
-            connection = self._open[client.fileno()] = _Connection(client)
-            self._selector.register(client, selectors.EVENT_READ, connection)
+            try:
+                connection = Connection(client, self._access.context(), HEAD_TIMEOUT)
+            except OSError:  # it is gone already
+                continue
+            self._open[connection.client.fileno()] = connection
+            self._selector.register(connection.client, selectors.EVENT_READ, connection)
             self._go_on(connection)  # a client that has sent its request is served, whoever comes next
 
     def _listen(self, listening: socket.socket, at: float | None) -> None:
@@ -220,72 +215,80 @@ class Listener:
 
     # ------------------------------------------------------------------ one connection
 
-    def _go_on(self, connection: _Connection) -> None:
+    def _go_on(self, connection: Connection) -> None:
         """Read or write what can be without waiting."""
         try:
             if connection.unsent is None:
                 self._read_head(connection)
             elif connection.unsent:
-                self._write(connection)
+                connection.send()
+                self._watch(connection, selectors.EVENT_READ)
             else:
                 self._drain(connection)
-        except BlockingIOError:
-            return
-        except OSError:  # the client is gone
+        except Blocked as blocked:
+            self._watch(connection, blocked.event)
+        except OSError:  # the client is gone, or does not speak TLS
             self._close(connection)
 
-    def _read_head(self, connection: _Connection) -> None:
-        received = connection.client.recv(LARGEST_HEAD - len(connection.head))
+    def _watch(self, connection: Connection, event: int) -> None:
+        """Go on with it once this happens."""
+        if connection.client not in self._selector.get_map():
+            self._selector.register(connection.client, event, connection)
+        else:
+            self._selector.modify(connection.client, event, connection)
+
+    def _read_head(self, connection: Connection) -> None:
+        received = connection.receive(LARGEST_HEAD - len(connection.head))
         if not received:
             self._close(connection)
             return
         connection.head += received
         head, end, _ = connection.head.partition(b"\r\n\r\n")
         if not end and len(head) < LARGEST_HEAD:
+            self._watch(connection, selectors.EVENT_READ)
             return
         try:
-            method, path = parse(head) if end else _too_large()
+            request = parse(head) if end else _too_large()
         except BadRequest as error:
             text = f"{error.status.phrase}\n".encode()
             self._begin_answer(connection, Response(error.status, text, "text/plain"))
-        else:
-            connection.body = method != b"HEAD"
-            connection.deadline = None
-            self._selector.unregister(connection.client)
-            self._answers.ask(path, connection)
+            return
+        connection.body = request.method != "HEAD"
+        if refusal := self._access.refusal(request):
+            self._refuse(connection, refusal, guessed=bool(request.authorization))
+            return
+        connection.deadline = None
+        self._selector.unregister(connection.client)
+        self._answers.ask(request.path, connection)
 
-    def _begin_answer(self, connection: _Connection, response: Response) -> None:
-        parts = [encode(response, body=False), response.body if connection.body else b""]
-        connection.unsent = deque(memoryview(part) for part in parts if part)
+    def _refuse(self, connection: Connection, refusal: Response, *, guessed: bool) -> None:
+        """Answer that; late, if a token was guessed: so each place allows one guess in so many seconds."""
+        if not guessed:
+            self._begin_answer(connection, refusal)
+            return
+        self._selector.unregister(connection.client)
+        connection.delayed = refusal
+        connection.deadline = time.monotonic() + GUESS_DELAY
+
+    def _begin_answer(self, connection: Connection, response: Response) -> None:
+        connection.delayed = None
+        connection.answer([encode(response, body=False), response.body if connection.body else b""])
         connection.deadline = time.monotonic() + ANSWER_TIMEOUT
-        if connection.client not in self._selector.get_map():
-            self._selector.register(connection.client, selectors.EVENT_WRITE, connection)
-        else:
-            self._selector.modify(connection.client, selectors.EVENT_WRITE, connection)
+        self._watch(connection, selectors.EVENT_WRITE)
         self._go_on(connection)
 
-    def _write(self, connection: _Connection) -> None:
-        unsent = connection.unsent or deque()
-        while unsent:
-            sent = connection.client.send(unsent[0])
-            unsent[0] = unsent[0][sent:]
-            if not unsent[0]:
-                unsent.popleft()
-        connection.client.shutdown(socket.SHUT_WR)
-        self._selector.modify(connection.client, selectors.EVENT_READ, connection)
-
-    def _drain(self, connection: _Connection) -> None:
+    def _drain(self, connection: Connection) -> None:
         """Read what the client still sends: closing over unread bytes would reset the connection."""
         connection.drained += 1
-        if not connection.client.recv(LARGEST_HEAD) or connection.drained >= _MOST_DRAINED:
+        if not connection.drain(LARGEST_HEAD) or connection.drained >= _MOST_DRAINED:
             self._close(connection)
 
-    def _drop(self, connection: _Connection, reason: Dropped) -> None:
+    def _drop(self, connection: Connection, reason: Dropped) -> None:
         if connection.unsent is None or connection.unsent:  # else it has its answer
             self._dropped(reason)
         self._close(connection)
 
-    def _close(self, connection: _Connection) -> None:
+    def _close(self, connection: Connection) -> None:
         self._open.pop(connection.client.fileno(), None)
         if connection.deadline is None:
             self._answers.forget(connection)

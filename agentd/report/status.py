@@ -23,10 +23,11 @@ from agentd.digest import digest
 from agentd.errors import ConfigError
 from agentd.heartbeat import Heartbeats
 from agentd.options import StatusOptions
+from agentd.report.access import Access
 from agentd.report.listener import Listener
 from agentd.report.metrics import CONTENT_TYPE, Metrics
 from agentd.report.request import Response
-from agentd.values import parse_loopback
+from agentd.values import asked_at, parse_listening
 
 if TYPE_CHECKING:
     from agentd.fleet.reading import Reading
@@ -73,6 +74,7 @@ class Status:
         self._snapshot = snapshot
         self._recent = recent
         self._reading = reading
+        self._access = Access(options)
         self._listener: Listener | None = None
         self._pages: dict[str, Callable[[], Response]] = {
             "/healthz": self._health,
@@ -86,17 +88,36 @@ class Status:
         """Where it listens; None before `start` and when it is switched off."""
         return self._listener.address if self._listener else None
 
+    @property
+    def url(self) -> str | None:
+        """Where a program on this node reaches it, without a path; None where `address` is None."""
+        if self.address is None:
+            return None
+        host, port = asked_at(self.address[0]), self.address[1]
+        where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"{'https' if self._options.cert_file else 'http'}://{where}"
+
+    @property
+    def trouble(self) -> str:
+        """Why a file of the section that has changed is not in use; "" if all are."""
+        return self._access.trouble
+
     def start(self) -> None:
         """Listen, unless switched off.
 
         Raises:
-            ConfigError: the address is taken, or cannot be used.
+            ConfigError: the address is taken, or cannot be used; nor can a file of the section.
         """
         if self._options.address is None:
             return
+        self._access.load()
         heartbeat = self._heartbeats.register(_HEARTBEAT)
         listener = Listener(
-            parse_loopback(self._options.address), self.answer, heartbeat, self._metrics.dropped
+            parse_listening(self._options.address),
+            self.answer,
+            heartbeat,
+            self._metrics.dropped,
+            self._access,
         )
         try:
             listener.start()
@@ -129,7 +150,9 @@ class Status:
     def _health(self) -> Response:
         stale = self._heartbeats.stale()
         status = HTTPStatus.SERVICE_UNAVAILABLE if stale else HTTPStatus.OK
-        return _json(status, {"healthy": not stale, "stuck": stale})
+        # With a token, all else needs it, and what is stuck is named after what is configured.
+        named = {} if self._options.token_file else {"stuck": stale}
+        return _json(status, {"healthy": not stale} | named)
 
     def _readiness(self) -> Response:
         reasons, behind = list(self._not_ready()), list(self._behind())

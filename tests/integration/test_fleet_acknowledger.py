@@ -24,7 +24,7 @@ from agentd.watch.options import ConsulOptions
 from tests.servers.consul import ConsulAgent
 from tests.servers.waiting import wait_until
 
-_STATUS = "127.0.0.1:9521"
+_STATUS = "http://127.0.0.1:9521"
 
 
 class Client(ConsulClient):

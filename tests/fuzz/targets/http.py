@@ -40,9 +40,9 @@ def http_answer(data: bytes) -> None:
 @target(BadRequest)
 def http_request(data: bytes) -> None:
     """Any bytes as the head of a request to the listener."""
-    method, path = parse(data)
-    assert method in (b"GET", b"HEAD")
-    assert path.startswith("/")
+    request = parse(data)
+    assert request.method in ("GET", "HEAD")
+    assert request.path.startswith("/")
 
 
 @target()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agentd.commands import status as command
+from agentd.commands.daemon_address import DaemonAddress
 from agentd.commands.places import read_places
 from tests.unit.commands.node import CommandNode
 
@@ -261,7 +262,7 @@ def test_whoever_answers_instead_of_the_daemon_gets_no_traceback(
     odd: object, node: CommandNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever is of another type in its answer: that is shown, or not taken for the daemon's."""
-    listens = read_places(node.file)._replace(status=("127.0.0.1", 1))
+    listens = read_places(node.file)._replace(status=DaemonAddress("127.0.0.1", 1))
     monkeypatch.setattr(command, "read_places", lambda _file: listens)
     for number in range(len(list(places_in(SOUND)))):
         answer = copy.deepcopy(SOUND)

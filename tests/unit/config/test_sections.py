@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agentd.commands.daemon_address import DaemonAddress
 from agentd.commands.places import SECTIONS, Places, read_places
 from agentd.config.load import load, load_sections
 from agentd.config.models import Config
@@ -13,7 +14,7 @@ from agentd.config.sections import read_document, read_section
 from agentd.errors import ConfigError
 from agentd.watch.options import ConsulOptions
 
-DEFAULTS = (Path("/var/lib/agentd"), Path("/etc/nginx/agentd"), ("127.0.0.1", 9521))
+DEFAULTS = (Path("/var/lib/agentd"), Path("/etc/nginx/agentd"), DaemonAddress("127.0.0.1", 9521))
 UNNEEDED = [
     "handlers: 7",
     "handlers: {a: {use: no_such_handler}}",
@@ -53,7 +54,7 @@ def test_sections_that_are_not_needed_do_not_matter(file: Path, text: str) -> No
 )
 def test_places_are_read(file: Path, text: str) -> None:
     """Plainly, or by the models where it is written in another way."""
-    assert places(file, text) == (Path("/s"), Path("/t"), ("::1", 80))
+    assert places(file, text) == (Path("/s"), Path("/t"), DaemonAddress("::1", 80))
 
 
 def test_status_may_be_switched_off(file: Path) -> None:
@@ -67,7 +68,7 @@ def test_status_may_be_switched_off(file: Path) -> None:
         ("state: here", "agentd.yaml:1: state: the path must be absolute"),
         ("log: {}\ntree: {pth: /t}", "agentd.yaml:2: tree.pth: unknown field"),
         ("tree: {keep: 1}", "agentd.yaml:1: tree.keep: "),
-        ("status: {address: '0.0.0.0:1'}", "agentd.yaml:1: status.address: "),
+        ("status: {address: '0.0.0.0:1'}", "agentd.yaml:1: status: address: "),
         ("status: {address: 7}", "agentd.yaml:1: status.address: "),
         ("tree: {5: x}", "agentd.yaml:1: tree.5: unknown field"),
         ("tree: {path: []}", "agentd.yaml:1: tree.path: a path is needed here"),
@@ -89,7 +90,9 @@ def test_plain_reading_knows_the_sections_and_defaults_of_the_models(file: Path)
     file.write_text("{}\n")
     sections = load_sections(read_document(file), ())
     assert set(Config.model_fields) == SECTIONS
-    assert read_places(file) == Places(sections.state, sections.tree.path, ("127.0.0.1", 9521), ())
+    assert read_places(file) == Places(
+        sections.state, sections.tree.path, DaemonAddress("127.0.0.1", 9521), ()
+    )
 
 
 def test_one_section_is_read_by_its_model(file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,12 @@ from agentd.commands.checks import daemon
 from agentd.commands.checks.finding import Finding
 from agentd.config.load import load
 from agentd.http import TCPAddress
+from agentd.options import StatusOptions
+from agentd.report.certificate import Certificate
 from agentd.tree.claim import Claim
 from tests.unit.scripted_http import scripted_server
+
+NOW = 1_800_000_000.0
 
 
 def check(directory: Path, body: bytes) -> list[Finding]:
@@ -61,3 +66,33 @@ def test_a_configuration_that_was_refused_fails(tmp_path: Path) -> None:
 
     assert found.level == "FAIL"
     assert "agentd.yaml:3: colour: unknown" in found.text
+
+
+@pytest.mark.parametrize(
+    "begins,expires,level,said",
+    [
+        (-60.0, 90 * 86400.0, "ok", "certificate for lb1.example.org until 20"),
+        (-60.0, 13 * 86400.0, "warn", "expires on"),
+        (-60.0, -1.0, "FAIL", "expired on"),
+        (60.0, 86400.0, "FAIL", "is not valid yet"),
+    ],
+)
+def test_a_certificate_is_told_before_it_ends(begins: float, expires: float, level: str, said: str) -> None:
+    """Two weeks are enough to renew it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    found = daemon._validity(Certificate(context, ("lb1.example.org",), NOW + begins, NOW + expires), NOW)
+
+    assert found.level == level
+    assert said in found.text
+
+
+def test_a_token_that_everybody_can_read_fails(tmp_path: Path) -> None:
+    """The daemon would not start with it."""
+    token = tmp_path / "token"
+    token.write_text("correct-horse-battery-staple")
+    token.chmod(0o644)
+
+    (found,) = daemon._files(StatusOptions(token_file=token))
+
+    assert found.level == "FAIL"
+    assert "chmod 0600" in found.text
