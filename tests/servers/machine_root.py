@@ -28,7 +28,7 @@ SOURCE: Final = Path(__file__).parents[2]
 _CACHE: Final = SOURCE / ".cache" / "nspawn"
 _PACKAGES: Final = (
     "systemd", "systemd-sysv", "dbus", "nginx-light", "python3", "ipset", "nftables", "iptables", "iproute2",
-    "procps", "apt",
+    "procps", "apt", "curl", "openssl",
 )  # fmt: skip
 _SPARED: Final = ("usr/share/doc", "usr/share/man", "usr/share/locale")
 _SECONDS: Final = 1800
