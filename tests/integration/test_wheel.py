@@ -1,4 +1,4 @@
-"""What is installed from this checkout: by the README's commands, and as a wheel."""
+"""What is installed from this checkout: by the commands of docs/installing.md, and as a wheel."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_it_has_every_module_and_data_file_and_is_typed(wheel: zipfile.ZipFile) 
 
 
 def test_an_sdist_has_the_same_and_the_pins(source: Path, tmp_path: Path) -> None:
-    """So that the commands of the README install it, and a package can be built from it."""
+    """So that the commands of docs/installing.md install it, and a package can be built from it."""
     build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
@@ -127,12 +127,12 @@ def test_rich_is_not_installed_beside_it() -> None:
     assert find_spec("rich") is None
 
 
-def test_the_commands_of_the_readme_install_it_in_a_fresh_environment(tmp_path: Path) -> None:
+def test_the_commands_of_the_page_install_it_in_a_fresh_environment(tmp_path: Path) -> None:
     """The installer accepts the hashed files on its own, and nothing is missing beside them."""
     source, prefix = tmp_path / "source", tmp_path / "agentd"
     shutil.copytree(_ROOT, source, ignore=shutil.ignore_patterns(".cache", ".git", "__pycache__"))
-    readme = (source / "README.md").read_text().replace("/opt/agentd", str(prefix))
-    commands = re.findall(rf"(?m)^(?:python3 -m venv|{prefix}/bin/pip) .*$", readme)
+    page = (source / "docs/installing.md").read_text().replace("/opt/agentd", str(prefix))
+    commands = re.findall(rf"(?m)^(?:python3 -m venv|{prefix}/bin/pip) .*$", page)
     hashed = f"{prefix}/bin/pip install --require-hashes -r config/requirements"
 
     for command in (*commands, f"{hashed}/template.txt", f"{hashed}/zstd.txt", f"{prefix}/bin/pip check"):
