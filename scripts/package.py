@@ -35,6 +35,7 @@ _SHARED: Final = Path("usr/share/agentd")
 _DOC: Final = Path("usr/share/doc/agentd")
 _UNITS: Final = Path("lib/systemd/system")
 _OPT: Final = "/opt/agentd/bin/agentd"  # the path in systemd/, for an environment of one's own
+_LEFT_OUT: Final = ("gcs", "s3")  # extras that a site may add by pip
 _PIP_ONLY: Final = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 """What pip writes for itself into *.dist-info, and differently from version to version."""
 
@@ -134,6 +135,8 @@ def copy_source(target: Path, version: str) -> None:
 def _install_data(source: Path, tree: Path) -> None:
     shared = tree / _SHARED
     shutil.copytree(source / "config", shared / "config", ignore=shutil.ignore_patterns("requirements"))
+    for extra in _LEFT_OUT:
+        copy(source / f"config/requirements/{extra}.txt", shared / f"config/requirements/{extra}.txt")
     shutil.copytree(source / "systemd", shared / "systemd")
     copy(source / "config/agentd.yaml", tree / "etc/agentd/agentd.yaml")
     for unit in sorted((source / "systemd").glob("*.*")):

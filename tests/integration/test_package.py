@@ -60,7 +60,7 @@ def renamed(name: str) -> str:
 
 
 def test_it_has_the_code_and_every_data_file(contents: Contents) -> None:
-    """What the wheel has, the data in /usr/share/agentd; nothing of the pins, nothing compiled."""
+    """What the wheel has, the data in /usr/share/agentd; the pins of what is left out; nothing compiled."""
     code = {
         f"{SITE}{file.relative_to(ROOT)}"
         for top in ("agentd", "handlers")
@@ -75,7 +75,9 @@ def test_it_has_the_code_and_every_data_file(contents: Contents) -> None:
     }
 
     assert (code | data) - set(contents.members) == set()
-    assert [name for name in contents.members if name.endswith(".pyc") or "requirements" in name] == []
+    pins = {Path(name).name for name in contents.texts if "/requirements/" in name}
+    assert pins == {"gcs.txt", "s3.txt"}
+    assert [name for name in contents.members if name.endswith(".pyc")] == []
 
 
 def test_the_units_start_the_package_and_are_there_once(contents: Contents) -> None:
