@@ -39,6 +39,8 @@ _INPUTS: Final = (
     "*.toml",
     "LICENSE",
 )
+# Most of the time would go into the compression.
+_FIXED: Final = {"SOURCE_DATE_EPOCH": str(EPOCH), "DPKG_DEB_COMPRESSOR_LEVEL": "0"}
 _SECONDS: Final = 900
 
 
@@ -61,7 +63,7 @@ def _build(version: str, directory: Path) -> Path:
     odd = {"TZ": "Asia/Kathmandu", "LC_ALL": "C", "PYTHONHASHSEED": "7"} if version == NEWER else {}
     done = subprocess.run(
         [sys.executable, "scripts/package.py", f"--version={version}", f"--out={directory}"],
-        cwd=ROOT, env=os.environ | odd | {"SOURCE_DATE_EPOCH": str(EPOCH)}, umask=0o077 if odd else 0o002,
+        cwd=ROOT, env=os.environ | odd | _FIXED, umask=0o077 if odd else 0o002,
         capture_output=True, text=True, check=False, timeout=_SECONDS,
     )  # fmt: skip
     if "Failed to establish a new connection" in done.stderr:
