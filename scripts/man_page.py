@@ -10,12 +10,11 @@ import os
 import re
 import time
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 from typing import Final
 
 from argparse_manpage.manpage import Manpage
 
-from agentd import cli
+from agentd import __version__, cli
 from agentd.commands import OWN
 from agentd.commands.parser import DEFAULT, Parser
 from agentd.commands.to_consul import SETTINGS
@@ -101,7 +100,7 @@ def _page(parser: Parser, summary: str) -> Manpage:
         parser,
         {
             "project_name": "agentd",
-            "version": version("agentd"),
+            "version": __version__,
             "date": _date(),
             "manual_title": "agentd",
             "description": summary,

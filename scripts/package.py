@@ -155,7 +155,7 @@ def _install_shell_files(source: Path, tree: Path) -> None:
     """Completions and man pages, written from the command line's own parser."""
     program = ROOT / "scripts" / "shell_files.py"
     made = source / "shell"
-    run(sys.executable, str(program), str(made))
+    run(sys.executable, str(program), str(made), PYTHONPATH=str(source))
     places = {
         "completions/bash/agentd": "usr/share/bash-completion/completions/agentd",
         "completions/zsh/_agentd": "usr/share/zsh/vendor-completions/_agentd",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -17,15 +18,16 @@ class BuildError(Exception):
     """The package cannot be built; the text says what to do."""
 
 
-def run(*command: str) -> None:
-    """Run a program, quietly unless it fails."""
-    output(*command)
+def run(*command: str, **environment: str) -> None:
+    """Run a program, quietly unless it fails; `environment` is added to what it inherits."""
+    output(*command, **environment)
 
 
-def output(*command: str) -> str:
+def output(*command: str, **environment: str) -> str:
     """What it prints."""
+    env = os.environ | environment
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=env)
     except FileNotFoundError as error:
         raise BuildError(f"there is no {command[0]} here: install it, or build on a Debian") from error
     if done.returncode:

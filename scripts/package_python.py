@@ -59,6 +59,7 @@ def install_python(source: Path, tree: Path, arch: str) -> None:
     home = "home = /usr/bin\ninclude-system-site-packages = false\n"
     (tree / _LIBRARY / "pyvenv.cfg").write_text(home)
     link(tree / _LIBRARY / "bin/python3", "../../../bin/python3")
+    link(tree / _LIBRARY / "bin/agentd", "../../../bin/agentd")
     link(tree / _LIBRARY / "share/agentd", "../../../share/agentd")
     copy(ROOT / "scripts/debian/agentd", tree / "usr/bin/agentd")
 

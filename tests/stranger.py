@@ -74,6 +74,18 @@ python3 -c 'import agentd' | tail -1
 agentd {__version__}
 ModuleNotFoundError: No module named 'agentd'
 """),
+    Step("`agentd init` adds what nginx may include, and finds everything else in its place", """\
+agentd init --yes >init.txt; grep missing init.txt
+agentd init --dry-run
+""", """\
+/etc/nginx/snippets/agentd-http.conf missing
+/etc/nginx/snippets/agentd-server.conf missing
+/etc/agentd/agentd.yaml kept
+*/lib/systemd/system/agentd.service there
+/usr/lib/tmpfiles.d/agentd.conf there
+*/lib/systemd/system/nginx.service.d/agentd.conf there
+Nothing is missing, and nothing has been written.
+"""),
     Step("Name the fleet, and keep the blacklist's events for nodes that are down", """\
 cd /etc/agentd
 sed -i -e 's/^# fleet:.*/fleet: {name: production}/' agentd.yaml
@@ -242,7 +254,7 @@ Setting up agentd ({NEWER}) ...
 All is well.
 Purging configuration files for agentd *
 nginx: configuration file /etc/nginx/nginx.conf test is successful
-left: /etc/agentd /usr/local/lib/agentd
+left: /etc/agentd /etc/nginx/snippets/agentd-http.conf /etc/nginx/snippets/agentd-server.conf *
 """),
 )  # fmt: skip
 
