@@ -50,10 +50,21 @@ class TemplateHandler(Handler):
         return read.hexdigest()
 
     def initial(self, context: Context) -> None:
-        """Say what is not rendered yet; the files are as they were."""
-        if any(context.files.read(file.path) is None for file in self.options.files):
-            trouble = "not rendered yet: each item of `on` must have come first, and all templates be right"
-            context.store["status"] = [{"part": "files", "trouble": trouble}]
+        """Render files that are not there if all states are here; otherwise say what is not rendered yet.
+
+        On a new node nginx may load nothing without them: without these files, no others could be committed.
+        """
+        if all(context.files.read(file.path) is not None for file in self.options.files):
+            return
+        reason = "each item of `on` must have come first"
+        if all(one.body is not None for one in context.states()):
+            try:
+                self.render(context)
+            except PermanentError as error:
+                reason = str(error)
+            else:
+                return
+        context.store["status"] = [{"part": "files", "trouble": f"not rendered yet: {reason}"}]
 
     def hold(self, now: float, context: Context) -> float:
         """Wait until nothing has changed for a while, so that a burst becomes one commit."""

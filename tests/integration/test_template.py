@@ -262,3 +262,31 @@ def test_what_the_token_may_not_read_is_waited_for(
     consul.stop()
     node.agentd.start()
     assert node.read("sum") == b"12"
+
+
+def test_a_new_node_starts_though_nginx_needs_the_files_from_the_first(
+    consul: ConsulAgent, certificate: Certificate, directory: Path
+) -> None:
+    """nginx.conf uses a map that is not there before the first render."""
+    key = f"new-node-{free_port()}"
+    consul.kv_put(key, b"served")
+    text = f'map $host $motd {{ default "{{{{ key("{key}") }}}}"; }}'
+    handlers = {
+        "motd": {
+            "use": "template",
+            "on": [{"key": key}],
+            "notify": ["nginx-reload"],
+            "options": {"files": [{"text": text, "path": "maps/motd.inc"}]},
+        },
+        "nginx-reload": {"use": "nginx_reload"},
+    }
+    node = Node(directory / "n", certificate, number=1, consul=consul, handlers=handlers)
+    node.nginx.configure(
+        http="include agentd/current/maps/motd.inc;", server="location = /motd { return 200 $motd; }"
+    )
+    try:
+        node.start()
+        url = f"http://{node.nginx.address}:{node.nginx.port}/motd"
+        assert urllib3.request("GET", url).data == b"served"
+    finally:
+        node.stop()

@@ -157,6 +157,24 @@ def test_status_says_since_when_each_file_is_as_it_is() -> None:
     assert made.generation == generation
 
 
+def test_a_new_node_has_its_files_as_soon_as_the_states_have_come() -> None:
+    """Nginx may load nothing before it has them, so that no later commit could pass."""
+    made = harness("{{ key('a') }}", {"key": "a"})
+    made.arrive(key("a", b"1"))
+
+    assert made.initial() == ("out",)
+    assert made.files["out"] == b"1"
+
+
+def test_what_cannot_be_rendered_at_the_start_does_not_hold_up_other_handlers() -> None:
+    """The status says why; the change itself is refused later."""
+    made = harness("{{ key('a') }}", {"key": "a"})
+    made.arrive(key("a", b"a;b"))
+
+    assert made.initial() == ()
+    assert "not rendered yet: text of out, line 1: " in made.store["status"][0]["trouble"]
+
+
 def test_nodes_with_equal_files_have_equal_fingerprints() -> None:
     """And nothing can be guessed from that of a secret."""
     prints = []
