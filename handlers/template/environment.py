@@ -118,6 +118,8 @@ def faults(name: str, text: str, escape: Escape, on: Sequence[Mapping[str, Any]]
         tree = environment.parse(text)
     except TemplateSyntaxError as error:
         return [Fault(name, error.lineno, str(error.message))]
+    except RecursionError:
+        return [Fault(name, 0, "it is nested too deeply")]
     found = [*_mistakes(name, tree, environment, on)]
     try:
         environment.compile(text, name)

@@ -288,6 +288,9 @@ def test_a_folder_does_not_contain_what_begins_with_the_same_letters() -> None:
         ("{{ nodes() }}", "add {nodes: true} to `on`"),
         ("{{ key('a').zone }}", "use `| default(...)` if it may be missing"),
         ("{{ key('k' ~ 'b') }}", "add {key: kb} to `on`"),
+        ("{{ " + "(" * 3000, "it is nested too deeply"),
+        ("{{ key() }}", "TypeError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
     ],
 )
 def test_a_mistake_says_what_to_do(text: str, reason: str) -> None:
