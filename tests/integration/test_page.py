@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,10 +18,12 @@ from agentd.report.status import Status
 from tests.pictures import example
 from tests.pictures.page import chromium, serving
 from tests.servers.equipment import require
+from tests.servers.tls import Certificate
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
+TOKEN = "correct-horse-battery-staple"
 HOSTILE = (
     '<script>window.stolen = 1</script>"><img src=x onerror="window.stolen = 2">'
     "javascript:window.stolen=3 \u202egnp.exe 😀 مرحبا " + "long" * 250
@@ -91,7 +94,7 @@ def page(browser: Browser, listener: Status) -> Iterator[Page]:
         opened.clock.install()
         opened.goto("/")
         yield opened
-    expected = re.compile(r"status of 503|ERR_CONNECTION_REFUSED")
+    expected = re.compile(r"status of 503|net::ERR_(CONNECTION_|EMPTY_RESPONSE)")
     assert [one for one in complaints if not expected.search(one)] == []
 
 
@@ -181,3 +184,35 @@ def test_it_works_without_javascript(browser: Browser, listener: Status) -> None
         page.goto(f"http://127.0.0.1:{listener.address[1]}/fleet")
         assert page.get_by_role("rowheader", name="lb5").is_visible()
         assert page.get_by_role("button").count() == 0
+
+
+def test_a_browser_gets_in_by_https_with_the_token(
+    browser: Browser, node: Node, certificate: Certificate, tmp_path: Path
+) -> None:
+    """Asked for a password, it sends the token, for what the page loads and for its refreshes too."""
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    for secret in (token, certificate.key):
+        secret.chmod(0o600)
+    section = {"cert_file": certificate.certificate, "key_file": certificate.key, "token_file": token}
+    with serving(node.state, node.recent, node.reading, **section) as status, ExitStack() as stack:
+        assert status.address is not None
+
+        def opened(password: str) -> Page:
+            context = browser.new_context(
+                base_url=f"https://localhost:{status.address[1] if status.address else 0}",
+                ignore_https_errors=True,
+                http_credentials={"username": "ops", "password": password},
+            )
+            stack.callback(context.close)
+            page = context.new_page()
+            page.clock.install()
+            page.goto("/")
+            return page
+
+        assert "Unauthorized" in opened("wrong-token-of-some-length").inner_text("body")
+        page = opened(TOKEN)
+        assert page.get_by_text("All is well").is_visible()
+        node.pictured = example.troubled
+        page.clock.run_for(6000)
+        page.get_by_text("2 addresses are missing").first.wait_for()

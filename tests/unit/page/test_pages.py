@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from http import HTTPStatus
@@ -226,3 +228,12 @@ def test_what_a_page_loads_is_in_the_package(daemon: Daemon, path: str, kind: st
 
     assert answer.content_type.startswith(kind)
     assert answer.body
+
+
+def test_a_daemon_at_which_nobody_looks_does_without_the_pages() -> None:
+    """Neither its start nor its memory pays for them, nor for TLS that is not configured."""
+    lazy = ("agentd.page", "agentd.fleet.reading", "agentd.report.certificate")
+    program = f"import sys, agentd.agent; print([one for one in {lazy} if one in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
