@@ -1,6 +1,6 @@
 """What may be shown of a file of the tree, and of how it differs from another version of it.
 
-A file that others may not read is a secret: only its length and digest are shown, never a line of it.
+A file that only its owner may read is a secret: only its length and digest are shown, never a line of it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Read = Callable[[], bytes | None]
 
 LARGEST: Final = 256 * 1024
 """Bytes of a file that is compared line by line."""
-_OTHERS_READ: Final = 0o004
+_OTHERS_READ: Final = 0o044
 _COLOURS: Final[dict[str, Colour]] = {"+": "green", "-": "red"}
 
 
 def is_public(entry: FileEntry) -> bool:
-    """Whether every user of the machine may read the file."""
+    """Whether its group, or everybody, may read the file."""
     return bool(entry.mode & _OTHERS_READ) and not entry.secret
 
 

@@ -149,14 +149,13 @@ def test_replay_applies_a_change_once_more(node: Node, names: dict[str, str]) ->
 
 
 def test_dry_replay_shows_what_would_change_and_keeps_the_tree(node: Node, names: dict[str, str]) -> None:
-    """A file that not everybody may read is told by length and digest; no generation is made or served."""
+    """The line that would come is shown as a diff; no generation is made, and nothing is served."""
     identity = node.fire(names["block"], f"add {BLOCKED}".encode())
     node.outcome(identity)
     told(node, "rollback", *WAIT)
     before = node.generation
     shown = said(node, "replay", identity, "--dry-run")
-    assert "blacklist/ipv4.ranges (mode 0640): 0 bytes sha256:e3b0c442 -> 27 bytes sha256:" in shown
-    assert BLOCKED not in shown
+    assert f"+++ b/blacklist/ipv4.ranges\n@@ -0,0 +1 @@\n+{BLOCKED}-{BLOCKED} 1;\n" in shown
     assert node.generation == before
     assert node.nginx.get(client=BLOCKED)[0] == 200
 

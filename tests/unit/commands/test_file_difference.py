@@ -16,7 +16,7 @@ def never() -> bytes:
 @pytest.mark.parametrize(
     "before, after",
     [
-        (None, FileEntry.of("one", b"new", 0o640)),
+        (None, FileEntry.of("one", b"new", 0o600)),
         (None, FileEntry.of("one", b"new", 0o644, secret=True)),
         (FileEntry.of("one", b"old", 0o600), FileEntry.of("one", b"new", 0o644)),
         (FileEntry.of("one", b"old", 0o600), None),
