@@ -118,10 +118,12 @@ def place(consul: ConsulAgent, certificate: Certificate) -> Iterator[Place]:
         node = Node(directory / "n", certificate, number=1, consul=consul, handlers=handlers)
         place = Place(node, root, port, source)
         place.put("pem", SECRETS[0])
-        node.start()
-        place.await_answer("1", "/version")
-        yield place
-        node.stop()
+        try:
+            node.start()
+            place.await_answer("1", "/version")
+            yield place
+        finally:
+            node.stop()
 
 
 def test_what_was_never_there_is_rendered_as_absent(place: Place) -> None:
