@@ -31,8 +31,8 @@ def add_arguments(parser: Parser) -> None:
     diff = parser.add_verb("diff", "show how the files of one differ from those of another")
     diff.add_example("sudo agentd generations diff -1", "sudo agentd generations diff 41 42 --path upstreams")
     diff.epilog = (
-        "Of a file that not everybody may read only length and"
-        " digest are shown, likewise of one that is no text or is larger than 256 KiB. What agentd"
+        "Of a file that only its owner may read, length and digest alone are shown, likewise of one that is"
+        " no text or is larger than 256 KiB. What agentd"
         " itself writes into each generation is left out."
     )
     diff.add_exit_status("0, whether or not they differ.")

@@ -36,7 +36,7 @@ class TemplateFile(HandlerOptions):
     secret: bool = Field(
         False,  # noqa: FBT003 (pydantic's default)
         description="Whether the content is secret, as a key is: once it is replaced, no copy of it stays on"
-        " the disk. A file that not everybody may read is always secret.",
+        " the disk. A file that only its owner may read is always secret.",
     )
     escape: Literal["nginx", "none"] = Field(
         "nginx",
