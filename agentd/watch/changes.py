@@ -48,16 +48,19 @@ class Change:
     raw: Json = field(repr=False)
     index: int = field(default=0, compare=False)
     epoch: int = field(default=0, compare=False)
+    _digest: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
         """What distinguishes this change from all others of its query, at most 64 characters."""
-        return f"{digest(self.raw)[:16]}@{self.index}"
+        return f"{self.digest[:16]}@{self.index}"
 
     @property
     def digest(self) -> str:
         """Equal for equal content, whatever the index."""
-        return digest(self.raw)
+        if not self._digest:  # asked for again and again, and slow for a service of 1,000 instances
+            object.__setattr__(self, "_digest", digest(self.raw))
+        return self._digest
 
 
 @dataclass(frozen=True, slots=True)
