@@ -115,13 +115,7 @@ def copy_source(target: Path, version: str) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", ".*")
     for name in ("agentd", "handlers", "config", "systemd", "docs"):
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
-    for file in (
-        *ROOT.glob("*.py"),
-        *ROOT.glob("*.toml"),
-        *ROOT.glob("*.md"),
-        ROOT / "MANIFEST.in",
-        ROOT / "LICENSE",
-    ):
+    for file in (*ROOT.glob("*.toml"), *ROOT.glob("*.md"), ROOT / "LICENSE"):
         shutil.copy(file, target)
     main_module = target / "agentd" / "__init__.py"
     main_module.write_text(

@@ -40,7 +40,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for directory in (*_PACKAGES, *_DATA):
         shutil.copytree(_ROOT / directory, copy / directory, ignore=shutil.ignore_patterns("__pycache__"))
-    for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
+    for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(_ROOT / file, copy)
     return copy
 
@@ -67,18 +67,18 @@ def test_it_has_every_module_and_data_file_and_is_typed(wheel: zipfile.ZipFile) 
     prefix = prefix.removesuffix("config/agentd.yaml")
     packed = {name.removeprefix(prefix) for name in wheel.namelist() if ".dist-info/" not in name}
 
-    assert packed == files(*_PACKAGES, *_DATA) - files("config/requirements")
+    assert packed == files(*_PACKAGES, *_DATA)
     assert {f"{package}/py.typed" for package in _PACKAGES} <= packed
 
 
-def test_an_sdist_has_the_same_and_the_pins(source: Path, tmp_path: Path) -> None:
+def test_an_sdist_has_the_same(source: Path, tmp_path: Path) -> None:
     """So that the commands of docs/installing.md install it, and a package can be built from it."""
     build = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, tmp_path], cwd=source, check=True, capture_output=True)
     with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
 
-    assert files(*_PACKAGES, *_DATA) | {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= packed
+    assert files(*_PACKAGES, *_DATA) | {"pyproject.toml", "README.md", "LICENSE"} <= packed
 
 
 @pytest.mark.parametrize("where", [["--target", "{}"], ["--prefix", "{}"]], ids=["target", "prefix"])
