@@ -2,13 +2,14 @@
 
 It starts once, imports Jinja2 and compiles the templates. Each render is a fork of it, under limits, and gone
 afterwards: so a render costs milliseconds, and nothing of one, a secret least of all, is left for the next.
-It ends when the daemon does.
+It ends when the daemon does, and what it renders then with it.
 
     python -I -m handlers.template.program FD       of the socket that brings a socket for each render
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
@@ -35,7 +36,10 @@ else:
 _HEADER: Final = 64 << 20  # bytes
 _BODY: Final = 1 << 30
 _PATIENCE: Final = 5.0  # seconds for the templates, which the daemon sends at once
+_COMPILING: Final = 60.0  # seconds of processor time in which the templates of one job are compiled
 _PAGE: Final = os.sysconf("SC_PAGESIZE")
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def serve(control: socket.socket) -> None:
@@ -57,10 +61,14 @@ def serve(control: socket.socket) -> None:
                 return
             client = socket.socket(fileno=fds[0])
             client.settimeout(_PATIENCE)
+            signal.setitimer(
+                signal.ITIMER_PROF, _COMPILING
+            )  # it ends this program, and the daemon starts another
             try:
                 _begin(client, renders)
             except OSError:  # the daemon gave it up
                 client.close()
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _begin(client: socket.socket, renders: dict[int, socket.socket]) -> None:
@@ -81,12 +89,14 @@ def _begin(client: socket.socket, renders: dict[int, socket.socket]) -> None:
         wire.send(client, json.dumps(answer).encode())
         client.close()
         return
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         renders[pid] = client
         return
     status = 1
     try:
+        _stand_alone(client, parent)
         status = _render(client, header, job)
     finally:
         os._exit(status)
@@ -104,6 +114,16 @@ def _templates(job: dict[str, Any]) -> list[Any]:
 
 def _needs(module: str) -> str:
     return f"templates need the Python package {module}: pip install 'agentd[template]' beside agentd"
+
+
+def _stand_alone(client: socket.socket, parent: int) -> None:
+    """Keep nothing but the client open, so that all see when the others end; end when the parent does."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+    last = max(int(one.name) for one in Path("/proc/self/fd").iterdir())
+    os.closerange(3, client.fileno())
+    os.closerange(client.fileno() + 1, last + 1)
 
 
 def _render(client: socket.socket, header: bytes | None, job: dict[str, Any]) -> int:

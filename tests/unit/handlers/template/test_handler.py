@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +224,32 @@ def test_a_program_that_was_killed_is_started_again() -> None:
     made.handle(key("a", b"2"))
 
     assert made.files == {"out": b"y"}
+
+
+ABANDONED: Final = """
+import os, threading, time
+from pathlib import Path
+from handlers.template.renderer import SHARED, Bounds
+from handlers.template.templates import Template
+
+def begun():
+    program = SHARED._process
+    return program and Path(f"/proc/{program.pid}/task/{program.pid}/children").read_text()
+
+endless = Template("x", "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}")
+given = [endless], [], [], Bounds(cpu=60, memory=1 << 28, size=1, wall=60.0)
+threading.Thread(target=SHARED.render, args=given, daemon=True).start()
+while not begun():
+    time.sleep(0.01)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_render_ends_with_its_daemon() -> None:
+    """Even if that is killed: the program and its fork let go of the pipe to which they would complain."""
+    ended = subprocess.run([sys.executable, "-c", ABANDONED], stderr=subprocess.PIPE, timeout=30, check=False)
+
+    assert (ended.returncode, ended.stderr) == (-signal.SIGKILL, b"")
 
 
 def test_a_template_that_others_may_write_is_refused(tmp_path: Path) -> None:
