@@ -99,7 +99,7 @@ class Agent:
             changed=self._changed,
         )
         tree = open_tree(config, self._reporter.checked)
-        self._committer = Committer(tree, self._journal, observer=self._reporter)
+        self._committer = Committer(tree, self._journal, observer=self._reporter, joint=self._loaded.joint)
         self._server = Status(
             config.status,
             self._heartbeats,

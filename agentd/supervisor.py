@@ -81,6 +81,7 @@ class Supervisor:
         self._daemon = daemon
         self._accounts = Accounts(self.changed) if loaded.config.fleet else None
         self._committer = committer
+        committer.joint = loaded.joint
         self._heartbeats = heartbeats
         self._provers = provers(loaded.handlers)
         nginx = loaded.config.nginx

@@ -48,6 +48,7 @@ class Committer:
 
     Attributes:
         observer: learns of commits, notifications, rollbacks and outcomes, once they are durable.
+        joint: the configured handlers that are joint; see `scrub`.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Committer:
         journal: Journal,
         *,
         observer: Observer | None = None,
+        joint: Collection[str] = (),
     ) -> None:
         self.tree = tree
         self.journal = journal
         self.commits = Commits(journal)
         self.numbers = Numbers(journal.database)
         self.observer = observer or Observer()
+        self.joint = joint
         self._pin = threading.RLock()
         self._trimming = threading.Lock()
         # Of the last time: the secrets of the current generation and what was held; its number and that.
@@ -296,7 +299,7 @@ class Committer:
         if known in (self._scrubbed, self._wiped):
             return
         if secrets := self.tree.retired(hold):
-            payloads = scrub(self.journal, secrets)
+            payloads = scrub(self.journal, secrets, self.joint)
             _log.info("secrets.wiped", secrets=len(secrets), payloads=payloads)
         self._scrubbed = known
 

@@ -52,7 +52,7 @@ class Node:
     def committer(self) -> Committer:
         """Commits from outside the daemon, unobserved; the daemon finds the notifications in the journal."""
         log.configure("warning")  # not among what the command prints
-        return Committer(self.tree, self.journal)
+        return Committer(self.tree, self.journal, joint=self.loaded.joint)
 
     def submit(self, handler: str, change: Change) -> Entry:
         """Queue a change for a handler in the journal, as if it had come from Consul."""

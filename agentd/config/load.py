@@ -58,6 +58,11 @@ class Loaded:
     handlers: tuple[ConfiguredHandler, ...]
     fleet_keys: tuple[FleetKey, ...] = field(default=(), repr=False)
 
+    @property
+    def joint(self) -> frozenset[str]:
+        """The names of the handlers that are joint."""
+        return frozenset(handler.name for handler in self.handlers if handler.type.joint)
+
 
 def load(path: Path) -> Loaded:
     """Read, check and resolve the configuration.

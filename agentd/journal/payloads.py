@@ -19,11 +19,18 @@ from agentd.journal.rows import STATE, WAITS
 from agentd.watch.changes import LOG
 
 _AT_ONCE: Final = 500
+_SHORTEST: Final = 8  # bytes of a secret that is looked for
 _AHEAD: Final = 3600.0  # seconds by which an entry may have ended in the future before the clock is wrong
 
 
-def scrub(journal: Journal, secrets: Collection[bytes]) -> int:
+def scrub(journal: Journal, secrets: Collection[bytes], joint: Collection[str] = ()) -> int:
     """Wipe the payloads of entries that contain one of these secrets, raw or in base64 or hex.
+
+    Args:
+        journal: the journal.
+        secrets: what was replaced. One that is shorter than 8 bytes, without the white space around it, says
+            nothing about what contains it, and is not looked for.
+        joint: the handlers whose newest states stay, since they are made from those again.
 
     Returns:
         How many were wiped.
@@ -31,14 +38,16 @@ def scrub(journal: Journal, secrets: Collection[bytes]) -> int:
     Raises:
         JournalError: the journal cannot be read or written.
     """
-    needles = {form for secret in secrets for form in _forms(secret)}
+    needles = {form for secret in secrets if len(secret.strip()) >= _SHORTEST for form in _forms(secret)}
     if not needles:
         return 0
     seq, wiped = 0, 0
     while rows := journal.database.rows(
         "SELECT seq, body, outcome FROM changes WHERE body IS NOT NULL AND seq > ?"  # noqa: S608 (a constant)
-        f" AND NOT ({WAITS}) ORDER BY seq LIMIT ?",
+        f" AND NOT ({WAITS}) AND NOT ({STATE} AND seq IN ({NEWEST})"
+        " AND handler IN (SELECT value FROM json_each(?))) ORDER BY seq LIMIT ?",
         seq,
+        json.dumps(sorted(joint)),
         _AT_ONCE,
     ):
         seq = rows[-1]["seq"]

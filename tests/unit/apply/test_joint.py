@@ -90,3 +90,33 @@ def test_a_refused_state_leaves_the_others_refused_and_all_recover_with_it(stand
     assert stand.files == {"sum": b"4 3"}
     assert summary(stand.journal, ["scribe"])["scribe"]["behind"] is None
     assert [row["outcome"] for row in history(stand.journal, limit=2)] == ["unchanged", "applied"]
+
+
+class Sealed(Sum):
+    """Keeps them in a file that is secret."""
+
+    end = b""
+
+    def render(self, context: Context) -> None:
+        """Write."""
+        found = [one.state for one in context.states()]
+        values = [one.value or b"-" for one in found if isinstance(one, KeyState)]
+        context.files.write("sum", b" ".join(values) + self.end, 0o600, secret=True)
+
+
+def test_a_state_stays_while_it_is_what_consul_has(stand: Stand) -> None:
+    """Also if the file no longer has exactly that content: the next change is made from it."""
+    stand.committer.joint = {"scribe"}
+    stand.receive(state("a long secret", key="a"))
+    settle(stand.worker(Sealed(), on=ON[:1]))
+
+    handler = Sealed()
+    handler.end = b"\n"
+    stand.journal.owe_states()
+    settle(stand.worker(handler, on=ON[:1]))
+    stand.committer.tidy()
+    assert stand.files == {"sum": b"a long secret\n"}
+
+    stand.receive(state("2", key="b"))
+    settle(stand.worker(handler, on=ON))
+    assert stand.files == {"sum": b"a long secret 2\n"}

@@ -125,6 +125,15 @@ def test_a_key_from_the_kv_store_is_wiped_once_it_is_retired(stand: Stand) -> No
     assert stand.journal.pending("tickets") == []
 
 
+@pytest.mark.parametrize("secret", [b"", b"\n", b"0", b"  no\n      "])
+def test_what_may_be_part_of_anything_is_not_looked_for(stand: Stand, secret: bytes) -> None:
+    """A secret file may have been empty until there was something to write to it."""
+    stand.receive(state("no 0 " * 5))
+    settle(stand.worker(Scribe()))
+
+    assert scrub(stand.journal, [secret]) == 0
+
+
 def test_a_replay_says_that_the_payload_was_wiped(stand: Stand) -> None:
     """And what to do."""
     retire(stand, rotated(stand))
