@@ -19,15 +19,19 @@ from jinja2 import Undefined
 from handlers.template.values import Binary, TemplateError
 
 _OPEN, _CLOSE = "\ue000", "\ue001"  # around each quoted parameter, until the whole file is there
+_ORDER = "\ue002"  # likewise before each value that is one of `_WORDS`
+_MARKS: Final = re.compile(f"[{_OPEN}{_CLOSE}{_ORDER}]")
 _LONGEST: Final = 4000
 """Bytes of a value: nginx reads no parameter of 4,096 bytes."""
 _PLAIN: Final = re.compile(r"[\w.:/@%+,=~\[\]*!^|?&<>-]*")
 _SEPARATOR: Final = re.compile(r"[\w.:/@%+,=~|&<> \t-]*")
-_WORDS: Final = frozenset({"default", "hostnames", "include", "volatile"})
+_WORDS: Final = frozenset(
+    {"default", "delete", "hostnames", "include", "proxy", "proxy_recursive", "ranges", "volatile"}
+)
 """What nginx takes for an order in the first column of a map or geo block, quoted or not."""
-_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000\ue001\u2028\u2029]*")
+_PRINTABLE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff\ue000-\ue002\u2028\u2029]*")
 _TOKEN: Final = re.compile(
-    rf"""[\s;{{}}]+
+    rf"""(?P<between>[\s;{{}}]+)
     |\#[^\n]*
     |(?P<value>{_OPEN}"(?:\\.|[^"\\])*"{_CLOSE})(?P<after>[^\s;{{)]?)
     |"(?:\\.|[^"\\])*"?
@@ -74,7 +78,7 @@ def concat(parts: Iterable[str]) -> Checked:
 
 def raw(value: Any) -> Checked:  # noqa: ANN401 (of the template)
     """Print the value as it is: whoever chose it could write any directive."""
-    return Checked(_text(value).replace(_OPEN, "").replace(_CLOSE, ""))
+    return Checked(_MARKS.sub("", _text(value)))
 
 
 def quote(value: Any) -> Quoted:  # noqa: ANN401 (as above)
@@ -121,12 +125,7 @@ def nginx(value: Any) -> str:  # noqa: ANN401 (as above)
     _check(text, _PLAIN, "which does not belong in a plain word: use `| quote`")
     if text[0] == "~":
         raise TemplateError("a value begins with ~, as a regular expression does: use `| map_key` or `| raw`")
-    if text in _WORDS:
-        raise TemplateError(
-            "a value is one of nginx's words default, hostnames, include and volatile:"
-            " use `| map_key` in the first column of a map, and `| quote` elsewhere"
-        )
-    return text
+    return f"{_ORDER}{text}" if text in _WORDS else text
 
 
 def plain(value: Any) -> str:  # noqa: ANN401 (as above)
@@ -135,30 +134,52 @@ def plain(value: Any) -> str:  # noqa: ANN401 (as above)
 
 
 def joined(text: str) -> str:
-    """The whole file, once each quoted parameter in it turns out to be one.
+    """The whole file, once each quoted parameter in it turns out to be one, and no value to be an order.
 
     Raises:
-        TemplateError: one is within quotes or a word of the template's.
+        TemplateError: one is within quotes or a word of the template's, or an order in the first column.
     """
-    if _OPEN not in text:
+    if not _MARKS.search(text):
         return text
+    first = True  # in its directive
     for token in _TOKEN.finditer(text):
         found = token.group()
-        if _OPEN not in found or found.startswith("#"):
-            continue
-        line = text.count("\n", 0, token.start() + found.index(_OPEN)) + 1
-        if token["value"] is None:
-            where = "within quotes" if found[0] in "\"'" else "within a word"
-            raise TemplateError(
-                f"what `| quote` makes is a whole parameter, and is written {where} (line {line} of the"
-                ' result): remove the quotes around it, or quote all, as in {{ ("x=" ~ value) | quote }}'
-            )
-        if token["after"]:
-            raise TemplateError(
-                f"what `| quote` makes must end with a space or ; (line {line} of the result):"
-                ' put it together first, as in {{ (value ~ "x") | quote }}'
-            )
-    return text.replace(_OPEN, "").replace(_CLOSE, "")
+        if token["between"]:
+            first = first or not found.isspace()
+        elif not found.startswith("#"):
+            if _MARKS.search(found):
+                _check_token(token, first=first)
+            first = False
+    return _MARKS.sub("", text)
+
+
+def _check_token(token: re.Match[str], *, first: bool) -> None:
+    """That what has marks is what nginx takes for one parameter, and not for an order."""
+    found = token.group()
+    plain = _MARKS.sub("", found).strip("\"'")
+    if first and (plain in _WORDS or (token["value"] and plain.startswith("~"))):
+        raise TemplateError(
+            f"a value stands in the first column ({_line(token)}), where nginx obeys"
+            f" {', '.join(sorted(_WORDS))} and takes ~ for a regular expression, also in"
+            " quotes: use `| map_key` in a map"
+        )
+    if _OPEN in found and token["value"] is None:
+        where = "within quotes" if found[0] in "\"'" else "within a word"
+        raise TemplateError(
+            f"what `| quote` makes is a whole parameter, and is written {where} ({_line(token)}):"
+            ' remove the quotes around it, or quote all, as in {{ ("x=" ~ value) | quote }}'
+        )
+    if token["after"]:
+        raise TemplateError(
+            f"what `| quote` makes must end with a space or ; ({_line(token)}):"
+            ' put it together first, as in {{ (value ~ "x") | quote }}'
+        )
+
+
+def _line(token: re.Match[str]) -> str:
+    """Where the first marked value of a token is."""
+    before = token.string[: token.start()] + _MARKS.split(token.group(), maxsplit=1)[0]
+    return f"line {before.count(chr(10)) + 1} of the result"
 
 
 def _text(value: Any) -> str:  # noqa: ANN401 (as above)

@@ -19,10 +19,15 @@ ON: Final = {"key": "k"}
 HOSTILE: Final = (
     *("", " ", ";", "a;b", "a b", "{", "}", "a{", "#", "#a", "a#b", '"', "'", 'a"b', "\\", "a\\", "\\;"),
     *("$a", "${a}", "a$b", "\n", "a\nb", "\r", "\t", "\0", "\x1b[2J", "~", "~.*"),
-    *("default", "include", "volatile"),
-    *("\u2028", "\ue000", "\ue001", '\ue000"x"\ue001', "x" * 5000, "\u00e4" * 2500, "\u202e", "\ufeff"),
+    *("default", "include", "proxy", "volatile"),
+    *("\u2028", "\ue000", "\ue001", "\ue002"),
+    *('\ue000"x"\ue001', "x" * 5000, "\u00e4" * 2500, "\u202e", "\ufeff"),
     *("a;}server{listen 1;", '"; include /etc/passwd; #', "');", '\\";', "a\u00a0b", "(", ")", "*", "*.a"),
 )  # fmt: skip
+
+ORDERS: Final = (
+    *("default", "delete", "hostnames", "include", "proxy", "proxy_recursive", "ranges", "volatile"),
+)
 
 
 def render(template: str, value: str) -> str:
@@ -162,7 +167,39 @@ def test_a_key_of_a_map_is_neither_an_order_nor_a_regular_expression(value: str)
     first = words(printed)[0]
     assert first.removeprefix("\\") == value if first.startswith("\\") else first == value
     assert not first.startswith("~")
-    assert first not in {"default", "include", "hostnames", "volatile"}
+    assert first not in ORDERS
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        '{{ key("k") }} 1;',
+        '{{ key("k") | quote }} {{ key("k") | quote }};',
+        '"{{ key("k") }}" 1;',
+        "geo $a $b { # x\n '{{ key(\"k\") }}' 0.0.0.0/0; }",
+        'a 1; {% set x %}{{ key("k") | quote }}{% endset %}{{ x }} 1;',
+    ],
+)
+def test_no_value_is_an_order_in_the_first_column(template: str) -> None:
+    """There nginx would include a file, or trust a proxy, whether or not the word is in quotes."""
+    for order in ORDERS:
+        with pytest.raises(TemplateError, match=r"first column \(line \d of the result\).*map_key"):
+            render(template, order)
+
+
+def test_a_regular_expression_in_quotes_is_one_in_the_first_column() -> None:
+    """So what is quoted does not begin with ~ there, and may elsewhere."""
+    with pytest.raises(TemplateError, match="first column"):
+        render('{{ key("k") | quote }} 1;', "~.*")
+
+    assert render('a {{ key("k") | quote }};', "~.*") == 'a "~.*";'
+
+
+def test_a_word_is_no_order_elsewhere() -> None:
+    """A service may be called proxy."""
+    written = 'upstream {{ key("k") }} { } a x-{{ key("k") }}; {{ key("k") }}.example 1; ~^{{ key("k") }}$ 2;'
+
+    assert render(written, "proxy") == written.replace('{{ key("k") }}', "proxy")
 
 
 def test_the_words_of_nginx_are_read_as_nginx_reads_them() -> None:
