@@ -1,6 +1,7 @@
 """Answers for the paths of the pages and of what they load.
 
-Owns how often the fleet is read: not oftener than every two seconds, however many look. Each method is called
+Owns how often the fleet is read, however many look: not oftener than every two seconds, and not for more than
+a fifth of the time, as a large fleet or a slow Consul takes seconds. Each method is called
 by one thread at a time.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 HTML_TYPE: Final = "text/html; charset=utf-8"
 PAUSE: Final = 2.0
 """Seconds between two readings of the fleet."""
+_RESTS: Final = 4  # times as long as the last reading took, until the next
 _ASSETS: Final = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
@@ -52,7 +54,7 @@ class Pages:
         self._recent = recent
         self._reading = reading
         self._timer = timer
-        self._fleet: tuple[float, Response] | None = None
+        self._fleet: tuple[float, float, Response] | None = None  # when it was made, and how long it is good
 
     def answer(self, path: str) -> Response:
         """The answer to a GET of one of the paths of the pages."""
@@ -71,11 +73,12 @@ class Pages:
         return _page(HTTPStatus.OK, title, "/", node.content(state, recent, host), in_fleet="fleet" in state)
 
     def _of_fleet(self) -> Response:
-        now = self._timer()
-        if self._fleet is None or not 0 <= now - self._fleet[0] < PAUSE:
+        begun = self._timer()
+        if self._fleet is None or not 0 <= begun - self._fleet[0] < self._fleet[1]:
             made = self._new_fleet()
-            self._fleet = self._timer(), made
-        return self._fleet[1]
+            now = self._timer()
+            self._fleet = now, max(PAUSE, _RESTS * (now - begun)), made
+        return self._fleet[2]
 
     def _new_fleet(self) -> Response:
         try:

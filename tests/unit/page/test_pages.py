@@ -34,6 +34,7 @@ class Daemon:
         self.reading: Reading | None = example.reading(NOW)
         self.fault: AgentdError | None = None
         self.readings = 0
+        self.slow = 0.0
         self.now = 0.0
         self.pages = Pages(self._told, lambda: self.recent, self._read, lambda: self.now)
 
@@ -44,6 +45,7 @@ class Daemon:
 
     def _read(self) -> Reading | None:
         self.readings += 1
+        self.now += self.slow
         if self.fault:
             raise self.fault
         return self.reading
@@ -170,6 +172,18 @@ def test_many_looks_are_one_reading(daemon: Daemon) -> None:
         daemon.pages.answer("/")
     assert daemon.readings == 1
     daemon.now += PAUSE
+    daemon.pages.answer("/fleet")
+    assert daemon.readings == 2
+
+
+def test_a_fleet_that_takes_long_is_read_seldom(daemon: Daemon) -> None:
+    """Whoever looks all the time has Consul asked for a fifth of the time."""
+    daemon.slow = 10.0
+    daemon.pages.answer("/fleet")
+    daemon.now += 39.0
+    daemon.pages.answer("/fleet")
+    assert daemon.readings == 1
+    daemon.now += 1.0
     daemon.pages.answer("/fleet")
     assert daemon.readings == 2
 
