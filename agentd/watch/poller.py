@@ -39,6 +39,7 @@ BACKOFF: Final = wait_exponential(multiplier=0.25, max=10) + wait_random(0, 0.25
 """Waits between failed attempts: from 0.25 s, doubled, to 10 s."""
 _SILENCE: Final = 600.0
 """Seconds between two log lines about items of one kind that cannot be used."""
+_FIRST_WAIT: Final = 4.0  # seconds
 _LONGEST: Final = 60.0
 """Seconds that a Consul is left alone at most: if it limits requests, whatever it asks for; if its answers
 cost much to read and cannot be used."""
@@ -183,7 +184,8 @@ class Poller:
         client = self._client = self._client or self._connect()
         if self._stop.is_set():  # `close` may have looked for a client before there was one
             return
-        snapshot = self.query.fetch(client, self.memory.index, fresh=self.memory.fresh)
+        wait = self._first_wait() if self.status.error else None
+        snapshot = self.query.fetch(client, self.memory.index, fresh=self.memory.fresh, wait=wait)
         took = self._timer() - began
         rest = self._rest() if snapshot.odd else 0.0
         self._contact(snapshot, rest)
@@ -197,6 +199,10 @@ class Poller:
         self._remember(verdict)
         self._beat()
         self._stop.wait(max(rest, self._rate_limit.spend(took)))
+
+    def _first_wait(self) -> float:
+        """Seconds to block after a failure: until an answer comes, nobody knows that Consul is back."""
+        return random.uniform(_FIRST_WAIT / 4, _FIRST_WAIT)  # noqa: S311 (spreads a fleet, see `_wait`)
 
     def _rest(self) -> float:
         """Seconds to leave Consul alone, so that answers that cannot be used cost little, however often."""

@@ -101,10 +101,17 @@ class ServiceQuery(Query):
     kind = ServiceState
 
     def fetch(
-        self, source: Source, index: int = 0, *, fresh: bool = False, consistent: bool = False
+        self,
+        source: Source,
+        index: int = 0,
+        *,
+        fresh: bool = False,
+        consistent: bool = False,
+        wait: float | None = None,
     ) -> Snapshot:
         """Ask once, as `Query.fetch` does."""
-        return super().fetch(source, index, fresh=fresh or not self.stale, consistent=consistent)
+        fresh = fresh or not self.stale
+        return super().fetch(source, index, fresh=fresh, consistent=consistent, wait=wait)
 
     @property
     def path(self) -> str:

@@ -29,8 +29,10 @@ class Source(Protocol):
 
     stale: bool
 
-    def get(self, path: str, params: Parameters = (), index: int | None = None) -> Answer:
-        """Read once, or block for an index newer than `index`."""
+    def get(
+        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+    ) -> Answer:
+        """Read once, or block for an index newer than `index`, `wait` seconds at most."""
 
     def authorized(self, resource: str, access: str, segment: str) -> bool | None:
         """Whether the token has the right; None if there are no ACLs."""
@@ -106,13 +108,20 @@ class Query(ABC):
         return self.kind.kind + name + (f"?{urlencode(chosen)}" if chosen else "")
 
     def fetch(
-        self, source: Source, index: int = 0, *, fresh: bool = False, consistent: bool = False
+        self,
+        source: Source,
+        index: int = 0,
+        *,
+        fresh: bool = False,
+        consistent: bool = False,
+        wait: float | None = None,
     ) -> Snapshot:
         """Ask once; with an index, block until there is a newer answer or the wait is over.
 
         Args:
             source: the client.
             index: of the last answer, 0 for an answer at once.
+            wait: seconds to block at most; by default as the source has it.
             fresh: ask the leader, whatever the options allow.
             consistent: as well, and have it make sure that it still is the leader.
 
@@ -122,7 +131,7 @@ class Query(ABC):
         """
         stale = self.may_be_stale and source.stale and not fresh
         mode = "consistent" if consistent else "stale" if stale else ""
-        answer = source.get(self.path, (*self.params, *(((mode, ""),) if mode else ())), index)
+        answer = source.get(self.path, (*self.params, *(((mode, ""),) if mode else ())), index, wait)
         if not answer.known_leader:
             raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
         if not isinstance(answer.raw, self.shape | None):

@@ -60,8 +60,10 @@ class _Source:
     def __init__(self, client: ConsulClient) -> None:
         self._client = client
 
-    def get(self, path: str, params: Parameters = (), index: int | None = None) -> Answer:
-        return self._client.get(path, params, index)
+    def get(
+        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+    ) -> Answer:
+        return self._client.get(path, params, index, wait)
 
     def authorized(self, *_: str) -> bool:
         return True

@@ -49,15 +49,19 @@ class ScriptedSource:
     exhausted: Callable[[], None] = lambda: None
     stale: bool = True
     asked: list[tuple[str, tuple[tuple[str, str], ...], int | None]] = field(default_factory=list)
+    waits: list[float | None] = field(default_factory=list)
     authorizations: int = 0
     closed: int = 0
 
     def __post_init__(self) -> None:
         self._left = iter(self.script)
 
-    def get(self, path: str, params: Parameters = (), index: int | None = None) -> Answer:
+    def get(
+        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+    ) -> Answer:
         """Return the next answer."""
         self.asked.append((path, tuple(params), index))
+        self.waits.append(wait)
         try:
             step = next(self._left)
         except StopIteration:

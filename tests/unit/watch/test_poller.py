@@ -468,3 +468,10 @@ def test_an_odd_item_that_stays_is_counted_and_told_once() -> None:
     assert [(entry["reason"], entry["item"], entry["dropped"]) for entry in told] == [
         ("LTime", identity(2), 1)
     ]
+
+
+def test_the_first_question_after_a_failure_is_answered_within_seconds() -> None:
+    """Until there is an answer the status says that Consul is gone, however long it has been back."""
+    run = Run(KEY, [answer(pair("a"), 5), DOWN, DOWN, answer(pair("a"), 5), answer(pair("b"), 6)])
+
+    assert [wait and wait <= 4 for wait in run.source.waits] == [None, None, True, True, None, None]
