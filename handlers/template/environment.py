@@ -182,7 +182,7 @@ class Compiled:
 
 def _told(error: Exception, *, discreet: bool) -> str:
     if isinstance(error, TemplateError):
-        return str(error)
+        return error.unquoted if discreet else str(error)
     if discreet:
         return f"it fails with {type(error).__name__}; what it says may be secret"
     if isinstance(error, UndefinedError):

@@ -90,9 +90,8 @@ def quote(value: Any) -> Quoted:  # noqa: ANN401 (as above)
     text = _text(value)
     _check(text, _PRINTABLE, "which no parameter may contain")
     if "$" in text:
-        raise TemplateError(
-            f"{_told(text, text.index('$'))}: nginx would read a variable, whatever is quoted"
-        )
+        where = f"a value of {len(text)} characters has '$' at position {text.index('$') + 1}"
+        raise TemplateError(f"{where}: nginx would read a variable, whatever is quoted")
     return Quoted('"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"')
 
 
@@ -202,11 +201,7 @@ def _check(text: str, allowed: re.Pattern[str], what: str) -> None:
     matched = allowed.match(text)
     end = matched.end() if matched else 0
     if end < len(text):
-        raise TemplateError(_told(text, end) + ", " + what)
+        where = f"a value of {len(text)} characters has {{}} at position {end + 1}, {what}"
+        raise TemplateError(where.format(ascii(text[end])), where.format("a character"))
     if len(text) > _LONGEST // 4 and len(text.encode()) > _LONGEST:
         raise TemplateError(f"a value is longer than {_LONGEST} bytes, and nginx reads no such parameter")
-
-
-def _told(text: str, at: int) -> str:
-    """Where in a value what stands; never the value itself, which may be secret."""
-    return f"a value of {len(text)} characters has {text[at]!a} at position {at + 1}"

@@ -138,14 +138,19 @@ def find(
         fitting = [one for one in fitting if not _beyond(one[1], wanted)] or fitting
     if len(fitting) == 1:
         return fitting[0][0]
-    call = _call(function, given, which)
+    call, silent = _call(function, given, which), f"{function}(...)"
     if fitting:
         listed = ", ".join(written(on[at]) for at, _ in fitting)
-        raise TemplateError(f'{call} could mean several items of `on` ({listed}): say which, as in tag="v2"')
+        several = f'could mean several items of `on` ({listed}): say which, as in tag="v2"'
+        raise TemplateError(f"{call} {several}", f"{silent} {several}")
     added = written(
         {kind: True} if kind in ("nodes", "services") else {kind: wanted} if kind == "checks" else wanted
     )
-    raise TemplateError(f"{call} asks for what `on` does not name: add {added} to `on`")
+    beyond = "asks for what `on` does not name"
+    raise TemplateError(
+        f"{call} {beyond}: add {added} to `on`",
+        f"{silent} {beyond}; with what it was called is not shown, as that may be secret",
+    )
 
 
 _DEFAULTS: Final[Mapping[str, Any]] = {"passing": True}

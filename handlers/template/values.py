@@ -17,7 +17,16 @@ Json = Any  # None, bool, int, float, str, list or dict
 
 
 class TemplateError(Exception):
-    """What the author of a template did wrong, or a value that cannot be used; the text quotes no value."""
+    """What the author of a template did wrong, or a value that cannot be used.
+
+    Args:
+        text: quotes at most a character of a value, and what a function was called with.
+        unquoted: the same without, where that may be secret.
+    """
+
+    def __init__(self, text: str, unquoted: str | None = None) -> None:
+        super().__init__(text)
+        self.unquoted = text if unquoted is None else unquoted
 
 
 class Binary:
