@@ -5,6 +5,7 @@ Names and dates come from a handshake in memory, since Python's library reads ce
 
 from __future__ import annotations
 
+import os
 import re
 import ssl
 import stat
@@ -15,6 +16,7 @@ from typing import Any, Final
 from agentd.errors import ConfigError
 
 _FIRST: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_LARGEST: Final = 1 << 20  # bytes of a file
 _NO_CHECK_TIME: Final = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, for which Python has no name
 _MOST_STEPS: Final = 10  # of a handshake in memory
 
@@ -69,6 +71,7 @@ def trusting(cert_file: Path) -> ssl.SSLContext:
     Raises:
         ConfigError: there is none in it.
     """
+    _check_file("cert_file", cert_file)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
@@ -84,17 +87,25 @@ def trusting(cert_file: Path) -> ssl.SSLContext:
 
 def check_secret(field: str, path: Path) -> None:
     """That it is a file which not everybody can read. Raises ConfigError."""
+    found = _check_file(field, path)
+    if found.st_mode & stat.S_IRWXO:
+        mode = f"{stat.S_IMODE(found.st_mode):04o}"
+        raise ConfigError(
+            [f"status.{field}: {path} has the mode {mode}, so that everybody can use it: `chmod 0600 {path}`"]
+        )
+
+
+def _check_file(field: str, path: Path) -> os.stat_result:
+    """That reading it waits for nobody, and ends. Raises ConfigError."""
     try:
         found = path.stat()
     except OSError as error:
         raise ConfigError([f"status.{field}: {path} cannot be read: {error.strerror}"]) from error
     if not stat.S_ISREG(found.st_mode):
         raise ConfigError([f"status.{field}: {path} is not a file"])
-    if found.st_mode & stat.S_IRWXO:
-        mode = f"{stat.S_IMODE(found.st_mode):04o}"
-        raise ConfigError(
-            [f"status.{field}: {path} has the mode {mode}, so that everybody can use it: `chmod 0600 {path}`"]
-        )
+    if found.st_size > _LARGEST:
+        raise ConfigError([f"status.{field}: {path} is larger than {_LARGEST} bytes"])
+    return found
 
 
 def _refuse_passphrase() -> str:

@@ -199,6 +199,8 @@ def test_a_file_that_cannot_be_used_leaves_the_one_before(files: Files) -> None:
     [
         ("cert", lambda file: file.write_text("nothing"), "status.cert_file: .* no certificate"),
         ("cert", lambda file: file.unlink(), "status.cert_file: .* cannot be read: No such file"),
+        ("cert", _as_fifo, "status.cert_file: .* is not a file"),
+        ("cert", lambda file: os.truncate(file, 1 << 40), "status.cert_file: .* is larger than"),
         ("key", lambda file: file.write_text("nothing"), "status.cert_file: .* with status.key_file"),
         ("key", lambda file: file.chmod(0o604), "status.key_file: .* mode 0604.*chmod 0600"),
         ("key", _as_fifo, "status.key_file: .* is not a file"),
