@@ -368,7 +368,7 @@ class Context:
             secrets (`tree.secrets`). Needs no Consul. What cannot be opened or is not there is left out, and
             the log says why: then write what nginx needs; the message is given again once it can be read.
         states: returns each item of `on` that is a state, in that order, with the newest one that arrived,
-            whatever became of it; for a handler that is `joint`.
+            whatever became of it; for a handler that is `joint`. An item that is there twice comes once.
         reload: asks for a reload, for changes that take effect in no other way: if this attempt's commit
             changes a file, the proving handlers that notify this one are notified of it. A handler that
             proves is notified itself, whether or not a file changed; also if `due` or `verify` asks.

@@ -25,9 +25,8 @@ class JointStates:
     ) -> None:
         self._given = {one.query: one for one in given}
         self._name = configured.name
-        self._items = [
-            (on.model_dump(), str(on.query())) for on in configured.entry.on if not isinstance(on, OnEvent)
-        ]
+        states = [on for on in configured.entry.on if not isinstance(on, OnEvent)]
+        self._items = {str(on.query()): on.model_dump() for on in states}
         self._journal = journal
         self._waits = configured.type.joint
 
@@ -37,7 +36,7 @@ class JointStates:
         Raises:
             JournalError: the journal cannot be read.
         """
-        return [Watched(on, query, *self._newest(query)) for on, query in self._items]
+        return [Watched(on, query, *self._newest(query)) for query, on in self._items.items()]
 
     def _newest(self, query: str) -> tuple[int, str | None, int, int] | tuple[()]:
         if given := self._given.get(query):
@@ -54,6 +53,6 @@ class JointStates:
         journal = self._journal
         if not self._waits or journal is None:
             return ()
-        missing = [query for _, query in self._items if not journal.has_state(self._name, query)]
+        missing = [query for query in self._items if not journal.has_state(self._name, query)]
         self._waits = bool(missing)
         return missing

@@ -75,7 +75,8 @@ class HandlerHarness:
         run: Run | None = None,
         on: Sequence[Mapping[str, Any]] = (),
     ) -> None:
-        self._on = [TypeAdapter(On).validate_python(one) for one in on]
+        items = [TypeAdapter(On).validate_python(one) for one in on]
+        self._on = {str(one.query()): one for one in items}
         self._newest: dict[str, tuple[int, Change]] = {}
         self._arrived = 0
         self._programs = Programs(run)
@@ -275,10 +276,9 @@ class HandlerHarness:
         return context, files
 
     def _states(self) -> list[Watched]:
-        return [self._watched(on) for on in self._on]
+        return [self._watched(query, on) for query, on in self._on.items()]
 
-    def _watched(self, on: On) -> Watched:
-        query = str(on.query())
+    def _watched(self, query: str, on: On) -> Watched:
         if query not in self._newest:
             return Watched(on.model_dump(), query)
         number, state = self._newest[query]

@@ -50,6 +50,14 @@ def test_nothing_is_handled_until_each_query_has_a_state(stand: Stand) -> None:
     assert (stand.files, set(stand.outcomes.values()), handler.rendered) == ({"sum": b"1 2"}, {"applied"}, 1)
 
 
+def test_an_item_that_is_there_twice_is_one_state(stand: Stand) -> None:
+    """Nobody has to tell apart what is the same."""
+    stand.receive(state("1", key="a"), state("2", key="b"))
+    settle(stand.worker(Sum(), on=[*ON, ON[0]]))
+
+    assert stand.files == {"sum": b"1 2"}
+
+
 def test_a_key_that_was_never_there_is_a_state(stand: Stand) -> None:
     """So that the others need not wait for it."""
     worker = stand.worker(Sum(), on=ON)
