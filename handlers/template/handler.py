@@ -59,18 +59,20 @@ class TemplateHandler(Handler):
         reason = "each item of `on` must have come first"
         if all(one.body is not None for one in context.states()):
             try:
-                self.render(context)
+                texts = self._rendered(context)
             except PermanentError as error:
                 reason = str(error)
             else:
+                self._stage(texts, context)
                 return
         context.store["status"] = [{"part": "files", "trouble": f"not rendered yet: {reason}"}]
 
     def hold(self, now: float, context: Context) -> float:
         """Wait until nothing has changed for a while, so that a burst becomes one commit."""
-        wait, newest = self.options.wait, tuple(one.number for one in context.states())
+        wait = self.options.wait
         if not wait.min:
             return 0.0
+        newest = tuple(one.number for one in context.states())
         if newest != self._newest or now < self._changed:
             self._changed, self._newest = now, newest
             self._began = now if self._began is None else min(now, self._began)
@@ -87,19 +89,26 @@ class TemplateHandler(Handler):
             PermanentError: a template is wrong, or a state does not suit it.
         """
         self._began = None
+        self._stage(self._rendered(context), context)
+
+    def _rendered(self, context: Context) -> list[str]:
+        """The content of each file. Raises as `render` does."""
         states = context.states()
         templates = [self._template(file) for file in self.options.files]
         bodies = [one.body for one in states]
-        texts = SHARED.render(templates, [one.on for one in states], bodies, self._bounds(context))
+        return SHARED.render(templates, [one.on for one in states], bodies, self._bounds(context))
+
+    def _stage(self, texts: Sequence[str], context: Context) -> None:
+        """Stage these files, and no other. Raises PermanentError if a path is another handler's."""
         context.store["status"] = [
-            self._stage(file, text.encode(), context)
+            self._stage_one(file, text.encode(), context)
             for file, text in zip(self.options.files, texts, strict=True)
         ]
         context.store["gauges"] = {"template_files": len(texts), "template_bytes": sum(map(len, texts))}
         for path in set(context.files.paths()) - {file.path for file in self.options.files}:
             context.files.remove(path)
 
-    def _stage(self, file: TemplateFile, data: bytes, context: Context) -> Mapping[str, Any]:
+    def _stage_one(self, file: TemplateFile, data: bytes, context: Context) -> Mapping[str, Any]:
         """Stage one file. Returns what `agentd status` says of it: since when it is as it is."""
         told = {one["part"]: one.get("since") for one in context.store.get("status", ())}
         same = context.files.read(file.path) == data

@@ -63,6 +63,15 @@ def test_several_states_make_one_file() -> None:
     assert made.files["out"] == b"4 23"
 
 
+def test_an_item_that_is_there_twice_is_one_state() -> None:
+    """Both mean the same, so a call need not say which."""
+    made = harness('{{ service("api") | length }}', {"service": "api"}, {"service": "api", "passing": True})
+
+    made.handle(service("api", [instance("10.0.0.1", 80)]))
+
+    assert made.files["out"] == b"1"
+
+
 def test_an_error_names_the_template_and_the_line() -> None:
     """A refused value leaves the file as it is, and the reason says where it is printed."""
     made = harness('a\n{{ key("a") }}\n', {"key": "a"})
@@ -177,6 +186,18 @@ def test_what_cannot_be_rendered_at_the_start_does_not_hold_up_other_handlers() 
 
     assert made.initial() == ()
     assert "not rendered yet: text of out, line 1: " in made.store["status"][0]["trouble"]
+
+
+def test_the_first_files_come_all_or_not_at_all() -> None:
+    """Also where only one of them has a path that is another handler's."""
+    files = [{"text": "x", "path": "one"}, {"text": "y", "path": "two"}]
+    made = HandlerHarness(TemplateHandler, {"files": files}, on=[{"key": "a"}], foreign={"two": b""})
+    made.arrive(key("a", b"1"))
+
+    with pytest.raises(PermanentError, match="two: belongs to another handler"):
+        made.initial()
+
+    assert made.files == {}
 
 
 def test_nodes_with_equal_files_have_equal_fingerprints() -> None:
