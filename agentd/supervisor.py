@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
 from agentd.accounts import Accounts
 from agentd.apply.attempts import Attempts
 from agentd.apply.commit import EVENTS, Committer
@@ -56,6 +58,7 @@ _READING: Final = 5.0
 """Seconds that reading the whole fleet may take."""
 _SETTLE: Final = 5.0
 """Seconds, at most, for which a proof waits for the handlers that look before it."""
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,8 +447,17 @@ def fingerprint(handler: ConfiguredHandler) -> str:
     """The same for as long as the handler's configuration is the same, and the files that it names."""
     text = f"{handler.type.__module__}:{handler.type.__qualname__} {handler.entry.model_dump_json()}"
     if handler.type.inputs is not Handler.inputs:
-        text += handler.build().inputs
+        text += _inputs_of(handler)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _inputs_of(handler: ConfiguredHandler) -> str:
+    """What the handler says of its inputs, or how it failed to say it: another failure is another input."""
+    try:
+        return str(handler.build().inputs)
+    except Exception as error:  # noqa: BLE001 (a bug in one handler must not hold up the others)
+        _log.exception("handler.inputs_unknown", handler=handler.name)
+        return f"{type(error).__name__}: {error}"
 
 
 def _join(workers: Iterable[Worker], deadline: float) -> list[str]:

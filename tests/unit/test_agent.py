@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agentd.agent import Agent
 from agentd.config.load import load
-from agentd.supervisor import Daemon, Supervisor
+from agentd.supervisor import Daemon, Supervisor, fingerprint
+from tests.unit.apply.stand import Scribe
 
 _CONFIGURATION = """
 state: {0}/state
@@ -72,3 +74,21 @@ def test_a_configuration_that_was_refused_is_told_until_one_is_accepted(
 
     assert [problem.partition(": ")[2] for problem in refused] == ["nonsense: unknown field"]
     assert agent._status()["config_refused"] == ()
+
+
+class Forgetful(Scribe):
+    """Reads a file that may not be there."""
+
+    @property
+    def inputs(self) -> str:
+        """What is in it."""
+        return Path("/nonexistent/motd").read_text(encoding="utf-8")
+
+
+def test_a_handler_that_cannot_say_what_it_reads_does_not_keep_the_daemon_from_starting(
+    agent: Agent,
+) -> None:
+    """Nor is it taken for changed at each start."""
+    handler = replace(agent._loaded.handlers[0], type=Forgetful)
+
+    assert fingerprint(handler) == fingerprint(handler) != fingerprint(agent._loaded.handlers[0])
