@@ -267,6 +267,8 @@ class Generations:
                 self._opened = opened | {number: (identity, generation)}  # at once: other threads look, too
         except FileNotFoundError as error:
             raise TreeError(f"there is no generation {number}; see `agentd generations`") from error
+        except PermissionError as error:  # which says nothing about the generation
+            raise TreeError(f"{error.filename}: {error.strerror}") from error
         except (OSError, ValueError) as error:
             raise TreeError(f"{directory} cannot be read: {error}; choose another generation") from error
         return generation

@@ -13,6 +13,7 @@ A commit that fails leaves no trace. It must not signal nginx, and knows nothing
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -168,6 +169,7 @@ class Tree:
         """What is wrong with the current generation, in words; "" if nothing is, or there is none.
 
         Raises:
+            TreeError: the tree is another user's, and this one may not read it: that is no damage.
             FormatError: another version of agentd wrote it.
         """
         number = self.current
@@ -176,10 +178,15 @@ class Tree:
         try:
             current = self._generations.open(number)
         except TreeError as error:
+            if isinstance(error.__cause__, PermissionError) and self._is_of_another_user():
+                raise
             return str(error)
         found = self._seals.damaged(current)
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         return f"generation {number}: {', '.join(found[:_NAMED])}{more}" if found else ""
+
+    def _is_of_another_user(self) -> bool:
+        return os.geteuid() not in (0, self.path.stat().st_uid)
 
     def read_some(self, size: int) -> bool:
         """Read the current generation again, about `size` bytes now and the rest the next times.

@@ -310,3 +310,18 @@ def test_damage_in_tree_and_copy_is_an_error(tree: Tree) -> None:
     with pytest.raises(TreeError, match="damaged"):
         tree.restore()
     assert not tree.intact()
+
+
+def test_what_another_user_may_not_read_is_not_damaged(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks at root's tree is refused, and is not told that it needs a repair."""
+    manifest = tree.path / "generations" / "000002" / "manifest.json"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(manifest))
+
+    monkeypatch.setattr("agentd.tree.generation.Generation.open", refuse)
+    monkeypatch.setattr(os, "geteuid", lambda: tree.path.stat().st_uid + 1000)
+    with pytest.raises(TreeError, match=f"^{manifest}: Permission denied$"):
+        new_tree(tmp_path).damage()
