@@ -93,8 +93,10 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     name = _typed(words)
     if name is None:
         parser = _top()[0] if "--version" in words else parser_of_all(OWN)
-        parser.parse_args(words)
-        raise SystemExit(_USAGE)  # never reached: what is missing is the command
+        if words:
+            parser.parse_args(words)
+        parser.print_help(sys.stderr)
+        raise SystemExit(_USAGE)
     command = own_command(name) if name in OWN else _installed_command(name)
     parser, commands = _top()
     _add_arguments(command, name, add_command(commands, name, OWN.get(name) or command.HELP))
@@ -241,7 +243,7 @@ def _top() -> tuple[Parser, argparse._SubParsersAction[Parser]]:
         "agentd",
         description="Turns Consul's events, services and keys into configuration files for nginx.",
     )
-    parser.add_example("sudo agentd check", "agentd status", "sudo agentd history --limit 5")
+    parser.add_example("sudo agentd check", "sudo agentd status", "sudo agentd history --limit 5")
     parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")
     add_common(parser, config=Path(given) if given else DEFAULT, as_json=False)
     return parser, parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

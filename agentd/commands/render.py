@@ -31,9 +31,9 @@ _PAUSE: Final = 1.0  # seconds between two renders
 def add_arguments(parser: Parser) -> None:
     """Which entry of the configuration, and what to print of it."""
     parser.add_example(
-        "agentd render hosts",
-        "agentd render hosts --once --diff",
-        "agentd render hosts --file maps/hosts.map > hosts.map",
+        "sudo agentd render hosts",
+        "sudo agentd render hosts --once --diff",
+        "sudo agentd render hosts --file maps/hosts.map > hosts.map",
     )
     parser.add_exit_status("0 if the handler would take what Consul has; 1 if it would not.")
     parser.add_argument(

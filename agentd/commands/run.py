@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: Parser) -> None:
     """Only `--config` and `--json`, which every command has."""
-    parser.add_example("agentd run", "agentd run --config ./agentd.yaml --json")
+    parser.add_example("sudo agentd run", "sudo agentd run --config ./agentd.yaml --json")
 
 
 def execute(arguments: Namespace, output: Output) -> int:

@@ -39,7 +39,7 @@ _QUERY: Final[Snapshot] = {"last_contact": None, "deliveries": 0, "missed": 0, "
 
 def add_arguments(parser: Parser) -> None:
     """Only `--config` and `--json`, which every command has."""
-    parser.add_example("agentd status", "agentd status --json | jq .trouble")
+    parser.add_example("sudo agentd status", "sudo agentd status --json | jq .trouble")
     parser.add_exit_status(
         "0 while the daemon runs and nothing is wrong; 1 if something is, as the lines with `!` say."
     )

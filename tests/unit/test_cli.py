@@ -46,6 +46,20 @@ def usage_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return capsys.readouterr().err
 
 
+def test_agentd_alone_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """As its help does, to standard error."""
+    with pytest.raises(SystemExit, match=r"\A2\Z"):
+        main([])
+    assert capsys.readouterr() == ("", cli.parser_of_all(OWN).format_help())
+
+
+def test_examples_say_sudo_where_root_is_needed() -> None:
+    """What reads the journal, the tree or keys, or is the daemon."""
+    readers = ("check", "status", "history", "generations", "render", "rollback", "replay", "pause", "run")
+    examples = [one for name in readers for one in PAGES[f"agentd {name}"].examples]
+    assert [one for one in examples if not one.startswith("sudo ")] == []
+
+
 def test_version_is_that_of_the_installed_package(capsys: pytest.CaptureFixture[str]) -> None:
     """`agentd --version` prints one line."""
     with pytest.raises(SystemExit) as ended:

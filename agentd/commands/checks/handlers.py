@@ -86,8 +86,6 @@ def _handler(
     verifies = configured.type.verify is not Handler.verify
     if journal is not None and tree.current and verifies and not _is_early(configured, journal):
         asked.append("verify")
-    if not asked:
-        return
     well = True
     for question in asked:
         try:
@@ -106,7 +104,7 @@ def _handler(
             well = False
             yield Finding("warn", subject, found.unasked)
     if well:
-        said = "options are fine" if asked == ["preflight"] else "what it committed is in effect"
+        said = "what it committed is in effect" if "verify" in asked else "options are fine"
         yield Finding("ok", subject, said)
 
 

@@ -101,6 +101,13 @@ def test_lists_that_may_be_fetched_are_fine(node: Path) -> None:
     assert (found.level, found.text) == ("ok", "options are fine")
 
 
+def test_a_handler_with_nothing_to_ask_is_listed(node: Path) -> None:
+    """Its options are known to be of the right shape; who looks for it would miss it otherwise."""
+    (found,) = check(node, {"use": "command", "on": [{"event": "x"}], "options": {"argv": ["/bin/true"]}})
+
+    assert (found.level, found.subject, found.text) == ("ok", "handler scribe", "options are fine")
+
+
 def test_what_is_not_in_effect_fails(node: Path) -> None:
     """The handler is asked now, whatever the daemon saw last."""
     stand = Stand(node.parent)
@@ -151,7 +158,9 @@ def test_a_handler_that_cannot_be_asked_fails(
 
 def test_nothing_is_in_effect_before_the_first_commit(node: Path) -> None:
     """There is nothing to ask about."""
-    assert check(node, {"use": f"{__name__}:Doubtful"}) == []
+    (found,) = check(node, {"use": f"{__name__}:Doubtful"})
+
+    assert (found.level, found.text) == ("ok", "options are fine")
 
 
 def test_a_state_that_failed_is_told_with_its_moment(node: Path) -> None:
@@ -166,9 +175,9 @@ def test_a_state_that_failed_is_told_with_its_moment(node: Path) -> None:
         stand.clock.now += 1
     stand.journal.close()
 
-    (found,) = check(node, {"use": f"{__name__}:Quiet", "on": [{"key": "site"}]})
+    fine, found = check(node, {"use": f"{__name__}:Quiet", "on": [{"key": "site"}]})
 
-    assert found.level == "FAIL"
+    assert (fine.level, found.level) == ("ok", "FAIL")
     assert found.text.startswith("behind since ")
     assert "key:site failed: the disk is full" in found.text
 
@@ -187,7 +196,7 @@ def test_a_journal_that_cannot_be_used_fails(node: Path) -> None:
 
     found = check(node, {"use": f"{__name__}:Quiet"})
 
-    assert [(one.level, one.subject) for one in found] == [("FAIL", "journal")]
+    assert [(one.level, one.subject) for one in found] == [("FAIL", "journal"), ("ok", "handler scribe")]
 
 
 def test_a_journal_that_the_next_start_brings_up_to_date_is_left_as_it_is(node: Path) -> None:
@@ -198,7 +207,7 @@ def test_a_journal_that_the_next_start_brings_up_to_date_is_left_as_it_is(node: 
         database.execute("PRAGMA user_version = 2")
     before = file.read_bytes()
 
-    (found,) = check(node, {"use": f"{__name__}:Quiet"})
+    found, _ = check(node, {"use": f"{__name__}:Quiet"})
 
     assert (found.level, found.subject) == ("warn", "journal")
     assert file.read_bytes() == before
