@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from agentd.commands import argument_types
@@ -15,6 +17,7 @@ from agentd.errors import FormatError, TreeError
 from agentd.printable import printable
 from agentd.tree.generation import Generations, Manifest, current_number
 
+_LISTED: Final = 3  # paths that are named
 _COLUMNS: Final = ("", "NUMBER", "CREATED", "BY", "FILES", "CHANGED")
 
 
@@ -123,5 +126,13 @@ def _cells(one: dict[str, Any]) -> list[object]:
         moment(one["created"]),
         one["by"],
         len(one["files"]),
-        ", ".join(one["changed"]),
+        _in_short(one["changed"]),
     ]
+
+
+def _in_short(paths: Sequence[str]) -> str:
+    """The paths; if they are many, how many in each directory. `--json` and the verbs name each."""
+    if len(paths) <= _LISTED:
+        return ", ".join(paths)
+    places = Counter(f"{PurePath(path).parent}/" for path in paths)
+    return ", ".join(f"{place} ({count} file{'s' * (count > 1)})" for place, count in places.items())

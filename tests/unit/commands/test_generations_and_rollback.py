@@ -50,11 +50,18 @@ def test_table_marks_the_current_one(committed: CommandNode) -> None:
     assert first.endswith("plain.txt")
 
 
-def test_table_names_every_path_in_a_pipe(node: CommandNode) -> None:
-    """However many there are."""
+def test_table_counts_many_paths_by_directory(node: CommandNode) -> None:
+    """A first generation would fill three lines; a program reads JSON, which names each."""
     paths = [f"many/{number}.conf" for number in range(40)]
     node.commit(b"x", *paths)
-    assert node.command("generations")[1].splitlines()[1].endswith(", ".join([*sorted(paths), "plain.txt"]))
+    assert node.command("generations")[1].splitlines()[1].endswith("  many/ (40 files), ./ (1 file)")
+    assert node.json("generations")[0]["changed"] == [*sorted(paths), "plain.txt"]
+
+
+def test_table_names_a_few_paths(node: CommandNode) -> None:
+    """As a usual commit has them."""
+    node.commit(b"x", "some/a.conf", "some/b.conf")
+    assert node.command("generations")[1].splitlines()[1].endswith("  plain.txt, some/a.conf, some/b.conf")
 
 
 def test_rollback_goes_to_the_parent_and_says_what_is_left_to_do(committed: CommandNode) -> None:
