@@ -67,6 +67,11 @@ disabled
 inactive
 nginx: configuration file /etc/nginx/nginx.conf test is successful
 """),
+    Step("It is as it was packed, as docs/installing.md has one look", """\
+dpkg --verify agentd && echo nothing differs
+""", """\
+nothing differs
+"""),
     Step("It says its version, and nothing of it is seen by the system's own Python", """\
 agentd --version
 python3 -c 'import agentd' | tail -1

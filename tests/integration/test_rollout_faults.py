@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from agentd.cli import main
 from tests.servers.consul import ConsulAgent
 from tests.servers.rollout_fleet import NAME, SIZE, SWIFT, RolloutFleet
-from tests.servers.waiting import wait_until
+from tests.servers.waiting import PATIENCE, wait_until
 
 PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
 
@@ -187,7 +188,7 @@ def test_the_example_of_the_page_goes_as_it_says(fleet: RolloutFleet, tmp_path: 
     """Line by line, each with the exit status that its comment names."""
     (fleet.directory / "n3" / "refuses").write_text("v2")
     example = re.findall(r"(?ms)^```sh\n(.*?)^```$", PAGE.read_text())[-1]
-    where = f'agentd() {{ "{sys.executable}" -m agentd "$@" {" ".join(fleet.address)}; }}'
+    where = _commands(fleet)
     for line in example.splitlines():
         wanted = int("exit status 1" in line)
         done = subprocess.run(
@@ -195,6 +196,26 @@ def test_the_example_of_the_page_goes_as_it_says(fleet: RolloutFleet, tmp_path: 
         )
         assert done.returncode == wanted, (line, done.stdout, done.stderr)
     assert fleet.payloads() == ["v2", "v2", "v1", "v2", "v2"]
+
+
+def _commands(fleet: RolloutFleet) -> str:
+    """What makes `agentd` of the page talk to this fleet."""
+    return f'agentd() {{ exec "{sys.executable}" -m agentd "$@" {" ".join(fleet.address)}; }}'
+
+
+def test_the_page_begins_a_rollout_and_aborts_it(fleet: RolloutFleet, tmp_path: Path) -> None:
+    """Status shows it while it pauses at the canary; the abort ends it everywhere, and where it was begun."""
+    begin, *others = re.findall(r"(?m)^agentd (?:publish|rollout) .*$", PAGE.read_text())
+    (tmp_path / "site.txt").write_text("new")
+    argv = ["/bin/bash", "-c", f"{_commands(fleet)}\n{begin}"]
+    with subprocess.Popen(argv, cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        fleet.running.callback(running.kill)
+        wait_until(lambda: fleet.payloads().count("new") == 1, "the canary")
+        for line in others[:2]:
+            status, out, err = fleet.run(*shlex.split(line, comments=True)[1:])
+            assert status == 0, out + err
+        assert running.wait(timeout=PATIENCE) == 1
+    assert fleet.payloads() == ["old"] * SIZE
 
 
 def test_there_is_nothing_to_abort(fleet: RolloutFleet) -> None:

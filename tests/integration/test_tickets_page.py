@@ -13,6 +13,7 @@ import yaml
 
 from agentd.trust.key_files import read_key
 from agentd.trust.keys import SecretKey
+from tests.pages import of
 from tests.servers.consul import ConsulAgent
 from tests.servers.followers import FollowingNode
 from tests.servers.ports import free_port
@@ -74,6 +75,7 @@ def test_a_fleet_is_set_up(site: Site) -> None:
             if "rotate-tickets" in step.text:
                 wait_until(lambda: "2 nodes, all agree" in site.command("agentd fleet || true"), "both nodes")
             site.do(host, step, known, after)
+    site.command(next(one.text for one in of("sh", page=PAGE) if "--dry-run" in one.text))
     rings = json.loads(site.command("agentd tickets --json"))
     assert len({one["ring"][0]["key"] for one in rings}) == 1
     assert {one["rotation"]["phase"] for one in rings} == {"idle"}

@@ -71,7 +71,9 @@ class ConsulAgent:
         self._http = self._connections()
         configuration = directory / "consul.json"
         configuration.write_text(json.dumps(self._configuration(join, server=server) | dict(extra or {})))
+        (directory / "consul.d").mkdir(exist_ok=True)  # for what a test adds later
         argv = [shutil.which("consul") or "consul", "agent", f"-config-file={configuration}"]
+        argv.append(f"-config-dir={directory}/consul.d")
         # Variables of the person who runs the tests must not reach the agent.
         unset = dict.fromkeys(("CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN", "CONSUL_NAMESPACE"))
         self.process = ServerProcess(argv, directory / "consul.log", environment=unset)

@@ -26,8 +26,8 @@ from handlers.ip_blacklist.payload import parse_payload
 from tests.pages import PAGES, ROOT, Block, blocks, of, prose, script, simple_commands
 
 CLAIMED: Final = {
-    "sh": "parsed here",
-    "console": "parsed here; run on a node if the page is one of tests/integration/test_docs_servers.py",
+    "sh": "parsed here; run by the tests in RUN",
+    "console": "parsed here; run by the tests in RUN",
     "yaml": "loaded here",
     "python": "run here",
     "toml": "loaded here",
@@ -43,6 +43,39 @@ CLAIMED: Final = {
 }
 """By language: who reads, loads or runs a block."""
 
+COMMANDS: Final = "integration/test_docs_commands.py"
+RUN: Final = {
+    "README": ("integration/test_getting_started.py", "stranger.py"),
+    "blacklists": (COMMANDS,),
+    "coming-from": (COMMANDS, "unit/test_docs_coming_from.py"),
+    "coming-from-consul-template": (COMMANDS,),
+    "deploy": (COMMANDS,),
+    "fleet": (COMMANDS,),
+    "getting-started": ("integration/test_getting_started.py",),
+    "installing": ("integration/test_wheel.py", "stranger.py"),
+    "monitoring": (COMMANDS,),
+    "operating": (COMMANDS,),
+    "rollouts": ("integration/test_rollout_faults.py",),
+    "status-page": (COMMANDS,),
+    "tickets": (COMMANDS, "integration/test_tickets_page.py"),
+    "troubleshooting": (COMMANDS,),
+    "trust": ("integration/test_trust_runbooks.py",),
+    "upstreams": (COMMANDS,),
+    "writing-a-handler": ("integration/test_docs_handler.py", "stranger.py"),
+}
+"""By page: who runs its commands."""
+NOT_RUN: Final = {
+    "consul watch -type event -name deploy stretcher": "Stretcher is not agentd's",
+    "ssh -N -L 9521:127.0.0.1:9521 lb1.example.org": "a tunnel to another machine",
+    "apt-get install -y python3-pip": "the tests' machine has no network, and has pip from the start",
+    "sudo apt install python3-pip": "likewise",
+    "python3 -m pip install --require-hashes": "likewise",
+    "rm -f /etc/systemd/system/agentd.service": "likewise: nothing can be installed in a virtual environment",
+    "sha256sum dist/agentd_*.deb": "test_package.py builds twice, and compares all bytes",
+    "scripts/demo": "runs for a person to see",
+    "scripts/test": "runs this test",
+}
+"""Commands that no test runs as they stand, and why."""
 HANDLERS: Final = {"any": {"use": "command", "options": {"argv": ["/bin/true"]}}}
 PUBLIC: Final = {name: new_secret_key().public.text for name in ("OLD", "NEW", "OTHER", "KEY")}
 PICTURE: Final = re.compile("[─│▶▼▲◀└┌┐┘├┤]|-->|<--")
@@ -88,6 +121,22 @@ def test_every_block_is_claimed() -> None:
     unclaimed = [f"{one}: {one.language or 'no language'}" for page in PAGES for one in blocks(page)]
 
     assert [one for one in unclaimed if one.rpartition(": ")[2] not in CLAIMED] == []
+
+
+def test_every_page_with_commands_has_a_test_that_runs_them() -> None:
+    """It names the page; and what is excused is still shown somewhere."""
+    tests = ROOT / "tests"
+    assert set(RUN) == {one.page.stem for one in of("sh", "console")}
+    silent = [
+        f"{file}: {page}"
+        for page, files in RUN.items()
+        for file in files
+        if not re.search(rf"\b{page}\b", (tests / file).read_text())
+    ]
+    assert [one for one in silent if not one.endswith("README")] == []
+
+    every = "\n".join(script(one) for one in of("sh", "console"))
+    assert [one for one in NOT_RUN if not re.search(rf"(?m)^{re.escape(one)}", every)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
