@@ -4,7 +4,8 @@ Where things go:
 
 - /usr/lib/agentd: a virtual environment without pip, apart from what the system's Python has. Its packages
   are wheels, pinned and hashed in config/requirements/.
-- /usr/local/lib/agentd: what the site adds by `pip install --target`; a line in a .pth file names it.
+- /usr/local/lib/agentd: what the site adds by `pip install --target`; agentd_site.py adds it at
+  each start.
 - /usr/bin/agentd, the units, completions and man pages: where Debian looks for them.
 - /usr/share/agentd: config/ and systemd/ of the repository; docs/ is in /usr/share/doc/agentd.
 

@@ -23,7 +23,6 @@ _PYTHON: Final = "3.11"
 _GLIBC: Final = ("2014", "_2_17", "_2_28", "_2_34")  # Debian 12 has 2.36
 _LIBRARY: Final = Path("usr/lib/agentd")
 PACKAGES: Final = _LIBRARY / f"lib/python{_PYTHON}/site-packages"
-_SITE: Final = "/usr/local/lib/agentd"
 
 
 def install_python(source: Path, tree: Path, arch: str) -> None:
@@ -55,7 +54,8 @@ def install_python(source: Path, tree: Path, arch: str) -> None:
         shutil.rmtree(target / name, ignore_errors=True)
     for stray in target.glob("*.txt"):  # a dependency's own
         stray.unlink()
-    (target / "agentd-site.pth").write_text(f"{_SITE}\n")
+    copy(ROOT / "scripts/debian/agentd_site.py", target / "agentd_site.py")
+    (target / "agentd-site.pth").write_text("import agentd_site\n")
     home = "home = /usr/bin\ninclude-system-site-packages = false\n"
     (tree / _LIBRARY / "pyvenv.cfg").write_text(home)
     link(tree / _LIBRARY / "bin/python3", "../../../bin/python3")
