@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from agentd import http
 from agentd.values import asked_at, parse_listening
 
 if TYPE_CHECKING:
+    from agentd import http
     from agentd.options import StatusOptions
 
 
@@ -32,6 +32,8 @@ class DaemonAddress(NamedTuple):
             ExchangeError: no complete answer.
             ConfigError: one of the files cannot be used.
         """
+        from agentd import http  # noqa: PLC0415 (most commands only read files)
+
         address = http.TCPAddress(asked_at(self.host), self.port)
         headers = {}
         if self.cert_file is not None:
