@@ -25,16 +25,13 @@ from agentd.journal.history import history, replay, tidy
 from tests.examples import LOOKS
 from tests.unit.apply.stand import Prover, Scribe, Stand, event, settle
 from tests.unit.conftest import ROOM
+from tests.unit.kills import Fused, Kill
 from tests.unit.tree.trees import generations
 
 HANDLERS = ("quiet", "loud")
 VERDICTS = (PermanentError("not proved"), TemporaryError("no master"), ValueError("bug"))
 words = st.sampled_from(["", "", "", "refused", "failing"])
 steps = st.sampled_from([0, *range(1, 10)])
-
-
-class Kill(BaseException):
-    """The process ends here."""
 
 
 class Appender(Scribe):
@@ -52,7 +49,7 @@ class Appender(Scribe):
             raise TemporaryError("as it says")
 
 
-class CoreMachine(RuleBasedStateMachine):
+class CoreMachine(Fused, RuleBasedStateMachine):
     """A daemon that is killed now and then, an operator, and a prover that is not always content."""
 
     @initialize()
@@ -102,24 +99,6 @@ class CoreMachine(RuleBasedStateMachine):
         stand.check.clear()
         stand.found(*self.workers.values())
         self.fuse = fuse
-
-    def fused(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        """A step before or after which the process may end."""
-
-        def run(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 (any step's)
-            self.burn()
-            result = step(*arguments, **named)
-            self.burn()
-            return result
-
-        return run
-
-    def burn(self) -> None:
-        """One step nearer to the kill, if there is to be one."""
-        if self.fuse:
-            self.fuse -= 1
-            if not self.fuse:
-                raise Kill
 
     def living(self, work: Callable[[], object]) -> None:
         """Work until it is done or killed; then the next process takes over."""
