@@ -41,6 +41,7 @@ from agentd.report.reporter import Reporter
 from agentd.report.status import Status
 from agentd.report.systemd import Notifier, Watchdog
 from agentd.supervisor import Daemon, Supervisor
+from agentd.times import timestamp
 from agentd.tree.claim import Claim
 from agentd.upkeep import Upkeep
 
@@ -350,7 +351,7 @@ class Agent:
             + files
             + self._fleet_troubles()
             + [
-                f"{name}: since {_utc(one['behind']['since'])}: {one['behind']['reason']}"
+                f"{name}: since {timestamp(one['behind']['since'])}: {one['behind']['reason']}"
                 for name, one in handlers.items()
                 if one["behind"]
             ]
@@ -421,10 +422,6 @@ def _secret_claim(config: Config, who: str) -> Iterator[Claim]:
             name=".agentd.lock",
             mode=0o700,
         )
-
-
-def _utc(unix: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
 
 
 def _refuse_fixed(old: Loaded, new: Loaded) -> None:

@@ -15,6 +15,11 @@ def universal(unix: float | None) -> str:
     return "-" if unix is None else time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(unix))
 
 
+def timestamp(unix: float) -> str:
+    """A unix time in UTC as RFC 3339 writes it: "2026-11-27T14:30:00Z"."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
+
+
 def span(seconds: float | None) -> str:
     """A duration as a person reads it: "12 ms", "3.4 s", "5 m 10 s", "2 h 3 m", "4 d 1 h", or "-"."""
     if seconds is None:

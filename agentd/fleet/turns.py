@@ -6,7 +6,6 @@ that was heard is always written, and ends the rollout: whoever fired it cannot 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
@@ -15,6 +14,7 @@ from agentd.fleet.envelope import Draft, Envelope
 from agentd.fleet.head import Head, Keep
 from agentd.fleet.mending import Mender
 from agentd.fleet.rollout import KINDS, Role, released
+from agentd.times import universal
 
 MOST_KEPT: Final = 200
 """Most messages of a name while a rollout is open, since none that a node may take is pruned."""
@@ -35,7 +35,7 @@ class OpenRollout(NamedTuple):
 
     def __str__(self) -> str:
         """What it is, for an error."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(self.first.issued))
+        since = universal(self.first.issued)
         return f"since {since} UTC (message {self.newest.num}, by {self.newest.publisher})"
 
 

@@ -23,6 +23,7 @@ from typing import Any, Final
 from agentd.clock import unix_time
 from agentd.errors import AgentdError, JournalError
 from agentd.printable import printable
+from agentd.times import timestamp
 
 FILE: Final = "paused.json"
 """Its name in the state directory."""
@@ -57,8 +58,8 @@ class Paused:
         return self.until is not None and self.until <= now
 
     def __str__(self) -> str:
-        until = "" if self.until is None else f" until {_utc(self.until)}"
-        return f"paused since {_utc(self.since)}{until}{f': {self.reason}' if self.reason else ''}"
+        until = "" if self.until is None else f" until {timestamp(self.until)}"
+        return f"paused since {timestamp(self.since)}{until}{f': {self.reason}' if self.reason else ''}"
 
 
 class Pauses:
@@ -289,7 +290,3 @@ def _time(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LATEST:
         raise ValueError("not written by agentd")
     return float(value)
-
-
-def _utc(unix: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))

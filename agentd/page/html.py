@@ -8,7 +8,7 @@ from html import escape
 from typing import Final
 
 from agentd.printable import printable
-from agentd.times import span
+from agentd.times import span, timestamp
 from agentd.trouble import BAD, DOUBTFUL
 
 _VOID: Final = frozenset({"link", "meta"})
@@ -139,8 +139,7 @@ def brief(seconds: float) -> str:
 
 def timed(unix: float, text: str) -> HTML:
     """A text that stands for that time."""
-    utc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(unix))
-    return element("time", text, datetime=utc, title=local(unix))
+    return element("time", text, datetime=timestamp(unix), title=local(unix))
 
 
 def local(unix: float) -> str:

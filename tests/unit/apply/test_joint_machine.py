@@ -20,7 +20,7 @@ KEYS = ("a", "b")
 
 
 class JointMachine(Fused, RuleBasedStateMachine):
-    """A handler of two keys, an operator who pauses, configures and rolls back, and kills."""
+    """A handler of two keys, an operator who pauses it and configures it anew, and kills."""
 
     @initialize()
     def begin(self) -> None:
