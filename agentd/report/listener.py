@@ -42,6 +42,7 @@ MOST_CONNECTIONS: Final = 256
 _ACCEPT_WAIT: Final = 5.0
 _YOUNG: Final = 0.05  # seconds for which a connection is not dropped for a new one, which waits in the kernel
 _BACKLOG: Final = 4096  # connections that the kernel holds until they are accepted, unless it allows fewer
+_AT_ONCE: Final = 64  # connections that are accepted before those that are open have their turn
 _NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 _MOST_DRAINED: Final = 16  # pieces of a body that are read, lest the client be reset before it has its answer
 
@@ -153,10 +154,12 @@ class Listener:
                 self._drop(connection, "head" if connection.unsent is None else "answer")
 
     def _accept(self, listening: socket.socket) -> None:
-        """Take all that wait in the kernel, as far as there is room."""
+        """Take what waits in the kernel, as far as there is room; some at a time, as more may come."""
         if self._accepts_at is not None and self._accepts_at > time.monotonic():
             return
-        while self._make_room(listening):
+        for _ in range(_AT_ONCE):
+            if not self._make_room(listening):
+                return
             try:
                 client, _ = listening.accept()
             except BlockingIOError:
@@ -178,6 +181,7 @@ class Listener:
             self._open[connection.client.fileno()] = connection
             self._selector.register(connection.client, selectors.EVENT_READ, connection)
             self._go_on(connection)  # a client that has sent its request is served, whoever comes next
+        self._listen(listening, None)
 
     def _listen(self, listening: socket.socket, at: float | None) -> None:
         """Look for new connections from then on; None: at once."""

@@ -382,6 +382,29 @@ def test_nobody_keeps_others_from_their_answers(
     assert ("full" in dropped) == (most == 16)
 
 
+class _Flooded(socket.socket):
+    """Whenever a connection is accepted, the next one waits; each was reset at once."""
+
+    accepted = 0
+
+    def accept(self) -> tuple[socket.socket, object]:
+        self.accepted += 1
+        assert self.accepted < MOST_CONNECTIONS
+        ours, theirs = socket.socketpair()
+        theirs.close()
+        return ours, None
+
+
+def test_a_flood_of_connections_gives_others_their_turn() -> None:
+    """A connection that is gone when it is accepted takes no place, so the places do not end it."""
+    serving = Listener(("127.0.0.1", 0), _answer)
+    with _Flooded() as flooded:
+        serving._accept(flooded)
+
+    assert flooded.accepted > 1
+    serving._selector.close()
+
+
 def test_an_answer_that_is_not_taken_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """After a time for all of it; the count says why."""
     monkeypatch.setattr(listener, "ANSWER_TIMEOUT", 0.2)
