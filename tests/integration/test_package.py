@@ -174,9 +174,10 @@ def test_nginx_does_not_start_an_agentd_that_is_not_enabled(contents: Contents) 
     assert {line.partition("=")[0] for line in drop_in if "=" in line} == {"After", "ExecStartPre"}
 
 
-def test_lintian_finds_no_error() -> None:
+def test_lintian_finds_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor a warning; what is overridden says why."""
     require("lintian")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # it leaves files there
     done = subprocess.run(
         ["lintian", "--allow-root", "--fail-on=error,warning", package()],
         capture_output=True, text=True, check=False, timeout=600,
