@@ -107,7 +107,7 @@ def _opened(generations: Generations, text: str, current: int) -> Generation:
     elif _NUMBER.fullmatch(text) and int(text) in numbers:
         number = int(text)
     if not number:
-        raise TreeError(f"there is no generation {text}; there is {there}")
+        raise TreeError(f"there is no generation {text}; kept: {there}")
     return generations.open(number)
 
 
@@ -132,7 +132,7 @@ def _chosen(patterns: Sequence[str], files: Mapping[str, FileEntry]) -> set[str]
         fits = {path for path in files if fnmatchcase(path, plain) or f"{path}/".startswith(f"{plain}/")}
         if not fits:
             names = sorted({path.partition("/")[0] for path in files})
-            raise AgentdError(f"no file fits {pattern!r}: there is {', '.join(names)}")
+            raise AgentdError(f"no file fits {pattern!r}; those at the top: {', '.join(names)}")
         found |= fits
     return found
 

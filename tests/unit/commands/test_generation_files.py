@@ -126,12 +126,12 @@ def test_a_generation_that_is_not_there_is_an_error_that_names_those_that_are(
     status, said, error = same.command("generations", "diff", text)
     assert (status, said) == (1, "")
     assert "there is no generation" in error
-    assert error.endswith("; there is 1 to 3\n")
+    assert error.endswith("; kept: 1 to 3\n")
 
 
 def test_no_generation_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Before the first commit."""
-    assert "there is none yet" in CommandNode(tmp_path, capsys).command("generations", "show")[2]
+    assert "kept: none yet" in CommandNode(tmp_path, capsys).command("generations", "show")[2]
 
 
 @given(st.sets(st.integers(1, 30)))
@@ -206,7 +206,7 @@ def test_a_path_that_fits_nothing_is_an_error(same: CommandNode) -> None:
     """Otherwise it would look as if nothing had changed; several patterns are each looked at."""
     status, _, error = same.command("generations", "diff", "1", "--path", "plain.txt", "--path", "map")
     assert status == 1
-    assert "no file fits 'map': there is maps, plain.txt" in error
+    assert "no file fits 'map'; those at the top: maps, plain.txt" in error
 
 
 def test_two_generations_without_a_difference(node: CommandNode) -> None:
