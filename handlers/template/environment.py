@@ -7,7 +7,7 @@ unknown filter, a call that `on` does not answer. Each mistake is told with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import TracebackType
 from typing import Any, Final
 
@@ -75,6 +75,18 @@ class Fault:
         return f"{self.name}{f', line {self.line}' if self.line else ''}: {self.text}"
 
 
+class _Missing(StrictUndefined):
+    """What is not there, told in the words of docs/templates.md instead of Python's."""
+
+    @property
+    def _undefined_message(self) -> str:
+        value, name = self._undefined_obj, self._undefined_name
+        if self._undefined_hint or not is_dataclass(value):
+            return super()._undefined_message
+        there = ", ".join(one.name for one in fields(value))
+        return f"a {type(value).__name__} has no {name!r}; it has {there}"
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Without a loader, and with our filters."""
 
@@ -82,7 +94,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self, check: Callable[[Any], str]) -> None:
         super().__init__(
-            undefined=StrictUndefined,
+            undefined=_Missing,
             # With the context, and not optimized: nothing is evaluated before limits hold.
             finalize=pass_context(lambda _context, value: check(value)),
             optimized=False,

@@ -340,6 +340,7 @@ def test_a_folder_does_not_contain_what_begins_with_the_same_letters() -> None:
         ("{{ key('a').zone }}", "use `| default(...)` if it may be missing"),
         ("{{ key('k' ~ 'b') }}", "add {key: kb} to `on`"),
         ("{{ " + "(" * 3000, "it is nested too deeply"),
+        ("{{ [].x }}", "use `| default(...)` if it may be missing"),
         ("{{ key() }}", "TypeError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
     ],
@@ -352,6 +353,16 @@ def test_a_mistake_says_what_to_do(text: str, reason: str) -> None:
         made.handle(key("a", b"1"))
 
     assert reason in str(caught.value)
+
+
+def test_an_attribute_that_is_not_there_names_those_that_are() -> None:
+    """In the words of the page, not in Python's."""
+    made = harness('{% for pair in keyprefix("a") %}{{ pair.valu }}{% endfor %}', {"keyprefix": "a"})
+
+    with pytest.raises(
+        PermanentError, match=r"a Pair has no 'valu'; it has path, key, value: use `\| default"
+    ):
+        made.handle(keyprefix("a", {"a/b": b"1"}))
 
 
 def test_a_call_means_the_item_that_it_tells_apart() -> None:
