@@ -176,7 +176,9 @@ def _zstd() -> Any:  # noqa: ANN401 (a module of the same shape under two names)
             "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
         )
     except ImportError as error:
-        raise RefusedError("to decompress .zst, install agentd[zstd]") from error
+        raise RefusedError(
+            "to decompress .zst, install what config/requirements/zstd.txt lists (docs/installing.md)"
+        ) from error
 
 
 def main(arguments: Sequence[str]) -> int:

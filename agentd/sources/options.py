@@ -26,7 +26,7 @@ class ObjectStoreOptions(Options):
 
 
 class S3Options(ObjectStoreOptions):
-    """S3, or a store with the same API; needs the extra `agentd[s3]`."""
+    """S3, or a store with the same API; needs what `config/requirements/s3.txt` lists."""
 
     region: str | None = Field(
         None, description="Region of the buckets. Unset: wherever its library looks for it."
@@ -34,7 +34,7 @@ class S3Options(ObjectStoreOptions):
 
 
 class GCSOptions(ObjectStoreOptions):
-    """Google Cloud Storage; needs the extra `agentd[gcs]`."""
+    """Google Cloud Storage; needs what `config/requirements/gcs.txt` lists."""
 
 
 class SourceOptions(Options):

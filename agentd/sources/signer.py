@@ -21,7 +21,7 @@ LIMITS: Final = Limits(memory=2**30, cpu=30)
 _LIFETIME: Final = 300
 """Seconds for which a signature is valid; it is checked when the transfer begins, not while it lasts."""
 _SCOPE: Final = "https://www.googleapis.com/auth/devstorage.read_only"
-_EXTRAS: Final = {"s3": "agentd[s3]", "gs": "agentd[gcs]"}
+_EXTRAS: Final = {"s3": "s3.txt", "gs": "gcs.txt"}
 
 
 def main() -> int:
@@ -31,7 +31,8 @@ def main() -> int:
         url, headers = (_s3 if asked["scheme"] == "s3" else _gs)(asked)
         answer: dict[str, Any] = {"url": url, "headers": headers}
     except ImportError:
-        answer = {"error": f"install {_EXTRAS[asked['scheme']]}", "temporary": False}
+        listed = f"config/requirements/{_EXTRAS[asked['scheme']]}"
+        answer = {"error": f"install what {listed} lists (docs/installing.md)", "temporary": False}
     except MemoryError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever the library raises; its text holds no secret)

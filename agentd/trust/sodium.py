@@ -18,7 +18,9 @@ try:
     from nacl import bindings
     from nacl.exceptions import CryptoError
 except ImportError as error:
-    raise BadKey("signed messages need PyNaCl: install agentd[trust]") from error
+    raise BadKey(
+        "signed messages need PyNaCl: install what config/requirements/trust.txt lists (docs/installing.md)"
+    ) from error
 
 SIGNATURE: Final = bindings.crypto_sign_BYTES
 """Bytes of a signature."""

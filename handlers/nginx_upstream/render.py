@@ -73,7 +73,10 @@ def from_template(template: Path, block: Block, servers: Sequence[Server]) -> by
         from jinja2 import StrictUndefined, TemplateError  # noqa: PLC0415 (only a template needs it)
         from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415 (as above)
     except ImportError as error:
-        raise PermanentError("a template needs Jinja2: pip install 'agentd[template]'") from error
+        raise PermanentError(
+            "a template needs Jinja2: install what config/requirements/template.txt lists"
+            " (docs/installing.md)"
+        ) from error
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined,
         keep_trailing_newline=True,

@@ -113,7 +113,10 @@ def _templates(job: dict[str, Any]) -> list[Any]:
 
 
 def _needs(module: str) -> str:
-    return f"templates need the Python package {module}: pip install 'agentd[template]' beside agentd"
+    return (
+        f"templates need the Python package {module}: install what config/requirements/template.txt lists"
+        " (docs/installing.md)"
+    )
 
 
 def _stand_alone(client: socket.socket, parent: int) -> None:

@@ -116,7 +116,7 @@ def test_a_missing_library_is_an_answer(
     """With what to install."""
     monkeypatch.setitem(sys.modules, module, None)
     answer = sign(scheme=scheme)
-    assert answer["error"].startswith("install agentd[")
+    assert answer["error"].startswith("install what config/requirements/")
     assert not answer["temporary"]
 
 

@@ -263,7 +263,7 @@ def test_a_tgz_becomes_a_tar(tmp_path: Path) -> None:
 def test_a_missing_library_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The base install has no Zstandard."""
     monkeypatch.setitem(__import__("sys").modules, "backports.zstd", None)
-    with pytest.raises(RefusedError, match=r"agentd\[zstd\]"):
+    with pytest.raises(RefusedError, match=r"config/requirements/zstd\.txt"):
         _unpack(tmp_path, zstd.compress(b"x"))
 
 

@@ -118,4 +118,4 @@ def test_without_pynacl_the_error_says_what_to_install() -> None:
         "try: new_secret_key()",
         "except BadKey as error: print(error)",
     )
-    assert "install agentd[trust]" in found
+    assert "install what config/requirements/trust.txt lists" in found

@@ -111,5 +111,5 @@ def test_without_jinja_a_template_says_what_to_install(
     """It is an extra."""
     monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
 
-    with pytest.raises(PermanentError, match=r"agentd\[template\]"):
+    with pytest.raises(PermanentError, match=r"config/requirements/template\.txt"):
         from_template(template, Block("api"), [ONE])
