@@ -70,7 +70,7 @@ def test_refused_payload_says_why(node: Node, names: dict[str, str]) -> None:
 def test_status_of_a_daemon_at_work_is_well(node: Node) -> None:
     """It answers for itself, nothing is owed, and every query had contact."""
     # An nginx that started beside a commit may have read the generation before; agentd looks every 5 s.
-    wait_until(lambda: node.agentd.command("status").returncode == 0, "all to be well")
+    wait_until(lambda: node.agentd.command("status").returncode == 0, "all to be well", pause=0.5)
     state = told(node, "status")
     assert (state["running"], state["source"], state["trouble"]) == (True, "daemon", [])
     assert state["pid"] == node.agentd.process.pid
@@ -183,7 +183,7 @@ def test_generations_name_their_makers(node: Node, names: dict[str, str]) -> Non
 def test_check_of_a_working_node_finds_nothing_in_the_way(node: Node) -> None:
     """Every line is ok but that the test's directories are its own."""
     # An nginx that started beside a commit may have read the generation before; agentd looks every 5 s.
-    wait_until(lambda: node.agentd.command("check").returncode == 0, "nothing to be in the way")
+    wait_until(lambda: node.agentd.command("check").returncode == 0, "nothing to be in the way", pause=0.5)
     found = told(node, "check")
     assert {one["subject"] for one in found if one["level"] == "FAIL"} == set()
 

@@ -359,7 +359,9 @@ def test_a_full_state_is_told(new_node: NewNode, suffix: str) -> None:
         node.fire(BLACKLIST_EVENT + suffix, f"add {BLOCKED}".encode() * 4)
         wait_until(lambda: "the journal cannot be written" in node.agentd.get("/readyz")[1], "the word")
         words = "the journal cannot be written"
-        wait_until(lambda: words in node.agentd.command("status").stdout, "the same from `agentd status`")
+        wait_until(
+            lambda: words in node.agentd.command("status").stdout, "the same from `agentd status`", pause=0.5
+        )
         filler.unlink()
         wait_until(lambda: node.agentd.get("/readyz")[0] == 200, "it to go on")
         node.stop()
@@ -412,7 +414,9 @@ def test_a_flood_beside_a_reader_does_not_fill_the_disk(new_node: NewNode, suffi
         for _ in range(40):
             told()
         assert sum(file.lstat().st_size for file in files.glob("journal.db*")) < 4 * 8 << 20
-        wait_until(lambda: why in node.agentd.command("status").stdout, "the same from `agentd status`")
+        wait_until(
+            lambda: why in node.agentd.command("status").stdout, "the same from `agentd status`", pause=0.5
+        )
     node.consul.kv_put(key, b"the last one")
 
     wait_until(lambda: node.agentd.get("/readyz")[0] == 200, "it to go on")

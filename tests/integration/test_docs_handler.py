@@ -71,7 +71,11 @@ def test_the_handler_of_the_guide_is_tried_and_used(new_node: Callable[..., Node
 
     node.consul.kv_put("site/motd", b"two\nlines")
     failed = ("history", "--handler", "motd", "--failed")
-    wait_until(lambda: "one printable line" in node.agentd.command(*failed).stdout, "the refusal in history")
+    wait_until(
+        lambda: "one printable line" in node.agentd.command(*failed).stdout,
+        "the refusal in history",
+        pause=0.5,
+    )
     history = node.agentd.command("history", "--handler", "motd", "--json").stdout
     identity = re.search(r'"id": "([^"]+)"', history)
     assert identity

@@ -107,7 +107,9 @@ def test_bad_feeds_hold_up_nothing(new_blacklist: Callable[..., Node], serve: Se
         r'blacklist_feed_good_success_age_seconds\{handler="blacklist"\} ',
     ):
         wait_until(partial(metrics, node, line), line)
-    wait_until(lambda: "a chunk has no usable size" in node.agentd.command("status").stdout, "the reason")
+    wait_until(
+        lambda: "a chunk has no usable size" in node.agentd.command("status").stdout, "the reason", pause=0.5
+    )
     listed = json.loads(node.agentd.command("blacklist", "list", "--json").stdout)
     assert next(one["feed"]["asked"] for one in listed["lists"] if one["name"] == "drip") > 0
 
@@ -142,7 +144,7 @@ def test_no_download_takes_the_last_room_from_the_journal(
             applied += 1
             apply(node, suffix, f"add 192.0.{applied >> 8}.{applied & 255}")
         words = "MB would be left there for the journal"
-        wait_until(lambda: words in node.agentd.command("status").stdout, "the reason")
+        wait_until(lambda: words in node.agentd.command("status").stdout, "the reason", pause=0.5)
         node.stop()
 
     assert not [line for line in node.agentd.log_lines() if "journal cannot be written" in line]
@@ -239,7 +241,7 @@ def test_a_feed_that_was_being_fetched_is_not_asked_at_once_after_a_kill(
     wait_until(lambda: statuses(node, "198.51.100.2") == [403], "the good feed")
 
     words = "agentd ended while it was being fetched"
-    wait_until(lambda: words in node.agentd.command("status").stdout, "the reason")
+    wait_until(lambda: words in node.agentd.command("status").stdout, "the reason", pause=0.5)
     assert len(bad.asked) == 1
 
 

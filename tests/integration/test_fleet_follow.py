@@ -411,7 +411,7 @@ def test_the_state_is_told(consul: ConsulAgent, fleet: str, new_follower: NewNod
     wait_until(shows(partial(_is_behind, node)), "the trouble", pause=0.2)
     wait_until(shows(partial(waits, 1)), "the metric", pause=0.2)
     text = "! fleet: the log of tally waits: its head cannot be used"
-    wait_until(shows(lambda: text in node.agentd.command("status").stdout), "the command")
+    wait_until(shows(lambda: text in node.agentd.command("status").stdout), "the command", pause=0.5)
     publish(consul, fleet, "tally", "2")
     node.await_tally("1", "2")
     wait_until(lambda: not _is_behind(node), "the end of the trouble")

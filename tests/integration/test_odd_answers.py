@@ -143,7 +143,9 @@ def test_an_odd_index_is_told_and_survived(odd: ConsulAgent, new_node: NewNode, 
     node = new_node(odd, handlers=main_job()).start()
     odd.proxy.index = index
     identity = node.fire(BLACKLIST_EVENT, b"198.51.100.1")
-    wait_until(lambda: "X-Consul-Index" in node.agentd.command("status").stdout, "the status tells")
+    wait_until(
+        lambda: "X-Consul-Index" in node.agentd.command("status").stdout, "the status tells", pause=0.5
+    )
 
     odd.proxy.index = None
 

@@ -85,13 +85,17 @@ def test_a_pause_ends_by_itself(node: Node, names: dict[str, str]) -> None:
     """After the time that was given, without a command."""
     told(node, "pause", "--for", "2s", *WAIT)
     assert node.outcome(node.fire(names["block"], f"add {FIRST}".encode()))["outcome"] == "applied"
-    wait_until(lambda: node.agentd.command("status").returncode == 0, "all to be well")
+    wait_until(lambda: node.agentd.command("status").returncode == 0, "all to be well", pause=0.5)
 
 
 def test_a_file_that_cannot_be_read_pauses_everything(node: Node, names: dict[str, str]) -> None:
     """It says how to go on; that works while the daemon runs."""
     (node.directory / "state" / "paused.json").write_text("{")
-    wait_until(lambda: "`agentd resume` removes it" in node.agentd.command("status").stdout, "it to be told")
+    wait_until(
+        lambda: "`agentd resume` removes it" in node.agentd.command("status").stdout,
+        "it to be told",
+        pause=0.5,
+    )
     event = node.fire(names["block"], f"add {FIRST}".encode())
     held(node, event)
 

@@ -144,7 +144,7 @@ def test_a_canary_that_was_rolled_back_gets_it_again(fleet: RolloutFleet) -> Non
     config = str(fleet.nodes[2].configuration)
     running = fleet.begin("new", "--canary", "node3", "--pause", "10m")
     fleet.await_payloads("old", "old", "new", "old", "old")
-    wait_until(lambda: fleet.run("fleet")[0] == 0, "the canary to acknowledge it")
+    wait_until(lambda: fleet.run("fleet")[0] == 0, "the canary to acknowledge it", pause=0.5)
     assert "rollout open: " in fleet.run("fleet")[1]
     running.kill()
     running.wait()
@@ -152,7 +152,7 @@ def test_a_canary_that_was_rolled_back_gets_it_again(fleet: RolloutFleet) -> Non
     assert main(["resume", "--config", config]) == 0
     fleet.await_payloads(*["old"] * SIZE)
     text = "was applied, but is not in force: it was rolled back"
-    wait_until(lambda: text in fleet.run("fleet")[1], "the canary to acknowledge that")
+    wait_until(lambda: text in fleet.run("fleet")[1], "the canary to acknowledge that", pause=0.5)
     words = ("--canary", "node3", "--steps", "100%", "--timeout", "8s")
     told = fleet.json("publish", NAME, "new", *SWIFT, *words)
     assert [one["step"] for one in told["steps"]] == ["last step", "again", "100%", "release"]

@@ -51,10 +51,10 @@ def bouncing(fleet: RotatingFleet) -> Iterator[Clients]:
     clients = Clients(log, {one.name: one.nginx for one in fleet.nodes}, oldest=20, rate=50)
     clients.start()
     try:
-        wait_until(lambda: clients.tally().resumed, "the first resumption")
+        wait_until(lambda: clients.tally().resumed, "the first resumption", pause=0.2)
         yield clients
         before = clients.tally().offered
-        wait_until(lambda: clients.tally().offered >= before + ENOUGH, "more sessions")
+        wait_until(lambda: clients.tally().offered >= before + ENOUGH, "more sessions", pause=0.2)
     finally:
         clients.stop()
     found = clients.tally()

@@ -73,7 +73,11 @@ def test_a_fleet_is_set_up(site: Site) -> None:
         )
         for host in hosts:
             if "rotate-tickets" in step.text:
-                wait_until(lambda: "2 nodes, all agree" in site.command("agentd fleet || true"), "both nodes")
+                wait_until(
+                    lambda: "2 nodes, all agree" in site.command("agentd fleet || true"),
+                    "both nodes",
+                    pause=0.5,
+                )
             site.do(host, step, known, after)
     site.command(next(one.text for one in of("sh", page=PAGE) if "--dry-run" in one.text))
     rings = json.loads(site.command("agentd tickets --json"))
