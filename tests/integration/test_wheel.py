@@ -84,7 +84,8 @@ def test_an_sdist_has_the_same(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", [["--target", "{}"], ["--prefix", "{}"]], ids=["target", "prefix"])
 def test_an_installed_agentd_finds_its_data_files(built: Path, where: list[str], tmp_path: Path) -> None:
     """In a directory that holds everything, and below a prefix, as in a virtual environment."""
-    options = [*_OFFLINE, "--no-compile", *(one.format(tmp_path) for one in where)]
+    # Or pip uninstalls the agentd that the tests run.
+    options = [*_OFFLINE, "--ignore-installed", "--no-compile", *(one.format(tmp_path) for one in where)]
     subprocess.run([sys.executable, "-m", "pip", "install", *options, built], check=True)
     code = next(tmp_path.rglob("agentd/shipped.py")).parents[1]
     ask = f"import sys; sys.path.insert(0, {str(code)!r}); import agentd.shipped as s; print(s.directory())"
