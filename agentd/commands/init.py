@@ -76,7 +76,7 @@ def _show(items: Sequence[Item], installation: Installation, output: Output) -> 
             output.line(f"{item.there} {item.state}, and is left as it is. {item.advice}", "yellow")
     for reason in installation.left_out:
         output.line(f"left out: {reason}", "yellow")
-    owner = untrusted_owner(installation.program)
+    owner = untrusted_owner(installation.started, installation.root)
     if owner:
         output.line(f"warning: {owner}", "yellow")
 

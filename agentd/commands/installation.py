@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -97,11 +98,13 @@ class Installation:
 
     Attributes:
         left_out: what does not fit this machine, and why.
+        started: the program that the unit starts, as this machine sees it.
     """
 
     def __init__(self, root: Path, config: Path, started: Path) -> None:
         self.root = root.resolve()
         self.config = Path(os.path.abspath(config))  # noqa: PTH100 (resolve() would follow links of this machine)
+        self.started = started
         inside = started.is_relative_to(self.root)
         self.program = Path("/") / started.relative_to(self.root) if inside else started
         for path in (self.config, self.program):
@@ -203,15 +206,25 @@ def program(typed: str = sys.argv[0], python: str = sys.executable) -> Path:
     raise AgentdError(f"there is no program `agentd` beside {python} that a unit could start: install agentd")
 
 
-def untrusted_owner(path: Path) -> str:
-    """Who but root decides what the unit runs, and what to do; "" if nobody does."""
+def untrusted_owner(path: Path, root: Path = Path("/")) -> str:
+    """Who but root decides what the unit runs, and what to do; "" if nobody does.
+
+    Args:
+        path: the program, as this machine sees it.
+        root: of the machine that runs it.
+    """
     for one in (path, *path.parents):
         found = one.stat()
-        if found.st_uid != 0:
+        others = stat.S_IWOTH | (stat.S_IWGRP if found.st_gid else 0)
+        shared = found.st_mode & others and not found.st_mode & stat.S_ISVTX
+        if found.st_uid != 0 or shared:
+            who = f"others can write to {one}" if shared else f"{one} belongs to user {found.st_uid}"
             return (
-                f"{one} belongs to user {found.st_uid}, who can thereby have root run anything: install"
+                f"{who}, who can thereby have root run anything: install"
                 " agentd where only root may write, such as /opt/agentd, and run this again"
             )
+        if one == root:
+            break
     return ""
 
 

@@ -271,3 +271,30 @@ def test_a_program_of_somebody_else_is_told(tmp_path: Path) -> None:
         os.chown(directory, 65534, -1)
 
     assert str(directory) in untrusted_owner(directory / "agentd")
+
+
+def test_a_program_that_others_may_write_is_told(tmp_path: Path) -> None:
+    """In an image, what is above its root does not count."""
+    program = tmp_path / "root/opt/agentd"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    for place in (program, *program.parents[:2]):
+        place.chmod(0o755)
+    if os.geteuid() == 0:
+        assert untrusted_owner(program, program.parents[1]) == ""
+    program.parent.chmod(0o757)
+
+    assert untrusted_owner(program, program.parents[1]).startswith(
+        ("others can write to", f"{program} belongs")
+    )
+
+
+def test_the_program_of_an_image_need_not_be_on_this_machine(root: Path) -> None:
+    """It is looked at where it is now."""
+    program = root / "opt/agentd/bin/agentd"
+    program.parent.mkdir(parents=True)
+    program.touch()
+
+    made = Installation(root, Path("/etc/agentd/agentd.yaml"), program)
+
+    assert (made.program, made.started) == (Path("/opt/agentd/bin/agentd"), program)
