@@ -126,7 +126,7 @@ class Handler:
         joint: whether each attempt is made from the newest states of all queries together (`Context.states`),
             and not from its change alone. Then nothing is handled until each query has a state; that
             something was never there counts as one; and a state that was refused is tried again once
-            another was applied. Such a handler takes no events.
+            another was applied. Such a handler takes no events, and no notifications unless it proves.
         store_format: the format of `context.store`. Increase it whenever the previous version of the handler
             could no longer use the store; agentd refuses to run a handler on a store of another format.
     """

@@ -194,9 +194,16 @@ def _kept(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator
                     )
 
 
-def _joint(document: Document, handlers: Iterable[ConfiguredHandler]) -> Iterator[str]:
+def _joint(document: Document, handlers: Collection[ConfiguredHandler]) -> Iterator[str]:
     """What a handler that is made from states alone cannot take."""
+    joint = {one.name for one in handlers if one.type.joint and not one.type.proves}
     for handler in handlers:
+        for at, other in enumerate(handler.entry.notify):
+            if other in joint:
+                yield document.problem(
+                    ("handlers", handler.name, "notify", at),
+                    f"{other!r} is made from states, and a notification changes none: leave it out",
+                )
         if not handler.type.joint:
             continue
         if not handler.entry.on:

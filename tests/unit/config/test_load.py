@@ -361,3 +361,15 @@ def test_a_handler_of_states_alone_takes_no_events(tmp_path: Path) -> None:
     assert event.startswith("2: handlers.a.on.1: it is made from states, and an event is none")
     assert event.endswith("write to a key instead, and name that")
     assert nothing.startswith("3: handlers.b: `on` is missing")
+
+
+def test_a_handler_of_states_alone_is_not_notified(tmp_path: Path) -> None:
+    """It would be made from states that wait, even while it is paused."""
+    text = """\
+handlers:
+  a: {use: template, on: [{key: a}], options: {files: [{text: x, path: x}]}}
+  reload: {use: nginx_reload, notify: [a]}
+"""
+    assert problems(tmp_path, text) == [
+        "3: handlers.reload.notify.0: 'a' is made from states, and a notification changes none: leave it out"
+    ]
