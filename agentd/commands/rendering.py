@@ -5,6 +5,7 @@ Owns what is shown of its files. Nothing is committed, and neither tree nor jour
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from agentd.commands.places import open_journal
 from agentd.config.load import ConfiguredHandler, Loaded
 from agentd.configured_tree import open_tree
 from agentd.errors import AgentdError
+from agentd.journal.journal import Journal
 from agentd.tree.stage import Stage
 from agentd.watch.changes import Change
 
@@ -76,10 +78,6 @@ def render(loaded: Loaded, configured: ConfiguredHandler, states: States) -> Ren
     Raises:
         AgentdError: there is no state at all; the tree or the journal cannot be read; the handler has a bug.
     """
-    joint = configured.type.joint
-    if not (states.changes or (joint and states.absent)):
-        held = "; ".join(f"{query}: {why}" for query, why in states.held.items())
-        raise AgentdError(f"there is nothing to render: {held}")
     tree = open_tree(loaded.config)
     if damage := tree.damage():  # staging would restore it
         raise AgentdError(f"the tree is damaged ({damage}): start the daemon, which restores it")
@@ -87,11 +85,13 @@ def render(loaded: Loaded, configured: ConfiguredHandler, states: States) -> Ren
     with ExitStack() as stack:
         if journal is not None:
             stack.callback(journal.close)
+        absent = [one for one in states.absent if _is_believed(one, configured, journal)]
+        if not (states.changes or absent or (configured.type.joint and states.absent)):
+            held = "; ".join(f"{query}: {why}" for query, why in states.held.items())
+            raise AgentdError(f"there is nothing to render: {held}")
         store = journal.store(configured.name, configured.type.store_format) if journal else {}
         batch = dry_batch(loaded, tree, configured, store, journal)
         stack.callback(batch.stage.close)
-        known = journal.has_state if journal else lambda _handler, _query: False
-        absent = [one for one in states.absent if joint and not known(configured.name, one.query)]
         batch.states = JointStates(configured, journal, [*states.changes, *absent])
         outcome, reason = _called(configured, [*states.changes, *absent], batch)
         return Rendered(
@@ -102,6 +102,15 @@ def render(loaded: Loaded, configured: ConfiguredHandler, states: States) -> Ren
             [argv[0] for argv in batch.would_run],
             {query: why for query, why in states.held.items() if query not in {one.query for one in absent}},
         )
+
+
+def _is_believed(absent: Change, configured: ConfiguredHandler, journal: Journal | None) -> bool:
+    """Whether the daemon takes it for a state: it saw it go, or its handler is given the first answer."""
+    newest = journal.newest_state(configured.name, absent.query) if journal else None
+    if newest is None:
+        return configured.type.joint
+    body = newest[1]
+    return body is not None and not json.loads(body)
 
 
 def _called(configured: ConfiguredHandler, changes: Sequence[Change], batch: Batch) -> tuple[str, str]:

@@ -37,7 +37,8 @@ def test_states_come_in_the_order_of_the_queries(agent: ScriptedAgent) -> None:
 
 def test_what_is_not_there_yet_is_no_empty_state(agent: ScriptedAgent) -> None:
     """The daemon does not believe a first empty answer either."""
-    states = asked(agent, reply(b"", 404, **INDEX), NO_ACLS, reply([PAIR | {"Key": "b/x"}], **INDEX))
+    nothing = reply(b"", 404, **INDEX)
+    states = asked(agent, nothing, NO_ACLS, nothing, NO_ACLS, reply([PAIR | {"Key": "b/x"}], **INDEX))
 
     assert [change.query for change in states.changes] == ["keyprefix:b/"]
     assert states.held == {"key:a": NOTHING}
