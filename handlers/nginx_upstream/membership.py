@@ -174,9 +174,18 @@ class Membership:
             {"part": f"{address}: weight {weight}, by an operator"}
             for address, weight in self.weights.items()
         ]
+        if self.guard:
+            parts.append({"part": f"guard {self.guard}", "trouble": self._held()})
         parts += [{"part": name, "trouble": f"refused: {reason}"} for name, reason in self.refused.items()]
         more = self.refusals - len(self.refused)
         return parts + [{"part": f"{more} more instances", "trouble": "refused"}] * (more > 0)
+
+    def _held(self) -> str:
+        held = [address for address in self.missing if address not in self.down]
+        return (
+            f"{len(held)} of {len(self.used)} servers stay in use, which Consul no longer has as fit;"
+            " if they should go, fire the override event (docs/upstreams.md#guards)"
+        )
 
     def found(self, query: str, servers: Iterable[Server], refused: Mapping[str, str]) -> Membership:
         """With the servers that the query finds fit now, and what it finds that may not be one.

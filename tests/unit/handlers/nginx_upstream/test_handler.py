@@ -140,6 +140,20 @@ def test_a_refused_instance_is_shown_until_it_is_gone() -> None:
     assert gauge(harness, "instances_refused") == 0
 
 
+def test_servers_that_a_guard_keeps_are_trouble_until_they_are_back() -> None:
+    """A service without an instance is not well, even if nginx goes on with the last ones."""
+    harness = bench_of()
+    harness.handle(hosts(1, 2))
+
+    harness.handle(service("api", []))
+    (held,) = harness.store["status"]
+    harness.handle(hosts(1, 2))
+
+    assert held["part"] == "guard empty"
+    assert held["trouble"].startswith("2 of 2 servers stay in use, which Consul no longer has as fit")
+    assert harness.store["status"] == []
+
+
 def test_many_refused_instances_fill_neither_log_nor_store() -> None:
     """Whoever registers thousands is counted, not quoted."""
     harness = bench_of()
@@ -189,6 +203,7 @@ def test_an_upstream_of_loopback_servers_alone_is_kept_and_told() -> None:
     assert numbers(harness) == [1, 2]
     assert [(one.part, one.warning) for one in harness.preflight()] == [("networks", False)] * 2
     assert [one["part"] for one in harness.store["status"]] == [
+        "guard empty",
         "server 127.0.0.1:8500",
         "server 127.0.0.2:8500",
     ]
