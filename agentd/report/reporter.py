@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from agentd.journal.entry import Ending, Outcome
-from agentd.journal.journal import Journal
+from agentd.journal.journal import SUPERSEDED, Journal
 from agentd.journal.limit import Trimmed
 from agentd.report.gauges import Condition, QueryView
 from agentd.report.metrics import Metrics
@@ -69,7 +69,8 @@ class Reporter(Metrics):
     def ended(self, ending: Ending) -> None:
         """Write the canonical line of an outcome, and count it."""
         entry, change = ending.entry, ending.entry.change
-        tell = _log.info if ending.outcome in (Outcome.APPLIED, Outcome.UNCHANGED) else _log.warning
+        is_routine = ending.outcome in (Outcome.APPLIED, Outcome.UNCHANGED) or ending.reason == SUPERSEDED
+        tell = _log.info if is_routine else _log.warning
         tell(
             f"handler.{ending.outcome}",
             handler=entry.handler,

@@ -7,7 +7,7 @@ from pathlib import Path
 from structlog.testing import capture_logs
 
 from agentd.journal.entry import Ending, Entry, Outcome
-from agentd.journal.journal import Journal
+from agentd.journal.journal import SUPERSEDED, Journal
 from agentd.journal.limit import Trimmed
 from agentd.report.reporter import Reporter
 from tests.unit.apply.stand import event
@@ -23,6 +23,16 @@ class Timer:
     def __call__(self) -> float:
         """The time."""
         return self.now
+
+
+def test_a_state_that_a_newer_one_replaced_is_no_warning(tmp_path: Path) -> None:
+    """In a burst that is how it should be; what else expires is lost."""
+    reporter = Reporter(lambda: (), Journal(tmp_path / "journal.db"), lambda _: None)
+    with capture_logs() as logs:
+        reporter.ended(Ending(_ENTRY, Outcome.EXPIRED, SUPERSEDED))
+        reporter.ended(Ending(_ENTRY, Outcome.EXPIRED, "too old"))
+
+    assert [one["log_level"] for one in logs] == ["info", "warning"]
 
 
 def test_a_full_journal_is_told_once_a_minute_with_all_that_was_dropped(tmp_path: Path) -> None:
