@@ -21,6 +21,7 @@ DOUBTFUL: Final = (
 )
 """States, in a word, that are good, bad, and neither."""
 
+_NAMED: Final = 3  # queries that one line names
 _LONG: Final = 60.0  # seconds that a change may wait before that is worth a line
 
 
@@ -60,11 +61,18 @@ def troubles(state: Mapping[str, Any], *, runs: bool) -> Iterator[str]:
 
 
 def _unheard(queries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What is wrong between us and Consul."""
+    """What is wrong between us and Consul; once, where many queries meet with the same."""
+    failing: dict[str, list[str]] = {}
+    for query in queries:
+        if query.get("error"):  # Consul's trouble, or that of our own disk
+            failing.setdefault(query["error"], []).append(query["query"])
+    for error, names in failing.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"{'query' if len(names) == 1 else 'queries'} {', '.join(names[:_NAMED])}{more}: {error}"
     for query in queries:
         if query.get("error"):
-            yield f"query {query['query']}: {query['error']}"  # Consul's trouble, or that of our own disk
-        elif query.get("limited"):
+            continue
+        if query.get("limited"):
             yield f"query {query['query']} is limited: {query['limited']}"
         elif query.get("alarming"):
             yield f"query {query['query']}: {query['held']}"
@@ -92,6 +100,11 @@ def _wrong(handler: Mapping[str, Any], now: float) -> Iterator[str]:
         yield f"the last change was {failure['outcome']} at {moment(failure['at'])}: {failure['reason']}"
     for one in handler.get("drift", ()):
         yield f"not in effect since {moment(one['since'])}: {one['part']}: {one['reason']}"
+    for one in () if handler.get("paused") else handler.get("undone", ()):
+        yield (
+            f"{one['query']} was rolled back, and what Consul has is not in force:"
+            f" `agentd replay {one['change']}` applies it again"
+        )
     if handler.get("timer_trouble"):
         yield f"its timed work fails, and is tried again: {handler['timer_trouble']}"
     yield from parts

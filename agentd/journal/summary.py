@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from agentd.journal.drift import Drifts
 from agentd.journal.journal import Journal
+from agentd.journal.rows import STATE
 
 # A commit is rolled back if `current` went backwards past it later; few rows of the table did.
 _LIVE = """
@@ -51,6 +52,16 @@ SELECT seq, handler, query, kind, id, received, outcome, reason, finished, EXIST
 """
 
 
+# Newest states that were applied, and then undone by an operator's rollback: nothing tries them again.
+_UNDONE = f"""
+SELECT handler, query, kind, id FROM changes WHERE outcome = 'applied' AND generation IS NOT NULL AND seq IN (
+    SELECT max(seq) FROM changes WHERE {STATE} GROUP BY handler, query
+) AND generation > (
+    SELECT generation FROM commits WHERE handler = 'rollback' AND state = 'done' AND at >= changes.received
+    ORDER BY seq DESC LIMIT 1
+)
+"""  # noqa: S608 (a constant)
+
 _PASSING: Final = frozenset({"event", "notification", "timer"})
 
 
@@ -70,7 +81,8 @@ def summary(
         them arrived, unix time, or None), `waiting_reason` (why it waits, "" if it is only its turn),
         `last_failure` (`change`, `outcome`, `reason` and `at`, unix time, of the last change that was refused
         or failed, and `recovered`, whether a later one of the same query ended well; or None), `drift` (each
-        `part`, `reason` and `since`, unix time, of what does not hold outside the tree), `behind` (`since`,
+        `part`, `reason` and `since`, unix time, of what does not hold outside the tree), `undone` (`query`
+        and `change` of each newest state that an operator rolled back), `behind` (`since`,
         unix time, and `reason`, if what the handler stands for is not in force; or None), `gauges` and
         `status` (what the handler publishes of itself, see `Context.store`).
 
@@ -83,6 +95,10 @@ def summary(
     failure = {
         row["handler"]: row for row in journal.database.rows(_FAILURE) if _matters(row, queries)
     }  # the last one counts: the newest of those that nothing made up for
+    undone: dict[str, list[dict[str, str]]] = {}
+    for row in journal.database.rows(_UNDONE):
+        if _matters(row, queries):
+            undone.setdefault(row["handler"], []).append({"query": row["query"], "change": row["id"]})
     stores = journal.stores()
     drift: dict[str, list[dict[str, Any]]] = {}
     for one in Drifts(journal).standing():
@@ -95,6 +111,7 @@ def summary(
             "waiting_reason": reason[name]["reason"] if name in reason else "",
             "last_failure": _failure(failure.get(name)),
             "drift": drift.get(name, []),
+            "undone": undone.get(name, []),
             "behind": _behind(drift.get(name, []), failure.get(name), waiting.get(name), reason.get(name)),
             "gauges": stores.get(name, {}).get("gauges", {}),
             "status": stores.get(name, {}).get("status", []),

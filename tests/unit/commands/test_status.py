@@ -208,6 +208,14 @@ def test_a_long_reason_is_whole_in_a_pipe(node: CommandNode, monkeypatch: pytest
         ({"stuck": ["handler a"]}, "handler a is stuck"),
         ({"queries": [QUERY | {"last_contact": None, "error": "no leader"}]}, "query event: no leader"),
         ({"queries": [QUERY | {"error": "the disk is full"}]}, "! query event: the disk is full"),
+        (
+            {"queries": [QUERY | {"query": f"key:{name}", "error": "no leader"} for name in "abcde"]},
+            "! queries key:a, key:b, key:c and 2 more: no leader\n\n",
+        ),
+        (
+            {"handlers": {"a": WELL | {"undone": [{"query": "key:k", "change": "key:k:1@2"}]}}},
+            "! a: key:k was rolled back, and what Consul has is not in force: `agentd replay key:k:1@2`",
+        ),
         ({"queries": [QUERY | {"held": "no right to read it", "alarming": True}]}, "no right to read it"),
         ({"nginx_missing": "nginx is not running"}, "nginx is not running"),
         ({"config_refused": ["a.yaml:3: unknown field"]}, "refused at the last reload"),

@@ -12,6 +12,7 @@ from agentd.testing.changes import message
 from agentd.watch.changes import KeyState, Timer
 from tests.timing import TIMES, growth
 from tests.unit.apply.stand import Scribe, Stand, event, settle
+from tests.unit.apply.stand import state as a_state
 
 
 def scribe(stand: Stand) -> dict[str, Any]:
@@ -28,6 +29,7 @@ def test_a_handler_without_any_change_has_nothing_to_tell(stand: Stand) -> None:
         "waiting_reason": "",
         "last_failure": None,
         "drift": [],
+        "undone": [],
         "behind": None,
         "gauges": {},
         "status": [],
@@ -76,6 +78,37 @@ def test_a_generation_that_was_rolled_back_is_not_live_until_it_is_current_again
     stand.committer.roll_back(generations[1], "by hand", ())
 
     assert (back, scribe(stand)["live"]) == (generations[0], generations[1])
+
+
+def test_a_state_that_was_rolled_back_is_told_while_that_lasts(stand: Stand) -> None:
+    """Nothing tries it again by itself, so Consul has something else than nginx."""
+    worker = stand.worker(Scribe())
+    generations = []
+    for index in (1, 2):
+        stand.receive(a_state(f"write A={index}", index))
+        settle(worker)
+        generations.append(stand.tree.current)
+    before = scribe(stand)["undone"]
+
+    stand.committer.roll_back(generations[0], "by hand", ())
+    (undone,) = scribe(stand)["undone"]
+    stand.committer.roll_back(generations[1], "by hand", ())
+
+    assert (before, undone["query"], scribe(stand)["undone"]) == ([], "key:site", [])
+
+
+def test_a_state_that_was_rolled_back_is_not_told_once_a_newer_one_is_there(stand: Stand) -> None:
+    """Whether it is in force is told of that one."""
+    worker = stand.worker(Scribe())
+    for index in (1, 2):
+        stand.receive(a_state(f"write A={index}", index))
+        settle(worker)
+    stand.committer.roll_back(1, "by hand", ())
+    stand.clock.now += 1
+    stand.receive(a_state("write A=3", 3))
+    settle(worker)
+
+    assert scribe(stand)["undone"] == []
 
 
 def test_what_waits_is_told_with_its_age_and_its_reason(stand: Stand) -> None:
