@@ -33,7 +33,7 @@ from agentd.errors import (
     TreeError,
 )
 from agentd.heartbeat import Heartbeats
-from agentd.journal.history import history
+from agentd.journal.history import Wanted, history
 from agentd.journal.journal import Journal
 from agentd.report import log
 from agentd.report.gauges import Condition
@@ -403,8 +403,9 @@ class Agent:
         } | ({"fleet": fleet} if fleet else {})
 
     def _recent(self) -> list[dict[str, Any]]:
-        """The newest changes, and what became of them."""
-        return history(self._journal, limit=_RECENT) if self._journal.database.is_open else []
+        """The newest changes, and what became of them; not each look at a feed that found nothing new."""
+        wanted = Wanted(idle=False)
+        return history(self._journal, wanted, limit=_RECENT) if self._journal.database.is_open else []
 
     @staticmethod
     def _log(config: Config) -> None:

@@ -34,6 +34,7 @@ _BEGINS: Final = "substr(id, 1, length(?1)) = ?1 AND (?2 = '' OR substr(id, -len
 _WANTED: Final = (
     f"{_BEGINS} AND (?3 IS NULL OR handler = ?3) AND (NOT ?4 OR outcome IN ('refused', 'failed'))"
     " AND (?5 IS NULL OR max(received, coalesce(finished, 0)) >= ?5)"
+    " AND (?6 OR kind <> 'timer' OR outcome IS NOT 'unchanged')"
 )
 
 
@@ -46,17 +47,19 @@ class Wanted:
         identity: only those whose ID begins like this; of several with one ID, "3f2a#2" is the second.
         failed: only those that failed or were refused.
         since: only those that arrived or ended since then, unix time.
+        idle: whether also timed work that changed nothing.
     """
 
     handler: str | None = None
     identity: str | None = None
     failed: bool = False
     since: float | None = None
+    idle: bool = True
 
     @property
     def values(self) -> tuple[object, ...]:
         """For `_WANTED`."""
-        return *_parts(self.identity or ""), self.handler, self.failed, self.since
+        return *_parts(self.identity or ""), self.handler, self.failed, self.since, self.idle
 
 
 _ALL: Final = Wanted()
@@ -65,7 +68,7 @@ _ALL: Final = Wanted()
 def history(journal: Journal, wanted: Wanted = _ALL, *, limit: int = 50) -> list[dict[str, Any]]:
     """What was received and how it ended, newest first, without payloads; at most `limit` rows."""
     rows = journal.database.rows(
-        f"SELECT {_COLUMNS}, {_LIVE} FROM changes WHERE {_WANTED} ORDER BY seq DESC LIMIT ?6",  # noqa: S608 (constants)
+        f"SELECT {_COLUMNS}, {_LIVE} FROM changes WHERE {_WANTED} ORDER BY seq DESC LIMIT ?7",  # noqa: S608 (constants)
         *wanted.values,
         limit,
     )
@@ -90,7 +93,7 @@ class Endings:
         """What has ended since the last call, the first that ended first."""
         rows = self._journal.database.rows(
             f"SELECT {_COLUMNS}, {_LIVE}, ({_WANTED}) AS wanted FROM changes"  # noqa: S608 (constants)
-            " WHERE seq > ?6 OR seq IN (SELECT value FROM json_each(?7)) ORDER BY finished, seq",
+            " WHERE seq > ?7 OR seq IN (SELECT value FROM json_each(?8)) ORDER BY finished, seq",
             *wanted.values,
             self._newest,
             json.dumps(sorted(self._open)),

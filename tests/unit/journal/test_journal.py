@@ -282,6 +282,18 @@ def test_history_is_newest_first_and_has_no_payloads(journal: Journal) -> None:
 # ---------------------------------------------------------------- tidying
 
 
+def test_timed_work_that_changed_nothing_can_be_left_out(journal: Journal) -> None:
+    """A feed that is asked every minute would hide all else on a page."""
+    for at, outcome in enumerate((Outcome.UNCHANGED, Outcome.APPLIED, Outcome.REFUSED)):
+        close(journal, journal.queue("h", Timer("timer", {"at": float(at)})), outcome=outcome)
+    close(journal, journal.queue("h", event("a")), outcome=Outcome.UNCHANGED)
+    journal.queue("h", Timer("timer", {"at": 9.0}))
+
+    told = [row["outcome"] for row in history(journal, Wanted(idle=False))]
+
+    assert told == [None, "unchanged", "refused", "applied"]
+
+
 def test_payloads_are_wiped_from_the_file_itself(journal: Journal, stand: Stand) -> None:
     """Neither the database nor its log still holds the bytes."""
     journal.receive([(event("a", "correct horse battery"), ["h"])])
