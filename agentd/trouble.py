@@ -91,7 +91,10 @@ def _pause(handler: Mapping[str, Any]) -> str:
 def _wrong(handler: Mapping[str, Any], now: float) -> Iterator[str]:
     """What is wrong with one handler."""
     if _is_stuck(handler, now) and not handler.get("paused"):
-        since, reason = moment(handler["waiting_since"]), handler.get("waiting_reason")
+        since, reason = (
+            moment(handler["waiting_since"]),
+            handler.get("waiting_reason", "").removeprefix("waits: "),
+        )
         changes = "1 change has" if handler["waiting"] == 1 else f"{handler['waiting']} changes have"
         yield f"{changes} been waiting since {since}{f': {reason}' if reason else ''}"
     failure = handler["last_failure"]

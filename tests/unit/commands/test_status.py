@@ -228,10 +228,10 @@ def test_a_long_reason_is_whole_in_a_pipe(node: CommandNode, monkeypatch: pytest
         (
             {
                 "handlers": {
-                    "a": WELL | {"waiting": 1, "waiting_since": time.time(), "waiting_reason": "no disk"}
+                    "a": WELL | {"waiting": 1, "waiting_since": 1e9, "waiting_reason": "waits: no disk"}
                 }
             },
-            "no disk",
+            "a: 1 change has been waiting since 2001-09-09 01:46:40: no disk",
         ),
         ({"handlers": {"a": WELL | {"last_failure": FAILURE}}}, "a: the last change was refused"),
         (
