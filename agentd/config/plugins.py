@@ -60,7 +60,11 @@ def _unusable(directory: Path) -> str:
         if not directory.is_dir():
             return f"{directory} is not a directory"
         above = (*reversed(directory.resolve().parents), directory.resolve())
-        for place in (*above, *filter(_is_code, directory.rglob("*"))):
+        links = reversed(directory.parents)  # whoever can replace a link there leads elsewhere
+        if directory.lstat().st_uid not in (0, os.geteuid()):
+            advice = f"chown -h root {directory}"
+            return f"{directory} belongs to another user, who could run code as agentd: {advice}"
+        for place in (*links, *above, *filter(_is_code, directory.rglob("*"))):
             found = place.stat()
             others = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
             if others and not (found.st_mode & stat.S_ISVTX and place != above[-1]):

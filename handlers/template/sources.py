@@ -37,13 +37,16 @@ def _open_to_others(source: Path) -> str:
     resolved = source.resolve(strict=True)
     if not resolved.is_file():
         return f"the template {source} is not a regular file"
-    for place in (resolved, *resolved.parents):
-        found = place.stat()
-        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    # Whoever can replace a link, or make one in a directory, leads elsewhere.
+    for place in dict.fromkeys((resolved, *resolved.parents, *source.parents, source)):
+        found = place.stat() if place != source else place.lstat()
+        shared = found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not stat.S_ISLNK(found.st_mode)
         if shared and not (found.st_mode & stat.S_ISVTX and place != resolved):
             return (
                 f"{place} is writable by others, who could write to nginx's configuration: chmod go-w {place}"
             )
         if found.st_uid not in (0, os.geteuid()):
-            return f"{place} belongs to a user who could so write nginx's configuration: chown root {place}"
+            return (
+                f"{place} belongs to a user who could so write nginx's configuration: chown -h root {place}"
+            )
     return ""

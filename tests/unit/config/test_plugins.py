@@ -177,6 +177,16 @@ def test_all_that_python_would_import_is_looked_at(directory: Path, name: str) -
     assert f"{place} is writable by others" in problem
 
 
+def test_a_link_that_others_may_replace_is_refused(directory: Path, tmp_path: Path) -> None:
+    """They could lead to code of their own."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    (theirs / "link").symlink_to(directory)
+    [(_, problem)] = search([theirs / "link"])
+    assert f"{theirs} is writable by others" in problem
+
+
 def test_a_module_that_another_hides_is_told(directory: Path) -> None:
     """Python looks in its own library first."""
     hidden = directory / "json.py"

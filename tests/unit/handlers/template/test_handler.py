@@ -287,6 +287,20 @@ def test_a_template_that_others_may_write_is_refused(tmp_path: Path) -> None:
         made.handle(key("a", b""))
 
 
+def test_a_template_behind_a_link_that_others_may_replace_is_refused(tmp_path: Path) -> None:
+    """They could have any file rendered instead."""
+    (tmp_path / "x.j2").write_text("x")
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    theirs.chmod(0o777)
+    (theirs / "x.j2").symlink_to(tmp_path / "x.j2")
+    options = {"files": [{"source": str(theirs / "x.j2"), "path": "x"}]}
+    made = HandlerHarness(TemplateHandler, options, on=[{"key": "a"}])
+
+    with pytest.raises(PermanentError, match=f"{theirs} is writable by others"):
+        made.handle(key("a", b""))
+
+
 def test_a_changed_template_is_another_input(tmp_path: Path) -> None:
     """So that a reload of agentd renders it, as it does changed options."""
     source = tmp_path / "x.j2"
