@@ -58,15 +58,14 @@ class Convergence:
     def _queue(self, one: Lapsed, now: float) -> bool:
         """Whether it is time, and it was queued; it may still have to wait for its next attempt."""
         attempts = self._attempts
-        if one.seq <= self._before:
+        refused = one.outcome is Outcome.REFUSED
+        if one.seq <= self._before or (refused and self._applied_beside(one)):
             not_before = 0.0
-        elif one.outcome is Outcome.REFUSED and not self._applied_beside(one):
+        elif refused:
             found = self._inputs()
             # Unless they changed while it was being refused, those of the first look are what it had.
             if found.newest < one.started and self._refused.setdefault(one.seq, found.digest) == found.digest:
                 return False
-            not_before = 0.0
-        elif one.outcome is Outcome.REFUSED:
             not_before = 0.0
         else:
             not_before = min(one.finished, now) + attempts.backoff.delay(one.attempts + 1)
