@@ -67,8 +67,8 @@ RUN: Final = {
 NOT_RUN: Final = {
     "consul watch -type event -name deploy stretcher": "Stretcher is not agentd's",
     "ssh -N -L 9521:127.0.0.1:9521 lb1.example.org": "a tunnel to another machine",
-    "apt-get install -y python3-pip": "the tests' machine has no network, and has pip from the start",
-    "sudo apt install python3-pip": "likewise",
+    "apt-get install -y --no-install-recommends": "the machine has no network, and has pip already",
+    "sudo apt-get install -y --no-install-recommends python3-pip": "likewise",
     "python3 -m pip install --require-hashes": "likewise",
     "rm -f /etc/systemd/system/agentd.service": "likewise: nothing can be installed in a virtual environment",
     "systemctl enable --now agentd-rotate-tickets.timer": "needs systemd and a fleet; it runs `--due`",
