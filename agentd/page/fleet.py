@@ -13,7 +13,7 @@ from agentd.fleet.standing import TROUBLES, Difference
 from agentd.page.html import HTML, Content, age, badge, element, facts, local, section, table, told, verdict
 
 MOST_NODES: Final = 1000
-"""Most nodes in the table of all."""
+"""Most nodes in the table of all, and most that are named for one difference."""
 _NAMED: Final = 12  # nodes of a group that are named at once
 _REASONS: Final = 4  # per kind of trouble
 
@@ -72,14 +72,16 @@ def _differences(differences: Iterable[Difference]) -> HTML:
 
 
 def _which(group: Group) -> HTML:
-    """The names of the nodes, of many only some at first."""
+    """The names of the nodes, of many only some at first, and of very many only some."""
     some, rest = group.nodes[:_NAMED], group.nodes[_NAMED:]
+    shown, left = rest[: MOST_NODES - _NAMED], group.nodes[MOST_NODES:]
     named = _listed(some)
     if not rest:
         return named
     more = element("summary", f"and {len(rest)} more")
     identity = f"more-{TROUBLES.index(group.trouble)}-{some[0]}-{group.subject}"
-    return element("div", named, element("details", more, _listed(rest), id=identity))
+    hidden = f", and {len(left)} more, see `agentd fleet`" if left else None
+    return element("div", named, element("details", more, _listed(shown), hidden, id=identity))
 
 
 def _listed(nodes: Sequence[str]) -> HTML:

@@ -163,6 +163,8 @@ def test_a_thousand_and_more_nodes_are_not_all_shown(daemon: Daemon) -> None:
 
     assert "200 more are not shown" in text
     assert "and 1188 more" in text
+    assert "n0999, and 200 more, see `agentd fleet`" in text
+    assert "n1000" not in text
 
 
 def test_many_looks_are_one_reading(daemon: Daemon) -> None:
