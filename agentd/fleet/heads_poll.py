@@ -18,6 +18,7 @@ from agentd.errors import ConsulTooLarge
 from agentd.heartbeat import Heartbeat
 from agentd.watch.client import Answer, ConsulClient
 from agentd.watch.options import ConsulOptions
+from agentd.watch.parsing import Parsed, parse
 from agentd.watch.poller import Poller, PollerStatus
 from agentd.watch.queries import KeyPrefixQuery
 from agentd.watch.query import Snapshot
@@ -122,12 +123,17 @@ class _Client(ConsulClient):
         self._sight = sight
 
     def get(
-        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+        self,
+        path: str,
+        params: Parameters = (),
+        index: int | None = None,
+        wait: float | None = None,
+        read: Callable[[bytes], Parsed] = parse,
     ) -> Answer:
         """See `ConsulClient`."""
         began = time.monotonic()
         try:
-            answer = super().get(path, params, index, wait)
+            answer = super().get(path, params, index, wait, read)
         except ConsulTooLarge:
             self._sight.too_large = True
             raise

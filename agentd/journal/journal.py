@@ -11,7 +11,6 @@ import json
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -177,7 +176,7 @@ class Journal:
         if newest and newest["digest"] == change.digest and not (joint and newest["wiped"]):
             return False
         if newest:
-            change = replace(change, epoch=newest["epoch"] + (change.index < int(newest["idx"])))
+            change = change.at_epoch(newest["epoch"] + (change.index < int(newest["idx"])))
         identity = free_id(db, handler, f"{change.query}:{change.id}"[-_LONGEST_ID:])
         return insert(db, handler, identity, change, self.clock())
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from agentd.errors import JournalError
 from agentd.journal.entry import BEFORE_START, SUPERSEDED_BY, Ending, Entry, Outcome
-from agentd.watch.changes import KINDS, Change, Event, Notification, Timer
+from agentd.watch.changes import KINDS, Change, Event, Notification, Timer, digest_of
 
 _UNREADABLE: Final = "a row of the journal cannot be read: restart agentd, which repairs what it can"
 _LONGEST_REASON: Final = 8192  # characters of a reason to keep
@@ -43,11 +43,13 @@ def is_state(change: Change) -> bool:
 def change_of(row: sqlite3.Row) -> Change:
     """The change as received. Raises JournalError if its payload was wiped or cannot be read."""
     try:
-        what = row["query"], json.loads(row["body"]), int(row["idx"]), row["epoch"]
-        if row["kind"] == Event.kind:
-            return Event(*what, undated=bool(row["undated"]))
-        return KINDS[row["kind"]](*what)
-    except (LookupError, TypeError, ValueError) as error:
+        body, kind, place = row["body"], KINDS[row["kind"]], (int(row["idx"]), row["epoch"])
+        if kind is Event:
+            return Event(row["query"], json.loads(body), *place, undated=bool(row["undated"]))
+        if digest_of(body) == row["digest"]:  # as it was written: it can be parsed when somebody asks
+            return kind.of_text(row["query"], body, *place)
+        return kind(row["query"], json.loads(body), *place)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise JournalError(_UNREADABLE) from error
 
 
@@ -89,7 +91,7 @@ def insert(db: sqlite3.Connection, handler: str, identity: str, change: Change, 
             str(change.index),
             change.epoch,
             isinstance(change, Event) and change.undated,
-            json.dumps(change.raw),
+            change.text,
             now,
         ),
     )

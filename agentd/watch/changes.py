@@ -12,12 +12,13 @@ import ipaddress
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias
 
 from agentd.errors import PermanentError
 from agentd.watch.shapes import is_base64, is_number
 
 Json = Any  # None, bool, int, float, str, list or dict, as `json.loads` returns it
+_NOTHING: Final = ("null", "[]", "{}")
 LOG_EPOCH: Final = 1 << 40
 """The epoch of messages of the fleet's log: above that of any event that was only heard."""
 LOG: Final = "log:"
@@ -26,9 +27,19 @@ Order: TypeAlias = tuple[int, int, str]
 """Epoch, time within it, and an ID to break ties; compare two to know which is newer."""
 
 
+def canonical(raw: Json) -> str:
+    """The canonical JSON of `raw`: equal values, equal texts."""
+    return json.dumps(raw, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of canonical JSON, as 64 hex digits."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def digest(raw: Json) -> str:
-    """SHA-256 of the canonical JSON of `raw`, as 64 hex digits: equal values, equal digests."""
-    return hashlib.sha256(json.dumps(raw, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The same of a value."""
+    return digest_of(canonical(raw))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,44 @@ class Change:
     raw: Json = field(repr=False)
     index: int = field(default=0, compare=False)
     epoch: int = field(default=0, compare=False)
+    _text: str = field(default="", init=False, repr=False, compare=False)
     _digest: str = field(default="", init=False, repr=False, compare=False)
+
+    @classmethod
+    def of_text(cls, query: str, text: str, index: int = 0, epoch: int = 0) -> Self:
+        """The change whose `raw` is written in canonical JSON, which is parsed when somebody asks for it."""
+        made = cls(query, None, index, epoch)
+        object.__setattr__(made, "_text", text)
+        object.__delattr__(made, "raw")
+        return made
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Json:
+            """Of `of_text`, whose `raw` is not there yet."""
+            if name != "raw":
+                raise AttributeError(name)
+            raw = json.loads(self._text)
+            object.__setattr__(self, "raw", raw)
+            return raw
+
+    def at_epoch(self, epoch: int) -> Self:
+        """The same state in another epoch."""
+        made = type(self).of_text(self.query, self.text, self.index, epoch)
+        object.__setattr__(made, "_digest", self.digest)
+        return made
+
+    @property
+    def text(self) -> str:
+        """The canonical JSON of `raw`."""
+        if not self._text:  # made once: slow for a service of 1,000 instances
+            object.__setattr__(self, "_text", canonical(self.raw))
+        return self._text
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing: no key, no instance."""
+        return self.text in _NOTHING
 
     @property
     def id(self) -> str:
@@ -58,8 +106,8 @@ class Change:
     @property
     def digest(self) -> str:
         """Equal for equal content, whatever the index."""
-        if not self._digest:  # asked for again and again, and slow for a service of 1,000 instances
-            object.__setattr__(self, "_digest", digest(self.raw))
+        if not self._digest:
+            object.__setattr__(self, "_digest", digest_of(self.text))
         return self._digest
 
 

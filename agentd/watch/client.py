@@ -8,7 +8,7 @@ request, waits between two, or keeps state; that is up to the poller.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -117,7 +117,12 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         return self._transport.time_left()
 
     def get(
-        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+        self,
+        path: str,
+        params: Parameters = (),
+        index: int | None = None,
+        wait: float | None = None,
+        read: Callable[[bytes], Parsed] = parse,
     ) -> Answer:
         """Read once; with an index, block until there is a newer one or `wait` is over.
 
@@ -128,6 +133,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
             params: of the query string, unquoted.
             index: of the last answer; None or 0 for an answer at once.
             wait: seconds, at most 60; `options.wait` by default.
+            read: reads the JSON; raises ValueError.
 
         Raises:
             ConsulUnavailable: no answer, a 5xx, or an answer that is not Consul's.
@@ -138,7 +144,7 @@ class ConsulClient(base.Consul):  # type: ignore[misc] # py-consul ships no type
         if index:
             query += [("index", str(index)), ("wait", f"{seconds:.3f}s")]
         patience = self.options.patience(seconds if index else 0.0)
-        return _answer(path, self._transport.request("GET", path, query, patience=patience))
+        return _answer(path, self._transport.request("GET", path, query, patience=patience), read)
 
     def send(
         self,
@@ -271,7 +277,7 @@ def _field(answer: Json, name: str) -> Any:  # noqa: ANN401 (any JSON)
     return answer[name]
 
 
-def _answer(path: str, reply: Response) -> Answer:
+def _answer(path: str, reply: Response, read: Callable[[bytes], Parsed] = parse) -> Answer:
     """The status comes first: an error carries an index too, and it means nothing."""
     headers = reply.headers
     index = headers.get("X-Consul-Index", "")
@@ -279,7 +285,7 @@ def _answer(path: str, reply: Response) -> Answer:
         if reply.status == HTTPStatus.NOT_FOUND:
             raise ConsulRefused(f"Consul knows no {path}: is this a Consul agent, and new enough?")
         raise ConsulUnavailable(f"the answer to {path} has no X-Consul-Index: is this a Consul agent?")
-    parsed = Parsed(None) if reply.status == HTTPStatus.NOT_FOUND else _parsed(path, reply)
+    parsed = Parsed(None) if reply.status == HTTPStatus.NOT_FOUND else _parsed(path, reply, read)
     return Answer(
         status=reply.status,
         index=int(index),
@@ -290,9 +296,9 @@ def _answer(path: str, reply: Response) -> Answer:
     )
 
 
-def _parsed(path: str, reply: Response) -> Parsed:
+def _parsed(path: str, reply: Response, read: Callable[[bytes], Parsed] = parse) -> Parsed:
     try:
-        return parse(reply.body)
+        return read(reply.body)
     except TooHeavyError as error:
         raise ConsulTooLarge(f"the answer to {path} cannot be read: {error}") from error
     except ValueError as error:

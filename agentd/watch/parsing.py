@@ -40,6 +40,8 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 # What CPython takes for each, on 64 bits: a value in a list or object, an empty list, an object with a name.
 _VALUE, _EMPTY_LIST, _SMALL_OBJECT = 60, 60, 230
 _HEAVIEST_BYTE: Final = 100  # what a byte of JSON can stand for; most in "{},"
+NEVER_TOO_HEAVY: Final = HEAVIEST // _HEAVIEST_BYTE
+"""Bytes of an answer that takes less than `HEAVIEST`, whatever is in it."""
 
 
 class TooHeavyError(ValueError):

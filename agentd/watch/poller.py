@@ -135,6 +135,7 @@ class Poller:
         self._backoff = backoff
         self._rate_limit = RateLimit(timer)
         self._client: Source | None = None
+        self._known = query.known_items()
         self._thread = threading.Thread(target=self.run, name=f"poll {query}", daemon=True)
         self._trouble = ""  # the log event of what goes wrong now
         self._odd: frozenset[str] = frozenset()  # IDs of the items of the last answer that cannot be used
@@ -185,7 +186,8 @@ class Poller:
         if self._stop.is_set():  # `close` may have looked for a client before there was one
             return
         wait = self._first_wait() if self.status.error else None
-        snapshot = self.query.fetch(client, self.memory.index, fresh=self.memory.fresh, wait=wait)
+        index, fresh = self.memory.index, self.memory.fresh
+        snapshot = self.query.fetch(client, index, fresh=fresh, wait=wait, known=self._known)
         took = self._timer() - began
         rest = self._rest() if snapshot.odd else 0.0
         self._contact(snapshot, rest)

@@ -23,6 +23,7 @@ from agentd.watch.changes import (
     ServiceState,
     lamport_time,
 )
+from agentd.watch.known_items import KnownItems
 from agentd.watch.parsing import Odd
 from agentd.watch.query import Query, Right, Snapshot, Source, note
 
@@ -99,6 +100,7 @@ class ServiceQuery(Query):
     stale: bool = True
 
     kind = ServiceState
+    itemized = True
 
     def fetch(
         self,
@@ -108,10 +110,11 @@ class ServiceQuery(Query):
         fresh: bool = False,
         consistent: bool = False,
         wait: float | None = None,
+        known: KnownItems | None = None,
     ) -> Snapshot:
         """Ask once, as `Query.fetch` does."""
         fresh = fresh or not self.stale
-        return super().fetch(source, index, fresh=fresh, consistent=consistent, wait=wait)
+        return super().fetch(source, index, fresh=fresh, consistent=consistent, wait=wait, known=known)
 
     @property
     def path(self) -> str:
@@ -179,6 +182,7 @@ class KeyPrefixQuery(Query):
     prefix: str
 
     kind = KeyPrefixState
+    itemized = True
     may_be_stale = False
     params = (("recurse", ""),)
 
@@ -197,7 +201,10 @@ class KeyPrefixQuery(Query):
         return (("key", "read", self.prefix),)
 
     def _changes(self, raw: Json, index: int) -> Sequence[Change]:
-        return (KeyPrefixState(str(self), [_pair(pair) for pair in raw] if raw else None, index),)
+        return (KeyPrefixState(str(self), [*map(_pair, raw)] if raw else None, index),)
+
+    def _item(self, item: Json) -> Json:
+        return _pair(item)
 
     def _misfit(self, item: Json) -> str:
         return shapes.misfit(item, shapes.PAIR)
@@ -239,6 +246,7 @@ class NodesQuery(Query):
     """All nodes."""
 
     kind = NodesState
+    itemized = True
     #: https://developer.hashicorp.com/consul/api-docs/catalog#list-nodes
     path = "/v1/catalog/nodes"
     needs = (_ALL_NODES,)
@@ -259,6 +267,7 @@ class ChecksQuery(Query):
     state: str | None = None
 
     kind = ChecksState
+    itemized = True
 
     def __post_init__(self) -> None:
         if self.service and self.state:

@@ -6,7 +6,7 @@ Nothing here judges whether an answer is news; that is the poller's.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Final, Protocol, TypeAlias
 from urllib.parse import quote, urlencode
@@ -14,7 +14,8 @@ from urllib.parse import quote, urlencode
 from agentd.errors import ConsulUnavailable
 from agentd.watch.changes import Change, Json, digest
 from agentd.watch.client import Answer, EventClock
-from agentd.watch.parsing import Odd
+from agentd.watch.known_items import KnownItems, Sound
+from agentd.watch.parsing import Odd, Parsed, parse
 from agentd.watch.transport import Parameters
 
 Right: TypeAlias = tuple[str, str, str]
@@ -30,7 +31,13 @@ class Source(Protocol):
     stale: bool
 
     def get(
-        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+        self,
+        path: str,
+        params: Parameters = (),
+        index: int | None = None,
+        wait: float | None = None,
+        *,
+        read: Callable[[bytes], Parsed] = parse,
     ) -> Answer:
         """Read once, or block for an index newer than `index`, `wait` seconds at most."""
 
@@ -69,7 +76,7 @@ class Snapshot:
     @property
     def empty(self) -> bool:
         """Whether there is nothing: no key, no instance, no event."""
-        return not any(change.raw for change in self.changes)
+        return all(change.empty for change in self.changes)
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,8 @@ class Query(ABC):
     shape: ClassVar[type] = list
     #: Whether an answer of which nothing can be used is none: what it stands for would count as gone.
     loses_without: ClassVar[bool] = True
+    #: Whether the state is the list of the answer's items.
+    itemized: ClassVar[bool] = False
     #: Whether any server may answer: a catalogue's answer may be stale.
     may_be_stale: ClassVar[bool] = True
 
@@ -107,6 +116,10 @@ class Query(ABC):
         chosen = {field.name: _text(value) for field, value in values[len(named) :] if value != field.default}
         return self.kind.kind + name + (f"?{urlencode(chosen)}" if chosen else "")
 
+    def known_items(self) -> KnownItems | None:
+        """For `fetch`: what reads one answer after the other; None where that saves nothing."""
+        return KnownItems(self._misfit, self._item) if self.itemized else None
+
     def fetch(
         self,
         source: Source,
@@ -115,6 +128,7 @@ class Query(ABC):
         fresh: bool = False,
         consistent: bool = False,
         wait: float | None = None,
+        known: KnownItems | None = None,
     ) -> Snapshot:
         """Ask once; with an index, block until there is a newer answer or the wait is over.
 
@@ -124,6 +138,7 @@ class Query(ABC):
             wait: seconds to block at most; by default as the source has it.
             fresh: ask the leader, whatever the options allow.
             consistent: as well, and have it make sure that it still is the leader.
+            known: what has read the answers before.
 
         Raises:
             ConsulUnavailable: no answer, one without a leader, or one of an unexpected form.
@@ -131,9 +146,13 @@ class Query(ABC):
         """
         stale = self.may_be_stale and source.stale and not fresh
         mode = "consistent" if consistent else "stale" if stale else ""
-        answer = source.get(self.path, (*self.params, *(((mode, ""),) if mode else ())), index, wait)
+        params = (*self.params, *(((mode, ""),) if mode else ()))
+        answer = source.get(self.path, params, index, wait, read=known.read if known else parse)
         if not answer.known_leader:
             raise ConsulUnavailable("Consul answers but has no leader: see the Consul servers' log")
+        if isinstance(answer.raw, Sound):
+            change = self.kind.of_text(str(self), answer.raw.text, answer.index)
+            return Snapshot(str(self), answer.index, (change,), replace(answer, raw=None))
         if not isinstance(answer.raw, self.shape | None):
             raise ConsulUnavailable(
                 f"the answer to {self.path} has an unexpected form: is this a Consul agent?"
@@ -161,6 +180,10 @@ class Query(ABC):
     def _misfit(self, item: Json) -> str:
         """Why an item of the list cannot be used, "" if it can."""
         raise NotImplementedError
+
+    def _item(self, item: Json) -> Json:
+        """An item of the list as the state has it."""
+        return item
 
     def _changes(self, raw: Json, index: int) -> Sequence[Change]:
         return (self.kind(str(self), self.shape() if raw is None else raw, index),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache
@@ -22,6 +22,7 @@ from agentd.watch.event_ring import EventRing
 from agentd.watch.judgement import Inquiry, StateMemory
 from agentd.watch.lookup import find_instances
 from agentd.watch.options import ConsulOptions
+from agentd.watch.parsing import Parsed, parse
 from agentd.watch.queries import (
     ChecksQuery,
     EventQuery,
@@ -61,9 +62,15 @@ class _Source:
         self._client = client
 
     def get(
-        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+        self,
+        path: str,
+        params: Parameters = (),
+        index: int | None = None,
+        wait: float | None = None,
+        *,
+        read: Callable[[bytes], Parsed] = parse,
     ) -> Answer:
-        return self._client.get(path, params, index, wait)
+        return self._client.get(path, params, index, wait, read=read)
 
     def authorized(self, *_: str) -> bool:
         return True
@@ -81,9 +88,9 @@ def _watched(query: Query, data: bytes) -> None:
     if isinstance(query, EventQuery):
         memory = EventRing.restored({"last": "known", "ltime": 5, "clock": 6})
     with _consul(_told(data), _told(data, index=8)) as client:
-        source = _Source(client)
+        source, known = _Source(client), query.known_items()
         for _ in range(2):
-            snapshot = query.fetch(source, memory.index)
+            snapshot = query.fetch(source, memory.index, known=known)
             verdict = memory.judge(snapshot, Inquiry(query, source, lambda: None))
             memory = verdict.memory
             if verdict.news:

@@ -9,6 +9,7 @@ from typing import Any
 
 from agentd.errors import ConsulRefused, ConsulUnavailable
 from agentd.watch.client import Answer, EventClock
+from agentd.watch.parsing import Parsed, parse
 from agentd.watch.transport import Parameters
 
 
@@ -57,7 +58,13 @@ class ScriptedSource:
         self._left = iter(self.script)
 
     def get(
-        self, path: str, params: Parameters = (), index: int | None = None, wait: float | None = None
+        self,
+        path: str,
+        params: Parameters = (),
+        index: int | None = None,
+        wait: float | None = None,
+        *,
+        read: Callable[[bytes], Parsed] = parse,  # noqa: ARG002 (the interface)
     ) -> Answer:
         """Return the next answer."""
         self.asked.append((path, tuple(params), index))
