@@ -18,6 +18,7 @@ from typing import Any, Final
 from jinja2 import Environment, pass_environment
 from jinja2.filters import make_attrgetter
 
+from agentd.watch.changes import packed_ipv4
 from handlers.template.escaping import Joined, map_key, quote, raw
 from handlers.template.values import Binary, Pair, ServiceInstance, TemplateError
 
@@ -193,6 +194,8 @@ def _pattern(pattern: str) -> re.Pattern[str]:
 
 def ip(value: str) -> str:
     """The value if it is an IP address, as it is usually written; otherwise an error."""
+    if packed_ipv4(value) is not None:
+        return str(value)
     try:
         return str(ipaddress.ip_address(value))
     except ValueError as error:
