@@ -23,7 +23,7 @@ from agentd.apply.pausing import Pausing
 from agentd.apply.rollout_steps import RolloutSteps
 from agentd.apply.timers import Timers
 from agentd.apply.verification import Verification
-from agentd.errors import AgentdError, BadKey, HandlerError, NoFleetKey
+from agentd.errors import AgentdError, BadKey, HandlerError, JournalError, NoFleetKey
 from agentd.handler import Handler
 from agentd.journal.entry import SUPERSEDED_BY, Entry, Outcome
 from agentd.journal.journal import SUPERSEDED
@@ -260,7 +260,8 @@ class Worker:
         if paused:
             return attempts.journal.inside(self.name)
         if missing := attempts.states.missing():
-            attempts.journal.hold(self.name, f"waits for {', '.join(missing)}")
+            with suppress(JournalError):  # timed work and checks go on, on a full disk as well
+                attempts.journal.hold(self.name, f"waits for {', '.join(missing)}")
             return attempts.journal.inside(self.name)
         waiting = attempts.journal.pending(self.name)
         attempts.aside &= {entry.seq for entry in waiting}

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any, ClassVar, Final
+from unittest.mock import Mock
 
+import pytest
+
+from agentd.errors import JournalError
 from agentd.handler import Change, Context, Handler, KeyState, PermanentError
 from agentd.journal.history import history
 from agentd.journal.summary import summary
@@ -98,6 +102,30 @@ def test_a_refused_state_leaves_the_others_refused_and_all_recover_with_it(stand
     assert stand.files == {"sum": b"4 3"}
     assert summary(stand.journal, ["scribe"])["scribe"]["behind"] is None
     assert [row["outcome"] for row in history(stand.journal, limit=2)] == ["unchanged", "applied"]
+
+
+class Timed(Sum):
+    """Counts how often its timed work is done."""
+
+    done = 0
+
+    def due(self, now: float, context: Context) -> None:  # noqa: ARG002 (the interface)
+        """Count."""
+        self.done += 1
+
+
+def test_what_waits_for_a_state_holds_up_nothing_else_on_a_full_disk(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That it waits cannot be written down then; timed work goes on."""
+    handler = Timed()
+    worker = stand.worker(handler, on=ON)
+    stand.receive(state("1", key="a"))
+    monkeypatch.setattr(stand.journal, "hold", Mock(side_effect=JournalError("the disk is full")))
+
+    settle(worker)
+
+    assert handler.done
 
 
 class Sealed(Sum):
