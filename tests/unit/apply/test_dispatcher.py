@@ -294,12 +294,12 @@ def test_that_nothing_was_ever_there_is_a_state_for_joint_handlers_alone(stand: 
 def test_a_joint_handler_gets_a_wiped_state_again(stand: Stand, tally: Tally) -> None:
     """It needs the newest state of each query, whatever was retired with an earlier file."""
     dispatcher = Dispatcher(stand.journal, (Route("joint", "key:site", joint=True),), observer=tally)
-    dispatcher.deliver(snapshot(state("a")))
+    dispatcher.deliver(snapshot(state("a secret")))
     stand.journal.end([Ending(one, Outcome.APPLIED) for one in stand.journal.pending("joint")])
-    dispatcher.deliver(snapshot(state("a")))
+    dispatcher.deliver(snapshot(state("a secret")))
     assert not stand.journal.pending("joint")
-    scrub(stand.journal, [b"a"])
+    scrub(stand.journal, [b"a secret"])
 
-    dispatcher.deliver(snapshot(state("a")))
+    dispatcher.deliver(snapshot(state("a secret")))
 
-    assert [one.change for one in stand.journal.pending("joint")] == [state("a")]
+    assert [one.change for one in stand.journal.pending("joint")] == [state("a secret")]
