@@ -192,6 +192,24 @@ def test_a_kill_loses_nothing(place: Place) -> None:
     assert place.ask(name="known") == "known"
 
 
+def test_a_rollback_holds_until_the_next_change_after_it(place: Place) -> None:
+    """Resumed, the entry leaves alone what was rolled back; a change renders all from the newest states."""
+    place.put("motd", b"before")
+    place.await_answer("before", "/motd")
+    place.put("motd", b"newer")
+    place.await_answer("newer", "/motd")
+
+    assert place.node.agentd.command("rollback").returncode == 0
+    place.await_answer("before", "/motd")
+    assert place.told()["paused"]
+    assert place.node.agentd.command("resume").returncode == 0
+    assert place.ask("/motd") == "before"
+
+    place.put("hosts/after.example.org", b"rollback")
+    place.await_answer("rollback", name="after.example.org")
+    assert place.ask("/motd") == "newer"
+
+
 def test_a_changed_template_is_rendered_at_a_reload(place: Place) -> None:
     """With an outcome of its own; one that is wrong is refused, and agentd goes on."""
     text = place.source.read_text()
