@@ -90,7 +90,7 @@ def test_command_of_another_package_runs_like_an_own_one(node: Node, installed: 
     """It is listed, has its help, and talks to Consul; the handler of the package is known by its name."""
     assert "maintenance   close the sites of the whole fleet" in agentd(installed, "--help")
     assert 'agentd maintenance on "Back at 14:00."' in agentd(installed, "maintenance", "--help")
-    assert "maintenance:Maintenance" in agentd(installed, "handlers", "maintenance")
+    assert "Sets an nginx variable" in agentd(installed, "handlers", "maintenance")
     where = ["--config", str(node.configuration)]
     agentd(installed, "maintenance", "on", "Back at 14:00.", *where)
     assert node.consul.kv_get("site/maintenance") == b"Back at 14:00."
