@@ -60,7 +60,7 @@ _agentd_names() {{
     if [[ $word == --config=* ]]; then file=${{word#--config=}}; fi
     before=$word
   done
-  [[ -f $file && -r $file ]] && awk -v kind="$kind" '{_AWK}' "$file" 2>/dev/null | sort -u
+  [[ -f $file && -r $file ]] && awk -v kind="$kind" '{_AWK}' <"$file" 2>/dev/null | sort -u
 }}
 """
 _PREAMBLES: Final = {
@@ -94,7 +94,7 @@ function _agentd_names --argument-names kind
     set before $word
   end
   test -f "$file" -a -r "$file"
-  and awk -v kind=$kind '{_AWK.replace(chr(92), chr(92) * 2)}' $file 2>/dev/null | sort -u
+  and awk -v kind=$kind '{_AWK.replace(chr(92), chr(92) * 2)}' <$file 2>/dev/null | sort -u
 end
 """,
 }
