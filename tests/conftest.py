@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,11 @@ settings.register_profile(
     database=DirectoryBasedExampleDatabase(_ROOT / ".cache" / "hypothesis"),
 )
 settings.load_profile("agentd")
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Coverage is measured in the workers alone: what they start would take half as long again.
+    for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
+        os.environ.pop(name, None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,12 +5,13 @@ Everything started here is stopped here.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -23,13 +24,40 @@ from tests.servers.nginx import Nginx
 from tests.servers.ports import free_port
 from tests.servers.tls import Certificate, make_certificate
 
+SLOWEST: Final = (
+    "test_fleet_faults",
+    "test_trust_runbooks",
+    "test_rotation_faults",
+    "test_rollout_faults",
+    "test_package",
+)
+"""Files that wait for minutes: each begins with another worker, so that none is waited for at the end."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put first what shares a machine: pytest-xdist gives one worker the first, and takes away the last.
+    """Let each worker begin with what takes longest; the first one with what shares a machine.
 
-    Otherwise two workers would boot the same machine.
+    pytest-xdist cuts the list into a piece for each worker, and takes away from its end for one that is idle.
+    Two workers would boot the same machine.
     """
-    items.sort(key=lambda item: "machine" not in getattr(item, "fixturenames", ()))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    first: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    rest: list[pytest.Item] = []
+    for item in items:
+        if "machine" in getattr(item, "fixturenames", ()):
+            first[0].append(item)
+        elif item.path.stem in SLOWEST:
+            first[(1 + SLOWEST.index(item.path.stem)) % workers].append(item)
+        else:
+            rest.append(item)
+    left = len(items)
+    items.clear()
+    for number, begun in enumerate(first):
+        share = max(len(begun), left // (workers - number))
+        taken = share - len(begun)
+        items += [*begun, *rest[:taken]]
+        del rest[:taken]
+        left -= share
 
 
 @pytest.fixture
