@@ -134,4 +134,4 @@ def test_tickets_show_who_encrypts_with_another_key_first(
     ]
     fleet.acknowledge(1, 20)
     assert main([*args, "--handler", "other"]) == 1
-    assert "acknowledges session ticket keys" in capsys.readouterr().err
+    assert "keys are acknowledged by tickets" in capsys.readouterr().err
